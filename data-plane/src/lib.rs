@@ -1,0 +1,6 @@
+//! The data plane: pumps that move bytes between the pure core and a [`platform`].
+//!
+//! Pumps decide nothing: what to say, store, send or retry is decided in `postrail-core`; here sockets are read, files
+//! are written and questions are answered. One shard is one thread with its own intake, spool, schedule and egress.
+
+pub mod platform;

@@ -1,0 +1,167 @@
+//! Every bound of the product in one place, with its unit in its name, and checks of one against another.
+//!
+//! A queue, line, header count, body, cache or waiter without a constant here is a defect. What a peer sees when a
+//! bound is met is said beside it.
+
+use std::time::Duration;
+
+// --- submission -----------------------------------------------------------------------------------------------------
+
+/// Finished message, octets (the SMTP SIZE value): over it 552 5.3.4, HTTP 413.
+pub const MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// A REST request body, octets: over it HTTP 413.
+pub const REST_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Addresses in one job or one SMTP transaction: over it 452 4.5.3, HTTP 422.
+pub const JOB_RECIPIENTS_MAX: usize = 1_000;
+/// References, campaigns and cost centres, characters.
+pub const LABEL_CHARS_MAX: usize = 50;
+/// Subject of a REST job, characters.
+pub const SUBJECT_CHARS_MAX: usize = 500;
+/// Attachments of one REST job.
+pub const ATTACHMENTS_MAX: usize = 100;
+/// User header fields (`xHeaders`) of one REST message.
+pub const USER_HEADERS_MAX: usize = 50;
+/// Octets of one user header value.
+pub const USER_HEADER_BYTES_MAX: usize = 995;
+/// Depth of nesting in a JSON body.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Idempotency keys remembered by one shard: over it 429 until the oldest expire.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+
+// --- SMTP -----------------------------------------------------------------------------------------------------------
+
+/// One command line with its CRLF, octets (RFC 5321 4.5.3.1.4 and the extensions that lengthen it): over it 500 5.5.2.
+pub const SMTP_COMMAND_BYTES_MAX: usize = 4_096;
+/// One AUTH response line, octets (RFC 4954 section 4).
+pub const SMTP_AUTH_LINE_BYTES_MAX: usize = 12_288;
+/// One reply line read from a receiver, octets; the rest of a longer line is dropped.
+pub const SMTP_REPLY_LINE_BYTES_MAX: usize = 2_048;
+/// Lines of one reply read from a receiver: over it the session ends as a protocol error.
+pub const SMTP_REPLY_LINES_MAX: usize = 128;
+/// Commands without a completed transaction in one session: over it 421.
+pub const SMTP_IDLE_COMMANDS_MAX: u32 = 100;
+/// Refused commands in one session: over it 421 4.7.0.
+pub const SMTP_ERRORS_MAX: u32 = 20;
+/// Failed authentications in one session: over it 421 4.7.0.
+pub const SMTP_AUTH_FAILURES_MAX: u32 = 3;
+/// One line of message content, octets without CRLF (RFC 5322 2.1.1): over it 550 5.6.0.
+pub const MESSAGE_LINE_BYTES_MAX: usize = 998;
+/// Header section of a message, octets: over it 550 5.6.0.
+pub const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Header fields of a message: over it 550 5.6.0.
+pub const HEADER_FIELDS_MAX: usize = 1_000;
+/// Received fields of a message (RFC 5321 6.3): over it 554 5.4.6.
+pub const RECEIVED_FIELDS_MAX: usize = 50;
+/// Local part of an address, octets (RFC 5321 4.5.3.1.1).
+pub const LOCAL_PART_BYTES_MAX: usize = 64;
+/// Domain of an address, octets (RFC 5321 4.5.3.1.2).
+pub const DOMAIN_BYTES_MAX: usize = 255;
+/// A path, octets (RFC 5321 4.5.3.1.3, lengthened by RFC 6531).
+pub const PATH_BYTES_MAX: usize = 256 + 64;
+/// A DSN envelope id as xtext, octets (RFC 3461 4.4).
+pub const ENVID_BYTES_MAX: usize = 100;
+/// An original recipient as xtext, octets (RFC 3461 4.2).
+pub const ORCPT_BYTES_MAX: usize = 500;
+/// Open submission sessions of one shard: over it 421 4.3.2.
+pub const INTAKE_SESSIONS_MAX: usize = 10_000;
+/// Open submission sessions of one peer address on one shard: over it 421 4.7.0.
+pub const INTAKE_SESSIONS_PER_PEER_MAX: usize = 1_000;
+/// Message bytes that one shard holds for unfinished submissions: over it 452 4.3.1, HTTP 503.
+pub const INTAKE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Inactivity of a submission session before 421 4.4.2 (RFC 5321 4.5.3.2.7).
+pub const INTAKE_IDLE: Duration = Duration::from_secs(300);
+/// Failed authentications of one peer address before it is refused for [`AUTH_PENALTY`].
+pub const AUTH_FAILURES_PER_PEER_MAX: u32 = 10;
+/// How long failures of a peer are remembered and, past the bound, refused (454 4.7.0, HTTP 429).
+pub const AUTH_PENALTY: Duration = Duration::from_secs(60);
+/// Peers whose authentication failures are remembered by one shard.
+pub const AUTH_PEERS_MAX: usize = 10_000;
+
+// --- HTTP -----------------------------------------------------------------------------------------------------------
+
+/// Request line and header fields of an HTTP request, octets: over it 431.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of an HTTP request: over it 431.
+pub const HTTP_FIELDS_MAX: usize = 64;
+/// Requests on one connection before it is closed.
+pub const HTTP_REQUESTS_MAX: u32 = 100_000;
+/// Time to receive a request's head, or to stay idle between requests.
+pub const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// Time to receive a whole body.
+pub const HTTP_BODY: Duration = Duration::from_secs(300);
+
+// --- spool and journal ------------------------------------------------------------------------------------------------
+
+/// Alignment of a batch within a segment, octets (the unit of O_DIRECT).
+pub const BLOCK_BYTES: usize = 4_096;
+/// One segment file, octets.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// One frame with its header, octets; larger content is a chain of frames.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// One batch with its header, octets.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Frames waiting for the next batch of one log: over it the submitter is told to come back (452 4.3.1, HTTP 503).
+pub const APPEND_QUEUE_MAX: usize = 16_384;
+/// Octets waiting for the next batches of one log.
+pub const APPEND_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Percent of the disk above which intake refuses, so that settlements can always be written (452 4.3.1, HTTP 507).
+pub const SPOOL_HIGH_WATER_PERCENT: u8 = 90;
+/// Octets of events that one shard keeps for a ledger that is away; over half of it intake slows, over it intake refuses.
+pub const JOURNAL_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+/// Octets of one answer to a journal pull.
+pub const JOURNAL_PULL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Content bytes of fresh mail that one shard keeps in memory so that the first attempt reads no disk.
+pub const FRESH_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+// --- schedule and egress ----------------------------------------------------------------------------------------------
+
+/// Recipients that one shard holds in its schedule (waiting, ready or in flight): over it 452 4.3.1, HTTP 503.
+pub const WAITING_RECIPIENTS_MAX: usize = 5_000_000;
+/// Recipients that one ready queue holds; the rest stay in their scheduled queues.
+pub const READY_QUEUE_MAX: usize = 2_048;
+/// Recipients of one outgoing transaction (RFC 5321 4.5.3.1.8 promises 100).
+pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
+/// Connections of one (source, site) by default.
+pub const PATH_CONNECTIONS_MAX: usize = 10;
+/// Mails on one connection by default.
+pub const CONNECTION_MAILS_MAX: u32 = 100;
+/// Outgoing connections of one shard.
+pub const EGRESS_SESSIONS_MAX: usize = 4_096;
+/// Idle time before an outgoing connection is closed.
+pub const EGRESS_IDLE: Duration = Duration::from_secs(5);
+/// First retry after a transient failure.
+pub const RETRY_DELAY_FIRST: Duration = Duration::from_secs(300);
+/// Longest retry delay.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(4 * 3600);
+/// Factor between retries, in percent.
+pub const RETRY_FACTOR_PERCENT: u32 = 150;
+/// Age at which transactional mail expires.
+pub const EXPIRY_TRANSACTIONAL: Duration = Duration::from_secs(24 * 3600);
+/// Age at which other mail expires.
+pub const EXPIRY_DEFAULT: Duration = Duration::from_secs(3 * 24 * 3600);
+/// Work that one shard may have handed to another and not heard of again.
+pub const MESH_IN_FLIGHT_MAX: usize = 1_024;
+
+// --- DNS --------------------------------------------------------------------------------------------------------------
+
+/// Names in one shard's resolver cache.
+pub const DNS_CACHE_MAX: usize = 100_000;
+/// Questions in flight from one shard; more wait.
+pub const DNS_QUERIES_MAX: usize = 1_024;
+/// MX hosts of a domain that are looked at.
+pub const MX_HOSTS_MAX: usize = 20;
+/// Addresses of a host that are looked at.
+pub const HOST_ADDRESSES_MAX: usize = 16;
+/// CNAMEs followed for one name.
+pub const CNAME_CHAIN_MAX: usize = 8;
+
+const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
+const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
+const _: () = assert!(SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
+const _: () = assert!(MESSAGE_BYTES_MAX < REST_BODY_BYTES_MAX, "base64 of the largest message fits a REST body");
+const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "a recipient index has 16 bits");
+const _: () = assert!(MESSAGE_BYTES_MAX < APPEND_BYTES_MAX, "the largest message can be queued");
+const _: () = assert!(RETRY_FACTOR_PERCENT > 100, "retries back off");
+const _: () = assert!(SPOOL_HIGH_WATER_PERCENT < 100, "room is left for settlements");
