@@ -25,6 +25,14 @@ pub const USER_HEADERS_MAX: usize = 50;
 pub const USER_HEADER_BYTES_MAX: usize = 995;
 /// Depth of nesting in a JSON body.
 pub const JSON_DEPTH_MAX: usize = 32;
+/// Values (of any kind, nested ones counted) in a JSON body: over it HTTP 400.
+pub const JSON_VALUES_MAX: usize = 250_000;
+/// Errors of one REST body that are reported together.
+pub const REST_ERRORS_MAX: usize = 20;
+/// Display name of a mailbox in a REST body, octets.
+pub const DISPLAY_NAME_BYTES_MAX: usize = 256;
+/// File name or content id of an attachment, octets.
+pub const ATTACHMENT_NAME_BYTES_MAX: usize = 255;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Idempotency keys remembered by one shard: over it 429 until the oldest expire.
@@ -36,6 +44,10 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
 pub const SMTP_COMMAND_BYTES_MAX: usize = 4_096;
 /// One AUTH response line, octets (RFC 4954 section 4).
 pub const SMTP_AUTH_LINE_BYTES_MAX: usize = 12_288;
+/// Octets that a client may send ahead of our replies: over it 421 4.7.0.
+pub const SMTP_PIPELINE_BYTES_MAX: usize = 256 * 1024;
+/// A username of a credential, octets.
+pub const USERNAME_BYTES_MAX: usize = 255;
 /// One reply line read from a receiver, octets; the rest of a longer line is dropped.
 pub const SMTP_REPLY_LINE_BYTES_MAX: usize = 2_048;
 /// Lines of one reply read from a receiver: over it the session ends as a protocol error.
@@ -85,6 +97,8 @@ pub const AUTH_PEERS_MAX: usize = 10_000;
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Header fields of an HTTP request: over it 431.
 pub const HTTP_FIELDS_MAX: usize = 64;
+/// Input kept while a request of the same connection is answered, octets: over it the connection is closed after the answer.
+pub const HTTP_PIPELINE_BYTES_MAX: usize = 256 * 1024;
 /// Requests on one connection before it is closed.
 pub const HTTP_REQUESTS_MAX: u32 = 100_000;
 /// Time to receive a request's head, or to stay idle between requests.
@@ -112,6 +126,8 @@ pub const SPOOL_HIGH_WATER_PERCENT: u8 = 90;
 pub const JOURNAL_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Octets of one answer to a journal pull.
 pub const JOURNAL_PULL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// One buffer of events, octets.
+pub const EVENTS_BYTES_MAX: usize = JOURNAL_PULL_BYTES_MAX;
 /// Content bytes of fresh mail that one shard keeps in memory so that the first attempt reads no disk.
 pub const FRESH_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -156,6 +172,41 @@ pub const MX_HOSTS_MAX: usize = 20;
 pub const HOST_ADDRESSES_MAX: usize = 16;
 /// CNAMEs followed for one name.
 pub const CNAME_CHAIN_MAX: usize = 8;
+/// Lookups of mail hosts open on one shard: over it the domain is deferred (4.4.3).
+pub const DNS_LOOKUPS_MAX: usize = 16_384;
+/// Name servers that are asked.
+pub const DNS_SERVERS_MAX: usize = 8;
+/// Octets of an answer by UDP, as offered by EDNS; longer ones come by TCP.
+pub const DNS_UDP_BYTES: u16 = 1_232;
+/// Datagrams that do not answer the query they came for: over it the question is asked by TCP.
+pub const DNS_STRAYS_MAX: u32 = 8;
+/// An answer is remembered at least so long, whatever its TTL; a failure exactly so long.
+pub const DNS_TTL_MIN: Duration = Duration::from_secs(5);
+/// An answer is remembered at most so long.
+pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A denial is remembered at most so long (RFC 2308 section 5).
+pub const DNS_DENIAL_TTL_MAX: Duration = Duration::from_secs(3600);
+/// A site name made of all host names, octets; a longer set is named by its first host and a hash.
+pub const SITE_NAME_BYTES_MAX: usize = 120;
+
+// --- configuration ----------------------------------------------------------------------------------------------------
+
+/// One published snapshot, octets.
+pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Suppressions of all tenants: over it 409 until some are deleted.
+pub const SUPPRESSIONS_MAX: usize = 1_000_000;
+/// Resources of one kind (tenants, domains, credentials, …): over it 409.
+pub const RESOURCES_MAX: usize = 100_000;
+/// One request body of the control API, octets: over it 413.
+pub const CONTROL_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Records of one page of the control API.
+pub const PAGE_RECORDS_MAX: u32 = 1_000;
+/// Records of a page when the request names no limit.
+pub const PAGE_RECORDS: u32 = 100;
+/// Sources of one pool.
+pub const POOL_MEMBERS_MAX: usize = 1_000;
+/// Secrets of a credential that are valid at once.
+pub const LIVE_SECRETS_MAX: usize = 2;
 
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
@@ -165,3 +216,4 @@ const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "a recipient inde
 const _: () = assert!(MESSAGE_BYTES_MAX < APPEND_BYTES_MAX, "the largest message can be queued");
 const _: () = assert!(RETRY_FACTOR_PERCENT > 100, "retries back off");
 const _: () = assert!(SPOOL_HIGH_WATER_PERCENT < 100, "room is left for settlements");
+const _: () = assert!(SUPPRESSIONS_MAX * (PATH_BYTES_MAX + 12) < SNAPSHOT_BYTES_MAX, "all suppressions fit a snapshot");

@@ -1,0 +1,323 @@
+//! Events as flatbuffers: several events a buffer, in the order of their journal.
+
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
+
+use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
+use crate::event::{AttemptFacts, Event, EventKind, JobFacts};
+use crate::generated::event as wire;
+use crate::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, SourceId, TenantId};
+use crate::limits::EVENTS_BYTES_MAX;
+
+/// The buffer of `events`, in their order.
+pub fn encode_events(events: &[Event]) -> Vec<u8> {
+    let mut to = FlatBufferBuilder::with_capacity(64 + events.len() * 512);
+    let offsets: Vec<_> = events.iter().map(|event| put_event(&mut to, event)).collect();
+    let events = to.create_vector(&offsets);
+    let root = wire::Events::create(&mut to, &wire::EventsArgs { format: FORMAT, events: Some(events) });
+    wire::finish_events_buffer(&mut to, root);
+    to.finished_data().to_vec()
+}
+
+/// The events of a buffer, in their order.
+///
+/// # Errors
+/// [`WireError`] when the bytes are no events, or of a newer format.
+pub fn decode_events(bytes: &[u8]) -> Result<Vec<Event>, WireError> {
+    check_frame(bytes, wire::EVENTS_IDENTIFIER, EVENTS_BYTES_MAX)?;
+    let root = wire::root_as_events_with_opts(&verifier(bytes.len()), bytes)?;
+    check_format(root.format())?;
+    root.events().into_iter().flatten().map(read_event).collect()
+}
+
+/// The empty string is absent on the wire.
+fn text<'b>(to: &mut FlatBufferBuilder<'b>, value: &str) -> Option<WIPOffset<&'b str>> {
+    (!value.is_empty()).then(|| to.create_string(value))
+}
+
+fn owned(value: Option<&str>) -> String {
+    value.unwrap_or_default().to_owned()
+}
+
+fn put_event<'b>(to: &mut FlatBufferBuilder<'b>, event: &Event) -> WIPOffset<wire::Event<'b>> {
+    let bits = event.message.bits();
+    let message = wire::MessageId::new((bits >> 64) as u64, bits as u64);
+    let job = event.job.as_ref().map(|job| put_job(to, job));
+    let attempt = event.attempt.as_ref().map(|attempt| put_attempt(to, attempt));
+    let args = wire::EventArgs {
+        kind: wire::EventKind(event.kind as u8),
+        message: Some(&message),
+        index: event.index.0,
+        at_ms: event.at_ms,
+        revision: event.revision.0,
+        tenant: event.tenant.0,
+        address: text(to, &event.address),
+        job,
+        attempt,
+        reason: text(to, &event.reason),
+        next_attempt_ms: event.next_attempt_ms,
+    };
+    wire::Event::create(to, &args)
+}
+
+fn put_job<'b>(to: &mut FlatBufferBuilder<'b>, job: &JobFacts) -> WIPOffset<wire::JobFacts<'b>> {
+    let args = wire::JobFactsArgs {
+        credential: job.credential.0,
+        domain: job.domain.0,
+        interface: text(to, &job.interface),
+        reverse_path: text(to, &job.reverse_path),
+        bytes: job.bytes,
+        reference: text(to, &job.reference),
+        campaign: text(to, &job.campaign),
+        cost_center: text(to, &job.cost_center),
+        traffic_class: text(to, &job.class),
+        message_id_header: text(to, &job.message_id_header),
+        recipients: job.recipients,
+    };
+    wire::JobFacts::create(to, &args)
+}
+
+fn put_attempt<'b>(to: &mut FlatBufferBuilder<'b>, attempt: &AttemptFacts) -> WIPOffset<wire::AttemptFacts<'b>> {
+    let args = wire::AttemptFactsArgs {
+        number: attempt.number,
+        source: attempt.source.0,
+        source_address: attempt.source_address.map(|address| put_address(to, address)),
+        site: text(to, &attempt.site),
+        host: text(to, &attempt.host),
+        host_address: attempt.host_address.map(|address| put_address(to, address)),
+        tls: text(to, &attempt.tls),
+        reply_code: attempt.reply_code,
+        enhanced_status: text(to, &attempt.enhanced_status),
+        reply: text(to, &attempt.reply),
+        phase: text(to, &attempt.phase),
+        duration_ms: attempt.duration_ms,
+    };
+    wire::AttemptFacts::create(to, &args)
+}
+
+fn read_event(event: wire::Event<'_>) -> Result<Event, WireError> {
+    let kind = event.kind().0;
+    let kind = EventKind::from_tag(kind).ok_or(WireError::UnknownValue { field: "event kind", value: kind })?;
+    let message = event.message();
+    Ok(Event {
+        kind,
+        message: MessageId::from_bits(u128::from(message.high()) << 64 | u128::from(message.low())),
+        index: RecipientIndex(event.index()),
+        at_ms: event.at_ms(),
+        revision: Revision(event.revision()),
+        tenant: TenantId(event.tenant()),
+        address: owned(event.address()),
+        job: event.job().map(read_job),
+        attempt: event.attempt().map(read_attempt).transpose()?,
+        reason: owned(event.reason()),
+        next_attempt_ms: event.next_attempt_ms(),
+    })
+}
+
+fn read_job(job: wire::JobFacts<'_>) -> JobFacts {
+    JobFacts {
+        credential: CredentialId(job.credential()),
+        domain: SendingDomainId(job.domain()),
+        interface: owned(job.interface()),
+        reverse_path: owned(job.reverse_path()),
+        bytes: job.bytes(),
+        reference: owned(job.reference()),
+        campaign: owned(job.campaign()),
+        cost_center: owned(job.cost_center()),
+        class: owned(job.traffic_class()),
+        message_id_header: owned(job.message_id_header()),
+        recipients: job.recipients(),
+    }
+}
+
+fn read_attempt(attempt: wire::AttemptFacts<'_>) -> Result<AttemptFacts, WireError> {
+    Ok(AttemptFacts {
+        number: attempt.number(),
+        source: SourceId(attempt.source()),
+        source_address: attempt.source_address().map(|bytes| read_address("source address", bytes)).transpose()?,
+        site: owned(attempt.site()),
+        host: owned(attempt.host()),
+        host_address: attempt.host_address().map(|bytes| read_address("host address", bytes)).transpose()?,
+        tls: owned(attempt.tls()),
+        reply_code: attempt.reply_code(),
+        enhanced_status: owned(attempt.enhanced_status()),
+        reply: owned(attempt.reply()),
+        phase: owned(attempt.phase()),
+        duration_ms: attempt.duration_ms(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../golden/events-1.bin");
+
+    fn sample() -> Vec<Event> {
+        let message = MessageId::from_bits(0x0199_0000_1234_7007_8abc_def0_1234_5678);
+        let accepted = Event {
+            kind: EventKind::Accepted,
+            message,
+            index: RecipientIndex(0),
+            at_ms: 1_795_000_000_000,
+            revision: Revision(7),
+            tenant: TenantId(1),
+            address: "someone@receiver.example".into(),
+            job: Some(JobFacts {
+                credential: CredentialId(2),
+                domain: SendingDomainId(3),
+                interface: "smtp".into(),
+                reverse_path: "bounces@sender.example".into(),
+                bytes: 10_240,
+                reference: "order-1".into(),
+                campaign: "receipts".into(),
+                cost_center: String::new(),
+                class: "transactional".into(),
+                message_id_header: "<1@sender.example>".into(),
+                recipients: 1,
+            }),
+            attempt: None,
+            reason: String::new(),
+            next_attempt_ms: 0,
+        };
+        let deferred = Event {
+            kind: EventKind::Deferred,
+            at_ms: 1_795_000_000_250,
+            job: None,
+            attempt: Some(AttemptFacts {
+                number: 1,
+                source: SourceId(4),
+                source_address: Some([192, 0, 2, 1].into()),
+                site: "mx.receiver.example".into(),
+                host: "mx1.receiver.example".into(),
+                host_address: Some("2001:db8::25".parse().unwrap()),
+                tls: "TLSv1.3 TLS13_AES_256_GCM_SHA384".into(),
+                reply_code: 451,
+                enhanced_status: "4.7.1".into(),
+                reply: "come back later".into(),
+                phase: "rcpt".into(),
+                duration_ms: 41,
+            }),
+            reason: "greylisted".into(),
+            next_attempt_ms: 1_795_000_300_000,
+            ..accepted.clone()
+        };
+        vec![accepted, deferred]
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let word = "[ -~äß]{0,12}";
+        let job = (any::<(u32, u32, u64, u16)>(), proptest::collection::vec(word, 8)).prop_map(|(n, w)| JobFacts {
+            credential: CredentialId(n.0),
+            domain: SendingDomainId(n.1),
+            bytes: n.2,
+            recipients: n.3,
+            interface: w[0].clone(),
+            reverse_path: w[1].clone(),
+            reference: w[2].clone(),
+            campaign: w[3].clone(),
+            cost_center: w[4].clone(),
+            class: w[5].clone(),
+            message_id_header: w[6].clone(),
+        });
+        let address = proptest::option::of(any::<std::net::IpAddr>());
+        let numbers = any::<(u16, u32, u16, u32)>();
+        let attempt = (numbers, address.clone(), address, proptest::collection::vec(word, 6)).prop_map(
+            |(n, source_address, host_address, w)| AttemptFacts {
+                number: n.0,
+                source: SourceId(n.1),
+                reply_code: n.2,
+                duration_ms: n.3,
+                source_address,
+                host_address,
+                site: w[0].clone(),
+                host: w[1].clone(),
+                tls: w[2].clone(),
+                enhanced_status: w[3].clone(),
+                reply: w[4].clone(),
+                phase: w[5].clone(),
+            },
+        );
+        let kind = proptest::sample::select(EventKind::ALL.as_slice());
+        let event = (
+            kind,
+            any::<(u128, u16, u64, u64, u32, u64)>(),
+            (word, word),
+            proptest::option::of(job),
+            proptest::option::of(attempt),
+        )
+            .prop_map(|(kind, n, (address, reason), job, attempt)| Event {
+                kind,
+                message: MessageId::from_bits(n.0),
+                index: RecipientIndex(n.1),
+                at_ms: n.2,
+                revision: Revision(n.3),
+                tenant: TenantId(n.4),
+                next_attempt_ms: n.5,
+                address,
+                reason,
+                job,
+                attempt,
+            });
+        proptest::collection::vec(event, 0..8)
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_what_was_encoded_gives_the_same_events(events in events()) {
+            prop_assert_eq!(decode_events(&encode_events(&events)).unwrap(), events);
+        }
+
+        #[test]
+        fn changed_bytes_never_panic(at in any::<proptest::sample::Index>(), xor in 1_u8..=255, cut in any::<bool>()) {
+            let mut bytes = GOLDEN.to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= xor;
+            if cut {
+                bytes.truncate(at);
+            }
+            let _ = decode_events(&bytes);
+        }
+
+        #[test]
+        fn noise_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..256), named in any::<bool>()) {
+            if named && bytes.len() >= 8 {
+                bytes[4..8].copy_from_slice(b"PREV");
+            }
+            let _ = decode_events(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_committed_bytes_are_read_and_written_as_ever() {
+        assert_eq!(decode_events(GOLDEN).unwrap(), sample());
+        assert_eq!(encode_events(&sample()), GOLDEN, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn a_buffer_of_another_kind_is_refused() {
+        let snapshot = crate::wire::encode_snapshot(&crate::snapshot::SnapshotContent::default());
+        assert!(matches!(decode_events(&snapshot), Err(WireError::Kind { expected: "PREV" })));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let mut to = FlatBufferBuilder::new();
+        let root = wire::Events::create(&mut to, &wire::EventsArgs { format: FORMAT + 1, events: None });
+        wire::finish_events_buffer(&mut to, root);
+        assert!(matches!(decode_events(to.finished_data()), Err(WireError::NewerFormat { found: 2 })));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused() {
+        let mut to = FlatBufferBuilder::new();
+        let message = wire::MessageId::new(0, 1);
+        let args = wire::EventArgs { kind: wire::EventKind(99), message: Some(&message), ..wire::EventArgs::default() };
+        let event = wire::Event::create(&mut to, &args);
+        let events = to.create_vector(&[event]);
+        let root = wire::Events::create(&mut to, &wire::EventsArgs { format: FORMAT, events: Some(events) });
+        wire::finish_events_buffer(&mut to, root);
+        assert!(matches!(decode_events(to.finished_data()), Err(WireError::UnknownValue { value: 99, .. })));
+    }
+}

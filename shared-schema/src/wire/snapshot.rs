@@ -1,0 +1,465 @@
+//! Snapshots as flatbuffers. Suppressions are grouped by tenant, since they are the many; they come back ascending.
+
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
+
+use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
+use crate::generated::snapshot as wire;
+use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::snapshot::{
+    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, SnapshotContent,
+    Suppression, Suspension, SuspensionTarget, Tenant,
+};
+
+/// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
+pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
+    let mut to = FlatBufferBuilder::with_capacity(4_096);
+    let to = &mut to;
+    let tenants = put_list(to, &content.tenants, put_tenant);
+    let credentials = put_list(to, &content.credentials, put_credential);
+    let domains = put_list(to, &content.domains, put_domain);
+    let sources = put_list(to, &content.sources, put_source);
+    let pools = put_list(to, &content.pools, put_pool);
+    let routes = put_list(to, &content.routes, put_route);
+    let suspensions = put_list(to, &content.suspensions, put_suspension);
+    let mut sorted: Vec<&Suppression> = content.suppressions.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let groups: Vec<_> = sorted.chunk_by(|a, b| a.tenant == b.tenant).map(|group| put_group(to, group)).collect();
+    let suppressions = to.create_vector(&groups);
+    let args = wire::SnapshotArgs {
+        format: FORMAT,
+        revision: content.revision.0,
+        tenants: Some(tenants),
+        credentials: Some(credentials),
+        domains: Some(domains),
+        sources: Some(sources),
+        pools: Some(pools),
+        routes: Some(routes),
+        suspensions: Some(suspensions),
+        suppressions: Some(suppressions),
+    };
+    let root = wire::Snapshot::create(to, &args);
+    wire::finish_snapshot_buffer(to, root);
+    to.finished_data().to_vec()
+}
+
+/// The content of a buffer; not yet validated as a whole, which [`Snapshot::new`](crate::snapshot::Snapshot::new) does.
+///
+/// # Errors
+/// [`WireError`] when the bytes are no snapshot, or of a newer format.
+pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
+    check_frame(bytes, wire::SNAPSHOT_IDENTIFIER, SNAPSHOT_BYTES_MAX)?;
+    let root = wire::root_as_snapshot_with_opts(&verifier(bytes.len()), bytes)?;
+    check_format(root.format())?;
+    Ok(SnapshotContent {
+        revision: Revision(root.revision()),
+        tenants: root.tenants().into_iter().flatten().map(read_tenant).collect(),
+        credentials: root.credentials().into_iter().flatten().map(read_credential).collect(),
+        domains: root.domains().into_iter().flatten().map(read_domain).collect::<Result<_, _>>()?,
+        sources: root.sources().into_iter().flatten().map(read_source).collect::<Result<_, _>>()?,
+        pools: root.pools().into_iter().flatten().map(read_pool).collect(),
+        routes: root.routes().into_iter().flatten().map(read_route).collect(),
+        suspensions: root.suspensions().into_iter().flatten().map(read_suspension).collect::<Result<_, _>>()?,
+        suppressions: root.suppressions().into_iter().flatten().flat_map(read_group).collect(),
+    })
+}
+
+type List<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
+
+fn put_list<'b, R, T: 'b>(
+    to: &mut FlatBufferBuilder<'b>,
+    records: &[R],
+    put: impl Fn(&mut FlatBufferBuilder<'b>, &R) -> WIPOffset<T>,
+) -> List<'b, T> {
+    let offsets: Vec<_> = records.iter().map(|record| put(to, record)).collect();
+    to.create_vector(&offsets)
+}
+
+fn put_tenant<'b>(to: &mut FlatBufferBuilder<'b>, tenant: &Tenant) -> WIPOffset<wire::Tenant<'b>> {
+    let args = wire::TenantArgs {
+        id: tenant.id.0,
+        name: Some(to.create_string(&tenant.name)),
+        quota_per_day: tenant.quota_per_day,
+        weight: tenant.weight,
+        message_bytes_max: tenant.message_bytes_max,
+    };
+    wire::Tenant::create(to, &args)
+}
+
+fn read_tenant(tenant: wire::Tenant<'_>) -> Tenant {
+    Tenant {
+        id: TenantId(tenant.id()),
+        name: tenant.name().to_owned(),
+        quota_per_day: tenant.quota_per_day(),
+        weight: tenant.weight(),
+        message_bytes_max: tenant.message_bytes_max(),
+    }
+}
+
+fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -> WIPOffset<wire::Credential<'b>> {
+    let hashes: Vec<_> = credential.secret_hashes.iter().map(|hash| to.create_string(hash)).collect();
+    let args = wire::CredentialArgs {
+        id: credential.id.0,
+        tenant: credential.tenant.0,
+        username: Some(to.create_string(&credential.username)),
+        secret_hashes: Some(to.create_vector(&hashes)),
+        disabled: credential.disabled,
+    };
+    wire::Credential::create(to, &args)
+}
+
+fn read_credential(credential: wire::Credential<'_>) -> Credential {
+    Credential {
+        id: CredentialId(credential.id()),
+        tenant: TenantId(credential.tenant()),
+        username: credential.username().to_owned(),
+        secret_hashes: credential.secret_hashes().into_iter().flatten().map(str::to_owned).collect(),
+        disabled: credential.disabled(),
+    }
+}
+
+fn put_domain<'b>(to: &mut FlatBufferBuilder<'b>, domain: &SendingDomain) -> WIPOffset<wire::SendingDomain<'b>> {
+    let keys = put_list(to, &domain.keys, put_key);
+    let args = wire::SendingDomainArgs {
+        id: domain.id.0,
+        tenant: domain.tenant.0,
+        name: Some(to.create_string(&domain.name)),
+        keys: Some(keys),
+        pool: domain.pool.map(|pool| pool.0),
+    };
+    wire::SendingDomain::create(to, &args)
+}
+
+fn put_key<'b>(to: &mut FlatBufferBuilder<'b>, key: &DkimKey) -> WIPOffset<wire::DkimKey<'b>> {
+    let args = wire::DkimKeyArgs {
+        id: key.id.0,
+        selector: Some(to.create_string(&key.selector)),
+        algorithm: match key.algorithm {
+            KeyAlgorithm::RsaSha256 => wire::KeyAlgorithm::RsaSha256,
+            KeyAlgorithm::Ed25519Sha256 => wire::KeyAlgorithm::Ed25519Sha256,
+        },
+        sealed_private_key: Some(to.create_vector(&key.sealed_private_key)),
+        public_key: Some(to.create_string(&key.public_key)),
+    };
+    wire::DkimKey::create(to, &args)
+}
+
+fn read_domain(domain: wire::SendingDomain<'_>) -> Result<SendingDomain, WireError> {
+    Ok(SendingDomain {
+        id: SendingDomainId(domain.id()),
+        tenant: TenantId(domain.tenant()),
+        name: domain.name().to_owned(),
+        keys: domain.keys().into_iter().flatten().map(read_key).collect::<Result<_, _>>()?,
+        pool: domain.pool().map(PoolId),
+    })
+}
+
+fn read_key(key: wire::DkimKey<'_>) -> Result<DkimKey, WireError> {
+    let algorithm = match key.algorithm() {
+        wire::KeyAlgorithm::RsaSha256 => KeyAlgorithm::RsaSha256,
+        wire::KeyAlgorithm::Ed25519Sha256 => KeyAlgorithm::Ed25519Sha256,
+        other => return Err(WireError::UnknownValue { field: "key algorithm", value: other.0 }),
+    };
+    Ok(DkimKey {
+        id: KeyId(key.id()),
+        selector: key.selector().to_owned(),
+        algorithm,
+        sealed_private_key: key.sealed_private_key().bytes().to_vec(),
+        public_key: key.public_key().to_owned(),
+    })
+}
+
+fn put_source<'b>(to: &mut FlatBufferBuilder<'b>, source: &EgressSource) -> WIPOffset<wire::Source<'b>> {
+    let args = wire::SourceArgs {
+        id: source.id.0,
+        name: Some(to.create_string(&source.name)),
+        address: Some(put_address(to, source.address)),
+        ehlo_name: Some(to.create_string(&source.ehlo_name)),
+    };
+    wire::Source::create(to, &args)
+}
+
+fn read_source(source: wire::Source<'_>) -> Result<EgressSource, WireError> {
+    Ok(EgressSource {
+        id: SourceId(source.id()),
+        name: source.name().to_owned(),
+        address: read_address("source address", source.address())?,
+        ehlo_name: source.ehlo_name().to_owned(),
+    })
+}
+
+fn put_pool<'b>(to: &mut FlatBufferBuilder<'b>, pool: &EgressPool) -> WIPOffset<wire::Pool<'b>> {
+    let members: Vec<_> =
+        pool.members.iter().map(|member| wire::PoolMember::new(member.source.0, member.weight)).collect();
+    let args = wire::PoolArgs {
+        id: pool.id.0,
+        name: Some(to.create_string(&pool.name)),
+        tenant: pool.tenant.map(|tenant| tenant.0),
+        members: Some(to.create_vector(&members)),
+    };
+    wire::Pool::create(to, &args)
+}
+
+fn read_pool(pool: wire::Pool<'_>) -> EgressPool {
+    let member = |member: &wire::PoolMember| PoolMember { source: SourceId(member.source()), weight: member.weight() };
+    EgressPool {
+        id: PoolId(pool.id()),
+        name: pool.name().to_owned(),
+        tenant: pool.tenant().map(TenantId),
+        members: pool.members().into_iter().flatten().map(member).collect(),
+    }
+}
+
+fn put_route<'b>(to: &mut FlatBufferBuilder<'b>, route: &Route) -> WIPOffset<wire::Route<'b>> {
+    let args = wire::RouteArgs {
+        domain: Some(to.create_string(&route.domain)),
+        routing_domain: route.routing_domain.as_ref().map(|domain| to.create_string(domain)),
+        port: route.port,
+        allow_private: route.allow_private,
+    };
+    wire::Route::create(to, &args)
+}
+
+fn read_route(route: wire::Route<'_>) -> Route {
+    Route {
+        domain: route.domain().to_owned(),
+        routing_domain: route.routing_domain().map(str::to_owned),
+        port: route.port(),
+        allow_private: route.allow_private(),
+    }
+}
+
+fn put_suspension<'b>(to: &mut FlatBufferBuilder<'b>, suspension: &Suspension) -> WIPOffset<wire::Suspension<'b>> {
+    let mut args = wire::SuspensionArgs {
+        id: suspension.id.0,
+        reason: Some(to.create_string(&suspension.reason)),
+        ..wire::SuspensionArgs::default()
+    };
+    match &suspension.target {
+        SuspensionTarget::Site(site) => args.site = Some(to.create_string(site)),
+        SuspensionTarget::Source(source) => args.source = Some(source.0),
+        SuspensionTarget::Tenant(tenant) => args.tenant = Some(tenant.0),
+    }
+    wire::Suspension::create(to, &args)
+}
+
+fn read_suspension(suspension: wire::Suspension<'_>) -> Result<Suspension, WireError> {
+    let target = match (suspension.site(), suspension.source(), suspension.tenant()) {
+        (Some(site), None, None) => SuspensionTarget::Site(site.to_owned()),
+        (None, Some(source), None) => SuspensionTarget::Source(SourceId(source)),
+        (None, None, Some(tenant)) => SuspensionTarget::Tenant(TenantId(tenant)),
+        _ => return Err(WireError::SuspensionTarget { id: suspension.id() }),
+    };
+    Ok(Suspension { id: SuspensionId(suspension.id()), target, reason: suspension.reason().to_owned() })
+}
+
+fn put_group<'b>(to: &mut FlatBufferBuilder<'b>, group: &[&Suppression]) -> WIPOffset<wire::Suppressions<'b>> {
+    let addresses: Vec<_> = group.iter().map(|suppression| to.create_string(&suppression.address)).collect();
+    let args = wire::SuppressionsArgs {
+        tenant: group.first().map_or(0, |suppression| suppression.tenant.0),
+        addresses: Some(to.create_vector(&addresses)),
+    };
+    wire::Suppressions::create(to, &args)
+}
+
+fn read_group(group: wire::Suppressions<'_>) -> impl Iterator<Item = Suppression> {
+    let tenant = TenantId(group.tenant());
+    group.addresses().into_iter().flatten().map(move |address| Suppression { tenant, address: address.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
+
+    fn sample() -> SnapshotContent {
+        let key = |id, selector: &str, algorithm| DkimKey {
+            id: KeyId(id),
+            selector: selector.into(),
+            algorithm,
+            sealed_private_key: vec![id as u8; 5],
+            public_key: "cHVibGlj".into(),
+        };
+        let suspension = |id, target| Suspension { id: SuspensionId(id), target, reason: "by hand".into() };
+        SnapshotContent {
+            revision: Revision(12),
+            tenants: vec![Tenant {
+                id: TenantId(1),
+                name: "default".into(),
+                quota_per_day: Some(1_000),
+                weight: 2,
+                message_bytes_max: 1_048_576,
+            }],
+            credentials: vec![Credential {
+                id: CredentialId(1),
+                tenant: TenantId(1),
+                username: "default".into(),
+                secret_hashes: vec!["$argon2id$one".into(), "$argon2id$two".into()],
+                disabled: false,
+            }],
+            domains: vec![SendingDomain {
+                id: SendingDomainId(1),
+                tenant: TenantId(1),
+                name: "sender.example".into(),
+                keys: vec![key(1, "pr1r", KeyAlgorithm::RsaSha256), key(2, "pr1e", KeyAlgorithm::Ed25519Sha256)],
+                pool: Some(PoolId(1)),
+            }],
+            sources: vec![EgressSource {
+                id: SourceId(1),
+                name: "default".into(),
+                address: [0, 0, 0, 0].into(),
+                ehlo_name: "mail.sender.example".into(),
+            }],
+            pools: vec![EgressPool {
+                id: PoolId(1),
+                name: "default".into(),
+                tenant: None,
+                members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+            }],
+            routes: vec![Route { domain: "*".into(), routing_domain: None, port: 25, allow_private: false }],
+            suspensions: vec![
+                suspension(1, SuspensionTarget::Site("slow.example".into())),
+                suspension(2, SuspensionTarget::Source(SourceId(1))),
+                suspension(3, SuspensionTarget::Tenant(TenantId(1))),
+            ],
+            suppressions: vec![
+                Suppression { tenant: TenantId(1), address: "a@receiver.example".into() },
+                Suppression { tenant: TenantId(1), address: "b@receiver.example".into() },
+            ],
+        }
+    }
+
+    fn word() -> &'static str {
+        "[ -~äß]{0,12}"
+    }
+
+    fn tenancy() -> impl Strategy<Value = (Vec<Tenant>, Vec<Credential>, Vec<SendingDomain>)> {
+        let tenant = (any::<(u32, Option<u64>, u32, u32)>(), word()).prop_map(|(n, name)| Tenant {
+            id: TenantId(n.0),
+            name,
+            quota_per_day: n.1,
+            weight: n.2,
+            message_bytes_max: n.3,
+        });
+        let credential =
+            (any::<(u32, u32, bool)>(), word(), vec(word(), 0..3)).prop_map(|(n, username, secret_hashes)| {
+                Credential { id: CredentialId(n.0), tenant: TenantId(n.1), username, secret_hashes, disabled: n.2 }
+            });
+        let algorithm = proptest::sample::select(&[KeyAlgorithm::RsaSha256, KeyAlgorithm::Ed25519Sha256][..]);
+        let key = (any::<u32>(), word(), algorithm, vec(any::<u8>(), 0..9), word()).prop_map(
+            |(id, selector, algorithm, sealed_private_key, public_key)| DkimKey {
+                id: KeyId(id),
+                selector,
+                algorithm,
+                sealed_private_key,
+                public_key,
+            },
+        );
+        let domain = (any::<(u32, u32, Option<u32>)>(), word(), vec(key, 0..3)).prop_map(|(n, name, keys)| {
+            SendingDomain { id: SendingDomainId(n.0), tenant: TenantId(n.1), name, keys, pool: n.2.map(PoolId) }
+        });
+        (vec(tenant, 0..4), vec(credential, 0..4), vec(domain, 0..4))
+    }
+
+    fn egress() -> impl Strategy<Value = (Vec<EgressSource>, Vec<EgressPool>, Vec<Route>)> {
+        let source = (any::<(u32, std::net::IpAddr)>(), word(), word()).prop_map(|(n, name, ehlo_name)| EgressSource {
+            id: SourceId(n.0),
+            name,
+            address: n.1,
+            ehlo_name,
+        });
+        let member = any::<(u32, u32)>().prop_map(|(source, weight)| PoolMember { source: SourceId(source), weight });
+        let pool = (any::<(u32, Option<u32>)>(), word(), vec(member, 0..4)).prop_map(|(n, name, members)| EgressPool {
+            id: PoolId(n.0),
+            name,
+            tenant: n.1.map(TenantId),
+            members,
+        });
+        let route = (any::<(u16, bool)>(), word(), option::of(word())).prop_map(|(n, domain, routing_domain)| Route {
+            domain,
+            routing_domain,
+            port: n.0,
+            allow_private: n.1,
+        });
+        (vec(source, 0..4), vec(pool, 0..4), vec(route, 0..4))
+    }
+
+    fn content() -> impl Strategy<Value = SnapshotContent> {
+        let target = prop_oneof![
+            word().prop_map(SuspensionTarget::Site),
+            any::<u32>().prop_map(|id| SuspensionTarget::Source(SourceId(id))),
+            any::<u32>().prop_map(|id| SuspensionTarget::Tenant(TenantId(id))),
+        ];
+        let suspension = (any::<u32>(), target, word()).prop_map(|(id, target, reason)| Suspension {
+            id: SuspensionId(id),
+            target,
+            reason,
+        });
+        let suppression =
+            (0_u32..3, word()).prop_map(|(tenant, address)| Suppression { tenant: TenantId(tenant), address });
+        let stops = (vec(suspension, 0..4), proptest::collection::btree_set(suppression, 0..12));
+        (any::<u64>(), tenancy(), egress(), stops).prop_map(|(revision, tenancy, egress, stops)| SnapshotContent {
+            revision: Revision(revision),
+            tenants: tenancy.0,
+            credentials: tenancy.1,
+            domains: tenancy.2,
+            sources: egress.0,
+            pools: egress.1,
+            routes: egress.2,
+            suspensions: stops.0,
+            suppressions: stops.1.into_iter().collect(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_what_was_encoded_gives_the_same_content(content in content()) {
+            prop_assert_eq!(decode_snapshot(&encode_snapshot(&content)).unwrap(), content);
+        }
+
+        #[test]
+        fn changed_bytes_never_panic(at in any::<proptest::sample::Index>(), xor in 1_u8..=255, cut in any::<bool>()) {
+            let mut bytes = GOLDEN.to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= xor;
+            if cut {
+                bytes.truncate(at);
+            }
+            let _ = decode_snapshot(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_committed_bytes_is_survived() {
+        for at in 0..GOLDEN.len() * 8 {
+            let mut bytes = GOLDEN.to_vec();
+            bytes[at / 8] ^= 1 << (at % 8);
+            let _ = decode_snapshot(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_committed_bytes_are_read_and_written_as_ever() {
+        assert_eq!(decode_snapshot(GOLDEN).unwrap(), sample());
+        assert_eq!(encode_snapshot(&sample()), GOLDEN, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn a_suspension_of_two_things_is_refused() {
+        let mut to = FlatBufferBuilder::new();
+        let reason = Some(to.create_string(""));
+        let args = wire::SuspensionArgs { id: 5, source: Some(1), tenant: Some(1), reason, site: None };
+        let suspension = wire::Suspension::create(&mut to, &args);
+        let suspensions = Some(to.create_vector(&[suspension]));
+        let args = wire::SnapshotArgs { format: FORMAT, suspensions, ..wire::SnapshotArgs::default() };
+        let root = wire::Snapshot::create(&mut to, &args);
+        wire::finish_snapshot_buffer(&mut to, root);
+        assert!(matches!(decode_snapshot(to.finished_data()), Err(WireError::SuspensionTarget { id: 5 })));
+    }
+}
