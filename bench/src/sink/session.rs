@@ -1,0 +1,320 @@
+//! One SMTP session of a scripted receiver, without its socket: bytes in, reply bytes out.
+//!
+//! It is made to be fast and forgiving, not to be a mail server: it checks the order of commands just enough to keep
+//! the account right, keeps no mail, and reads of a message only its head. Invariants worth naming: memory is bounded
+//! by [`MESSAGE_BYTES_MAX`]; a recipient is entered in the tally when end-of-data is answered 250, before that reply
+//! is written.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use memchr::memmem;
+
+use super::behaviour::{Behaviour, Memory, Verdict};
+use crate::tally::Tally;
+
+/// A message, octets: over it the session is closed with 552.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A command line, octets: over it the session is closed with 500.
+const LINE_BYTES_MAX: usize = 4_096;
+/// Recipients of a transaction: over it 452.
+const RECIPIENTS_MAX: usize = 1_000;
+/// What is looked at of a message to find its number, octets.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The header field that tells which recipients a message was made for: `X-Bench-Id: <first>-<last>`.
+pub const ID_HEADER: &str = "X-Bench-Id";
+
+/// Whether the connection goes on after the replies are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flow {
+    Continue,
+    Close,
+}
+
+/// What the sessions of one receiver share.
+pub(super) struct Script<'a> {
+    pub(super) name: &'a str,
+    pub(super) behaviour: &'a Behaviour,
+    pub(super) memory: &'a Mutex<Memory>,
+    pub(super) tally: &'a Tally,
+}
+
+/// The state of one session.
+#[derive(Default)]
+pub(super) struct Session {
+    input: Vec<u8>,
+    /// How far `input` has been searched for the end of data.
+    searched: usize,
+    has_sender: bool,
+    recipients: Vec<Option<u64>>,
+    in_data: bool,
+}
+
+impl Session {
+    /// Where to read bytes into; then call [`Self::advance`].
+    pub(super) fn input(&mut self) -> &mut Vec<u8> {
+        &mut self.input
+    }
+
+    /// Answers all that has arrived, into `output`.
+    pub(super) fn advance(&mut self, script: &Script<'_>, now: Instant, output: &mut Vec<u8>) -> Flow {
+        let mut input = std::mem::take(&mut self.input);
+        let mut at = 0;
+        let mut flow = Flow::Continue;
+        while flow == Flow::Continue {
+            let rest = &input[at..];
+            if self.in_data {
+                let Some((message, consumed)) = end_of_data(rest, &mut self.searched) else {
+                    if rest.len() > MESSAGE_BYTES_MAX {
+                        output.extend_from_slice(b"552 5.3.4 message too large\r\n");
+                        flow = Flow::Close;
+                    }
+                    break;
+                };
+                self.take_message(script, &rest[..message], now);
+                output.extend_from_slice(b"250 2.0.0 taken\r\n");
+                at += consumed;
+                continue;
+            }
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                if rest.len() > LINE_BYTES_MAX {
+                    output.extend_from_slice(b"500 5.5.2 line too long\r\n");
+                    flow = Flow::Close;
+                }
+                break;
+            };
+            flow = self.command(script, rest[..end].trim_ascii_end(), now, output);
+            at += end + 1;
+        }
+        input.drain(..at);
+        self.input = input;
+        flow
+    }
+
+    fn command(&mut self, script: &Script<'_>, line: &[u8], now: Instant, output: &mut Vec<u8>) -> Flow {
+        let starts = |verb: &str| line.get(..verb.len()).is_some_and(|head| head.eq_ignore_ascii_case(verb.as_bytes()));
+        if starts("MAIL FROM:") {
+            self.reset();
+            self.has_sender = true;
+            output.extend_from_slice(b"250 2.1.0 ok\r\n");
+        } else if starts("RCPT TO:") {
+            self.recipient(script, &line["RCPT TO:".len()..], now, output);
+        } else if starts("DATA") {
+            if self.recipients.is_empty() {
+                output.extend_from_slice(b"503 5.5.1 no valid recipients\r\n");
+            } else {
+                self.in_data = true;
+                self.searched = 0;
+                output.extend_from_slice(b"354 go ahead\r\n");
+            }
+        } else if starts("EHLO ") {
+            self.reset();
+            greet(script, output);
+        } else if starts("HELO ") {
+            self.reset();
+            output.extend_from_slice(b"250 ");
+            output.extend_from_slice(script.name.as_bytes());
+            output.extend_from_slice(b"\r\n");
+        } else if starts("RSET") {
+            self.reset();
+            output.extend_from_slice(b"250 2.0.0 ok\r\n");
+        } else if starts("NOOP") {
+            output.extend_from_slice(b"250 2.0.0 ok\r\n");
+        } else if starts("QUIT") {
+            output.extend_from_slice(b"221 2.0.0 bye\r\n");
+            return Flow::Close;
+        } else {
+            output.extend_from_slice(b"502 5.5.1 not here\r\n");
+        }
+        Flow::Continue
+    }
+
+    fn recipient(&mut self, script: &Script<'_>, argument: &[u8], now: Instant, output: &mut Vec<u8>) {
+        if !self.has_sender {
+            output.extend_from_slice(b"503 5.5.1 MAIL first\r\n");
+            return;
+        }
+        if self.recipients.len() >= RECIPIENTS_MAX {
+            output.extend_from_slice(b"452 4.5.3 too many recipients\r\n");
+            return;
+        }
+        let address = path(argument);
+        let verdict = {
+            let mut memory = script.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            script.behaviour.judge(&mut memory, address, now)
+        };
+        match verdict {
+            Verdict::Take => {
+                self.recipients.push(number_of(address));
+                output.extend_from_slice(b"250 2.1.5 ok\r\n");
+            }
+            Verdict::Defer(reply) | Verdict::Reject(reply) => {
+                output.extend_from_slice(reply.as_bytes());
+                output.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    fn take_message(&mut self, script: &Script<'_>, message: &[u8], now: Instant) {
+        let made_for = made_for(&message[..message.len().min(HEAD_BYTES_MAX)]);
+        for number in self.recipients.drain(..) {
+            match number {
+                None => script.tally.deliver_unknown(),
+                Some(number) => {
+                    script.tally.deliver(number, now);
+                    if made_for.is_some_and(|(first, last)| !(first..=last).contains(&number)) {
+                        script.tally.deliver_mixed_up();
+                    }
+                }
+            }
+        }
+        self.reset();
+    }
+
+    fn reset(&mut self) {
+        self.has_sender = false;
+        self.in_data = false;
+        self.recipients.clear();
+        self.searched = 0;
+    }
+}
+
+fn greet(script: &Script<'_>, output: &mut Vec<u8>) {
+    let offers = [
+        (script.behaviour.offers_pipelining, "PIPELINING"),
+        (script.behaviour.offers_8bitmime, "8BITMIME"),
+        (script.behaviour.offers_smtputf8, "SMTPUTF8"),
+        (true, "SIZE 67108864"),
+    ];
+    for line in std::iter::once(script.name).chain(offers.iter().filter(|(on, _)| *on).map(|(_, word)| *word)) {
+        output.extend_from_slice(b"250-");
+        output.extend_from_slice(line.as_bytes());
+        output.extend_from_slice(b"\r\n");
+    }
+    output.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
+}
+
+/// The message's length and what its end consumes, once `CRLF . CRLF` has arrived. `searched` speeds up the next call.
+fn end_of_data(input: &[u8], searched: &mut usize) -> Option<(usize, usize)> {
+    const END: &[u8] = b"\r\n.\r\n";
+    if input.starts_with(b".\r\n") {
+        return Some((0, 3));
+    }
+    let from = searched.saturating_sub(END.len() - 1);
+    if let Some(found) = memmem::find(&input[from..], END) {
+        let at = from + found;
+        *searched = 0;
+        return Some((at + 2, at + END.len()));
+    }
+    *searched = input.len();
+    None
+}
+
+/// What stands between the angle brackets of a path argument.
+fn path(argument: &[u8]) -> &[u8] {
+    let start = memchr::memchr(b'<', argument).map_or(0, |at| at + 1);
+    let end = memchr::memchr(b'>', argument).unwrap_or(argument.len());
+    argument.get(start..end).unwrap_or_default().trim_ascii()
+}
+
+/// The number in an address such as `m123@d7.demo.test`.
+fn number_of(address: &[u8]) -> Option<u64> {
+    let at = memchr::memchr(b'@', address)?;
+    let digits = address[..at].strip_prefix(b"m")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The range in the message's [`ID_HEADER`], if it has one.
+fn made_for(head: &[u8]) -> Option<(u64, u64)> {
+    let header_end = memmem::find(head, b"\r\n\r\n").unwrap_or(head.len());
+    for line in head[..header_end].split(|octet| *octet == b'\n') {
+        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        if line[..colon].eq_ignore_ascii_case(ID_HEADER.as_bytes()) {
+            let value = std::str::from_utf8(line[colon + 1..].trim_ascii()).ok()?;
+            let (first, last) = value.split_once('-')?;
+            return Some((first.trim().parse().ok()?, last.trim().parse().ok()?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    struct World {
+        behaviour: Behaviour,
+        memory: Mutex<Memory>,
+        tally: Arc<Tally>,
+        session: Session,
+    }
+
+    impl World {
+        fn new(behaviour: Behaviour) -> Self {
+            let memory = Mutex::new(Memory::new(Instant::now()));
+            Self { behaviour, memory, tally: Tally::new(10), session: Session::default() }
+        }
+
+        fn says(&mut self, input: &str) -> (String, Flow) {
+            let script =
+                Script { name: "mx.demo.test", behaviour: &self.behaviour, memory: &self.memory, tally: &self.tally };
+            self.session.input().extend_from_slice(input.as_bytes());
+            let mut output = Vec::new();
+            let flow = self.session.advance(&script, Instant::now(), &mut output);
+            (String::from_utf8(output).expect("replies are ASCII"), flow)
+        }
+    }
+
+    const PIPELINED: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<m3@d.demo.test>\r\nDATA\r\n";
+
+    #[test]
+    fn a_pipelined_transaction_is_taken_and_counted() {
+        let mut world = World::new(Behaviour::default());
+        let (replies, _) = world.says("EHLO x\r\n");
+        assert!(replies.starts_with("250-mx.demo.test\r\n") && replies.contains("PIPELINING"), "{replies}");
+        let (replies, _) = world.says(PIPELINED);
+        assert_eq!(replies, "250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n");
+        let (replies, flow) = world.says("X-Bench-Id: 3-3\r\n\r\nhello\r\n.\r\nQUIT\r\n");
+        assert_eq!(replies, "250 2.0.0 taken\r\n221 2.0.0 bye\r\n");
+        assert_eq!(flow, Flow::Close);
+        assert_eq!(world.tally.counts().delivered, 1);
+        assert_eq!(world.tally.counts().mixed_up, 0);
+    }
+
+    #[test]
+    fn the_end_of_data_is_found_at_every_split() {
+        let message = "Subject: x\r\n\r\n..dotted\r\nline.\r\n.\r\n";
+        for split in 0..message.len() {
+            let mut world = World::new(Behaviour::default());
+            world.says(PIPELINED);
+            let (early, _) = world.says(&message[..split]);
+            let (late, _) = world.says(&message[split..]);
+            assert_eq!((early.as_str(), late.as_str()), ("", "250 2.0.0 taken\r\n"), "split at {split}");
+        }
+    }
+
+    #[test]
+    fn content_made_for_another_recipient_is_seen() {
+        let mut world = World::new(Behaviour::default());
+        world.says(PIPELINED);
+        world.says("x-bench-id: 4-9\r\n\r\nhello\r\n.\r\n");
+        assert_eq!(world.tally.counts().mixed_up, 1);
+    }
+
+    #[test]
+    fn data_without_a_recipient_is_refused() {
+        let mut world = World::new(Behaviour { reject_share: 1.0, ..Behaviour::default() });
+        let (replies, _) = world.says(PIPELINED);
+        assert!(replies.ends_with("503 5.5.1 no valid recipients\r\n"), "{replies}");
+    }
+
+    #[test]
+    fn an_endless_line_closes_the_session() {
+        let mut world = World::new(Behaviour::default());
+        let (replies, flow) = world.says(&"x".repeat(LINE_BYTES_MAX + 1));
+        assert_eq!((replies.as_str(), flow), ("500 5.5.2 line too long\r\n", Flow::Close));
+    }
+}
