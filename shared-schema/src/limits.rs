@@ -52,6 +52,8 @@ pub const USERNAME_BYTES_MAX: usize = 255;
 pub const SMTP_REPLY_LINE_BYTES_MAX: usize = 2_048;
 /// Lines of one reply read from a receiver: over it the session ends as a protocol error.
 pub const SMTP_REPLY_LINES_MAX: usize = 128;
+/// Text that is kept of a receiver's reply for outcomes and events, octets; the rest is dropped.
+pub const SMTP_REPLY_TEXT_BYTES_MAX: usize = 1_024;
 /// Commands without a completed transaction in one session: over it 421.
 pub const SMTP_IDLE_COMMANDS_MAX: u32 = 100;
 /// Refused commands in one session: over it 421 4.7.0.
@@ -143,6 +145,10 @@ pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 pub const PATH_CONNECTIONS_MAX: usize = 10;
 /// Mails on one connection by default.
 pub const CONNECTION_MAILS_MAX: u32 = 100;
+/// Addresses that one outgoing session walks until it gives up (RFC 5321 5.1 asks for at least two).
+pub const EGRESS_TARGETS_MAX: usize = 32;
+/// Addresses of one host among them, so that a host with many does not crowd out the next one.
+pub const EGRESS_TARGETS_PER_HOST_MAX: usize = 4;
 /// Outgoing connections of one shard.
 pub const EGRESS_SESSIONS_MAX: usize = 4_096;
 /// Idle time before an outgoing connection is closed.
