@@ -3,4 +3,6 @@
 //! Pumps decide nothing: what to say, store, send or retry is decided in `postrail-core`; here sockets are read, files
 //! are written and questions are answered. One shard is one thread with its own intake, spool, schedule and egress.
 
+pub mod dns;
 pub mod platform;
+pub mod tls;

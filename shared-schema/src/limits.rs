@@ -194,6 +194,8 @@ pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const DNS_DENIAL_TTL_MAX: Duration = Duration::from_secs(3600);
 /// A site name made of all host names, octets; a longer set is named by its first host and a hash.
 pub const SITE_NAME_BYTES_MAX: usize = 120;
+/// TLS sessions of receivers kept for resumption, of one policy.
+pub const TLS_SESSIONS_MAX: usize = 4_096;
 
 // --- configuration ----------------------------------------------------------------------------------------------------
 
