@@ -1,0 +1,257 @@
+//! One MAIL to end-of-data: what is asked for, the commands that say it, and what each recipient got.
+//!
+//! Invariants worth naming:
+//! - a recipient is settled at most once: the first refusal, fault or final reply counts;
+//! - no octet of a parameter that could end a line, or begin another parameter, is sent.
+
+use postrail_schema::limits::SMTP_REPLY_TEXT_BYTES_MAX;
+
+use super::super::Reply;
+use super::content::Content;
+use super::{Extensions, Fault, Phase};
+use crate::mail::{Address, BodyType, DsnReturn, FinalMessage, ForwardPath, Notify, ReversePath};
+
+/// What the caller wants sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transaction {
+    /// Comes back with the outcome.
+    pub tag: u64,
+    pub reverse_path: ReversePath,
+    pub body: BodyType,
+    /// The submission asked for SMTPUTF8; the receiver needs it only where an address or the header section does.
+    pub smtp_utf8: bool,
+    pub ret: Option<DsnReturn>,
+    /// ENVID= as given, still xtext.
+    pub envid: Option<String>,
+    /// 1 to `TRANSACTION_RECIPIENTS_MAX`.
+    pub recipients: Vec<ForwardPath>,
+    pub message: FinalMessage,
+}
+
+/// The last word on one recipient. It was delivered if the phase is [`Phase::EndOfData`] and the reply 2yz.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settled {
+    pub phase: Phase,
+    /// The receiver's, or a [`Fault`].
+    pub reply: Reply,
+    /// The end of data was sent and no reply came: the message may have arrived.
+    pub maybe_delivered: bool,
+}
+
+/// A transaction in progress.
+#[derive(Debug)]
+pub(super) struct Running {
+    tag: u64,
+    commands: Commands,
+    recipients: Vec<ForwardPath>,
+    settled: Vec<Option<Settled>>,
+    /// Indices of the recipients that RCPT is sent for.
+    asked: Vec<usize>,
+    /// How many of them were answered.
+    answered: usize,
+    pub(super) mail_refused: bool,
+    /// Some RCPT was answered with 2yz.
+    pub(super) any_accepted: bool,
+    pub(super) content: Content,
+    /// Chunks of content handed out.
+    pub(super) blocks: u32,
+}
+
+impl Running {
+    /// Begins `transaction`; recipients that the receiver lacks an extension for are settled at once.
+    pub(super) fn new(transaction: Transaction, extensions: &Extensions) -> Self {
+        let lacking = lacking(&transaction, extensions);
+        let settled: Vec<_> = transaction
+            .recipients
+            .iter()
+            .map(|recipient| match &lacking {
+                Some(reply) => Some(Settled { phase: Phase::Mail, reply: reply.clone(), maybe_delivered: false }),
+                None if recipient.address.needs_smtp_utf8() && !extensions.smtp_utf8 => {
+                    let reply = Fault::SmtpUtf8Missing.reply("the address needs SMTPUTF8, which is not offered");
+                    Some(Settled { phase: Phase::Rcpt, reply, maybe_delivered: false })
+                }
+                None => None,
+            })
+            .collect();
+        Self {
+            tag: transaction.tag,
+            asked: (0..settled.len()).filter(|at| settled[*at].is_none()).collect(),
+            commands: Commands::new(&transaction, extensions),
+            settled,
+            answered: 0,
+            mail_refused: false,
+            any_accepted: false,
+            recipients: transaction.recipients,
+            content: Content::new(transaction.message),
+            blocks: 0,
+        }
+    }
+
+    pub(super) const fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Whether some recipient still waits for its last word.
+    pub(super) fn has_pending(&self) -> bool {
+        self.settled.iter().any(Option::is_none)
+    }
+
+    /// Whether every RCPT was answered.
+    pub(super) const fn all_answered(&self) -> bool {
+        self.answered == self.asked.len()
+    }
+
+    /// Appends MAIL.
+    pub(super) fn write_mail(&self, wire: &mut Vec<u8>) {
+        wire.extend_from_slice(self.commands.mail.as_bytes());
+    }
+
+    /// Appends RCPT for the recipient that is asked next.
+    pub(super) fn write_next_rcpt(&self, wire: &mut Vec<u8>) {
+        let recipient = &self.recipients[self.asked[self.answered]];
+        wire.extend_from_slice(self.commands.rcpt(recipient).as_bytes());
+    }
+
+    /// Appends MAIL, every RCPT and DATA (RFC 2920 section 3.1 lets DATA end a group).
+    pub(super) fn write_group(&self, wire: &mut Vec<u8>) {
+        self.write_mail(wire);
+        for at in &self.asked {
+            wire.extend_from_slice(self.commands.rcpt(&self.recipients[*at]).as_bytes());
+        }
+        wire.extend_from_slice(b"DATA\r\n");
+    }
+
+    /// Takes the reply to the next RCPT: a refusal is the recipient's last word unless MAIL's was.
+    pub(super) fn answer_recipient(&mut self, reply: Reply) {
+        let at = self.asked[self.answered];
+        self.answered += 1;
+        if reply.is_success() {
+            self.any_accepted = true;
+        } else if self.settled[at].is_none() {
+            self.settled[at] = Some(Settled { phase: Phase::Rcpt, reply: bounded(reply), maybe_delivered: false });
+        }
+    }
+
+    /// Gives every recipient without a last word this one.
+    pub(super) fn settle_rest(&mut self, phase: Phase, reply: &Reply, maybe_delivered: bool) {
+        let reply = bounded(reply.clone());
+        for settled in self.settled.iter_mut().filter(|settled| settled.is_none()) {
+            *settled = Some(Settled { phase, reply: reply.clone(), maybe_delivered });
+        }
+    }
+
+    /// The last words, in the order of the recipients.
+    ///
+    /// # Panics
+    /// If a recipient has none.
+    pub(super) fn into_settled(self) -> Vec<Settled> {
+        self.settled.into_iter().map(|settled| settled.expect("every recipient is settled before the end")).collect()
+    }
+}
+
+/// `reply` with the text that is kept of it.
+pub(super) fn bounded(mut reply: Reply) -> Reply {
+    if reply.text.len() > SMTP_REPLY_TEXT_BYTES_MAX {
+        reply.text.truncate(reply.text.floor_char_boundary(SMTP_REPLY_TEXT_BYTES_MAX));
+    }
+    reply
+}
+
+/// What the whole transaction needs and the receiver has not, as the reply that says so.
+fn lacking(transaction: &Transaction, extensions: &Extensions) -> Option<Reply> {
+    let message = &transaction.message;
+    let path_needs = transaction.reverse_path.as_ref().is_some_and(Address::needs_smtp_utf8);
+    if (message.utf8_header || path_needs) && !extensions.smtp_utf8 {
+        return Some(Fault::SmtpUtf8Missing.reply("the message needs SMTPUTF8, which is not offered"));
+    }
+    if message.eight_bit && !extensions.eight_bit_mime {
+        return Some(Fault::EightBitMimeMissing.reply("the body needs 8BITMIME, which is not offered"));
+    }
+    let bytes = message.len() as u64;
+    extensions.size_max.filter(|max| bytes > *max).map(|max| {
+        Fault::MessageTooLarge.reply(format_args!("the message has {bytes} octets and the receiver takes {max}"))
+    })
+}
+
+/// The command lines of one transaction, each with its CRLF.
+#[derive(Debug)]
+struct Commands {
+    mail: String,
+    /// DSN parameters may be sent.
+    dsn: bool,
+    /// SMTPUTF8 is in effect.
+    utf8: bool,
+}
+
+impl Commands {
+    fn new(transaction: &Transaction, extensions: &Extensions) -> Self {
+        let message = &transaction.message;
+        let path = transaction.reverse_path.as_ref();
+        let needs_utf8 = transaction.smtp_utf8
+            || message.utf8_header
+            || path.is_some_and(Address::needs_smtp_utf8)
+            || transaction.recipients.iter().any(|recipient| recipient.address.needs_smtp_utf8());
+        let utf8 = extensions.smtp_utf8 && needs_utf8;
+        let mut mail = format!("MAIL FROM:<{}>", path.map(|path| wire_form(path, utf8)).unwrap_or_default());
+        if extensions.size {
+            mail.push_str(&format!(" SIZE={}", message.len()));
+        }
+        let eight_bit = message.eight_bit || message.utf8_header || transaction.body == BodyType::EightBitMime;
+        if extensions.eight_bit_mime && eight_bit {
+            mail.push_str(" BODY=8BITMIME");
+        }
+        if utf8 {
+            mail.push_str(" SMTPUTF8");
+        }
+        if extensions.dsn {
+            mail.push_str(match transaction.ret {
+                Some(DsnReturn::Full) => " RET=FULL",
+                Some(DsnReturn::Headers) => " RET=HDRS",
+                None => "",
+            });
+            push_parameter(&mut mail, " ENVID=", transaction.envid.as_deref(), false);
+        }
+        mail.push_str("\r\n");
+        Self { mail, dsn: extensions.dsn, utf8 }
+    }
+
+    fn rcpt(&self, recipient: &ForwardPath) -> String {
+        let mut line = format!("RCPT TO:<{}>", wire_form(&recipient.address, self.utf8));
+        if self.dsn {
+            push_notify(&mut line, recipient.notify);
+            push_parameter(&mut line, " ORCPT=", recipient.orcpt.as_deref(), self.utf8);
+        }
+        line.push_str("\r\n");
+        line
+    }
+}
+
+/// An address as it goes between angle brackets: with A-labels unless SMTPUTF8 is in effect.
+fn wire_form(address: &Address, utf8: bool) -> String {
+    if utf8 { address.as_str().to_owned() } else { address.ascii_domain_form() }
+}
+
+fn push_notify(line: &mut String, notify: Notify) {
+    match notify {
+        Notify::Unspecified => {}
+        Notify::Never => line.push_str(" NOTIFY=NEVER"),
+        Notify::On { success, failure, delay } => {
+            let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+            let mut separator = " NOTIFY=";
+            for (_, word) in words.into_iter().filter(|(wanted, _)| *wanted) {
+                line.push_str(separator);
+                line.push_str(word);
+                separator = ",";
+            }
+        }
+    }
+}
+
+/// Appends a parameter whose value was given by a client, unless it has an octet that no such value has.
+fn push_parameter(line: &mut String, name: &str, value: Option<&str>, utf8: bool) {
+    let is_plain = |c: char| c.is_ascii_graphic() || (utf8 && !c.is_ascii() && !c.is_control() && !c.is_whitespace());
+    if let Some(value) = value.filter(|value| !value.is_empty() && value.chars().all(is_plain)) {
+        line.push_str(name);
+        line.push_str(value);
+    }
+}
