@@ -8,4 +8,4 @@ mod time;
 pub use collections::{Map, MapSeed, Set};
 pub use random::Random;
 pub use secret::Secret;
-pub use time::{Instant, Timestamp};
+pub use time::{Instant, Moment, Timestamp};

@@ -110,6 +110,25 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+/// Both clocks at one moment, for decisions that need both (a retry is monotonic, an expiry is wall time).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moment {
+    pub instant: Instant,
+    pub wall: Timestamp,
+}
+
+impl Moment {
+    /// The instant at which the wall clock will show `at`; now, if that has passed.
+    pub fn instant_of(self, at: Timestamp) -> Instant {
+        self.instant + at.since(self.wall)
+    }
+
+    /// What the wall clock will show at `at`; now, if that has passed.
+    pub fn wall_of(self, at: Instant) -> Timestamp {
+        self.wall + at.since(self.instant)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

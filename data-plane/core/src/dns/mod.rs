@@ -109,10 +109,6 @@ impl DnsFailure {
         }
     }
 
-    /// What the event and the report say, one line.
-    pub fn reason(&self) -> String {
-        self.to_string()
-    }
 }
 
 /// What a lookup of mail hosts may answer.
@@ -173,3 +169,6 @@ pub struct ResolverState {
     /// Questions that wait for a free query.
     pub waiting: usize,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,65 @@
-//! Skeleton: being written.
+//! Stage *schedule*: when, and by which egress path. It knows ids, times and limits, never message content.
+//!
+//! - [`ScheduledQueue`]: groups that wait for their due time;
+//! - [`FairQueue`]: what is ready on one path, fair between tenants (deficit round robin) and between traffic classes;
+//! - [`Path`]: one (source, site) with its connections, back-off and ready queue;
+//! - [`RetryPolicy`]: the delay before the next attempt;
+//! - [`WaitReason`]: why a recipient waits, as data.
+
+mod fair;
+mod path;
+mod queue;
+mod retry;
+
+pub use fair::FairQueue;
+pub use path::{Path, PathKey};
+pub use queue::ScheduledQueue;
+pub use retry::RetryPolicy;
+
+/// Why a recipient has not been settled yet. Every wait has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitReason {
+    /// The recipient domain's MX is being looked up.
+    Resolving,
+    /// Ready on its path, waiting for a connection.
+    Ready,
+    /// An attempt is under way.
+    InFlight,
+    /// Handed to the shard that owns the source address.
+    OtherShard,
+    /// A transient failure; the next attempt has a time.
+    Retry,
+    /// The site failed as a whole; the path is tried again at a time.
+    SiteBackoff,
+    SiteSuspended,
+    SourceSuspended,
+    TenantSuspended,
+    /// No pool or source serves the sending domain under the present configuration.
+    NoSource,
+    /// The node is draining: attempts go on after its next start.
+    Draining,
+}
+
+impl WaitReason {
+    /// The word in the queue view and in traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resolving => "resolving",
+            Self::Ready => "ready",
+            Self::InFlight => "in_flight",
+            Self::OtherShard => "other_shard",
+            Self::Retry => "retry",
+            Self::SiteBackoff => "site_backoff",
+            Self::SiteSuspended => "site_suspended",
+            Self::SourceSuspended => "source_suspended",
+            Self::TenantSuspended => "tenant_suspended",
+            Self::NoSource => "no_source",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Whether only a change of configuration ends the wait.
+    pub const fn until_configured(self) -> bool {
+        matches!(self, Self::SiteSuspended | Self::SourceSuspended | Self::TenantSuspended | Self::NoSource)
+    }
+}

@@ -1,1 +1,448 @@
-//! Skeleton: being written.
+//! One shard's heart: moves ids from stage to stage. Pure: pumps bring inputs and carry out outputs.
+//!
+//! ```text
+//!            Accepted / Recovered                   Outcome
+//!  (spool) ------------------------> groups --+ <------------------- (egress)
+//!                                      |      |
+//!                       scheduled --> route --+--> parked (suspended, no source)
+//!                                      |  \-----> another shard (Hand ... HandBack)
+//!                                   resolving
+//!                                      |
+//!                                 path's ready queue --> session --> Transact
+//!                                                                      |
+//!                        Record { events, finished, report } <---------+--> scheduled again
+//! ```
+//!
+//! A *group* is what is tried together: recipients of one entry with one recipient domain and one attempt count. A job
+//! stays here until its last recipient settles; its content stays in memory only until its first attempt has ended, and
+//! only within a budget.
+//!
+//! Invariants worth naming: a group is in exactly one [`GroupState`]; a recipient leaves only by a settling event that
+//! is in a [`Record`]; nothing starts on a path that is blocked, backs off or is at its limit; a suppressed recipient
+//! is dropped at the start of every attempt under the snapshot of that moment.
+//!
+//! Deliberately absent: message content (sign renders it), sockets, files, clocks.
+
+mod attempt;
+mod command;
+mod domains;
+mod hand;
+mod recover;
+mod route;
+mod settle;
+mod view;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use postrail_schema::event::Event;
+use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, SourceId, TenantId};
+use postrail_schema::limits::{FRESH_BYTES_MAX, WAITING_RECIPIENTS_MAX};
+use postrail_schema::snapshot::{Snapshot, TrafficClass};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::base::{Instant, Map, MapSeed, Moment, Random, Timestamp};
+use crate::dns::{DnsFailure, MailHosts};
+use crate::egress::{Capabilities, SessionEnd, TransactionOutcome};
+use crate::events::dsn::ReportRequest;
+use crate::mail::{Domain, Interface, Job};
+use crate::rules::Rules;
+use crate::schedule::{Path, PathKey, RetryPolicy, ScheduledQueue, WaitReason};
+use crate::spool::{JobMeta, Location};
+
+pub use command::{Command, CommandTarget};
+pub use hand::{HandBack, HandResult, Work};
+pub use view::{MessageView, QueueView};
+
+use domains::Domains;
+use recover::RecoveredState;
+
+/// What a shard is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub shard: ShardId,
+    pub shards: u16,
+    pub retry: RetryPolicy,
+    /// Entropy of the platform.
+    pub seed: u64,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Input {
+    /// A new configuration is in effect.
+    Snapshot(Arc<Snapshot>),
+    /// A job is durable at `at`.
+    Accepted { job: Arc<Job>, at: Location },
+    /// An event of the journal, in order, before the first `Recovered`.
+    Replayed(Event),
+    /// A job that the spool held when it was opened.
+    Recovered { meta: Box<JobMeta>, at: Location },
+    /// Every job has been recovered.
+    RecoveryDone,
+    /// Compaction moved a job.
+    Moved { message: MessageId, to: Location },
+    /// The answer to [`Output::Resolve`].
+    Resolved { domain: u32, result: Result<Rc<MailHosts>, DnsFailure> },
+    /// A session is connected and wants a transaction.
+    Ready { session: u32, capabilities: Arc<Capabilities> },
+    /// The answer to [`Output::Load`].
+    Loaded { attempt: u32, result: Result<Arc<Job>, String> },
+    /// How a transaction ended, one outcome a recipient.
+    Outcome { session: u32, outcome: TransactionOutcome },
+    /// A session is gone. Its transaction's outcome, if it had one, came before.
+    Ended { session: u32, end: SessionEnd },
+    /// Another shard asks us to deliver from a source that we own.
+    Hand(Box<Work>),
+    /// What became of work that we handed over.
+    HandBack(Box<HandBack>),
+    /// Finish what is under way, start nothing new.
+    Drain,
+    /// The time that [`Shard::deadline`] named has come.
+    Timeout,
+}
+
+/// What a shard asks of its pumps.
+#[derive(Debug)]
+pub enum Output {
+    /// Look up where mail for `domain` goes; answer with [`Input::Resolved`].
+    Resolve { domain: u32, lookup: Lookup },
+    /// Open a session; it reports with [`Input::Ready`] and, at last, [`Input::Ended`].
+    Open { session: u32, plan: Box<SessionPlan> },
+    /// Read a job from the spool; answer with [`Input::Loaded`].
+    Load { attempt: u32, at: Location },
+    /// Render, sign and send; answer with [`Input::Outcome`].
+    Transact { session: u32, transact: Box<Transact> },
+    /// Close an idle session; it answers with [`Input::Ended`].
+    Quit { session: u32 },
+    /// Store the report, if there is one and it is due; then make the events durable; then release what is finished.
+    Record(Box<Record>),
+    Hand { to: ShardId, work: Box<Work> },
+    HandBack { to: ShardId, back: Box<HandBack> },
+}
+
+/// A question to the resolver.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lookup {
+    /// The domain whose MX set is wanted: the recipient's, or a routing domain.
+    pub name: Domain,
+    pub allow_private: bool,
+}
+
+/// What a new session connects to.
+#[derive(Clone, Debug)]
+pub struct SessionPlan {
+    pub source: SourceId,
+    pub address: std::net::IpAddr,
+    pub ehlo_name: String,
+    pub hosts: Rc<MailHosts>,
+    pub port: u16,
+    pub mails_max: u32,
+}
+
+/// One transaction to send on a session.
+#[derive(Clone, Debug)]
+pub struct Transact {
+    pub attempt: u32,
+    pub job: Arc<Job>,
+    pub entry: u16,
+    pub recipients: SmallVec<[RecipientIndex; 4]>,
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// What became of recipients, to be made durable.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    pub events: Vec<Event>,
+    /// Jobs whose last recipient settles with these events.
+    pub finished: Vec<(MessageId, Location)>,
+    /// What the sender is told; `at` is where the job it is about can be read.
+    pub report: Option<(Location, ReportRequest)>,
+}
+
+/// Counters for metrics; each only grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub deferred: u64,
+    pub bounced: u64,
+    pub expired: u64,
+    pub suppressed: u64,
+    pub cancelled: u64,
+    pub attempts: u64,
+    pub connections: u64,
+    pub handed: u64,
+}
+
+/// A job with recipients that have not settled.
+#[derive(Debug)]
+struct JobSlot {
+    id: MessageId,
+    at: Location,
+    tenant: TenantId,
+    domain: postrail_schema::ids::SendingDomainId,
+    class: TrafficClass,
+    interface: Interface,
+    expires_at: Timestamp,
+    /// Recipients that have not settled.
+    open: u32,
+    /// The job with its content, until its first attempt has ended.
+    fresh: Option<Arc<Job>>,
+    /// An operator's decision that takes effect when the attempt under way has ended.
+    ending: Option<Ending>,
+}
+
+/// How an operator ends a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    Cancel,
+    Bounce,
+}
+
+/// Whose job a group belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum JobRef {
+    /// Index of [`Shard::jobs`].
+    Local(u32),
+    /// Index of [`Shard::works`]: another shard's.
+    Remote(u32),
+}
+
+#[derive(Debug)]
+struct Group {
+    job: JobRef,
+    entry: u16,
+    recipients: SmallVec<[RecipientIndex; 4]>,
+    /// Attempts made.
+    attempts: u16,
+    /// Times that the group went back to its queue uncounted, because a reused connection had died.
+    requeues: u8,
+    /// Index of the recipient domain.
+    domain: u32,
+    state: GroupState,
+}
+
+/// Where a group is. Every variant that waits has a [`WaitReason`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum GroupState {
+    /// In no queue: being moved, within one call.
+    Moving,
+    Scheduled {
+        due: Instant,
+        reason: WaitReason,
+    },
+    Resolving,
+    Ready {
+        path: u32,
+    },
+    InFlight,
+    Handed,
+}
+
+#[derive(Debug)]
+struct SessionSlot {
+    path: u32,
+    state: SessionState,
+    capabilities: Option<Arc<Capabilities>>,
+    /// Transactions that ended with a reply on this session.
+    mails: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SessionState {
+    Opening,
+    Idle { until: Instant },
+    Busy { attempt: u32 },
+    Quitting,
+}
+
+/// A group on its way: its job is being loaded, or its transaction is on a session.
+#[derive(Debug)]
+struct AttemptSlot {
+    group: u32,
+    /// `None`: loaded in order to be handed to another shard.
+    session: Option<u32>,
+    hand_to: Option<(ShardId, SourceId)>,
+    started: Instant,
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct Shard {
+    config: Config,
+    random: Random,
+    rules: Rules,
+    jobs: Slab<JobSlot>,
+    job_ids: Map<MessageId, u32>,
+    works: Slab<Work>,
+    groups: Slab<Group>,
+    scheduled: ScheduledQueue,
+    /// Groups that only a new configuration (or their expiry) moves.
+    parked: BTreeSet<u32>,
+    domains: Domains,
+    paths: Slab<Path>,
+    path_ids: Map<PathKey, u32>,
+    sessions: Slab<SessionSlot>,
+    idle: ScheduledQueue,
+    attempts: Slab<AttemptSlot>,
+    handed: usize,
+    recovered: Map<RecipientKey, RecoveredState>,
+    recovering: bool,
+    outputs: VecDeque<Output>,
+    fresh_bytes: usize,
+    waiting: usize,
+    draining: bool,
+    sweep_at: Instant,
+    counters: Counters,
+}
+
+impl Shard {
+    pub fn new(config: Config, snapshot: Arc<Snapshot>, now: Moment) -> Self {
+        let mut random = Random::new(config.seed);
+        let seed = MapSeed::new(&mut random);
+        Self {
+            rules: Rules::new(snapshot, config.shard, config.shards),
+            jobs: Slab::new(),
+            job_ids: seed.map(),
+            works: Slab::new(),
+            groups: Slab::new(),
+            scheduled: ScheduledQueue::default(),
+            parked: BTreeSet::new(),
+            domains: Domains::new(&seed),
+            paths: Slab::new(),
+            path_ids: seed.map(),
+            sessions: Slab::new(),
+            idle: ScheduledQueue::default(),
+            attempts: Slab::new(),
+            handed: 0,
+            recovered: seed.map(),
+            recovering: true,
+            outputs: VecDeque::new(),
+            fresh_bytes: 0,
+            waiting: 0,
+            draining: false,
+            sweep_at: now.instant + route::SWEEP_PERIOD,
+            counters: Counters::default(),
+            config,
+            random,
+        }
+    }
+
+    /// Takes one input; what it leads to is polled.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Snapshot(snapshot) => self.apply_snapshot(now, snapshot),
+            Input::Accepted { job, at } => self.accept(now, job, at),
+            Input::Replayed(event) => self.replay(event),
+            Input::Recovered { meta, at } => self.recover(now, *meta, at),
+            Input::RecoveryDone => self.recovery_done(),
+            Input::Moved { message, to } => self.moved(message, to),
+            Input::Resolved { domain, result } => self.resolved(now, domain, result),
+            Input::Ready { session, capabilities } => self.session_ready(now, session, capabilities),
+            Input::Loaded { attempt, result } => self.loaded(now, attempt, result),
+            Input::Outcome { session, outcome } => self.outcome(now, session, outcome),
+            Input::Ended { session, end } => self.session_ended(now, session, end),
+            Input::Hand(work) => self.take_work(now, *work),
+            Input::HandBack(back) => self.hand_back(now, *back),
+            Input::Drain => self.drain(now),
+            Input::Timeout => self.timeout(now),
+        }
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due at the latest.
+    pub fn deadline(&self) -> Instant {
+        let next = [self.scheduled.next_due(), self.idle.next_due()].into_iter().flatten().min();
+        next.unwrap_or(Instant::FAR).min(self.sweep_at)
+    }
+
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        self.rules.snapshot()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Recipients that have not settled.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether a submission of `recipients` can be taken.
+    pub fn has_room(&self, recipients: usize) -> bool {
+        !self.draining && self.waiting + recipients <= WAITING_RECIPIENTS_MAX
+    }
+
+    /// Whether a drained shard has nothing under way any more.
+    pub fn is_quiet(&self) -> bool {
+        self.attempts.is_empty() && self.sessions.is_empty() && self.works.is_empty() && self.handed == 0
+    }
+
+    /// Whether the job is held here.
+    pub fn holds(&self, message: MessageId) -> bool {
+        self.job_ids.contains_key(&message)
+    }
+
+    /// Keeps the content of fresh mail within its budget.
+    fn keep_fresh(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
+        let bytes = job.content.len();
+        if self.fresh_bytes + bytes > FRESH_BYTES_MAX {
+            return None;
+        }
+        self.fresh_bytes += bytes;
+        Some(job.clone())
+    }
+
+    fn drop_fresh(&mut self, job: u32) {
+        if let Some(fresh) = self.jobs.get_mut(job as usize).and_then(|slot| slot.fresh.take()) {
+            self.fresh_bytes -= fresh.content.len();
+        }
+    }
+
+    fn new_group(&mut self, group: Group) -> u32 {
+        self.domains.retain(group.domain);
+        self.groups.insert(group) as u32
+    }
+
+    /// Takes a group out of whatever waits; the caller puts it somewhere, or drops it.
+    fn detach(&mut self, group: u32) {
+        let state = std::mem::replace(&mut self.groups[group as usize].state, GroupState::Moving);
+        match state {
+            GroupState::Scheduled { due, reason } => {
+                let was_there = self.scheduled.remove(due, group);
+                assert!(was_there, "a scheduled group is in the scheduled queue");
+                if reason.until_configured() {
+                    self.parked.remove(&group);
+                }
+            }
+            GroupState::Moving | GroupState::Resolving | GroupState::InFlight | GroupState::Handed => {}
+            GroupState::Ready { .. } => unreachable!("groups leave a ready queue by being popped"),
+        }
+    }
+
+    fn drop_group(&mut self, group: u32) {
+        let group = self.groups.remove(group as usize);
+        self.domains.release(group.domain);
+    }
+
+    fn group_tenant(&self, group: &Group) -> (TenantId, TrafficClass) {
+        match group.job {
+            JobRef::Local(job) => {
+                let job = &self.jobs[job as usize];
+                (job.tenant, job.class)
+            }
+            JobRef::Remote(work) => {
+                let job = &self.works[work as usize].job;
+                (job.tenant, job.class)
+            }
+        }
+    }
+}

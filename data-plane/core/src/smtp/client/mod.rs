@@ -45,6 +45,8 @@ pub enum Phase {
     Spool,
     /// Before there was a session: the site's names.
     Dns,
+    /// Our own signing keys.
+    Sign,
     Connect,
     Greeting,
     Ehlo,
@@ -56,9 +58,10 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Spool,
         Self::Dns,
+        Self::Sign,
         Self::Connect,
         Self::Greeting,
         Self::Ehlo,
@@ -74,6 +77,7 @@ impl Phase {
         match self {
             Self::Spool => "spool",
             Self::Dns => "dns",
+            Self::Sign => "sign",
             Self::Connect => "connect",
             Self::Greeting => "greeting",
             Self::Ehlo => "ehlo",

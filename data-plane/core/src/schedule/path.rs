@@ -1,0 +1,171 @@
+//! One egress path: a source and a site (and a port), with what is ready on it and what it may use.
+//!
+//! States of a path: *open* (serves its queue), *backing off* (the site failed as a whole; nothing is tried before a
+//! time, then one connection probes), *blocked* (an operator suspended the source or the site).
+//!
+//! Invariants worth naming: connections never exceed the limit, counting those being opened; an idle session is listed
+//! once; a probing path opens one connection only.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use postrail_schema::ids::SourceId;
+
+use super::{FairQueue, RetryPolicy, WaitReason};
+use crate::base::{Instant, Random};
+use crate::dns::{MailHosts, SiteName};
+use crate::rules::PathLimits;
+
+/// What names a path.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PathKey {
+    pub source: SourceId,
+    pub site: SiteName,
+    pub port: u16,
+}
+
+/// A path's state.
+#[derive(Debug)]
+pub struct Path {
+    pub key: PathKey,
+    pub hosts: Rc<MailHosts>,
+    pub queue: FairQueue<u32>,
+    pub limits: PathLimits,
+    pub blocked: Option<WaitReason>,
+    /// Open connections, those being opened included.
+    connections: usize,
+    /// Those of them that are still being opened.
+    opening: usize,
+    /// Sessions that are connected and have nothing to do, the latest last.
+    idle: Vec<u32>,
+    failures: u16,
+    /// No further connection is opened before this time, while those that are open go on.
+    open_not_before: Instant,
+    retry_at: Option<Instant>,
+    last_failure: String,
+}
+
+impl Path {
+    pub fn new(key: PathKey, hosts: Rc<MailHosts>, limits: PathLimits) -> Self {
+        Self {
+            key,
+            hosts,
+            queue: FairQueue::default(),
+            limits,
+            blocked: None,
+            connections: 0,
+            opening: 0,
+            idle: Vec::new(),
+            failures: 0,
+            open_not_before: Instant::ZERO,
+            retry_at: None,
+            last_failure: String::new(),
+        }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections
+    }
+
+    pub fn idle_sessions(&self) -> &[u32] {
+        &self.idle
+    }
+
+    /// Why nothing may start on this path at `now`, if so.
+    pub fn stopped(&self, now: Instant) -> Option<WaitReason> {
+        self.blocked.or_else(|| self.retry_at.filter(|at| *at > now).map(|_| WaitReason::SiteBackoff))
+    }
+
+    /// When a path that backs off is tried again.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// The text of the failure that the path backs off for.
+    pub fn last_failure(&self) -> &str {
+        &self.last_failure
+    }
+
+    /// Whether a connection should be opened at `now`: something is ready, nobody idle would take it, limits allow it,
+    /// and every connection being opened already has an item of its own.
+    pub fn wants_connection(&self, now: Instant) -> bool {
+        let probing = self.failures > 0;
+        let limit = if probing { 1 } else { self.limits.connections };
+        self.stopped(now).is_none()
+            && now >= self.open_not_before
+            && self.idle.is_empty()
+            && self.queue.len() > self.opening
+            && self.connections < limit
+    }
+
+    /// Counts a connection that is being opened.
+    pub fn connection_opened(&mut self) {
+        assert!(self.connections < self.limits.connections, "connections stay within their limit");
+        self.connections += 1;
+        self.opening += 1;
+    }
+
+    /// A connection that was being opened is ready.
+    pub fn connection_ready(&mut self) {
+        assert!(self.opening > 0, "a connection becomes ready once");
+        self.opening -= 1;
+    }
+
+    /// Forgets a connection, idle or not; `was_opening`: it never became ready.
+    pub fn connection_closed(&mut self, session: u32, was_opening: bool) {
+        assert!(self.connections > 0, "only open connections close");
+        self.connections -= 1;
+        if was_opening {
+            self.connection_ready();
+        }
+        self.forget_idle(session);
+    }
+
+    /// Remembers that `session` has nothing to do.
+    pub fn session_idle(&mut self, session: u32) {
+        assert!(!self.idle.contains(&session), "an idle session is listed once");
+        self.idle.push(session);
+    }
+
+    /// The session that became idle last: its connection is the warmest.
+    pub fn take_idle(&mut self) -> Option<u32> {
+        self.idle.pop()
+    }
+
+    /// Takes `session` off the idle list.
+    pub fn forget_idle(&mut self, session: u32) {
+        self.idle.retain(|idle| *idle != session);
+    }
+
+    /// A transaction got through to a reply: the site works.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+        self.last_failure.clear();
+    }
+
+    /// One connection was refused while others work: the receiver has enough of them for now.
+    pub fn enough_connections(&mut self, now: Instant) {
+        self.open_not_before = now + Duration::from_secs(5);
+    }
+
+    /// The site could not be used at all; says when it is tried again.
+    pub fn failed(&mut self, now: Instant, policy: &RetryPolicy, random: &mut Random, why: &str) -> Instant {
+        self.failures = self.failures.saturating_add(1);
+        let probe = RetryPolicy { first: policy.first / 5, max: policy.max.min(Duration::from_secs(900)), ..*policy };
+        let at = now + probe.delay(self.failures, random);
+        self.retry_at = Some(at);
+        why.clone_into(&mut self.last_failure);
+        at
+    }
+
+    /// Ends a back-off, because an operator said so.
+    pub fn retry_now(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Whether the path can be forgotten.
+    pub fn is_unused(&self, now: Instant) -> bool {
+        self.connections == 0 && self.queue.is_empty() && self.retry_at.is_none_or(|at| at <= now)
+    }
+}

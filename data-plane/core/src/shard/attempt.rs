@@ -1,0 +1,218 @@
+//! Sessions and transactions: what is ready meets a connection, and ends with one outcome a recipient.
+
+use std::sync::Arc;
+
+use postrail_schema::ids::{RecipientIndex, SourceId};
+use postrail_schema::limits::EGRESS_IDLE;
+use smallvec::SmallVec;
+
+use super::{AttemptSlot, GroupState, JobRef, Output, SessionState, Shard, Transact};
+use crate::base::Moment;
+use crate::egress::{Capabilities, Phase, SessionEnd, TransactionOutcome, Verdict};
+use crate::mail::Job;
+
+/// Times that a group goes back uncounted because a reused connection had died under it.
+const REQUEUES_MAX: u8 = 3;
+
+impl Shard {
+    /// A session is connected, or has ended a transaction, and wants the next.
+    pub(super) fn session_ready(&mut self, now: Moment, session: u32, capabilities: Arc<Capabilities>) {
+        let slot = &mut self.sessions[session as usize];
+        if slot.state == SessionState::Opening {
+            self.paths[slot.path as usize].connection_ready();
+        }
+        slot.capabilities = Some(capabilities);
+        self.next_transaction(now, session);
+    }
+
+    /// Gives `session` the next group of its path, or nothing to do.
+    pub(super) fn next_transaction(&mut self, now: Moment, session: u32) {
+        let path = self.sessions[session as usize].path;
+        if self.draining || self.paths[path as usize].stopped(now.instant).is_some() {
+            return self.quit_busy(session);
+        }
+        while let Some(group) = self.paths[path as usize].queue.pop() {
+            self.groups[group as usize].state = GroupState::Moving;
+            if self.is_stopped(now, group) {
+                self.route(now, group);
+                continue;
+            }
+            self.groups[group as usize].state = GroupState::InFlight;
+            let slot = AttemptSlot { group, session: Some(session), hand_to: None, started: now.instant };
+            let attempt = self.attempts.insert(slot) as u32;
+            self.sessions[session as usize].state = SessionState::Busy { attempt };
+            return self.load(now, attempt);
+        }
+        let until = now.instant + EGRESS_IDLE;
+        self.sessions[session as usize].state = SessionState::Idle { until };
+        self.idle.insert(until, session);
+        self.paths[path as usize].session_idle(session);
+    }
+
+    fn quit_busy(&mut self, session: u32) {
+        self.sessions[session as usize].state = SessionState::Quitting;
+        self.outputs.push_back(Output::Quit { session });
+    }
+
+    /// Whether something came between while the group was ready: its expiry, its tenant's or domain's suspension.
+    fn is_stopped(&self, now: Moment, group: u32) -> bool {
+        let group = &self.groups[group as usize];
+        let JobRef::Local(job) = group.job else { return false };
+        let job = &self.jobs[job as usize];
+        now.wall >= job.expires_at
+            || job.ending.is_some()
+            || self.rules.tenant_suspended(job.tenant)
+            || self.rules.site_suspended(self.domains.slot(group.domain).name.as_str())
+    }
+
+    /// Gets the job of an attempt: from memory, from the handing shard, or from the spool.
+    pub(super) fn load(&mut self, now: Moment, attempt: u32) {
+        let group = &self.groups[self.attempts[attempt as usize].group as usize];
+        let ready = match group.job {
+            JobRef::Remote(work) => Ok(self.works[work as usize].job.clone()),
+            JobRef::Local(job) => {
+                let slot = &self.jobs[job as usize];
+                slot.fresh.clone().ok_or(slot.at)
+            }
+        };
+        match ready {
+            Ok(job) => self.begin(now, attempt, job),
+            Err(at) => self.outputs.push_back(Output::Load { attempt, at }),
+        }
+    }
+
+    pub(super) fn loaded(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
+        match result {
+            Ok(job) => self.begin(now, attempt, job),
+            Err(why) => {
+                let slot = self.attempts.remove(attempt as usize);
+                self.groups[slot.group as usize].state = GroupState::Moving;
+                if slot.hand_to.is_some() {
+                    self.handed -= 1;
+                }
+                self.fail_unreadable(now, slot.group, &why);
+                if let Some(session) = slot.session {
+                    self.next_transaction(now, session);
+                }
+            }
+        }
+    }
+
+    /// The job is at hand: drops what is suppressed by now, then sends (or hands over) the rest.
+    fn begin(&mut self, now: Moment, attempt: u32, job: Arc<Job>) {
+        let slot = &self.attempts[attempt as usize];
+        let (group, session, hand_to) = (slot.group, slot.session, slot.hand_to);
+        self.suppress(now, group, &job);
+        let recipients = self.groups[group as usize].recipients.clone();
+        if recipients.is_empty() {
+            self.attempts.remove(attempt as usize);
+            self.drop_group_and_work(group);
+            if hand_to.is_some() {
+                self.handed -= 1;
+            }
+            if let Some(session) = session {
+                self.next_transaction(now, session);
+            }
+            return;
+        }
+        if let Some((owner, source)) = hand_to {
+            self.attempts.remove(attempt as usize);
+            return self.hand(group, owner, source, job);
+        }
+        let session = session.expect("an attempt has a session or goes to another shard");
+        self.counters.attempts += 1;
+        let transact = Transact {
+            attempt,
+            entry: self.groups[group as usize].entry,
+            recipients,
+            snapshot: self.rules.snapshot().clone(),
+            job,
+        };
+        self.outputs.push_back(Output::Transact { session, transact: Box::new(transact) });
+    }
+
+    /// A transaction has ended. The session asks for the next by itself, or ends.
+    pub(super) fn outcome(&mut self, now: Moment, session: u32, outcome: TransactionOutcome) {
+        let slot = self.attempts.remove(outcome.tag as usize);
+        assert_eq!(slot.session, Some(session), "a transaction ends on its own session");
+        let group = slot.group;
+        self.groups[group as usize].state = GroupState::Moving;
+        let mails = self.sessions[session as usize].mails;
+        let path = self.sessions[session as usize].path;
+        if self.died_idle(group, mails, &outcome) {
+            self.groups[group as usize].requeues += 1;
+            return self.route(now, group);
+        }
+        self.sessions[session as usize].mails += 1;
+        if !outcome.session_over {
+            self.paths[path as usize].succeeded();
+        }
+        let facts = self.attempt_facts(now, session, &slot);
+        if self.groups[group as usize].requeues > 0 {
+            self.groups[group as usize].requeues = 0;
+        }
+        self.settle_group(now, group, &facts, outcome.recipients);
+    }
+
+    /// A reused connection that the receiver had closed: nothing was said about the mail, so nothing is counted.
+    fn died_idle(&self, group: u32, mails: u32, outcome: &TransactionOutcome) -> bool {
+        let about_connection = |recipient: &crate::egress::RecipientOutcome| {
+            recipient.verdict == Verdict::Transient
+                && recipient.phase == Phase::Mail
+                && !recipient.maybe_delivered
+                && matches!(recipient.reply.code, 0 | 421)
+        };
+        mails > 0
+            && outcome.session_over
+            && self.groups[group as usize].requeues < REQUEUES_MAX
+            && outcome.recipients.iter().all(about_connection)
+    }
+
+    pub(super) fn session_ended(&mut self, now: Moment, session: u32, end: SessionEnd) {
+        let slot = self.sessions.remove(session as usize);
+        if let SessionState::Idle { until } = slot.state {
+            self.idle.remove(until, session);
+        }
+        let path = slot.path;
+        let was_opening = slot.state == SessionState::Opening;
+        self.paths[path as usize].connection_closed(session, was_opening);
+        if let SessionState::Busy { attempt } = slot.state
+            && let Some(attempt) = self.attempts.try_remove(attempt as usize)
+        {
+            // Its job was still being loaded, or the transaction never began: nothing was tried.
+            self.groups[attempt.group as usize].state = GroupState::Moving;
+            self.route(now, attempt.group);
+        }
+        if let SessionEnd::Failed { phase, reply, host, address, .. } = end
+            && was_opening
+        {
+            if self.paths[path as usize].connections() > 0 {
+                self.paths[path as usize].enough_connections(now.instant);
+            } else {
+                self.fail_path(now, path, phase, &reply, host.as_ref(), address);
+            }
+        }
+        self.kick(now, path);
+    }
+
+    /// Drops suppressed recipients of a group and records that.
+    fn suppress(&mut self, now: Moment, group: u32, job: &Job) {
+        if matches!(self.groups[group as usize].job, JobRef::Remote(_)) {
+            return; // its own shard has done so before it handed the work over
+        }
+        let snapshot = self.rules.snapshot().clone();
+        let is_suppressed = |index: &RecipientIndex| {
+            let recipient = &job.recipients[usize::from(index.0)];
+            snapshot.is_suppressed(job.tenant, &recipient.address.normalized())
+        };
+        let dropped: SmallVec<[RecipientIndex; 4]> =
+            self.groups[group as usize].recipients.iter().copied().filter(is_suppressed).collect();
+        if !dropped.is_empty() {
+            self.settle_suppressed(now, group, &dropped);
+        }
+    }
+
+    pub(super) fn source_of_session(&self, session: u32) -> SourceId {
+        self.paths[self.sessions[session as usize].path as usize].key.source
+    }
+}

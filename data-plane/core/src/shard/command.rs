@@ -1,0 +1,107 @@
+//! What an operator may ask of a running shard: try now, cancel, bounce. Suspensions are configuration (see rules).
+
+use postrail_schema::ids::MessageId;
+
+use super::{Ending, GroupState, JobRef, Shard};
+use crate::base::Moment;
+use crate::schedule::WaitReason;
+
+/// A command, once for all groups that its target names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Try waiting mail now.
+    Retry(CommandTarget),
+    /// Settle what has not been sent as cancelled.
+    Cancel(MessageId),
+    /// Settle what has not been sent as bounced, and tell the sender.
+    Bounce(MessageId),
+}
+
+/// Which groups.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CommandTarget {
+    All,
+    Message(MessageId),
+    /// A recipient domain.
+    Domain(String),
+    /// A site by name.
+    Site(String),
+}
+
+impl Shard {
+    /// Carries out `command`; returns how many recipients it concerns.
+    pub fn command(&mut self, now: Moment, command: &Command) -> usize {
+        match command {
+            Command::Retry(target) => self.retry_now(now, target),
+            Command::Cancel(message) => self.end_message(now, *message, Ending::Cancel),
+            Command::Bounce(message) => self.end_message(now, *message, Ending::Bounce),
+        }
+    }
+
+    fn retry_now(&mut self, now: Moment, target: &CommandTarget) -> usize {
+        let domain = match target {
+            CommandTarget::Domain(name) => self.domains.find(name),
+            _ => None,
+        };
+        for (_, path) in &mut self.paths {
+            let named = match target {
+                CommandTarget::Site(name) => *path.key.site.0 == **name,
+                _ => true,
+            };
+            if named {
+                path.retry_now();
+            }
+        }
+        let is_waiting = |state: GroupState| match state {
+            GroupState::Scheduled { reason, .. } => matches!(reason, WaitReason::Retry | WaitReason::SiteBackoff),
+            _ => false,
+        };
+        let concerns = |shard: &Self, group: &super::Group| match target {
+            CommandTarget::All => true,
+            CommandTarget::Message(message) => shard.message_of(group) == Some(*message),
+            CommandTarget::Domain(_) => Some(group.domain) == domain,
+            CommandTarget::Site(name) => {
+                let hosts = shard.domains.slot(group.domain).hosts.as_ref();
+                hosts.is_some_and(|hosts| *hosts.site.0 == **name)
+            }
+        };
+        let groups: Vec<u32> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| is_waiting(group.state) && concerns(self, group))
+            .map(|(id, _)| id as u32)
+            .collect();
+        let mut recipients = 0;
+        for group in groups {
+            recipients += self.groups[group as usize].recipients.len();
+            self.detach(group);
+            self.route(now, group);
+        }
+        recipients
+    }
+
+    fn end_message(&mut self, now: Moment, message: MessageId, ending: Ending) -> usize {
+        let Some(job) = self.job_ids.get(&message).copied() else { return 0 };
+        let concerned = self.jobs[job as usize].open as usize;
+        self.jobs[job as usize].ending = Some(ending);
+        let groups: Vec<u32> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.job == JobRef::Local(job))
+            .filter(|(_, group)| matches!(group.state, GroupState::Scheduled { .. }))
+            .map(|(id, _)| id as u32)
+            .collect();
+        for group in groups {
+            self.detach(group);
+            self.end_by_operator(now, group, ending);
+        }
+        concerned
+    }
+
+    fn message_of(&self, group: &super::Group) -> Option<MessageId> {
+        match group.job {
+            JobRef::Local(job) => Some(self.jobs[job as usize].id),
+            JobRef::Remote(_) => None,
+        }
+    }
+}

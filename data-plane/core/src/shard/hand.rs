@@ -1,0 +1,123 @@
+//! Mail whose source address another shard owns crosses once: the group's work goes over with its job, the outcome
+//! comes back. The home shard keeps the spool, the schedule and the settlement; the owner keeps the path's limits.
+
+use std::sync::Arc;
+
+use postrail_schema::event::AttemptFacts;
+use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
+use smallvec::SmallVec;
+
+use super::{Group, GroupState, JobRef, Output, Shard};
+use crate::base::{Instant, Moment};
+use crate::egress::RecipientOutcome;
+use crate::mail::Job;
+use crate::schedule::WaitReason;
+
+/// A group's work on its way to the shard that owns `source`.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub origin: ShardId,
+    /// The group at its origin.
+    pub group: u32,
+    pub source: SourceId,
+    pub job: Arc<Job>,
+    pub entry: u16,
+    pub recipients: SmallVec<[RecipientIndex; 4]>,
+    pub attempts: u16,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub struct HandBack {
+    pub group: u32,
+    pub result: HandResult,
+}
+
+#[derive(Clone, Debug)]
+pub enum HandResult {
+    /// It was tried: one outcome a recipient.
+    Tried { facts: Box<AttemptFacts>, outcomes: Vec<RecipientOutcome> },
+    /// Nothing was tried; it may be, after so many nanoseconds.
+    Wait { reason: WaitReason, nanos: u64 },
+}
+
+impl Shard {
+    pub(super) fn hand(&mut self, group: u32, owner: ShardId, source: SourceId, job: Arc<Job>) {
+        self.counters.handed += 1;
+        let ours = &self.groups[group as usize];
+        let work = Work {
+            origin: self.config.shard,
+            group,
+            source,
+            job,
+            entry: ours.entry,
+            recipients: ours.recipients.clone(),
+            attempts: ours.attempts,
+        };
+        self.outputs.push_back(Output::Hand { to: owner, work: Box::new(work) });
+    }
+
+    /// Another shard's work becomes a group here.
+    pub(super) fn take_work(&mut self, now: Moment, work: Work) {
+        let first = usize::from(work.recipients[0].0);
+        let domain = self.domains.intern(work.job.recipients[first].address.domain());
+        let (entry, recipients, attempts) = (work.entry, work.recipients.clone(), work.attempts);
+        let work = self.works.insert(work) as u32;
+        let job = JobRef::Remote(work);
+        let group =
+            Group { job, entry, recipients, attempts, requeues: 0, domain, state: GroupState::Moving };
+        let group = self.new_group(group);
+        self.route(now, group);
+    }
+
+    pub(super) fn return_outcome(
+        &mut self,
+        group: u32,
+        work: u32,
+        facts: &AttemptFacts,
+        outcomes: Vec<RecipientOutcome>,
+    ) {
+        self.give_back(group, work, HandResult::Tried { facts: Box::new(facts.clone()), outcomes });
+    }
+
+    /// A group of another shard that cannot go on here goes home and waits there.
+    pub(super) fn return_work(&mut self, now: Moment, group: u32, reason: WaitReason, due: Instant) {
+        let JobRef::Remote(work) = self.groups[group as usize].job else { return };
+        let nanos = if due == Instant::FAR { u64::MAX } else { due.since(now.instant).as_nanos() as u64 };
+        self.give_back(group, work, HandResult::Wait { reason, nanos });
+    }
+
+    fn give_back(&mut self, group: u32, work: u32, result: HandResult) {
+        self.drop_group(group);
+        let work = self.works.remove(work as usize);
+        let back = HandBack { group: work.group, result };
+        self.outputs.push_back(Output::HandBack { to: work.origin, back: Box::new(back) });
+    }
+
+    /// The answer to [`Self::hand`].
+    pub(super) fn hand_back(&mut self, now: Moment, back: HandBack) {
+        assert_eq!(self.groups[back.group as usize].state, GroupState::Handed, "work comes back once");
+        self.handed -= 1;
+        self.groups[back.group as usize].state = GroupState::Moving;
+        match back.result {
+            HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
+            HandResult::Wait { reason, nanos } => {
+                let due = if nanos == u64::MAX {
+                    Instant::FAR
+                } else {
+                    now.instant + std::time::Duration::from_nanos(nanos)
+                };
+                self.schedule(now, back.group, due, reason);
+            }
+        }
+    }
+
+    /// Drops a group that has no recipients left.
+    pub(super) fn drop_group_and_work(&mut self, group: u32) {
+        if let JobRef::Remote(work) = self.groups[group as usize].job {
+            self.give_back(group, work, HandResult::Tried { facts: Box::default(), outcomes: Vec::new() });
+        } else {
+            self.drop_group(group);
+        }
+    }
+}

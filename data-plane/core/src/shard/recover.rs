@@ -1,0 +1,146 @@
+//! After a start: the journal says what had become of recipients, the spool says which jobs there are.
+//!
+//! The journal is replayed first into a table of recipient states; each recovered job takes what the table knows of it.
+//! A job whose acceptance the journal does not hold (the crash fell between both logs) has its `Accepted` events written
+//! again: the ledger counts an event once by its key.
+
+use postrail_schema::event::{Event, EventKind};
+use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey};
+
+use super::{Output, Record, Shard};
+use crate::base::{Instant, Moment, Timestamp};
+use crate::schedule::WaitReason;
+use crate::spool::{JobMeta, Location};
+
+/// What the journal says of a recipient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct RecoveredState {
+    accepted: bool,
+    settled: bool,
+    attempts: u16,
+    next_attempt: Timestamp,
+}
+
+impl Shard {
+    pub(super) fn replay(&mut self, event: Event) {
+        let key = RecipientKey { message: event.message, index: event.index };
+        let state = self.recovered.entry(key).or_default();
+        match event.kind {
+            EventKind::Accepted => state.accepted = true,
+            EventKind::Deferred => {
+                state.attempts = event.attempt.map_or(state.attempts + 1, |attempt| attempt.number);
+                state.next_attempt = Timestamp::from_unix_ms(event.next_attempt_ms);
+            }
+            kind if kind.settles() => state.settled = true,
+            _ => {}
+        }
+    }
+
+    pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
+        let job = &meta.job;
+        if self.job_ids.contains_key(&job.id) {
+            return; // compaction had copied it before the crash: the first copy found serves
+        }
+        let mut missing = Vec::new();
+        let mut open = Vec::new();
+        let mut states = Vec::new();
+        for index in (0..job.recipients.len() as u16).map(RecipientIndex) {
+            let key = RecipientKey { message: job.id, index };
+            let mut state = self.recovered.remove(&key).unwrap_or_default();
+            let carried = meta.carried(index);
+            if !state.accepted && carried.is_none() {
+                missing.push(index);
+            }
+            if let Some(carried) = carried {
+                state.settled |= carried.settled;
+                if carried.attempts > state.attempts {
+                    state.attempts = carried.attempts;
+                    state.next_attempt = carried.next_attempt;
+                }
+            }
+            if !state.settled {
+                open.push(index);
+                states.push(state);
+            }
+        }
+        if !missing.is_empty() {
+            let mut events = super::route::accepted_events(job);
+            events.retain(|event| missing.contains(&event.index));
+            self.outputs.push_back(Output::Record(Box::new(Record { events, ..Record::default() })));
+        }
+        if open.is_empty() {
+            let record = Record { finished: vec![(job.id, at)], ..Record::default() };
+            self.outputs.push_back(Output::Record(Box::new(record)));
+            return;
+        }
+        let slot = self.insert_job(job, at, open.len(), None);
+        self.schedule_recovered(now, slot, job, &open, &states);
+    }
+
+    /// Recipients with the same history stay together; each group waits out what is left of its delay.
+    fn schedule_recovered(
+        &mut self,
+        now: Moment,
+        slot: u32,
+        job: &crate::mail::Job,
+        open: &[RecipientIndex],
+        states: &[RecoveredState],
+    ) {
+        let mut histories: Vec<(u16, Timestamp)> = states.iter().map(|s| (s.attempts, s.next_attempt)).collect();
+        histories.sort_unstable();
+        histories.dedup();
+        for (attempts, next_attempt) in histories {
+            let alike: Vec<RecipientIndex> = open
+                .iter()
+                .zip(states)
+                .filter(|(_, state)| (state.attempts, state.next_attempt) == (attempts, next_attempt))
+                .map(|(index, _)| *index)
+                .collect();
+            for group in self.groups_of(slot, &job.recipients, &alike) {
+                self.groups[group as usize].attempts = attempts;
+                let due = if attempts == 0 { now.instant } else { now.instant_of(next_attempt) };
+                self.schedule(now, group, due.max(Instant::ZERO), WaitReason::Retry);
+            }
+        }
+    }
+
+    pub(super) fn recovery_done(&mut self) {
+        self.recovered.clear();
+        self.recovered.shrink_to_fit();
+        self.recovering = false;
+    }
+
+    /// Whether the spool's jobs are still being read.
+    pub fn is_recovering(&self) -> bool {
+        self.recovering
+    }
+
+    pub(super) fn moved(&mut self, message: MessageId, to: Location) {
+        if let Some(slot) = self.job_ids.get(&message) {
+            self.jobs[*slot as usize].at = to;
+        }
+    }
+
+    /// What a moved job's frame carries of its recipients, so that older journal segments are not needed for it:
+    /// for each recipient whether it has settled, its attempts and its next attempt.
+    pub fn carried_state(&self, now: Moment, message: MessageId, recipients: usize) -> Vec<crate::spool::Carried> {
+        let settled = crate::spool::Carried { settled: true, attempts: 0, next_attempt: Timestamp::default() };
+        let mut states = vec![settled; recipients];
+        let Some(slot) = self.job_ids.get(&message) else { return states };
+        for (_, group) in &self.groups {
+            if group.job != super::JobRef::Local(*slot) {
+                continue;
+            }
+            let next_attempt = match group.state {
+                super::GroupState::Scheduled { due, .. } => now.wall_of(due),
+                _ => now.wall,
+            };
+            for index in &group.recipients {
+                if let Some(state) = states.get_mut(usize::from(index.0)) {
+                    *state = crate::spool::Carried { settled: false, attempts: group.attempts, next_attempt };
+                }
+            }
+        }
+        states
+    }
+}

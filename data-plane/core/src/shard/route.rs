@@ -1,0 +1,457 @@
+//! From acceptance to a path's ready queue: admission, placement, resolution, and what stops them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrail_schema::event::{Event, EventKind, JobFacts};
+use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
+use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
+use postrail_schema::snapshot::Snapshot;
+
+use super::{
+    AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, Output, SessionPlan, SessionSlot, SessionState, Shard,
+};
+use crate::base::{Instant, Moment};
+use crate::dns::{DnsFailure, MailHosts};
+use crate::mail::{Domain, Job, JobRecipient};
+use crate::rules::{Placement, Rules};
+use crate::schedule::{Path, PathKey, WaitReason};
+use crate::spool::Location;
+
+/// How often unused paths and domains are forgotten and ready queues are searched for expired groups.
+pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(30);
+/// When a group that found the way to another shard full tries again.
+const HAND_RETRY: Duration = Duration::from_millis(100);
+
+impl Shard {
+    /// A job is durable: its recipients become groups and go on their way.
+    pub(super) fn accept(&mut self, now: Moment, job: Arc<Job>, at: Location) {
+        self.record_accepted(&job);
+        let fresh = self.keep_fresh(&job);
+        let open: Vec<_> = (0..job.recipients.len() as u16).map(RecipientIndex).collect();
+        let slot = self.insert_job(&job, at, open.len(), fresh);
+        for group in self.groups_of(slot, &job.recipients, &open) {
+            self.route(now, group);
+        }
+    }
+
+    pub(super) fn insert_job(
+        &mut self,
+        job: &Job,
+        at: Location,
+        open: usize,
+        fresh: Option<Arc<Job>>,
+    ) -> u32 {
+        let slot = JobSlot {
+            id: job.id,
+            at,
+            tenant: job.tenant,
+            domain: job.domain,
+            class: job.class,
+            interface: job.interface,
+            expires_at: job.expires_at,
+            open: open as u32,
+            fresh,
+            ending: None,
+        };
+        self.waiting += open;
+        let slot = self.jobs.insert(slot) as u32;
+        let earlier = self.job_ids.insert(job.id, slot);
+        assert!(earlier.is_none(), "a job is held once");
+        slot
+    }
+
+    /// Makes groups of the recipients `open`: one for each entry and recipient domain, in bounded sizes.
+    pub(super) fn groups_of(&mut self, slot: u32, recipients: &[JobRecipient], open: &[RecipientIndex]) -> Vec<u32> {
+        let mut groups: Vec<u32> = Vec::new();
+        let mut last = None;
+        for index in open {
+            let recipient = &recipients[usize::from(index.0)];
+            let domain = self.domains.intern(recipient.address.domain());
+            let fits = |group: &Group| {
+                group.entry == recipient.entry
+                    && group.domain == domain
+                    && group.recipients.len() < TRANSACTION_RECIPIENTS_MAX
+            };
+            let found = last.filter(|id: &u32| fits(&self.groups[*id as usize])).or_else(|| {
+                groups.iter().rev().take(16).copied().find(|id| fits(&self.groups[*id as usize]))
+            });
+            if let Some(id) = found {
+                self.groups[id as usize].recipients.push(*index);
+                continue;
+            }
+            let id = self.new_group(Group {
+                job: JobRef::Local(slot),
+                entry: recipient.entry,
+                recipients: smallvec::smallvec![*index],
+                attempts: 0,
+                requeues: 0,
+                domain,
+                state: GroupState::Moving,
+            });
+            groups.push(id);
+            last = Some(id);
+        }
+        groups
+    }
+
+    fn record_accepted(&mut self, job: &Job) {
+        self.counters.accepted += job.recipients.len() as u64;
+        self.outputs.push_back(Output::Record(Box::new(super::Record {
+            events: accepted_events(job),
+            ..super::Record::default()
+        })));
+    }
+
+    /// Sends a group (in state `Moving`) on its way, as far as it gets now.
+    pub(super) fn route(&mut self, now: Moment, group: u32) {
+        match self.groups[group as usize].job {
+            JobRef::Local(job) => self.route_local(now, group, job),
+            JobRef::Remote(_) if self.draining => {
+                self.return_work(now, group, WaitReason::Draining, now.instant + HAND_RETRY);
+            }
+            JobRef::Remote(work) => {
+                let source = self.works[work as usize].source;
+                self.route_from(now, group, source);
+            }
+        }
+    }
+
+    fn route_local(&mut self, now: Moment, group: u32, job: u32) {
+        let slot = &self.jobs[job as usize];
+        if now.wall >= slot.expires_at {
+            return self.expire(now, group);
+        }
+        if let Some(ending) = slot.ending {
+            return self.end_by_operator(now, group, ending);
+        }
+        if self.draining {
+            return self.schedule(now, group, Instant::FAR, WaitReason::Draining);
+        }
+        if self.rules.tenant_suspended(slot.tenant) {
+            return self.park(now, group, WaitReason::TenantSuspended);
+        }
+        match self.rules.place(slot.domain, &mut self.random) {
+            Placement::Here(source) => self.route_from(now, group, source),
+            Placement::At(owner, source) => self.hand_over(now, group, owner, source),
+            Placement::Suspended => self.park(now, group, WaitReason::SourceSuspended),
+            Placement::Nowhere => self.park(now, group, WaitReason::NoSource),
+        }
+    }
+
+    /// From the source to the path: needs the site, which needs the MX set.
+    fn route_from(&mut self, now: Moment, group: u32, source: SourceId) {
+        let domain = self.groups[group as usize].domain;
+        if self.rules.site_suspended(self.domains.slot(domain).name.as_str()) {
+            return self.park(now, group, WaitReason::SiteSuspended);
+        }
+        let Some(hosts) = self.domains.hosts(domain, now.instant).cloned() else {
+            return self.ask_for_hosts(group, domain);
+        };
+        let port = self.rules.snapshot().route_of(self.domains.slot(domain).name.as_str()).map_or(25, |r| r.port);
+        let path = self.path(PathKey { source, site: hosts.site.clone(), port }, &hosts);
+        match self.paths[path as usize].stopped(now.instant) {
+            Some(WaitReason::SiteBackoff) => {
+                let at = self.paths[path as usize].retry_at().unwrap_or(now.instant);
+                self.schedule(now, group, at, WaitReason::SiteBackoff);
+            }
+            Some(reason) => self.park(now, group, reason),
+            None => {
+                self.enqueue(path, group);
+                self.kick(now, path);
+            }
+        }
+    }
+
+    fn ask_for_hosts(&mut self, group: u32, domain: u32) {
+        self.groups[group as usize].state = GroupState::Resolving;
+        let name = self.domains.slot(domain).name.clone();
+        let route = self.rules.snapshot().route_of(name.as_str());
+        let lookup = Lookup {
+            name: route.and_then(|r| r.routing_domain.as_deref()).and_then(|d| Domain::parse(d).ok()).unwrap_or(name),
+            allow_private: route.is_some_and(|route| route.allow_private),
+        };
+        let Some(slot) = self.domains.slot_mut(domain) else { return };
+        slot.waiters.push(group);
+        if !slot.asked {
+            slot.asked = true;
+            self.outputs.push_back(Output::Resolve { domain, lookup });
+        }
+    }
+
+    pub(super) fn resolved(&mut self, now: Moment, domain: u32, result: Result<Rc<MailHosts>, DnsFailure>) {
+        let Some(slot) = self.domains.slot_mut(domain) else { return };
+        slot.asked = false;
+        let waiters = std::mem::take(&mut slot.waiters);
+        match result {
+            Ok(hosts) => {
+                // An answer that is already past its time still serves those who asked for it.
+                let hosts = if hosts.expires > now.instant {
+                    hosts
+                } else {
+                    Rc::new(MailHosts { expires: now.instant + Duration::from_secs(5), ..(*hosts).clone() })
+                };
+                slot.hosts = Some(hosts);
+                for group in waiters {
+                    self.groups[group as usize].state = GroupState::Moving;
+                    self.route(now, group);
+                }
+            }
+            Err(failure) => {
+                slot.hosts = None;
+                for group in waiters {
+                    self.groups[group as usize].state = GroupState::Moving;
+                    self.fail_resolution(now, group, &failure);
+                }
+            }
+        }
+    }
+
+    fn path(&mut self, key: PathKey, hosts: &Rc<MailHosts>) -> u32 {
+        if let Some(path) = self.path_ids.get(&key) {
+            let path = *path;
+            self.paths[path as usize].hosts = hosts.clone();
+            return path;
+        }
+        let mut path = Path::new(key.clone(), hosts.clone(), self.rules.limits(key.source));
+        path.blocked = self.blocked(&key);
+        let path = self.paths.insert(path) as u32;
+        self.path_ids.insert(key, path);
+        path
+    }
+
+    fn blocked(&self, key: &PathKey) -> Option<WaitReason> {
+        if self.rules.source(key.source).is_none() {
+            Some(WaitReason::NoSource)
+        } else if self.rules.source_suspended(key.source) {
+            Some(WaitReason::SourceSuspended)
+        } else if self.rules.site_suspended(&key.site.0) {
+            Some(WaitReason::SiteSuspended)
+        } else {
+            None
+        }
+    }
+
+    /// Puts a group behind what its tenant has on the path, or into it when it is the same copy.
+    fn enqueue(&mut self, path: u32, group: u32) {
+        let (tenant, class) = self.group_tenant(&self.groups[group as usize]);
+        let weight = self.rules.weight(tenant);
+        let queue = &mut self.paths[path as usize].queue;
+        if let Some(last) = queue.last_mut(class, tenant).copied() {
+            let ours = &self.groups[group as usize];
+            let theirs = &self.groups[last as usize];
+            let same_copy = matches!(ours.job, JobRef::Local(_))
+                && (ours.job, ours.entry, ours.attempts) == (theirs.job, theirs.entry, theirs.attempts)
+                && ours.recipients.len() + theirs.recipients.len() <= TRANSACTION_RECIPIENTS_MAX;
+            if same_copy {
+                let recipients = std::mem::take(&mut self.groups[group as usize].recipients);
+                self.groups[last as usize].recipients.extend(recipients);
+                self.drop_group(group);
+                return;
+            }
+        }
+        queue.push(class, tenant, weight, group);
+        self.groups[group as usize].state = GroupState::Ready { path };
+    }
+
+    /// Gives what is ready to idle sessions, and opens connections for the rest within the limits.
+    pub(super) fn kick(&mut self, now: Moment, path: u32) {
+        if self.draining {
+            return;
+        }
+        while self.paths[path as usize].stopped(now.instant).is_none() && !self.paths[path as usize].queue.is_empty() {
+            if let Some(session) = self.paths[path as usize].take_idle() {
+                if let SessionState::Idle { until } = self.sessions[session as usize].state {
+                    self.idle.remove(until, session);
+                }
+                self.next_transaction(now, session);
+                continue;
+            }
+            let full = self.sessions.len() >= EGRESS_SESSIONS_MAX;
+            if full || !self.paths[path as usize].wants_connection(now.instant) {
+                break;
+            }
+            self.open_session(path);
+        }
+    }
+
+    fn open_session(&mut self, path: u32) {
+        let place = &mut self.paths[path as usize];
+        let Some(source) = self.rules.source(place.key.source) else { return };
+        place.connection_opened();
+        self.counters.connections += 1;
+        let plan = SessionPlan {
+            source: source.id,
+            address: source.address,
+            ehlo_name: source.ehlo_name.clone(),
+            hosts: place.hosts.clone(),
+            port: place.key.port,
+            mails_max: place.limits.mails_per_connection,
+        };
+        let slot = SessionSlot { path, state: SessionState::Opening, capabilities: None, mails: 0 };
+        let session = self.sessions.insert(slot) as u32;
+        self.outputs.push_back(Output::Open { session, plan: Box::new(plan) });
+    }
+
+    /// Lets a group (in state `Moving`) wait until `due`, or its expiry if that is earlier.
+    pub(super) fn schedule(&mut self, now: Moment, group: u32, due: Instant, reason: WaitReason) {
+        let JobRef::Local(job) = self.groups[group as usize].job else {
+            return self.return_work(now, group, reason, due);
+        };
+        let due = due.min(now.instant_of(self.jobs[job as usize].expires_at));
+        self.groups[group as usize].state = GroupState::Scheduled { due, reason };
+        self.scheduled.insert(due, group);
+        if reason.until_configured() {
+            self.parked.insert(group);
+        }
+    }
+
+    /// Lets a group wait for a change of configuration (or its expiry).
+    pub(super) fn park(&mut self, now: Moment, group: u32, reason: WaitReason) {
+        self.schedule(now, group, Instant::FAR, reason);
+    }
+
+    fn hand_over(&mut self, now: Moment, group: u32, owner: ShardId, source: SourceId) {
+        if self.handed >= MESH_IN_FLIGHT_MAX {
+            return self.schedule(now, group, now.instant + HAND_RETRY, WaitReason::OtherShard);
+        }
+        self.handed += 1;
+        self.groups[group as usize].state = GroupState::Handed;
+        let slot =
+            AttemptSlot { group, session: None, hand_to: Some((owner, source)), started: now.instant };
+        let attempt = self.attempts.insert(slot) as u32;
+        self.load(now, attempt);
+    }
+
+    pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
+        self.rules = Rules::new(snapshot, self.config.shard, self.config.shards);
+        let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
+        for path in paths {
+            let blocked = self.blocked(&self.paths[path as usize].key);
+            let limits = self.rules.limits(self.paths[path as usize].key.source);
+            let place = &mut self.paths[path as usize];
+            place.blocked = blocked;
+            place.limits.mails_per_connection = limits.mails_per_connection;
+            if blocked.is_some() {
+                self.clear_path(now, path);
+            }
+        }
+        for group in std::mem::take(&mut self.parked) {
+            if let GroupState::Scheduled { due, .. } = self.groups[group as usize].state {
+                self.scheduled.remove(due, group);
+            }
+            self.groups[group as usize].state = GroupState::Moving;
+            self.route(now, group);
+        }
+    }
+
+    /// Sends everything that is ready on a stopped path to where it waits, and idle sessions home.
+    fn clear_path(&mut self, now: Moment, path: u32) {
+        while let Some(session) = self.paths[path as usize].take_idle() {
+            self.quit(session);
+        }
+        for group in self.paths[path as usize].queue.drain() {
+            self.groups[group as usize].state = GroupState::Moving;
+            self.route(now, group);
+        }
+    }
+
+    pub(super) fn quit(&mut self, session: u32) {
+        let slot = &mut self.sessions[session as usize];
+        if let SessionState::Idle { until } = slot.state {
+            self.idle.remove(until, session);
+        }
+        slot.state = SessionState::Quitting;
+        self.outputs.push_back(Output::Quit { session });
+    }
+
+    pub(super) fn drain(&mut self, now: Moment) {
+        self.draining = true;
+        let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
+        for path in paths {
+            self.clear_path(now, path);
+        }
+    }
+
+    pub(super) fn timeout(&mut self, now: Moment) {
+        while let Some(group) = self.scheduled.pop_due(now.instant) {
+            self.parked.remove(&group);
+            self.groups[group as usize].state = GroupState::Moving;
+            self.route(now, group);
+        }
+        while let Some(session) = self.idle.pop_due(now.instant) {
+            let path = self.sessions[session as usize].path;
+            self.paths[path as usize].forget_idle(session);
+            self.sessions[session as usize].state = SessionState::Quitting;
+            self.outputs.push_back(Output::Quit { session });
+        }
+        if now.instant >= self.sweep_at {
+            self.sweep_at = now.instant + SWEEP_PERIOD;
+            self.sweep(now);
+        }
+    }
+
+    /// Expiry holds in ready queues too; what nobody uses is forgotten; a path that found no room is tried again.
+    fn sweep(&mut self, now: Moment) {
+        let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
+        for path in paths {
+            let expired = self.paths[path as usize].queue.iter().any(|group| self.is_expired(now, *group));
+            if expired {
+                for group in self.paths[path as usize].queue.drain() {
+                    self.groups[group as usize].state = GroupState::Moving;
+                    self.route(now, group);
+                }
+            }
+            if self.paths[path as usize].is_unused(now.instant) {
+                let path = self.paths.remove(path as usize);
+                self.path_ids.remove(&path.key);
+            } else {
+                self.kick(now, path);
+            }
+        }
+        self.domains.sweep(now.instant);
+    }
+
+    fn is_expired(&self, now: Moment, group: u32) -> bool {
+        match self.groups[group as usize].job {
+            JobRef::Local(job) => now.wall >= self.jobs[job as usize].expires_at,
+            JobRef::Remote(_) => false,
+        }
+    }
+}
+
+/// The `Accepted` events of a job.
+pub(super) fn accepted_events(job: &Job) -> Vec<Event> {
+    let facts = |recipient: &JobRecipient| {
+        let entry = job.entries.get(usize::from(recipient.entry));
+        let own = entry.map(|entry| entry.reference.as_str()).filter(|reference| !reference.is_empty());
+        JobFacts {
+            credential: job.credential,
+            domain: job.domain,
+            interface: job.interface.name().to_owned(),
+            reverse_path: job.reverse_path.as_ref().map(ToString::to_string).unwrap_or_default(),
+            bytes: job.content.len() as u64,
+            reference: own.unwrap_or(&job.reference).to_owned(),
+            campaign: job.campaign.clone(),
+            cost_center: job.cost_center.clone(),
+            class: job.class.name().to_owned(),
+            message_id_header: job.message_id_header.clone(),
+            recipients: job.recipients.len() as u16,
+        }
+    };
+    let event = |(index, recipient): (usize, &JobRecipient)| Event {
+        kind: EventKind::Accepted,
+        message: job.id,
+        index: RecipientIndex(index as u16),
+        at_ms: job.accepted_at.unix_ms(),
+        revision: job.revision,
+        tenant: job.tenant,
+        address: recipient.address.to_string(),
+        job: Some(facts(recipient)),
+        attempt: None,
+        reason: String::new(),
+        next_attempt_ms: 0,
+    };
+    job.recipients.iter().enumerate().map(event).collect()
+}
