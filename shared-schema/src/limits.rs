@@ -130,6 +130,26 @@ pub const JOURNAL_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 pub const JOURNAL_PULL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// One buffer of events, octets.
 pub const EVENTS_BYTES_MAX: usize = JOURNAL_PULL_BYTES_MAX;
+/// Emptied segment files that one log keeps for reuse; more are removed.
+pub const SEGMENTS_FREE_MAX: usize = 4;
+/// Damaged segment files that one log sets aside for the operator; over it they are reused like others.
+pub const SEGMENTS_DAMAGED_MAX: usize = 16;
+/// Segment files of one log that are open at a time.
+pub const SEGMENTS_OPEN_MAX: usize = 64;
+/// Percent of a closed spool segment's octets under which what is live in it is copied away.
+pub const SEGMENT_LIVE_PERCENT_MIN: u64 = 25;
+/// Jobs that one round of compaction moves.
+pub const COMPACTION_JOBS_MAX: usize = 4_096;
+/// Damaged places that one replay tells one by one; the rest are counted.
+pub const DAMAGE_REPORTS_MAX: usize = 1_000;
+/// Pause before a log that could not begin a segment tries again (452 4.3.1, HTTP 507 meanwhile).
+pub const LOG_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How often the spool looks at the disk's usage.
+pub const SPOOL_USAGE_PERIOD: Duration = Duration::from_secs(2);
+/// Octets of recent events that one shard keeps in memory, so that a ledger that keeps up reads no disk.
+pub const JOURNAL_TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Long polls that wait on one journal; more are answered at once.
+pub const JOURNAL_WAITERS_MAX: usize = 64;
 /// Content bytes of fresh mail that one shard keeps in memory so that the first attempt reads no disk.
 pub const FRESH_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -218,6 +238,8 @@ pub const LIVE_SECRETS_MAX: usize = 2;
 
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
+const _: () = assert!(SEGMENTS_FREE_MAX > 0, "the highest sequence of a log outlives its segments in a free file's name");
+const _: () = assert!(JOURNAL_PULL_BYTES_MAX <= BATCH_BYTES_MAX, "a pull gives at least one batch");
 const _: () = assert!(SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
 const _: () = assert!(MESSAGE_BYTES_MAX < REST_BODY_BYTES_MAX, "base64 of the largest message fits a REST body");
 const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "a recipient index has 16 bits");

@@ -1,0 +1,208 @@
+//! Reading a JSON tree by what it should be, with a pointer for everything that it is not.
+//!
+//! Nothing is ignored: a key that is not known is an error, and so is one that is empty or occurs twice. Errors are
+//! collected up to [`REST_ERRORS_MAX`], so that a caller can mend all of them at once.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use postrail_schema::limits::REST_ERRORS_MAX;
+
+use super::json::Json;
+use crate::http::{FieldError, Problem};
+
+/// The place of a value: an RFC 6901 pointer, made into text only for an error.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    Root,
+    Key(&'a Self, &'a str),
+    Item(&'a Self, usize),
+}
+
+impl<'a> Place<'a> {
+    pub(super) const fn key(&'a self, name: &'a str) -> Self {
+        Self::Key(self, name)
+    }
+
+    pub(super) const fn item(&'a self, index: usize) -> Self {
+        Self::Item(self, index)
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Key(parent, name) => write!(f, "{parent}/{}", name.replace('~', "~0").replace('/', "~1")),
+            Self::Item(parent, index) => write!(f, "{parent}/{index}"),
+        }
+    }
+}
+
+/// The errors found so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    errors: Vec<FieldError>,
+    /// Found but not kept.
+    more: usize,
+    /// The body is not of the documented shape (400), rather than of impossible content (422).
+    misshapen: bool,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, place: &Place<'_>, code: &'static str, detail: impl Into<String>) {
+        self.misshapen |= matches!(code, "unknown_key" | "duplicate_key");
+        if self.errors.len() < REST_ERRORS_MAX {
+            self.errors.push(FieldError { pointer: place.to_string(), code, detail: detail.into() });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// The problem that tells them all.
+    pub(super) fn into_problem(self) -> Problem {
+        let (status, code) = if self.misshapen { (400, "invalid_request") } else { (422, "invalid_job") };
+        let count = self.errors.len() + self.more;
+        let detail = match (count, self.more) {
+            (1, _) => "the job is not accepted: 1 error".to_owned(),
+            (_, 0) => format!("the job is not accepted: {count} errors"),
+            _ => {
+                format!("the job is not accepted: {count} errors, of which the first {} are listed", self.errors.len())
+            }
+        };
+        Problem::new(status, code, detail).with_errors(self.errors)
+    }
+}
+
+/// The members of one object, taken out one by one.
+pub(super) struct Members<'j> {
+    members: Vec<(Cow<'j, str>, Json<'j>)>,
+}
+
+impl<'j> Members<'j> {
+    /// The members of `json` if it is an object that has only `known` keys; what else there is becomes findings.
+    pub(super) fn read(json: Json<'j>, place: &Place<'_>, known: &[&str], findings: &mut Findings) -> Option<Self> {
+        let Json::Object(given) = json else {
+            findings.add(place, "wrong_type", format!("an object is expected, not {}", json.kind()));
+            return None;
+        };
+        let mut members: Vec<(Cow<'j, str>, Json<'j>)> = Vec::with_capacity(given.len().min(known.len()));
+        for (name, value) in given {
+            let here = place.key(&name);
+            if !known.contains(&name.as_ref()) {
+                findings.add(&here, "unknown_key", "no such key is known here");
+            } else if members.iter().any(|(have, _)| *have == name) {
+                findings.add(&here, "duplicate_key", "the key occurs twice");
+            } else if is_empty(&value) {
+                findings.add(&here, "empty_value", "a key that is present must not be empty");
+            } else {
+                members.push((name, value));
+            }
+        }
+        Some(Self { members })
+    }
+
+    pub(super) fn take(&mut self, name: &str) -> Option<Json<'j>> {
+        let at = self.members.iter().position(|(have, _)| have == name)?;
+        Some(self.members.swap_remove(at).1)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(have, _)| have == name)
+    }
+
+    /// A string member.
+    pub(super) fn text(&mut self, name: &str, place: &Place<'_>, findings: &mut Findings) -> Option<Cow<'j, str>> {
+        string(self.take(name)?, &place.key(name), findings)
+    }
+
+    /// Refuses the members of `names`: what they ask for is not built.
+    pub(super) fn refuse(&mut self, names: &[&'static str], place: &Place<'_>, findings: &mut Findings) {
+        for name in names {
+            if self.take(name).is_some() {
+                findings.add(&place.key(name), "not_supported", format!("{name} is not supported"));
+            }
+        }
+    }
+}
+
+/// A string, or a finding.
+pub(super) fn string<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<Cow<'j, str>> {
+    match json {
+        Json::String(text) => Some(text),
+        other => {
+            findings.add(place, "wrong_type", format!("a string is expected, not {}", other.kind()));
+            None
+        }
+    }
+}
+
+/// An array, or a finding.
+pub(super) fn array<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<Vec<Json<'j>>> {
+    match json {
+        Json::Array(items) => Some(items),
+        other => {
+            findings.add(place, "wrong_type", format!("an array is expected, not {}", other.kind()));
+            None
+        }
+    }
+}
+
+/// null, "", [] and white space ask for nothing; {} is an object with all its defaults.
+fn is_empty(json: &Json<'_>) -> bool {
+    match json {
+        Json::Null => true,
+        Json::String(text) => text.trim().is_empty(),
+        Json::Array(items) => items.is_empty(),
+        Json::Bool(_) | Json::Number | Json::Object(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json;
+    use super::*;
+
+    #[test]
+    fn pointers_are_escaped() {
+        let (root, odd) = (Place::Root, Place::Root);
+        let recipients = root.key("recipients");
+        assert_eq!(recipients.item(3).to_string(), "/recipients/3");
+        assert_eq!(odd.key("a/b~c").to_string(), "/a~1b~0c");
+        assert_eq!(root.to_string(), "");
+    }
+
+    #[test]
+    fn whatever_is_not_understood_is_found() {
+        let mut findings = Findings::default();
+        let json = json::parse(br#"{"a":"x","b":"","b":null,"c":1,"a":"y","d":{},"e":[]}"#).unwrap();
+        let mut members = Members::read(json, &Place::Root, &["a", "b", "d", "e"], &mut findings).unwrap();
+        assert_eq!(members.text("a", &Place::Root, &mut findings).as_deref(), Some("x"));
+        assert!(members.has("d"));
+        let problem = findings.into_problem();
+        let seen: Vec<_> = problem.errors.iter().map(|error| (error.pointer.as_str(), error.code)).collect();
+        let expected = [
+            ("/b", "empty_value"),
+            ("/b", "empty_value"),
+            ("/c", "unknown_key"),
+            ("/a", "duplicate_key"),
+            ("/e", "empty_value"),
+        ];
+        assert_eq!((problem.status, seen), (400, expected.to_vec()));
+    }
+
+    #[test]
+    fn errors_are_bounded_and_counted() {
+        let mut findings = Findings::default();
+        for index in 0..50 {
+            findings.add(&Place::Root.item(index), "wrong_type", "x");
+        }
+        let problem = findings.into_problem();
+        assert_eq!((problem.status, problem.errors.len()), (422, REST_ERRORS_MAX));
+        assert!(problem.detail.contains("50 errors"), "{}", problem.detail);
+    }
+}
