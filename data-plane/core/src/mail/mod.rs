@@ -4,6 +4,7 @@ pub mod address;
 pub mod envelope;
 pub mod header;
 pub mod job;
+pub mod mailboxes;
 pub mod message;
 
 pub use address::{Address, AddressError, Domain};

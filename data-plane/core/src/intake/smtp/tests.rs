@@ -1,0 +1,1 @@
+//! Policy of SMTP submission, case by case.
