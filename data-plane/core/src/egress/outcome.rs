@@ -156,7 +156,7 @@ pub(super) fn may_fall_back(policy: TlsPolicy, phase: Phase, reply: &Reply) -> b
     phase == Phase::StartTls && !policy.demands_tls() && reply.code != 421
 }
 
-/// Why, as a stable snake_case word for events, metrics and the operator; one of [`REASONS`].
+/// Why, as a stable snake_case word for events, metrics and the operator.
 pub fn reason(outcome: &RecipientOutcome) -> &'static str {
     match outcome.verdict {
         Verdict::Delivered { .. } => "delivered",
@@ -196,7 +196,7 @@ pub fn reply_reason(phase: Phase, reply: &Reply) -> &'static str {
 /// Words that are known by what receivers write, whatever the code.
 fn text_reason(phase: Phase, reply: &Reply, text: &str) -> Option<&'static str> {
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
-    if reply.is_transient() && says(&["greylist", "graylist", "grey-list", "gray-list", "greylisted"]) {
+    if reply.is_transient() && says(&["greylist", "graylist", "grey-list", "gray-list"]) {
         return Some("greylisted");
     }
     if phase == Phase::Rcpt
@@ -249,4 +249,158 @@ fn subject(reply: &Reply) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const T: Verdict = Verdict::Transient;
+    const P: Verdict = Verdict::Permanent;
+    const D: Verdict = Verdict::Delivered { dsn_passed_on: false };
+
+    /// `550 5.1.1 text` as a reply.
+    fn reply(text: &str) -> Reply {
+        let (code, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let (word, tail) = rest.split_once(' ').unwrap_or((rest, ""));
+        let enhanced = word.parse::<EnhancedStatus>().ok();
+        let text = if enhanced.is_some() { tail } else { rest };
+        Reply { code: code.parse().unwrap(), enhanced, text: text.to_owned() }
+    }
+
+    fn word(phase: Phase, reply: &Reply) -> &'static str {
+        let (verdict, scope) = classify(phase, reply);
+        reason(&RecipientOutcome { verdict, scope, phase, reply: reply.clone(), maybe_delivered: false })
+    }
+
+    #[test]
+    fn replies_mean_what_the_table_says() {
+        for (phase, text, verdict, scope, reason) in [
+            // 421 is never about a recipient.
+            (Phase::Greeting, "421 4.3.2 busy", T, Scope::Host, "service_unavailable"),
+            (Phase::Ehlo, "421", T, Scope::Host, "service_unavailable"),
+            (Phase::StartTls, "421 x", T, Scope::Host, "service_unavailable"),
+            (Phase::Mail, "421 4.7.0 slow down", T, Scope::Session, "rate_limited"),
+            (Phase::Rcpt, "421 4.7.28 limit", T, Scope::Session, "authentication_failed"),
+            (Phase::Data, "421 x", T, Scope::Session, "service_unavailable"),
+            (Phase::EndOfData, "421 too many connections", T, Scope::Session, "rate_limited"),
+            // Before MAIL it is about us or the host.
+            (Phase::Greeting, "554 5.7.1 blocked using zen.spamhaus.org", T, Scope::Source, "blocked"),
+            (Phase::Greeting, "450 x", T, Scope::Host, "deferred_by_receiver"),
+            (Phase::Ehlo, "550 5.7.1 no", T, Scope::Source, "policy_refused"),
+            (Phase::Ehlo, "451 4.3.0 x", T, Scope::Host, "deferred_by_receiver"),
+            (Phase::StartTls, "454 4.7.0 TLS not available", T, Scope::Host, "rate_limited"),
+            (Phase::StartTls, "501 x", T, Scope::Host, "protocol_refused"),
+            // MAIL is about the transaction.
+            (Phase::Mail, "450 4.7.1 come back", T, Scope::Transaction, "greylisted"),
+            (Phase::Mail, "452 4.3.1 full", T, Scope::Transaction, "insufficient_storage"),
+            (Phase::Mail, "452 x", T, Scope::Transaction, "insufficient_storage"),
+            (Phase::Mail, "552 5.3.4 too big", P, Scope::Transaction, "message_too_large"),
+            (Phase::Mail, "553 x", P, Scope::Transaction, "invalid_sender"),
+            (Phase::Mail, "550 5.1.8 bad sender", P, Scope::Transaction, "invalid_sender"),
+            (Phase::Mail, "555 x", P, Scope::Transaction, "protocol_refused"),
+            (Phase::Mail, "530 5.7.0 STARTTLS first", T, Scope::Host, "policy_refused"),
+            (Phase::Mail, "530 x", T, Scope::Host, "authentication_required"),
+            (Phase::Mail, "503 x", T, Scope::Session, "protocol_refused"),
+            // RCPT is about the recipient.
+            (Phase::Rcpt, "550 5.1.1 no", P, Scope::Recipient, "unknown_user"),
+            (Phase::Rcpt, "550 no", P, Scope::Recipient, "unknown_user"),
+            (Phase::Rcpt, "550 5.2.1 off", P, Scope::Recipient, "inactive_mailbox"),
+            (Phase::Rcpt, "550 5.7.1 no", P, Scope::Recipient, "policy_refused"),
+            (Phase::Rcpt, "556 5.1.10 null MX", P, Scope::Recipient, "bad_domain"),
+            (Phase::Rcpt, "550 5.5.0 mailbox not found", P, Scope::Recipient, "unknown_user"),
+            (Phase::Rcpt, "554 x", P, Scope::Recipient, "refused"),
+            (Phase::Rcpt, "503 x", T, Scope::Session, "protocol_refused"),
+            (Phase::Rcpt, "450 4.7.1 x", T, Scope::Recipient, "greylisted"),
+            (Phase::Rcpt, "451 Greylisting in action", T, Scope::Recipient, "greylisted"),
+            (Phase::Rcpt, "450 4.2.0 graylisted", T, Scope::Recipient, "greylisted"),
+            (Phase::Rcpt, "451 please try again later", T, Scope::Recipient, "greylisted"),
+            (Phase::Rcpt, "450 4.2.1 rate limit", T, Scope::Recipient, "rate_limited"),
+            (Phase::Rcpt, "450 4.2.1 x", T, Scope::Recipient, "inactive_mailbox"),
+            (Phase::Rcpt, "452 too many", T, Scope::Recipient, "too_many_recipients"),
+            (Phase::Rcpt, "452 4.5.3 too many", T, Scope::Recipient, "too_many_recipients"),
+            (Phase::Rcpt, "552 5.5.3 too many", T, Scope::Recipient, "too_many_recipients"),
+            (Phase::Rcpt, "550 5.5.3 too many", T, Scope::Recipient, "too_many_recipients"),
+            (Phase::Rcpt, "452 4.2.2 full", T, Scope::Recipient, "mailbox_full"),
+            (Phase::Rcpt, "552 5.2.2 full", T, Scope::Recipient, "mailbox_full"),
+            (Phase::Rcpt, "552 x", T, Scope::Recipient, "mailbox_full"),
+            (Phase::Rcpt, "552 5.1.1 x", P, Scope::Recipient, "unknown_user"),
+            (Phase::Rcpt, "550 5.2.2 full", P, Scope::Recipient, "mailbox_full"),
+            (Phase::Rcpt, "550 Over quota", P, Scope::Recipient, "mailbox_full"),
+            // DATA and its end are about the transaction.
+            (Phase::Data, "451 x", T, Scope::Transaction, "deferred_by_receiver"),
+            (Phase::Data, "554 x", P, Scope::Transaction, "refused"),
+            (Phase::Data, "503 x", T, Scope::Session, "protocol_refused"),
+            (Phase::Data, "550 5.5.3 x", T, Scope::Transaction, "too_many_recipients"),
+            (Phase::EndOfData, "250 2.0.0 ok", D, Scope::Recipient, "delivered"),
+            (Phase::EndOfData, "451 4.7.1 x", T, Scope::Transaction, "greylisted"),
+            (Phase::EndOfData, "450 4.7.26 x", T, Scope::Transaction, "authentication_failed"),
+            (Phase::EndOfData, "550 5.7.515 Access denied", P, Scope::Transaction, "authentication_failed"),
+            (Phase::EndOfData, "554 5.6.0 x", P, Scope::Transaction, "content_refused"),
+            (Phase::EndOfData, "554 5.4.6 loop", P, Scope::Transaction, "routing_loop"),
+            (Phase::EndOfData, "552 5.2.2 x", T, Scope::Transaction, "mailbox_full"),
+            (Phase::EndOfData, "552 5.3.4 x", P, Scope::Transaction, "message_too_large"),
+            (Phase::EndOfData, "552 x", P, Scope::Transaction, "message_too_large"),
+            // What answers nothing.
+            (Phase::Rcpt, "354 x", T, Scope::Host, "refused"),
+            (Phase::Data, "250 x", T, Scope::Host, "refused"),
+        ] {
+            let reply = reply(text);
+            assert_eq!(classify(phase, &reply), (verdict, scope), "{} {text}", phase.name());
+            assert_eq!(word(phase, &reply), reason, "{} {text}", phase.name());
+        }
+    }
+
+    #[test]
+    fn faults_mean_what_the_table_says() {
+        for (phase, fault, verdict, scope) in [
+            (Phase::Connect, Fault::NoTargets, T, Scope::Site),
+            (Phase::Connect, Fault::ConnectionRefused, T, Scope::Host),
+            (Phase::Connect, Fault::ConnectFailed, T, Scope::Host),
+            (Phase::Connect, Fault::Timeout, T, Scope::Host),
+            (Phase::Greeting, Fault::ConnectionLost, T, Scope::Host),
+            (Phase::Ehlo, Fault::Timeout, T, Scope::Host),
+            (Phase::StartTls, Fault::TlsFailed, T, Scope::Host),
+            (Phase::StartTls, Fault::TlsUnavailable, T, Scope::Host),
+            (Phase::Mail, Fault::NotReady, T, Scope::Session),
+            (Phase::Mail, Fault::SmtpUtf8Missing, P, Scope::Transaction),
+            (Phase::Mail, Fault::EightBitMimeMissing, P, Scope::Transaction),
+            (Phase::Mail, Fault::MessageTooLarge, P, Scope::Transaction),
+            (Phase::Rcpt, Fault::SmtpUtf8Missing, P, Scope::Recipient),
+            (Phase::Mail, Fault::ConnectionLost, T, Scope::Session),
+            (Phase::Data, Fault::Timeout, T, Scope::Session),
+            (Phase::EndOfData, Fault::ConnectionLost, T, Scope::Session),
+            (Phase::EndOfData, Fault::Protocol, T, Scope::Host),
+        ] {
+            let reply = fault.reply("why");
+            assert_eq!(classify(phase, &reply), (verdict, scope), "{} {fault:?}", phase.name());
+            assert_eq!(word(phase, &reply), fault.word());
+        }
+    }
+
+    #[test]
+    fn what_others_made_up_is_not_mistaken_for_a_fault() {
+        let strange = Reply { code: 0, enhanced: None, text: "strange".into() };
+        assert_eq!(classify(Phase::Mail, &strange), (T, Scope::Host));
+        assert_eq!(word(Phase::Mail, &strange), "unknown");
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_before_mail_or_421_ends_a_recipient(
+            phase in proptest::sample::select(&Phase::ALL[..]),
+            code in 200_u16..600,
+            status in proptest::option::of((0_u16..10, 0_u16..40)),
+            text in "[a-z ]{0,12}",
+        ) {
+            let mut reply = Reply::plain(code, text);
+            reply.enhanced = status.map(|(subject, detail)| EnhancedStatus::new((code / 100) as u8, subject, detail));
+            let (verdict, _) = classify(phase, &reply);
+            let delivered = matches!(verdict, Verdict::Delivered { .. });
+            prop_assert_eq!(delivered, phase == Phase::EndOfData && reply.is_success());
+            if phase < Phase::Mail || code == 421 || reply.is_transient() {
+                prop_assert_eq!(verdict, Verdict::Transient);
+            }
+            prop_assert!(word(phase, &reply).bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_'));
+        }
+    }
+}
