@@ -109,6 +109,10 @@ impl DnsFailure {
         }
     }
 
+    /// What the event and the report say, one line.
+    pub fn reason(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// What a lookup of mail hosts may answer.

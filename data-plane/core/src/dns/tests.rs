@@ -28,7 +28,7 @@ const ZONE: &str = "
     inner.example 60 A 10.0.0.1
     inner.example 60 AAAA ::1
     empty.example 60 NS ns.example.org
-    odd.example 60 MX 10 not\\032a\\032host
+    odd.example 60 MX 10 not!a!host
     loop.example 60 MX 10 post.rail
     below.example 60 MX 10 mx.example.org
     below.example 60 MX 20 post.rail
@@ -289,12 +289,14 @@ fn answers_are_remembered_for_their_ttl_within_bounds() {
     for (ttl, life) in [(0, DNS_TTL_MIN), (u32::MAX, DNS_TTL_MIN), (i32::MAX as u32, DNS_TTL_MAX)] {
         let mut world = World::new();
         world.server = Box::new(move |sent| match sent.kind {
-            RecordType::MX => vec![sent.reply(&[record("x.example", 60, RData::MX(MX::new(1, name("y.example"))))])],
+            RecordType::MX => {
+                vec![sent.reply(&[record("x.example", i32::MAX as u32, RData::MX(MX::new(1, name("y.example"))))])]
+            }
             RecordType::A => vec![sent.reply(&[record("y.example", ttl, a("192.0.2.1"))])],
             _ => vec![sent.reply(&[record("y.example", ttl, aaaa("2001:db8::1"))])],
         });
         let expires = world.ask("x.example").unwrap().expires;
-        assert_eq!(expires.since(world.now), life.min(Duration::from_secs(60)), "{ttl}");
+        assert_eq!(expires.since(world.now), life, "{ttl}");
     }
 }
 
@@ -323,6 +325,7 @@ fn equal_questions_in_flight_are_one_question() {
 #[test]
 fn queries_and_lookups_over_their_bounds_wait_and_are_refused() {
     let mut world = World::new();
+    world.server = Box::new(|sent| vec![sent.error(ResponseCode::NXDomain)]);
     for tag in 0..=DNS_LOOKUPS_MAX as u64 {
         let domain = Domain::parse(&format!("d{tag}.example")).unwrap();
         world.resolver.mail_hosts(world.now, tag, &domain, HostRule::default());
@@ -358,7 +361,10 @@ fn the_addresses_of_a_host_are_bounded_and_no_family_starves() {
 fn without_a_server_every_domain_fails_for_now() {
     let mut world = World::new();
     world.resolver = resolver(&[]);
-    assert_eq!(world.ask("example.org").unwrap_err().to_string(), "name resolution failed: no name server is configured");
+    assert_eq!(
+        world.ask("example.org").unwrap_err().to_string(),
+        "name resolution failed: no name server is configured"
+    );
 }
 
 #[test]
@@ -413,7 +419,7 @@ proptest! {
     #[test]
     fn strange_records_end_every_lookup(seed: u64) {
         let mut random = Random::new(seed);
-        let names = ["example.org", "mx.example.org", "a.example", ".", "\\000.example", "[192.0.2.1]", "*.example"];
+        let names = ["example.org", "mx.example.org", "a.example", ".", "\0.example", "[192.0.2.1]", "*.example"];
         let mut world = World::new();
         world.server = Box::new(move |sent| {
             let mut records = Vec::new();
@@ -617,9 +623,8 @@ fn record(owner: &str, ttl: u32, data: RData) -> Record {
 }
 
 fn name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).unwrap();
-    name.set_fqdn(true);
-    name
+    let labels = text.split('.').filter(|label| !label.is_empty());
+    Name::from_labels(labels.map(str::as_bytes)).unwrap()
 }
 
 fn a(address: &str) -> RData {
