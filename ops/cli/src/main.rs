@@ -1,1 +1,57 @@
-fn main(){}
+//! `postrail`: both planes in one process, the demo, and the operator's commands.
+//!
+//! Every command but `up` and `demo` is a client of the control API (or, for `send`, of the submission API): the command
+//! line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod client;
+mod demo;
+mod queue;
+mod resources;
+mod send;
+mod table;
+mod trace;
+mod up;
+
+use args::{Args, Command};
+use client::Api;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let data = args.data_folder();
+    let done = match args.command {
+        Command::Up(options) => return up::run(&data, &options),
+        Command::Demo(options) => return demo::run(&options),
+        Command::Tenant(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::tenant(&api, client.command))
+        }
+        Command::Domain(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::domain(&api, client.command))
+        }
+        Command::Credential(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::credential(&api, client.command))
+        }
+        Command::Source(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::source(&api, client.command))
+        }
+        Command::Pool(client) => Api::open(&client.api, &data).and_then(|api| resources::pool(&api, client.command)),
+        Command::Route(client) => Api::open(&client.api, &data).and_then(|api| resources::route(&api, client.command)),
+        Command::Suppression(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
+        }
+        Command::Queue(queue) => Api::open(&queue.api, &data).and_then(|api| queue::run(&api, queue.command)),
+        Command::Trace(trace) => Api::open(&trace.api, &data).and_then(|api| trace::run(&api, &trace.id)),
+        Command::Send(options) => send::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postrail: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

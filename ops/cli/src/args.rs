@@ -1,0 +1,499 @@
+//! The command line: what each command takes, with examples in `--help`.
+//!
+//! Invariants worth naming: no secret is an option's value (the process list is public): secrets come from files or
+//! from the environment; options are long, and the same word means the same in every command.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  postrail demo                                     see it work: 10,000 mails to a built-in receiver
+  postrail up --domain example.org                  start; prints the first credential and the DKIM record
+  postrail send --from a@example.org --to b@example.net --subject Hello --text 'It works'
+  postrail trace 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f
+  postrail queue                                    what waits, where, and why
+  postrail domain add example.com --tenant shop     then publish the records that it prints";
+
+/// A self-hosted transactional-email platform.
+#[derive(Parser, Debug)]
+#[command(name = "postrail", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// The data folder [default: /var/lib/postrail for root, else ~/.local/share/postrail]
+    #[arg(long, global = true, env = "POSTRAIL_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Args {
+    /// The data folder: as told, else the host's usual place.
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        if let Some(told) = &self.data {
+            return told.clone();
+        }
+        // The owner of /proc/self is the effective user.
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+        match std::env::var_os("HOME") {
+            Some(home) if !is_root => PathBuf::from(home).join(".local/share/postrail"),
+            _ => PathBuf::from("/var/lib/postrail"),
+        }
+    }
+}
+
+/// How to reach the control API, and how to print what it says.
+#[derive(ClapArgs, Clone, Debug)]
+#[command(next_help_heading = "Where and how")]
+pub(crate) struct ApiOptions {
+    /// The control API
+    #[arg(long, global = true, env = "POSTRAIL_API", value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub(crate) api: String,
+    /// File with the operator's token [default: operator.token in the data folder]
+    #[arg(long, global = true, env = "POSTRAIL_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// A client command with subcommands.
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Client<C: Subcommand> {
+    #[command(flatten)]
+    pub(crate) api: ApiOptions,
+    #[command(subcommand)]
+    pub(crate) command: C,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Start both planes in this process, until SIGTERM or Ctrl-C
+    Up(Box<UpOptions>),
+    /// Start everything with a built-in receiver, send mails, show that none is lost, clean up
+    Demo(DemoOptions),
+    /// Customer accounts
+    Tenant(Client<TenantCommand>),
+    /// Sending domains and the DNS records to publish for them
+    Domain(Client<DomainCommand>),
+    /// Credentials for submission
+    Credential(Client<CredentialCommand>),
+    /// Addresses that mail is sent from
+    Source(Client<SourceCommand>),
+    /// Weighted sets of sources
+    Pool(Client<PoolCommand>),
+    /// Where mail for a recipient domain goes instead of its MX
+    Route(Client<RouteCommand>),
+    /// Addresses that a tenant must not send to
+    Suppression(Client<SuppressionCommand>),
+    /// What waits and why; retry, suspend, resume, cancel, bounce
+    Queue(QueueOptions),
+    /// The whole life of one message
+    Trace(TraceOptions),
+    /// Submit one mail by REST
+    Send(SendOptions),
+}
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  postrail up --domain example.org --hostname mail.example.org
+  postrail up --data /srv/postrail --smtp 0.0.0.0:2525 --tls-cert mail.pem --tls-key mail.key
+  postrail up --resolver 127.0.0.1:53 --shards 4 --log json
+
+The first start makes a tenant, a credential and the DKIM keys of --domain, and prints them; the secret is shown once
+and never again. Later starts continue with the same state.";
+
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = UP_EXAMPLES)]
+pub(crate) struct UpOptions {
+    /// SMTP submission with STARTTLS (repeatable)
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2525")]
+    pub(crate) smtp: Vec<SocketAddr>,
+    /// SMTP submission with TLS from the start (repeatable)
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2465")]
+    pub(crate) smtps: Vec<SocketAddr>,
+    /// REST submission (repeatable)
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) rest: Vec<SocketAddr>,
+    /// Control API
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
+    pub(crate) api: SocketAddr,
+    /// Metrics, health and journal of the data plane
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8082")]
+    pub(crate) admin: SocketAddr,
+    /// Executors of the data plane [default: one a CPU]
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<usize>,
+    /// This host's name in greetings and trace headers [default: the system's]
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// The first sending domain, made at the first start
+    #[arg(long, default_value = "example.test")]
+    pub(crate) domain: String,
+    /// Name server for the data plane (repeatable) [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) resolver: Vec<SocketAddr>,
+    /// Certificate chain, PEM [default: a self-signed one, made at the first start]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Form of the log, on standard error
+    #[arg(long, value_enum, default_value_t = LogForm::Text)]
+    pub(crate) log: LogForm,
+    /// Least severity that is logged, or a filter such as `info,postrail_data_plane=debug`
+    #[arg(long, value_name = "LEVEL", env = "POSTRAIL_LOG", default_value = "info")]
+    pub(crate) log_level: String,
+    /// Longest time for what is in flight to finish after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_seconds: u64,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogForm {
+    Json,
+    Text,
+}
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  postrail demo
+  postrail demo --mails 100000 --shards 2
+  postrail demo --json | tail -n 1        the summary for tools
+
+Exit status 0 only where every accepted mail was delivered exactly once.";
+
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = DEMO_EXAMPLES)]
+pub(crate) struct DemoOptions {
+    /// Mails to send, of 1 to 50 KB, half of them by REST
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) mails: u64,
+    /// Executors of the data plane [default: one a CPU]
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<usize>,
+    /// Connections of the load, half of them by REST
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..=1_000))]
+    pub(crate) connections: u16,
+    /// Longest time for the last mail to arrive after all were sent
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) patience: u64,
+    /// Size of every mail, octets [default: 1,000 to 50,000, spread evenly]
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(500..=5_000_000))]
+    pub(crate) size: Option<u32>,
+    /// Print the summary as JSON, as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TenantCommand {
+    /// Make a tenant: `postrail tenant add shop --quota-per-day 100000`
+    Add {
+        name: String,
+        /// Recipients that may be accepted in a UTC day [default: no quota]
+        #[arg(long)]
+        quota_per_day: Option<u64>,
+        /// Share among tenants when they compete
+        #[arg(long)]
+        weight: Option<u32>,
+        /// Largest message, octets
+        #[arg(long)]
+        message_bytes_max: Option<u32>,
+    },
+    List,
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DomainCommand {
+    /// Register a sending domain and print its DNS records: `postrail domain add example.org --tenant shop`
+    Add {
+        name: String,
+        #[arg(long)]
+        tenant: Option<String>,
+        /// The pool of this domain's mail [default: the pool `default`]
+        #[arg(long)]
+        pool: Option<String>,
+    },
+    List {
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// The domain with the records to publish
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum CredentialCommand {
+    /// Make a credential; its secret is printed once: `postrail credential add shop-app --tenant shop`
+    Add {
+        username: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    List {
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    Show {
+        username: String,
+    },
+    Remove {
+        username: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SourceCommand {
+    /// Add an address to send from: `postrail source add out1 --address 192.0.2.10 --ehlo out1.example.org`
+    Add {
+        name: String,
+        /// The address to bind; 0.0.0.0 or :: for the host's choice
+        #[arg(long)]
+        address: IpAddr,
+        /// The name that it greets with
+        #[arg(long)]
+        ehlo: String,
+    },
+    List,
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum PoolCommand {
+    /// Make a pool: `postrail pool add bulk --source out1 --source out2=3`
+    Add {
+        name: String,
+        /// A source, with its weight after `=` (repeatable)
+        #[arg(long = "source", value_name = "SOURCE[=WEIGHT]", required = true)]
+        sources: Vec<String>,
+        /// The only tenant that may use it [default: all]
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    List,
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum RouteCommand {
+    /// Send a domain's mail elsewhere: `postrail route add example.net --to relay.example.org --port 2525`
+    Add {
+        /// The recipient domain, or `*` for all that no other route names
+        domain: String,
+        /// Host or domain to send to [default: the recipient domain's own MX]
+        #[arg(long, value_name = "HOST")]
+        to: Option<String>,
+        #[arg(long, default_value_t = 25)]
+        port: u16,
+        /// Allow hosts at loopback, private or own addresses
+        #[arg(long)]
+        allow_private: bool,
+    },
+    List,
+    Show {
+        domain: String,
+    },
+    Remove {
+        domain: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SuppressionCommand {
+    /// Never send to an address: `postrail suppression add gone@example.net --tenant shop`
+    Add {
+        address: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    List {
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    Show {
+        address: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    Remove {
+        address: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+const QUEUE_EXAMPLES: &str = "\
+Examples:
+  postrail queue
+  postrail queue retry --site mx.example.net
+  postrail queue suspend --site example.net --reason 'their outage'
+  postrail queue resume 3
+  postrail queue cancel 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f";
+
+#[derive(ClapArgs, Debug)]
+#[command(after_help = QUEUE_EXAMPLES)]
+pub(crate) struct QueueOptions {
+    #[command(flatten)]
+    pub(crate) api: ApiOptions,
+    #[command(subcommand)]
+    pub(crate) command: Option<QueueCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum QueueCommand {
+    /// Sites, what waits and why (the same as `postrail queue`)
+    Show,
+    /// Try now what waits for its next attempt
+    Retry {
+        #[command(flatten)]
+        target: RetryTarget,
+    },
+    /// Stop sending to a site, from a source, or for a tenant, until `resume`; kept over a restart
+    Suspend {
+        #[command(flatten)]
+        target: SuspendTarget,
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// What is suspended, with the ids for `resume`
+    Suspensions,
+    /// End a suspension
+    Resume { id: u32 },
+    /// Cancel what is left of a job
+    Cancel { job: String },
+    /// Bounce what is left of a job now, with a report to its sender
+    Bounce { job: String },
+}
+
+#[derive(ClapArgs, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct RetryTarget {
+    #[arg(long)]
+    pub(crate) site: Option<String>,
+    #[arg(long)]
+    pub(crate) job: Option<String>,
+    /// Everything that waits
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SuspendTarget {
+    /// A site or a recipient domain
+    #[arg(long)]
+    pub(crate) site: Option<String>,
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct TraceOptions {
+    #[command(flatten)]
+    pub(crate) api: ApiOptions,
+    /// The id of a message or job, or of one recipient (`<id>.<index>`)
+    pub(crate) id: String,
+}
+
+const SEND_EXAMPLES: &str = "\
+Examples:
+  export POSTRAIL_USERNAME=default POSTRAIL_SECRET_FILE=secret
+  postrail send --from a@example.org --to b@example.net --subject Hello --text 'It works'
+  report | postrail send --from a@example.org --to b@example.net --to c@example.net --subject Report
+
+Without --text or --html the text is read from standard input.";
+
+#[derive(ClapArgs, Debug)]
+#[command(after_help = SEND_EXAMPLES)]
+pub(crate) struct SendOptions {
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The submission API
+    #[arg(long, value_name = "URL", env = "POSTRAIL_REST", default_value = "http://127.0.0.1:8080")]
+    pub(crate) rest: String,
+    /// Username of the credential
+    #[arg(long, env = "POSTRAIL_USERNAME")]
+    pub(crate) username: String,
+    /// File with the credential's secret [default: the variable POSTRAIL_SECRET]
+    #[arg(long, value_name = "FILE", env = "POSTRAIL_SECRET_FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Sender, in the envelope and in the header
+    #[arg(long)]
+    pub(crate) from: String,
+    /// A recipient, each with a copy of its own (repeatable)
+    #[arg(long, required = true)]
+    pub(crate) to: Vec<String>,
+    #[arg(long)]
+    pub(crate) subject: String,
+    #[arg(long, conflicts_with = "html")]
+    pub(crate) text: Option<String>,
+    /// File with an HTML body
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Your own reference, carried to events and reports
+    #[arg(long)]
+    pub(crate) reference: Option<String>,
+    /// Makes a repeated request safe: the same key is accepted once in 24 hours
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn up_takes_listeners_and_resolvers() {
+        let line = "postrail up --data /tmp/x --smtp 127.0.0.1:1 --smtp 127.0.0.1:2 --resolver 127.0.0.1:53";
+        let args = Args::try_parse_from(line.split(' ')).expect("parses");
+        assert_eq!(args.data_folder(), PathBuf::from("/tmp/x"));
+        let Command::Up(up) = args.command else { panic!("up") };
+        assert_eq!((up.smtp.len(), up.smtps.len(), up.resolver.len()), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        assert!(Args::try_parse_from(["postrail", "up", "--tls-cert", "a.pem"]).is_err());
+    }
+
+    #[test]
+    fn a_suspension_names_one_thing() {
+        assert!(Args::try_parse_from(["postrail", "queue", "suspend"]).is_err());
+        assert!(Args::try_parse_from(["postrail", "queue", "suspend", "--site", "a", "--tenant", "b"]).is_err());
+        assert!(Args::try_parse_from(["postrail", "queue", "suspend", "--site", "a"]).is_ok());
+    }
+}

@@ -1,0 +1,169 @@
+//! The HTTP client of the commands: the operator's token, JSON both ways, and problems (RFC 9457) told plainly.
+//!
+//! Plain HTTP only: the control API is reached on loopback, or through a tunnel.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::{Method, Url};
+use serde_json::Value;
+
+use crate::args::ApiOptions;
+
+/// Longest time that the API may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// File of the operator's token, in the data folder.
+pub(crate) const TOKEN_FILE: &str = "operator.token";
+/// Errors of one problem that are printed.
+const PRINTED_ERRORS_MAX: usize = 20;
+
+/// The control API, with a token.
+pub(crate) struct Api {
+    client: Client,
+    base: Url,
+    token: String,
+    json: bool,
+}
+
+impl Api {
+    /// Reads the token; nothing is asked yet.
+    ///
+    /// # Errors
+    /// A URL that is none, or a token file that cannot be read.
+    pub(crate) fn open(options: &ApiOptions, data: &Path) -> Result<Self> {
+        let base: Url = options.api.parse().with_context(|| format!("--api {} is no URL", options.api))?;
+        if base.scheme() != "http" {
+            bail!("--api {}: the control API is spoken to by http:// (on loopback or through a tunnel)", options.api);
+        }
+        let file = options.token_file.clone().unwrap_or_else(|| data.join(TOKEN_FILE));
+        let token = std::fs::read_to_string(&file).with_context(|| {
+            format!(
+                "cannot read the operator's token from {}: name its file by --token-file, or the data folder by --data",
+                file.display()
+            )
+        })?;
+        Ok(Self { client: client()?, base, token: token.trim().to_owned(), json: options.json })
+    }
+
+    /// The API at `base`, for a token that is at hand.
+    pub(crate) fn with_token(base: &str, token: &str) -> Result<Self> {
+        Ok(Self { client: client()?, base: base.parse()?, token: token.to_owned(), json: true })
+    }
+
+    /// Whether results are to be printed as JSON.
+    pub(crate) fn wants_json(&self) -> bool {
+        self.json
+    }
+
+    pub(crate) fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
+        self.call(Method::GET, path, query, None)
+    }
+
+    pub(crate) fn post(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {
+        self.call(Method::POST, path, query, Some(body))
+    }
+
+    pub(crate) fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
+        self.call(Method::DELETE, path, query, None)
+    }
+
+    fn call(&self, method: Method, path: &[&str], query: &[(&str, &str)], body: Option<&Value>) -> Result<Value> {
+        let mut request = self.client.request(method, url(&self.base, path)?).query(query).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        answer(request, "is it running? Start it with: postrail up")
+    }
+}
+
+/// A client with our limits of time.
+pub(crate) fn client() -> Result<Client> {
+    Client::builder().timeout(TIMEOUT).no_proxy().build().context("cannot make an HTTP client")
+}
+
+/// `base` with `/v2` and the segments of `path`, each encoded.
+fn url(base: &Url, path: &[&str]) -> Result<Url> {
+    let mut url = base.clone();
+    url.path_segments_mut().map_err(|()| anyhow!("{base} cannot have a path"))?.pop_if_empty().push("v2").extend(path);
+    Ok(url)
+}
+
+/// Sends `request`; the JSON of the answer (`null` where it has no body).
+///
+/// # Errors
+/// No connection (with `advice`), or the problem that the server told.
+pub(crate) fn answer(request: RequestBuilder, advice: &str) -> Result<Value> {
+    let response = request.send().map_err(|error| {
+        let place = error.url().map_or_else(String::new, |url| format!(" {}", url.origin().ascii_serialization()));
+        match (error.is_connect(), error.is_timeout()) {
+            (true, _) => anyhow!("nothing answers at{place}: {advice}"),
+            (_, true) => anyhow!("no answer from{place} within {} seconds", TIMEOUT.as_secs()),
+            _ => anyhow!(error.without_url()).context(format!("the request to{place} failed")),
+        }
+    })?;
+    let status = response.status();
+    let body = text(response)?;
+    let value = if body.is_empty() { Value::Null } else { serde_json::from_str(&body).unwrap_or(Value::String(body)) };
+    if status.is_success() { Ok(value) } else { Err(anyhow!(problem(status.as_u16(), &value))) }
+}
+
+fn text(response: Response) -> Result<String> {
+    response.text().context("the answer broke off")
+}
+
+/// A problem as sentences: what is wrong, then each place with its reason.
+fn problem(status: u16, body: &Value) -> String {
+    let said = |key: &str| body.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let mut message = match (said("detail"), said("title")) {
+        (Some(detail), _) => detail.to_owned(),
+        (None, Some(title)) => title.to_owned(),
+        (None, None) => format!("the server answered {status}"),
+    };
+    if status == 401 || status == 403 {
+        message.push_str(" (is the token or the secret the right one?)");
+    }
+    let errors = body.get("errors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for error in errors.iter().take(PRINTED_ERRORS_MAX) {
+        let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+        let place = if part("pointer").is_empty() { part("subject") } else { part("pointer") };
+        let _ =
+            write!(message, "\n  {place}: {}", if part("detail").is_empty() { part("code") } else { part("detail") });
+    }
+    if errors.len() > PRINTED_ERRORS_MAX {
+        let _ = write!(message, "\n  and {} more", errors.len() - PRINTED_ERRORS_MAX);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_is_its_detail_and_each_pointer_with_its_reason() {
+        let body = json!({"title": "Unprocessable", "detail": "two values are not right",
+            "errors": [{"pointer": "/name", "code": "taken", "detail": "another tenant has it"}, {"pointer": "/weight", "code": "too_small"}]});
+        assert_eq!(
+            problem(422, &body),
+            "two values are not right\n  /name: another tenant has it\n  /weight: too_small"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_problem_still_has_its_status() {
+        assert_eq!(problem(502, &Value::Null), "the server answered 502");
+        assert!(problem(401, &json!({"title": "Unauthorized"})).starts_with("Unauthorized (is the token"));
+    }
+
+    #[test]
+    fn names_cannot_leave_their_place_in_the_path() {
+        let base: Url = "http://127.0.0.1:8081".parse().expect("a URL");
+        let url = url(&base, &["suppressions", "a/b?c@x.test"]).expect("a path");
+        assert_eq!(url.as_str(), "http://127.0.0.1:8081/v2/suppressions/a%2Fb%3Fc@x.test");
+    }
+}

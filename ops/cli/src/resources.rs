@@ -1,0 +1,185 @@
+//! What can be configured: `tenant`, `domain`, `credential`, `source`, `pool`, `route`, `suppression`.
+//!
+//! Each is a collection of the control API under `/v2`, its members named by their own name. Rules live in the API:
+//! nothing is checked here that the API checks.
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::args::{
+    CredentialCommand, DomainCommand, PoolCommand, RouteCommand, SourceCommand, SuppressionCommand, TenantCommand,
+};
+use crate::client::Api;
+use crate::table;
+
+type Columns = &'static [(&'static str, &'static str)];
+
+const TENANTS: Columns =
+    &[("NAME", "name"), ("WEIGHT", "weight"), ("QUOTA A DAY", "quota_per_day"), ("LARGEST", "message_bytes_max")];
+const DOMAINS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool")];
+const CREDENTIALS: Columns = &[("USERNAME", "username"), ("TENANT", "tenant"), ("DISABLED", "disabled")];
+const SOURCES: Columns = &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name")];
+const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("MEMBERS", "members")];
+const ROUTES: Columns =
+    &[("DOMAIN", "domain"), ("TO", "routing_domain"), ("PORT", "port"), ("PRIVATE", "allow_private")];
+const SUPPRESSIONS: Columns = &[("ADDRESS", "address"), ("TENANT", "tenant"), ("REASON", "reason")];
+
+pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
+    let all = Collection { api, name: "tenants", columns: TENANTS };
+    match command {
+        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max } => all.add(
+            None,
+            body([
+                ("name", json!(name)),
+                ("quota_per_day", json!(quota_per_day)),
+                ("weight", json!(weight)),
+                ("message_bytes_max", json!(message_bytes_max)),
+            ]),
+        ),
+        TenantCommand::List => all.list(None),
+        TenantCommand::Show { name } => all.show(None, &name),
+        TenantCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
+    let all = Collection { api, name: "domains", columns: DOMAINS };
+    match command {
+        DomainCommand::Add { name, tenant, pool } => {
+            all.add(tenant, body([("name", json!(name)), ("pool", json!(pool))]))
+        }
+        DomainCommand::List { tenant } => all.list(tenant),
+        DomainCommand::Show { name } => all.show(None, &name),
+        DomainCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
+    let all = Collection { api, name: "credentials", columns: CREDENTIALS };
+    match command {
+        CredentialCommand::Add { username, tenant } => all.add(tenant, body([("username", json!(username))])),
+        CredentialCommand::List { tenant } => all.list(tenant),
+        CredentialCommand::Show { username } => all.show(None, &username),
+        CredentialCommand::Remove { username } => all.remove(None, &username),
+    }
+}
+
+pub(crate) fn source(api: &Api, command: SourceCommand) -> Result<()> {
+    let all = Collection { api, name: "sources", columns: SOURCES };
+    match command {
+        SourceCommand::Add { name, address, ehlo } => {
+            all.add(None, body([("name", json!(name)), ("address", json!(address)), ("ehlo_name", json!(ehlo))]))
+        }
+        SourceCommand::List => all.list(None),
+        SourceCommand::Show { name } => all.show(None, &name),
+        SourceCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+pub(crate) fn pool(api: &Api, command: PoolCommand) -> Result<()> {
+    let all = Collection { api, name: "pools", columns: POOLS };
+    match command {
+        PoolCommand::Add { name, sources, tenant } => {
+            let members = sources.iter().map(|text| member(text)).collect::<Result<Vec<_>>>()?;
+            all.add(None, body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(tenant))]))
+        }
+        PoolCommand::List => all.list(None),
+        PoolCommand::Show { name } => all.show(None, &name),
+        PoolCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+pub(crate) fn route(api: &Api, command: RouteCommand) -> Result<()> {
+    let all = Collection { api, name: "routes", columns: ROUTES };
+    match command {
+        RouteCommand::Add { domain, to, port, allow_private } => all.add(
+            None,
+            body([
+                ("domain", json!(domain)),
+                ("routing_domain", json!(to)),
+                ("port", json!(port)),
+                ("allow_private", json!(allow_private)),
+            ]),
+        ),
+        RouteCommand::List => all.list(None),
+        RouteCommand::Show { domain } => all.show(None, &domain),
+        RouteCommand::Remove { domain } => all.remove(None, &domain),
+    }
+}
+
+pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> {
+    let all = Collection { api, name: "suppressions", columns: SUPPRESSIONS };
+    match command {
+        SuppressionCommand::Add { address, tenant } => all.add(tenant, body([("address", json!(address))])),
+        SuppressionCommand::List { tenant } => all.list(tenant),
+        SuppressionCommand::Show { address, tenant } => all.show(tenant, &address),
+        SuppressionCommand::Remove { address, tenant } => all.remove(tenant, &address),
+    }
+}
+
+/// One collection of the control API.
+struct Collection<'a> {
+    api: &'a Api,
+    name: &'static str,
+    columns: Columns,
+}
+
+impl Collection<'_> {
+    fn add(&self, tenant: Option<String>, body: Value) -> Result<()> {
+        let made = self.api.post(&[self.name], &named(tenant.as_deref()), &body)?;
+        Ok(table::print_record(&made, self.api.wants_json())?)
+    }
+
+    fn list(&self, tenant: Option<String>) -> Result<()> {
+        let list = self.api.get(&[self.name], &named(tenant.as_deref()))?;
+        Ok(table::print_list(&list, self.columns, self.api.wants_json())?)
+    }
+
+    fn show(&self, tenant: Option<String>, member: &str) -> Result<()> {
+        let record = self.api.get(&[self.name, member], &named(tenant.as_deref()))?;
+        Ok(table::print_record(&record, self.api.wants_json())?)
+    }
+
+    fn remove(&self, tenant: Option<String>, member: &str) -> Result<()> {
+        self.api.delete(&[self.name, member], &named(tenant.as_deref()))?;
+        if !self.api.wants_json() {
+            println!("removed {member}");
+        }
+        Ok(())
+    }
+}
+
+/// The query that names a tenant.
+fn named(tenant: Option<&str>) -> Vec<(&'static str, &str)> {
+    tenant.map(|name| ("tenant", name)).into_iter().collect()
+}
+
+/// A body of those fields that have a value.
+fn body<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    let given = fields.into_iter().filter(|(_, value)| !value.is_null());
+    Value::Object(given.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+/// A pool's member from `source` or `source=weight`.
+fn member(text: &str) -> Result<Value> {
+    let (source, weight) = text.split_once('=').unwrap_or((text, "1"));
+    let weight: u32 = weight.parse().with_context(|| format!("--source {text}: the weight after = is a number"))?;
+    Ok(json!({"source": source, "weight": weight}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_given_is_not_sent() {
+        assert_eq!(body([("name", json!("x")), ("pool", json!(None::<String>))]), json!({"name": "x"}));
+    }
+
+    #[test]
+    fn a_member_has_a_weight_of_one_unless_told() {
+        assert_eq!(member("out1").expect("valid"), json!({"source": "out1", "weight": 1}));
+        assert_eq!(member("out1=3").expect("valid"), json!({"source": "out1", "weight": 3}));
+        assert!(member("out1=x").is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! What `up` prints once it runs: where it listens, and at the first start what is needed to send the first mail.
+//!
+//! The secret is printed to standard output at the first start and never again; it is in no log.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// A string in a TXT record, octets (RFC 1035 section 3.3.14).
+const TXT_STRING_BYTES_MAX: usize = 255;
+
+/// A record to publish.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Txt {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// What the first start made.
+#[derive(Clone, Debug)]
+pub(crate) struct FirstStart {
+    pub(crate) tenant: String,
+    pub(crate) username: String,
+    pub(crate) secret: String,
+    pub(crate) domain: String,
+    pub(crate) records: Vec<Txt>,
+}
+
+/// All that is printed.
+pub(crate) struct Banner<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) token_file: &'a Path,
+    pub(crate) shards: usize,
+    pub(crate) smtp: &'a [SocketAddr],
+    pub(crate) smtps: &'a [SocketAddr],
+    pub(crate) rest: &'a [SocketAddr],
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) rest_scheme: &'static str,
+    /// `None`: the state of an earlier start goes on.
+    pub(crate) first: Option<&'a FirstStart>,
+}
+
+impl fmt::Display for Banner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.shards == 1 { "" } else { "s" };
+        let goes_on = if self.first.is_none() { " continues" } else { " is running" };
+        writeln!(f, "Postrail{goes_on}: {} shard{plural}, data in {}\n", self.shards, self.data.display())?;
+        for at in self.smtp {
+            writeln!(f, "  SMTP submission   {at} (STARTTLS)")?;
+        }
+        for at in self.smtps {
+            writeln!(f, "  SMTP submission   {at} (TLS from the start)")?;
+        }
+        for at in self.rest {
+            writeln!(f, "  REST submission   {}://{at}/v2/jobs", self.rest_scheme)?;
+        }
+        writeln!(f, "  control API       http://{}/v2", self.api)?;
+        writeln!(f, "  metrics, health   http://{}/metrics", self.admin)?;
+        writeln!(f, "  operator's token  {}", self.token_file.display())?;
+        if let Some(first) = self.first {
+            self.introduce(first, f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Banner<'_> {
+    fn introduce(&self, first: &FirstStart, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nThe first credential. Its secret is shown this once:\n")?;
+        writeln!(f, "  tenant    {}\n  username  {}\n  secret    {}", first.tenant, first.username, first.secret)?;
+        writeln!(f, "\nPublish for {}, so that receivers can verify its signatures:\n", first.domain)?;
+        for record in &first.records {
+            writeln!(f, "  {}. IN TXT {}", record.name.trim_end_matches('.'), quoted(&record.text))?;
+        }
+        let (user, secret, domain) = (&first.username, &first.secret, &first.domain);
+        writeln!(f, "\nSend a mail (the recipient is yours to change):\n")?;
+        if let Some(smtp) = self.smtp.first() {
+            writeln!(
+                f,
+                "  swaks --server {} --port {} --tls --auth PLAIN --auth-user {user} --auth-password {secret} --from hello@{domain} --to you@example.net",
+                smtp.ip(),
+                smtp.port()
+            )?;
+        }
+        if let Some(rest) = self.rest.first() {
+            writeln!(f, "  {}", curl_line(self.rest_scheme, *rest, first))?;
+        }
+        Ok(())
+    }
+}
+
+fn curl_line(scheme: &str, rest: SocketAddr, first: &FirstStart) -> String {
+    let job = serde_json::json!({
+        "subject": {"content": "Hello"},
+        "body": {"contentType": "text/plain", "content": "It works."},
+        "recipients": [{"mail": {"to": [{"email": "you@example.net"}]}}],
+        "mail": {"from": {"email": format!("hello@{}", first.domain)}, "mimeFrom": {"email": format!("hello@{}", first.domain)}},
+    });
+    let insecure = if scheme == "https" { "-k " } else { "" };
+    format!(
+        "curl {insecure}-u {}:{} -H 'Content-Type: application/json' {scheme}://{rest}/v2/jobs -d '{job}'",
+        first.username, first.secret
+    )
+}
+
+/// A text as the strings of a TXT record, each in quotes.
+fn quoted(text: &str) -> String {
+    let mut strings = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.floor_char_boundary(TXT_STRING_BYTES_MAX).max(1);
+        let (string, tail) = rest.split_at(end);
+        strings.push(format!("\"{}\"", string.replace('\\', "\\\\").replace('"', "\\\"")));
+        rest = tail;
+    }
+    strings.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first() -> FirstStart {
+        FirstStart {
+            tenant: "default".into(),
+            username: "default".into(),
+            secret: "s3cr3t".into(),
+            domain: "example.org".into(),
+            records: vec![Txt {
+                name: "s1._domainkey.example.org".into(),
+                text: format!("v=DKIM1; p={}", "A".repeat(400)),
+            }],
+        }
+    }
+
+    fn text(first: Option<&FirstStart>) -> String {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Banner {
+            data: Path::new("/d"),
+            token_file: Path::new("/d/operator.token"),
+            shards: 2,
+            smtp: &[at(2525)],
+            smtps: &[at(2465)],
+            rest: &[at(8080)],
+            api: at(8081),
+            admin: at(8082),
+            rest_scheme: "http",
+            first,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn the_first_start_shows_what_is_needed_to_send() {
+        let text = text(Some(&first()));
+        for part in [
+            "--server 127.0.0.1 --port 2525 --tls --auth PLAIN --auth-user default --auth-password s3cr3t",
+            "curl -u default:s3cr3t -H 'Content-Type: application/json' http://127.0.0.1:8080/v2/jobs -d '{",
+            "s1._domainkey.example.org. IN TXT \"v=DKIM1; p=AAAA",
+        ] {
+            assert!(text.contains(part), "{part} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_later_start_shows_no_secret() {
+        let text = text(None);
+        assert!(text.starts_with("Postrail continues") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn a_long_record_is_several_strings() {
+        let text = quoted(&"x".repeat(600));
+        assert_eq!(text.split(' ').map(str::len).collect::<Vec<_>>(), [257, 257, 92]);
+        assert_eq!(quoted("a\"b"), "\"a\\\"b\"");
+    }
+}

@@ -1,0 +1,238 @@
+//! `postrail up`: claims the data folder, starts both planes in this process, and drains on SIGTERM or Ctrl-C.
+//!
+//! Everything that can be wrong on a host is asked before anything starts, and told in one sentence with what to do;
+//! the exit status is then 2. A second signal while draining ends the process at once: nothing that was acknowledged
+//! is lost by that, since it is on disk.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{LogForm, UpOptions};
+
+pub(crate) mod banner;
+pub(crate) mod folder;
+pub(crate) mod planes;
+pub(crate) mod ports;
+
+use banner::Banner;
+use folder::DataFolder;
+use planes::{Planes, PlanesOptions};
+
+/// Threads of the control plane.
+const CONTROL_THREADS: usize = 2;
+/// Exit status where it could not start.
+const CANNOT_START: u8 = 2;
+
+pub(crate) fn run(data: &Path, options: &UpOptions) -> ExitCode {
+    match serve(data, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("postrail: {error:#}");
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+fn serve(data: &Path, options: &UpOptions) -> Result<()> {
+    start_log(options)?;
+    check_addresses(options)?;
+    let folder = DataFolder::claim(data)?;
+    ports::check(&listeners(options))?;
+    let planes = planes_options(folder.path(), options)?;
+    let runtime = control_runtime()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let running = tokio::select! {
+            started = Planes::start(&planes) => started?,
+            () = signals.next() => return Ok(()),
+        };
+        print!("{}", banner(&planes, &running));
+        signals.next().await;
+        info!(seconds = planes.drain.as_secs(), "draining");
+        tokio::select! {
+            stopped = running.stop() => stopped?,
+            () = signals.next() => info!("stopped at once, as told by a second signal"),
+        }
+        info!("stopped");
+        Ok(())
+    })
+}
+
+/// The runtime that the control plane runs on.
+pub(crate) fn control_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control plane's threads")
+}
+
+/// SIGTERM and SIGINT, from when this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn start_log(options: &UpOptions) -> Result<()> {
+    let level = &options.log_level;
+    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level} is no level and no filter"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log {
+        LogForm::Json => log.json().init(),
+        LogForm::Text => log.init(),
+    }
+    Ok(())
+}
+
+fn listeners(options: &UpOptions) -> Vec<(&'static str, SocketAddr)> {
+    let many = |option: &'static str, addresses: &[SocketAddr]| {
+        addresses.iter().map(|address| (option, *address)).collect::<Vec<_>>()
+    };
+    let mut all = many("smtp", &options.smtp);
+    all.extend(many("smtps", &options.smtps));
+    all.extend(many("rest", &options.rest));
+    all.extend([("api", options.api), ("admin", options.admin)]);
+    all
+}
+
+/// Plain HTTP stays on loopback.
+fn check_addresses(options: &UpOptions) -> Result<()> {
+    for (option, address) in [("api", options.api), ("admin", options.admin)] {
+        if !address.ip().is_loopback() {
+            bail!(
+                "--{option} {address}: this listener speaks plain HTTP, which stays on loopback; reach it through a tunnel or a proxy"
+            );
+        }
+    }
+    if let Some(address) = options.rest.iter().find(|address| !address.ip().is_loopback())
+        && options.tls_cert.is_none()
+    {
+        bail!("--rest {address}: outside of loopback REST needs TLS; name a certificate by --tls-cert and --tls-key");
+    }
+    if options.shards == Some(0) {
+        bail!("--shards 0: at least one is needed");
+    }
+    Ok(())
+}
+
+fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
+    let resolvers = if options.resolver.is_empty() { system_resolvers()? } else { options.resolver.clone() };
+    let hostname = match &options.hostname {
+        Some(told) => told.clone(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("cannot read this host's name; give it by --hostname")?
+            .trim()
+            .to_owned(),
+    };
+    Ok(PlanesOptions {
+        data: data.to_owned(),
+        hostname,
+        domain: options.domain.clone(),
+        smtp: options.smtp.clone(),
+        smtps: options.smtps.clone(),
+        rest: options.rest.clone(),
+        api: options.api,
+        admin: options.admin,
+        shards: shards(options.shards),
+        resolvers,
+        tls: options.tls_cert.clone().zip(options.tls_key.clone()),
+        drain: Duration::from_secs(options.drain_seconds),
+    })
+}
+
+/// As told, else one a CPU that this process may run on.
+pub(crate) fn shards(told: Option<usize>) -> usize {
+    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+fn system_resolvers() -> Result<Vec<SocketAddr>> {
+    let text = std::fs::read_to_string("/etc/resolv.conf")
+        .context("cannot read /etc/resolv.conf; name a name server by --resolver IP:PORT")?;
+    let found = name_servers(&text);
+    if found.is_empty() {
+        bail!("/etc/resolv.conf names no name server; name one by --resolver IP:PORT");
+    }
+    Ok(found)
+}
+
+/// The `nameserver` lines of a resolv.conf(5), without scoped addresses.
+fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let addresses = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let is_server = words.next() == Some("nameserver");
+        words.next().filter(|_| is_server)?.parse::<IpAddr>().ok()
+    });
+    addresses.map(|address| SocketAddr::new(address, 53)).collect()
+}
+
+fn banner<'a>(options: &'a PlanesOptions, running: &'a Planes) -> Banner<'a> {
+    Banner {
+        data: &options.data,
+        token_file: running.token_file(),
+        shards: options.shards,
+        smtp: &options.smtp,
+        smtps: &options.smtps,
+        rest: &options.rest,
+        api: options.api,
+        admin: options.admin,
+        rest_scheme: if options.rest.iter().all(|at| at.ip().is_loopback()) { "http" } else { "https" },
+        first: running.first_start(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn up(line: &str) -> UpOptions {
+        let Command::Up(options) = Args::try_parse_from(line.split(' ')).expect("parses").command else { panic!("up") };
+        *options
+    }
+
+    #[test]
+    fn name_servers_are_read_as_the_system_does() {
+        let text =
+            "# x\nnameserver 192.0.2.1\n  nameserver ::1 \nnameserver fe80::1%eth0\noptions edns0\nsearch a.test\n";
+        let expected: Vec<SocketAddr> = vec!["192.0.2.1:53".parse().expect("one"), "[::1]:53".parse().expect("one")];
+        assert_eq!(name_servers(text), expected);
+    }
+
+    #[test]
+    fn plain_http_does_not_leave_the_host() {
+        for line in
+            ["postrail up --api 0.0.0.0:8081", "postrail up --admin [::]:8082", "postrail up --rest 0.0.0.0:8080"]
+        {
+            assert!(check_addresses(&up(line)).is_err(), "{line}");
+        }
+        for line in
+            ["postrail up", "postrail up --rest 0.0.0.0:443 --tls-cert c --tls-key k", "postrail up --smtp 0.0.0.0:25"]
+        {
+            assert!(check_addresses(&up(line)).is_ok(), "{line}");
+        }
+    }
+}
