@@ -137,6 +137,19 @@ pub struct ResolverConfig {
     pub own_addresses: Vec<IpAddr>,
 }
 
+impl ResolverConfig {
+    /// Asks `servers`: five seconds an attempt, four attempts, no names or addresses of our own.
+    pub const fn new(servers: Vec<SocketAddr>) -> Self {
+        Self {
+            servers,
+            timeout: Duration::from_secs(5),
+            attempts: 4,
+            own_names: Vec::new(),
+            own_addresses: Vec::new(),
+        }
+    }
+}
+
 /// What the pump tells the resolver.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {

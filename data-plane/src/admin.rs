@@ -1,0 +1,302 @@
+//! The admin listener of a data plane: health, metrics, journal, queue and commands, for the control plane and for
+//! monitoring. It listens on loopback (mutual TLS in a fleet) and runs on shard 0, asking the others by the mesh.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /healthz`, `/readyz` | 200, or 503 with the reason |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /shards` | `{"shards":N}` |
+//! | `GET /journal?shard=&segment=&offset=&wait_ms=` | length-prefixed event buffers; `x-next-segment`, `x-next-offset` |
+//! | `POST /journal/trim` | `{"shard":,"segment":,"offset":}`: the ledger holds all before |
+//! | `GET /queue` | sites, what waits and why, by shard |
+//! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
+//! | `GET /messages/{id}` | what waits of one message |
+//! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}` |
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_lite::future::or;
+use postrail_core::http::{Config, Method, Problem, Request, Response};
+use postrail_core::shard::{Command, CommandTarget};
+use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
+use serde::Deserialize;
+
+use crate::http::{self, Handler};
+use crate::journal::Cursor;
+use crate::mesh::{Question, Reply, ShardStatus};
+use crate::platform::{Listener, Net, Platform, Stream};
+use crate::shard::Runtime;
+
+/// Octets of an admin request's body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest wait of a journal pull, milliseconds.
+const WAIT_MS_MAX: u64 = 30_000;
+/// Connections that the admin listener serves at once.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Accepts until the node has drained: operators look while it drains, too.
+pub async fn run<P: Platform>(runtime: Runtime<P>, listener: <P::Net as Net>::Listener, over: async_channel::Receiver<()>) {
+    let platform = runtime.platform().clone();
+    let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
+    loop {
+        let accepted = or(async { Some(listener.accept().await) }, async {
+            let _ = over.recv().await;
+            None
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok(stream)) => {
+                if permit.try_send(()).is_err() {
+                    continue;
+                }
+                let (runtime, permits) = (runtime.clone(), permits.clone());
+                platform.spawn("admin connection", async move {
+                    if let Some(peer) = stream.peer() {
+                        let platform = runtime.platform().clone();
+                        let config = Config::new(BODY_BYTES_MAX);
+                        http::serve(&platform, stream, peer, config, &Admin { runtime }).await;
+                    }
+                    let _ = permits.try_recv();
+                });
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "cannot accept an admin connection");
+                platform.sleep_until(platform.now() + Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+struct Admin<P: Platform> {
+    runtime: Runtime<P>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trim {
+    shard: u16,
+    segment: u64,
+    offset: u32,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Retry {
+    site: Option<String>,
+    domain: Option<String>,
+    message: Option<String>,
+}
+
+impl<P: Platform> Handler for Admin<P> {
+    async fn answer(&self, request: Request, _peer: SocketAddr) -> Response {
+        match self.route(&request).await {
+            Ok(response) => response,
+            Err(problem) => problem.to_response(),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        false
+    }
+}
+
+impl<P: Platform> Admin<P> {
+    async fn route(&self, request: &Request) -> Result<Response, Problem> {
+        let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+        match (request.method, segments.as_slice()) {
+            (Method::Get, ["healthz"]) => Ok(Response::new(200, "text/plain", "ok\n")),
+            (Method::Get, ["readyz"]) => self.ready().await,
+            (Method::Get, ["metrics"]) => {
+                let text = metrics(&self.statuses().await?);
+                Ok(Response::new(200, "text/plain; version=0.0.4", text))
+            }
+            (Method::Get, ["shards"]) => json(&serde_json::json!({ "shards": self.runtime.mesh().shards() })),
+            (Method::Get, ["journal"]) => self.pull(&request.query).await,
+            (Method::Post, ["journal", "trim"]) => self.trim(&request.body).await,
+            (Method::Get, ["queue"]) => self.queue().await,
+            (Method::Post, ["queue", "retry"]) => self.retry(&request.body).await,
+            (Method::Get, ["messages", id]) => self.message(id).await,
+            (Method::Post, ["jobs", id, "cancel"]) => self.command_one(id, Command::Cancel).await,
+            (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,
+            _ => Err(Problem::new(404, "not_found", format!("there is nothing at {}", request.path))),
+        }
+    }
+
+    async fn ask(&self, shard: ShardId, question: Question) -> Result<Reply, Problem> {
+        let answer = self.runtime.mesh().ask(shard, question).await;
+        answer.ok_or_else(|| Problem::new(503, "shard_gone", format!("shard {shard} does not answer")))
+    }
+
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<P> {
+        (0..self.runtime.mesh().shards() as u16).map(ShardId)
+    }
+
+    async fn statuses(&self) -> Result<Vec<ShardStatus>, Problem> {
+        let mut statuses = Vec::new();
+        for shard in self.shards() {
+            if let Reply::Status(status) = self.ask(shard, Question::Status).await? {
+                statuses.push(*status);
+            }
+        }
+        Ok(statuses)
+    }
+
+    async fn ready(&self) -> Result<Response, Problem> {
+        for status in self.statuses().await? {
+            let why = if status.draining {
+                "draining".to_owned()
+            } else if status.revision == 0 {
+                "no configuration has been published yet".to_owned()
+            } else if let Some(why) = status.refusing {
+                why
+            } else {
+                continue;
+            };
+            return Err(Problem::new(503, "not_ready", format!("shard {}: {why}", status.shard)));
+        }
+        Ok(Response::new(200, "text/plain", "ready\n"))
+    }
+
+    async fn pull(&self, query: &str) -> Result<Response, Problem> {
+        let (mut shard, mut cursor, mut wait_ms) = (0, Cursor::default(), 0);
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            match name {
+                "shard" => shard = number(name, value)?,
+                "segment" => cursor.segment = number(name, value)?,
+                "offset" => cursor.offset = number(name, value)?,
+                "wait_ms" => wait_ms = number::<u64>(name, value)?.min(WAIT_MS_MAX),
+                _ => return Err(Problem::new(400, "unknown_parameter", format!("there is no parameter {name}"))),
+            }
+        }
+        let question = Question::Pull { cursor, bytes_max: JOURNAL_PULL_BYTES_MAX, wait_ms };
+        match self.ask(ShardId(shard), question).await? {
+            Reply::Events { buffers, next } => Ok(Response::new(200, "application/octet-stream", buffers)
+                .with_header("x-next-segment", next.segment.to_string())
+                .with_header("x-next-offset", next.offset.to_string())),
+            Reply::CursorTooOld { oldest } => {
+                let detail = format!("the journal begins at segment {} offset {}", oldest.segment, oldest.offset);
+                Err(Problem::new(410, "cursor_too_old", detail)
+                    .with_header("x-oldest-segment", oldest.segment.to_string())
+                    .with_header("x-oldest-offset", oldest.offset.to_string()))
+            }
+            Reply::Unavailable(why) => Err(Problem::new(503, "journal_unavailable", why)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn trim(&self, body: &[u8]) -> Result<Response, Problem> {
+        let trim: Trim = parse(body)?;
+        let cursor = Cursor { segment: trim.segment, offset: trim.offset };
+        self.ask(ShardId(trim.shard), Question::Trim { cursor }).await?;
+        Ok(Response::empty(204))
+    }
+
+    async fn queue(&self) -> Result<Response, Problem> {
+        let mut shards = Vec::new();
+        for shard in self.shards() {
+            if let Reply::Queue(view) = self.ask(shard, Question::Queue).await? {
+                shards.push(*view);
+            }
+        }
+        json(&serde_json::json!({ "shards": shards }))
+    }
+
+    async fn retry(&self, body: &[u8]) -> Result<Response, Problem> {
+        let retry: Retry = if body.is_empty() { Retry::default() } else { parse(body)? };
+        let target = match (retry.site, retry.domain, retry.message) {
+            (None, None, None) => CommandTarget::All,
+            (Some(site), None, None) => CommandTarget::Site(site),
+            (None, Some(domain), None) => CommandTarget::Domain(domain.to_ascii_lowercase()),
+            (None, None, Some(message)) => CommandTarget::Message(message_id(&message)?),
+            _ => return Err(Problem::new(400, "ambiguous_target", "name one of site, domain or message")),
+        };
+        let mut recipients = 0;
+        for shard in self.shards() {
+            let command = Command::Retry(target.clone());
+            if let Reply::Affected(affected) = self.ask(shard, Question::Command(command)).await? {
+                recipients += affected;
+            }
+        }
+        json(&serde_json::json!({ "recipients": recipients }))
+    }
+
+    async fn message(&self, id: &str) -> Result<Response, Problem> {
+        let id = message_id(id)?;
+        match self.ask(id.shard(), Question::Message(id)).await? {
+            Reply::Message(Some(view)) => json(&view),
+            Reply::Message(None) => Err(Problem::new(404, "not_waiting", format!("nothing of {id} waits here"))),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn command_one(&self, id: &str, command: fn(MessageId) -> Command) -> Result<Response, Problem> {
+        let id = message_id(id)?;
+        match self.ask(id.shard(), Question::Command(command(id))).await? {
+            Reply::Affected(0) => Err(Problem::new(404, "not_waiting", format!("nothing of {id} waits here"))),
+            Reply::Affected(recipients) => json(&serde_json::json!({ "recipients": recipients })),
+            _ => Err(mismatch()),
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(value).map_err(|error| Problem::new(500, "encoding", error.to_string()))?;
+    Ok(Response::new(200, "application/json", body))
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::new(400, "invalid_json", error.to_string()))
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Problem> {
+    value.parse().map_err(|_| Problem::new(400, "invalid_parameter", format!("{name} is not a number in range")))
+}
+
+fn message_id(text: &str) -> Result<MessageId, Problem> {
+    text.parse().map_err(|_| Problem::new(400, "invalid_message_id", format!("{text:?} is not a message id")))
+}
+
+fn mismatch() -> Problem {
+    Problem::new(500, "mismatch", "the shard answered another question")
+}
+
+/// Prometheus text of what the shards say.
+fn metrics(statuses: &[ShardStatus]) -> String {
+    type Read = fn(&ShardStatus) -> u64;
+    const COUNTERS: [(&str, &str, Read); 10] = [
+        ("accepted_recipients", "Recipients accepted.", |s| s.counters.accepted),
+        ("delivered_recipients", "Recipients delivered.", |s| s.counters.delivered),
+        ("deferred_attempts", "Attempts that ended in a transient failure.", |s| s.counters.deferred),
+        ("bounced_recipients", "Recipients that failed for good.", |s| s.counters.bounced),
+        ("expired_recipients", "Recipients whose time was over.", |s| s.counters.expired),
+        ("suppressed_recipients", "Recipients dropped by a suppression.", |s| s.counters.suppressed),
+        ("cancelled_recipients", "Recipients cancelled.", |s| s.counters.cancelled),
+        ("egress_attempts", "Transactions begun.", |s| s.counters.attempts),
+        ("egress_connections", "Connections opened.", |s| s.counters.connections),
+        ("mesh_handed", "Groups handed to the shard that owns their source.", |s| s.counters.handed),
+    ];
+    const GAUGES: [(&str, &str, Read); 7] = [
+        ("waiting_recipients", "Recipients that have not settled.", |s| s.waiting as u64),
+        ("intake_sessions", "Open submission sessions.", |s| s.intake_sessions as u64),
+        ("snapshot_revision", "The configuration in effect.", |s| s.revision),
+        ("spool_bytes", "Octets of live spool segments.", |s| s.spool_bytes),
+        ("spool_segments", "Spool segments in use.", |s| s.spool_segments as u64),
+        ("spool_damaged", "Damaged parts of the spool that were set aside.", |s| s.damaged as u64),
+        ("journal_bytes", "Octets of events kept for the ledger.", |s| s.journal_bytes),
+    ];
+    let mut text = String::new();
+    let mut write = |rows: &[(&str, &str, Read)], kind: &str, suffix: &str| {
+        for (name, help, read) in rows {
+            let _ = writeln!(text, "# HELP postrail_{name}{suffix} {help}\n# TYPE postrail_{name}{suffix} {kind}");
+            for status in statuses {
+                let _ = writeln!(text, "postrail_{name}{suffix}{{shard=\"{}\"}} {}", status.shard, read(status));
+            }
+        }
+    };
+    write(&COUNTERS, "counter", "_total");
+    write(&GAUGES, "gauge", "");
+    text
+}

@@ -1,0 +1,262 @@
+//! REST submission: `POST /v2/jobs`, its OpenAPI description, and health for load balancers.
+//!
+//! A request with an idempotency key is answered by the shard that the key belongs to, so that one table decides.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use postrail_core::base::{Secret, Timestamp};
+use postrail_core::http::{Config, Method, Problem, Request, Response};
+use postrail_core::intake::idempotency::{self, Begin};
+use postrail_core::intake::rest::{self, Acceptance};
+use postrail_core::intake::smtp::Principal;
+use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::limits::REST_BODY_BYTES_MAX;
+
+use crate::auth::AuthFailure;
+use crate::http::{self, Handler};
+use crate::mesh::{Question, Reply};
+use crate::platform::{Net, Platform};
+use crate::shard::Runtime;
+use crate::spool::StoreError;
+use crate::tls::MaybeTls;
+
+/// The description of this API.
+const OPENAPI: &str = include_str!("../../../docs/reference/openapi-submission.json");
+
+/// Serves one connection until it closes.
+pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr) {
+    let config = Config::new(REST_BODY_BYTES_MAX);
+    let platform = runtime.platform().clone();
+    let stream = MaybeTls::Plain(stream);
+    let submission = Submission { runtime };
+    if peer.ip().is_loopback() {
+        return http::serve(&platform, stream, peer, config, &submission).await;
+    }
+    let Some(acceptor) = submission.runtime.common().acceptor.clone() else { return };
+    let handshake = stream.accept(&acceptor);
+    match platform.timeout(Duration::from_secs(60), handshake).await {
+        Some(Ok(stream)) => http::serve(&platform, stream, peer, config, &submission).await,
+        Some(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        None => {}
+    }
+}
+
+struct Submission<P: Platform> {
+    runtime: Runtime<P>,
+}
+
+impl<P: Platform> Handler for Submission<P> {
+    async fn answer(&self, request: Request, peer: SocketAddr) -> Response {
+        match (request.method, request.path.as_str()) {
+            (Method::Post, "/v2/jobs") => match self.submit(request, peer).await {
+                Ok(response) => response,
+                Err(problem) => problem.to_response(),
+            },
+            (Method::Get | Method::Head, "/openapi.json") => Response::new(200, "application/json", OPENAPI),
+            (Method::Get | Method::Head, "/healthz") => Response::new(200, "text/plain", "ok\n"),
+            (_, "/v2/jobs") => {
+                let detail = "jobs are submitted by POST; look them up on the control API";
+                Problem::new(405, "method_not_allowed", detail).with_header("Allow", "POST").to_response()
+            }
+            (_, "/openapi.json" | "/healthz") => {
+                Problem::new(405, "method_not_allowed", "use GET").with_header("Allow", "GET, HEAD").to_response()
+            }
+            (_, path) => Problem::new(404, "not_found", format!("there is nothing at {path}")).to_response(),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.runtime.is_draining()
+    }
+}
+
+impl<P: Platform> Submission<P> {
+    async fn submit(&self, request: Request, peer: SocketAddr) -> Result<Response, Problem> {
+        let principal = self.authenticate(&request, peer).await?;
+        let media = request.header("content-type").unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        if !media.eq_ignore_ascii_case("application/json") {
+            let detail = "send the job as application/json";
+            return Err(Problem::new(415, "unsupported_media_type", detail));
+        }
+        let key = request.header("idempotency-key").map(str::to_owned);
+        let Some(key) = key else {
+            return submit_here(&self.runtime, &principal, peer, None, request.body).await;
+        };
+        if !idempotency::is_valid_key(&key) {
+            let detail = "an Idempotency-Key has 1 to 255 characters of A-Z a-z 0-9 . _ -";
+            return Err(Problem::new(400, "invalid_idempotency_key", detail));
+        }
+        let hash = idempotency::hashes(principal.tenant, &key, &request.body).key_hash;
+        let owner = ShardId((hash % u128::from(self.runtime.common().shards)) as u16);
+        if owner == self.runtime.id() {
+            return submit_here(&self.runtime, &principal, peer, Some(&key), request.body).await;
+        }
+        let question =
+            Question::Submit(Box::new(Forwarded { principal, peer, key, body: request.body }));
+        match self.runtime.mesh().ask(owner, question).await {
+            Some(Reply::Response(response)) => Ok(*response),
+            _ => Err(Problem::new(503, "shutting_down", "the server is shutting down").with_header("Retry-After", "5")),
+        }
+    }
+
+    async fn authenticate(&self, request: &Request, peer: SocketAddr) -> Result<Principal, Problem> {
+        let snapshot = self.runtime.snapshot();
+        let header = request.header("authorization").unwrap_or_default();
+        let (scheme, value) = header.split_once(' ').unwrap_or((header, ""));
+        let auth = self.runtime.auth();
+        let verified = if scheme.eq_ignore_ascii_case("basic") {
+            match basic(value) {
+                Some((username, secret)) => auth.verify(&snapshot, &username, &secret, peer.ip()).await,
+                None => Err(AuthFailure::Invalid),
+            }
+        } else if scheme.eq_ignore_ascii_case("bearer") {
+            let key = Secret::new(value.trim().as_bytes().to_vec());
+            auth.verify_key(&snapshot, &key, peer.ip()).await
+        } else {
+            let detail = "authenticate by Basic (username and secret) or Bearer (API key)";
+            return Err(unauthorized(detail));
+        };
+        verified.map_err(|failure| match failure {
+            AuthFailure::Invalid => unauthorized("the credentials are not valid"),
+            AuthFailure::TooMany => {
+                let detail = "too many failed authentications from your address; try again in a minute";
+                Problem::new(429, "too_many_failures", detail).with_header("Retry-After", "60")
+            }
+        })
+    }
+}
+
+/// A request on its way to the shard that owns its idempotency key.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    pub principal: Principal,
+    pub peer: SocketAddr,
+    pub key: String,
+    pub body: Bytes,
+}
+
+/// Answers a forwarded request.
+pub async fn submit_forwarded<P: Platform>(runtime: &Runtime<P>, forwarded: Forwarded) -> Response {
+    let Forwarded { principal, peer, key, body } = forwarded;
+    match submit_here(runtime, &principal, peer, Some(&key), body).await {
+        Ok(response) => response,
+        Err(problem) => problem.to_response(),
+    }
+}
+
+async fn submit_here<P: Platform>(
+    runtime: &Runtime<P>,
+    principal: &Principal,
+    peer: SocketAddr,
+    key: Option<&str>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let now = runtime.now().wall;
+    let Some(key) = key else {
+        return accept(runtime, principal, peer, None, &body, runtime.next_id(), now).await;
+    };
+    let hashes = idempotency::hashes(principal.tenant, key, &body);
+    let begun = runtime.keys().borrow_mut().begin(hashes.key_hash, hashes.request_hash, now);
+    match begun {
+        Begin::New => {}
+        Begin::Replay(job) => return replay(runtime, principal, peer, key, &body, job),
+        Begin::InProgress => {
+            let detail = "the first request with this Idempotency-Key is still being accepted";
+            return Err(Problem::new(409, "idempotency_in_progress", detail).with_header("Retry-After", "1"));
+        }
+        Begin::Conflict => {
+            let detail = "this Idempotency-Key was used with another request within 24 hours";
+            return Err(Problem::new(409, "idempotency_conflict", detail));
+        }
+        Begin::Full => {
+            let detail = "too many idempotency keys are remembered at present";
+            return Err(Problem::new(429, "too_many_keys", detail).with_header("Retry-After", "60"));
+        }
+    }
+    let id = runtime.next_id();
+    let accepted = accept(runtime, principal, peer, Some(key), &body, id, now).await;
+    let mut keys = runtime.keys().borrow_mut();
+    match &accepted {
+        Ok(response) if response.status == 202 => keys.finish(hashes.key_hash, id),
+        _ => keys.abandon(hashes.key_hash),
+    }
+    accepted
+}
+
+/// The first answer again: it follows from the same body, id and time.
+fn replay<P: Platform>(
+    runtime: &Runtime<P>,
+    principal: &Principal,
+    peer: SocketAddr,
+    key: &str,
+    body: &[u8],
+    job: MessageId,
+) -> Result<Response, Problem> {
+    let snapshot = runtime.snapshot();
+    let now = Timestamp::from_unix_ms(job.unix_ms());
+    let acceptance =
+        Acceptance { snapshot: &snapshot, principal, id: job, now, peer: peer.ip(), idempotency_key: Some(key) };
+    let accepted = rest::accept(acceptance, body)?;
+    Ok(located(runtime, job, accepted.answer.to_response()).with_header("X-Idempotent-Replayed", "true"))
+}
+
+/// Says where the job can be looked up: on the control API.
+fn located<P: Platform>(runtime: &Runtime<P>, job: MessageId, mut response: Response) -> Response {
+    response.headers.retain(|(name, _)| name != "Location");
+    response.with_header("Location", format!("{}/v2/jobs/{job}", runtime.common().control_url))
+}
+
+async fn accept<P: Platform>(
+    runtime: &Runtime<P>,
+    principal: &Principal,
+    peer: SocketAddr,
+    key: Option<&str>,
+    body: &[u8],
+    id: MessageId,
+    now: Timestamp,
+) -> Result<Response, Problem> {
+    let snapshot = runtime.snapshot();
+    let acceptance =
+        Acceptance { snapshot: &snapshot, principal, id, now, peer: peer.ip(), idempotency_key: key };
+    let accepted = rest::accept(acceptance, body)?;
+    let Some(job) = accepted.job else {
+        return Ok(accepted.answer.to_response());
+    };
+    let recipients = job.recipients.len();
+    if let Some(why) = runtime.refusal(recipients) {
+        return Err(Problem::new(503, "overloaded", why).with_header("Retry-After", "5"));
+    }
+    if !runtime.quotas().borrow_mut().take(&snapshot, principal.tenant, recipients, now) {
+        let detail = "the tenant's quota for today is used up";
+        return Err(Problem::new(429, "quota_exceeded", detail).with_header("Retry-After", "3600"));
+    }
+    runtime.accept(job).await.map_err(store_problem)?;
+    Ok(located(runtime, id, accepted.answer.to_response()))
+}
+
+fn store_problem(error: StoreError) -> Problem {
+    match error {
+        StoreError::TooLarge { .. } => Problem::new(413, "job_too_large", error.to_string()),
+        StoreError::DiskFull { .. } => {
+            Problem::new(507, "insufficient_storage", error.to_string()).with_header("Retry-After", "30")
+        }
+        other => Problem::new(503, "overloaded", other.to_string()).with_header("Retry-After", "5"),
+    }
+}
+
+fn unauthorized(detail: &str) -> Problem {
+    Problem::new(401, "unauthorized", detail).with_header("WWW-Authenticate", "Basic realm=\"postrail\", Bearer")
+}
+
+fn basic(value: &str) -> Option<(String, Secret)> {
+    let decoded = STANDARD.decode(value.trim()).ok()?;
+    let at = decoded.iter().position(|byte| *byte == b':')?;
+    let username = String::from_utf8(decoded[..at].to_vec()).ok()?;
+    Some((username, Secret::new(decoded[at + 1..].to_vec())))
+}
+

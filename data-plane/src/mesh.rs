@@ -1,0 +1,112 @@
+//! What crosses between threads: work for the shard that owns a source address, questions of the admin listener, new
+//! configuration, and the order to drain.
+//!
+//! Each shard has one inbox; the channel is runtime-neutral, so the simulator uses it unchanged. Work is bounded by
+//! `limits::MESH_IN_FLIGHT_MAX` at its origin, questions by the admin listener's connections.
+
+use std::sync::Arc;
+
+use async_channel::{Receiver, Sender};
+use postrail_core::http::Response;
+use postrail_core::shard::{Command, Counters, HandBack, MessageView, QueueView, Work};
+use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::snapshot::Snapshot;
+
+use crate::intake::rest::Forwarded;
+use crate::journal::Cursor;
+
+/// Something for a shard.
+#[derive(Debug)]
+pub enum Letter {
+    Hand(Box<Work>),
+    HandBack(Box<HandBack>),
+    Snapshot(Arc<Snapshot>),
+    Ask(Question, Sender<Reply>),
+    Drain,
+}
+
+/// A question of the admin listener.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Events after the cursor; waits up to so many milliseconds for the first.
+    Pull { cursor: Cursor, bytes_max: usize, wait_ms: u64 },
+    /// The ledger holds everything before the cursor.
+    Trim { cursor: Cursor },
+    Queue,
+    Message(MessageId),
+    Command(Command),
+    Status,
+    /// A submission whose idempotency key belongs to the asked shard.
+    Submit(Box<Forwarded>),
+}
+
+/// Its answer.
+#[derive(Debug)]
+pub enum Reply {
+    Events { buffers: Vec<u8>, next: Cursor },
+    CursorTooOld { oldest: Cursor },
+    Unavailable(String),
+    Done,
+    Queue(Box<QueueView>),
+    Message(Option<Box<MessageView>>),
+    Affected(usize),
+    Status(Box<ShardStatus>),
+    Response(Box<Response>),
+}
+
+/// What a shard says of itself, for metrics and health.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStatus {
+    pub shard: u16,
+    pub counters: Counters,
+    pub waiting: usize,
+    pub intake_sessions: usize,
+    pub revision: u64,
+    pub recovering: bool,
+    pub draining: bool,
+    pub spool_bytes: u64,
+    pub spool_segments: usize,
+    pub journal_bytes: u64,
+    /// Why intake refuses at present, if it does.
+    pub refusing: Option<String>,
+    /// Segments that were found damaged and set aside.
+    pub damaged: usize,
+}
+
+/// The way to every shard.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    inboxes: Arc<[Sender<Letter>]>,
+}
+
+impl Mesh {
+    /// A mesh of `shards` and the inbox of each.
+    pub fn new(shards: usize) -> (Self, Vec<Receiver<Letter>>) {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| async_channel::unbounded()).unzip();
+        (Self { inboxes: senders.into() }, receivers)
+    }
+
+    pub fn shards(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Puts a letter in a shard's inbox; a shard that has ended takes none, and nobody waits for it.
+    pub fn send(&self, to: ShardId, letter: Letter) {
+        if let Some(inbox) = self.inboxes.get(usize::from(to.0)) {
+            let _ = inbox.try_send(letter);
+        }
+    }
+
+    pub fn broadcast(&self, letter: impl Fn() -> Letter) {
+        for inbox in self.inboxes.iter() {
+            let _ = inbox.try_send(letter());
+        }
+    }
+
+    /// Asks a shard; `None`: it has ended, or there is no such shard.
+    pub async fn ask(&self, shard: ShardId, question: Question) -> Option<Reply> {
+        let (sender, receiver) = async_channel::bounded(1);
+        self.inboxes.get(usize::from(shard.0))?.try_send(Letter::Ask(question, sender)).ok()?;
+        receiver.recv().await.ok()
+    }
+}

@@ -1,0 +1,318 @@
+//! A data-plane node: its shards, its listeners, its configuration, from start to drained end.
+//!
+//! [`start`] runs the shards on threads of their own and returns a [`NodeHandle`]. [`run_shard`] is one shard's whole
+//! life, generic over the platform: the simulator calls it, too.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_channel::Receiver;
+use postrail_core::dns::ResolverConfig;
+use postrail_core::mail::Domain;
+use postrail_core::schedule::RetryPolicy;
+use postrail_schema::ids::ShardId;
+use postrail_schema::snapshot::{Snapshot, SnapshotError};
+use postrail_schema::wire;
+
+use crate::admin;
+use crate::dns::{Dns, system_servers};
+use crate::intake::listen::{self, Peers, Service};
+use crate::journal::Journal;
+use crate::mesh::{Letter, Mesh};
+use crate::platform::Platform;
+use crate::platform::glommio::{RunError, ShardThreads, run_shards};
+use crate::shard::{Common, Parts, Runtime};
+use crate::spool::Spool;
+use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Holds `spool/`, `journal/`, `tls/`, `snapshot.bin` and `master.key`.
+    pub data: PathBuf,
+    pub hostname: String,
+    pub smtp: Vec<SocketAddr>,
+    pub smtps: Vec<SocketAddr>,
+    pub rest: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    /// 0: one a core.
+    pub shards: u16,
+    /// Empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
+    /// Certificate chain and key in PEM; `None`: self-signed, made at the first start.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// How long a drain may take.
+    pub drain: Duration,
+    pub retry: RetryPolicy,
+    /// Where jobs are looked up: `http://127.0.0.1:8081`.
+    pub control_url: String,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address} for {what}: {source}; stop what uses it, or choose another port")]
+    Listen { what: &'static str, address: SocketAddr, source: io::Error },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{0} is not a master key: it must hold exactly 32 octets")]
+    MasterKey(PathBuf),
+    #[error("the host name {0:?} is not a domain name")]
+    Hostname(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("{0}")]
+    Shard(String),
+}
+
+/// A running node.
+pub struct NodeHandle {
+    mesh: Mesh,
+    data: PathBuf,
+    shards: u16,
+    thread: std::thread::JoinHandle<Result<bool, StartError>>,
+}
+
+/// What a publication was refused for; the last snapshot stays in effect.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("the snapshot does not decode: {0}")]
+    Wire(#[from] wire::WireError),
+    #[error("the snapshot does not hold together: {0}")]
+    Content(#[from] SnapshotError),
+    #[error("the snapshot cannot be kept: {0}")]
+    Keep(#[from] io::Error),
+}
+
+impl NodeHandle {
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Puts a new configuration in effect on every shard, and keeps it for the next start.
+    ///
+    /// # Errors
+    /// [`PublishError`]: nothing has changed.
+    pub fn publish(&self, encoded: &[u8]) -> Result<(), PublishError> {
+        let snapshot = Arc::new(decode(encoded)?);
+        keep(&self.data.join(SNAPSHOT_FILE), encoded)?;
+        self.mesh.broadcast(|| Letter::Snapshot(snapshot.clone()));
+        Ok(())
+    }
+
+    /// Begins to drain: intake stops, what is under way is finished.
+    pub fn drain(&self) {
+        self.mesh.broadcast(|| Letter::Drain);
+    }
+
+    /// Waits for the end; `true`: everything under way was finished before the deadline.
+    ///
+    /// # Errors
+    /// A shard could not start or has failed.
+    pub fn join(self) -> Result<bool, StartError> {
+        self.thread.join().unwrap_or_else(|_| Err(StartError::Shard("the node's thread panicked".to_owned())))
+    }
+}
+
+const SNAPSHOT_FILE: &str = "snapshot.bin";
+const MASTER_KEY_FILE: &str = "master.key";
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+fn decode(encoded: &[u8]) -> Result<Snapshot, PublishError> {
+    Ok(Snapshot::new(wire::decode_snapshot(encoded)?)?)
+}
+
+/// Replaces the kept snapshot: whole, or not at all.
+fn keep(path: &Path, encoded: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let temporary = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(encoded)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}
+
+/// The snapshot that was in effect when the node last ran; without one, an empty one that accepts nobody.
+fn last_snapshot(data: &Path) -> Arc<Snapshot> {
+    let path = data.join(SNAPSHOT_FILE);
+    let too_large = std::fs::metadata(&path).is_ok_and(|file| file.len() > SNAPSHOT_BYTES_MAX);
+    let kept = if too_large { None } else { std::fs::read(&path).ok() };
+    match kept.as_deref().map(decode) {
+        Some(Ok(snapshot)) => Arc::new(snapshot),
+        Some(Err(error)) => {
+            tracing::error!(%error, "the kept snapshot is not usable; waiting for the control plane");
+            Arc::new(Snapshot::default())
+        }
+        None => Arc::new(Snapshot::default()),
+    }
+}
+
+/// What every shard's thread is given.
+#[derive(Clone)]
+pub struct ShardSetup {
+    pub common: Common,
+    pub resolver: ResolverConfig,
+    pub listeners: Vec<(Service, SocketAddr)>,
+    pub admin: Option<SocketAddr>,
+    pub drain: Duration,
+    pub mesh: Mesh,
+    pub inboxes: Arc<[Receiver<Letter>]>,
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// Starts a node; it runs until it is drained. Returns once every shard listens.
+///
+/// # Errors
+/// [`StartError`], in words for the operator.
+pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
+    let setup = prepare(&config)?;
+    for (what, addresses) in [("SMTP", &config.smtp), ("SMTPS", &config.smtps), ("REST", &config.rest)] {
+        for address in addresses {
+            probe(what, *address)?;
+        }
+    }
+    probe("the admin API", config.admin)?;
+    let threads = ShardThreads::new(NonZeroU16::new(setup.common.shards).unwrap_or(NonZeroU16::MIN));
+    let (mesh, shards) = (setup.mesh.clone(), setup.common.shards);
+    let (started, starting) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("postrail-node".to_owned());
+    let spawned = thread.spawn(move || {
+        let report = started.clone();
+        let ran = run_shards(&threads, move |shard, platform| {
+            let (setup, started) = (setup.clone(), report.clone());
+            async move { run_shard(platform, shard, setup, move || drop(started.send(Ok(())))).await }
+        });
+        let result: Result<bool, StartError> = match ran {
+            Ok(ends) => ends.into_iter().try_fold(true, |clean, end| Ok(clean && end?)),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = &result {
+            let _ = started.send(Err(error.to_string()));
+        }
+        result
+    });
+    let thread = spawned.map_err(|source| StartError::File { path: PathBuf::from("thread"), source })?;
+    for _ in 0..shards {
+        match starting.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                mesh.broadcast(|| Letter::Drain);
+                return Err(StartError::Shard(why));
+            }
+            Err(_) => return Err(StartError::Shard("a shard ended before it had started".to_owned())),
+        }
+    }
+    Ok(NodeHandle { mesh, data: config.data, shards, thread })
+}
+
+fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
+    let host = Domain::parse(&config.hostname).map_err(|_| StartError::Hostname(config.hostname.clone()))?;
+    let shards = if config.shards > 0 {
+        config.shards
+    } else {
+        let found = ShardThreads::one_a_core();
+        found.map_err(|source| StartError::File { path: PathBuf::from("CPU set"), source })?.count.get()
+    };
+    let identity = match &config.tls {
+        Some((chain, key)) => ServerIdentity::load(chain, key)?,
+        None => ServerIdentity::self_signed(&config.data.join("tls"), &host)?,
+    };
+    let key_path = config.data.join(MASTER_KEY_FILE);
+    let key = std::fs::read(&key_path).map_err(|source| StartError::File { path: key_path.clone(), source })?;
+    let master_key = key.try_into().map_err(|_| StartError::MasterKey(key_path))?;
+    let servers = if config.resolvers.is_empty() { system_servers() } else { config.resolvers.clone() };
+    let (mesh, inboxes) = Mesh::new(usize::from(shards));
+    let listeners = config
+        .smtp
+        .iter()
+        .map(|at| (Service::Smtp, *at))
+        .chain(config.smtps.iter().map(|at| (Service::Smtps, *at)))
+        .chain(config.rest.iter().map(|at| (Service::Rest, *at)))
+        .collect();
+    Ok(ShardSetup {
+        common: Common {
+            data: config.data.clone(),
+            hostname: config.hostname.as_str().into(),
+            shards,
+            retry: config.retry,
+            master_key,
+            acceptor: Some(Acceptor::new(identity.server_config()?)),
+            connector: Connector::system()?,
+            control_url: config.control_url.as_str().into(),
+        },
+        resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
+        listeners,
+        admin: Some(config.admin),
+        drain: config.drain,
+        mesh,
+        inboxes: inboxes.into(),
+        snapshot: last_snapshot(&config.data),
+    })
+}
+
+/// Fails early and clearly where another process has the port: SO_REUSEPORT would share it in silence.
+fn probe(what: &'static str, address: SocketAddr) -> Result<(), StartError> {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(StartError::Listen { what, address, source }),
+    }
+}
+
+/// One shard's life: opens its logs, listens, recovers behind that, and runs until it has drained. `Ok(true)`:
+/// everything under way was finished.
+///
+/// # Errors
+/// The spool, the journal or a listener could not be opened.
+pub async fn run_shard<P: Platform>(
+    platform: P,
+    shard: ShardId,
+    setup: ShardSetup,
+    started: impl FnOnce(),
+) -> Result<bool, StartError> {
+    let refuse = |error: String| StartError::Shard(format!("shard {shard}: {error}"));
+    let data = setup.common.data.clone();
+    let journal = Journal::open(platform.clone(), &data, shard).await.map_err(|error| refuse(error.to_string()))?;
+    let spool = Spool::open(platform.clone(), &data, shard).await.map_err(|error| refuse(error.to_string()))?;
+    let dns = Dns::start(platform.clone(), setup.resolver);
+    let parts = Parts { spool, journal, dns };
+    let runtime =
+        Runtime::start(platform.clone(), shard, setup.common, parts, setup.mesh, setup.snapshot);
+    let (over, ending) = async_channel::bounded::<()>(1);
+    let peers = Peers::new(platform.entropy());
+    for (service, address) in setup.listeners {
+        let what = match service {
+            Service::Smtp => "SMTP",
+            Service::Smtps => "SMTPS",
+            Service::Rest => "REST",
+        };
+        let listener =
+            listen::bind(&platform, address).map_err(|source| StartError::Listen { what, address, source })?;
+        platform.spawn("listener", listen::run(runtime.clone(), listener, service, peers.clone()));
+    }
+    if let Some(address) = setup.admin.filter(|_| shard.0 == 0) {
+        let what = "the admin API";
+        let listener =
+            listen::bind(&platform, address).map_err(|source| StartError::Listen { what, address, source })?;
+        platform.spawn("admin listener", admin::run(runtime.clone(), listener, ending));
+    }
+    if let Some(inbox) = setup.inboxes.get(usize::from(shard.0)) {
+        platform.spawn("inbox", runtime.clone().read_inbox(inbox.clone()));
+    }
+    started();
+    if let Err(error) = runtime.recover().await {
+        tracing::error!(shard = shard.0, %error, "recovery failed; new mail is accepted, old mail waits for repair");
+    }
+    runtime.draining().await;
+    let deadline = platform.now() + setup.drain;
+    let clean = runtime.drained(deadline).await;
+    over.close();
+    Ok(clean)
+}

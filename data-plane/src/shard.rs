@@ -1,0 +1,492 @@
+//! One shard at work: joins the core's [`Shard`] with the pumps of every stage.
+//!
+//! [`Runtime`] is a handle to everything that lives on the shard's thread. Inputs go through [`Runtime::input`], which
+//! then carries out what the core asks for. Tasks of a running shard: one a connection (in or out), one that makes
+//! events durable in order, one that waits for the next deadline, one that reads the inbox.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future::or;
+use postrail_core::base::{Instant, Map, MapSeed, Moment, Random};
+use postrail_core::dns::HostRule;
+use postrail_core::events::dsn;
+use postrail_core::intake::idempotency::Keys;
+use postrail_core::mail::Job;
+use postrail_core::schedule::RetryPolicy;
+use postrail_core::shard::{Config, Input, Output, Record, Shard};
+use postrail_core::spool::Location;
+use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::snapshot::Snapshot;
+
+use crate::auth::Auth;
+use crate::dns::Dns;
+use crate::egress::{self, SessionCommand};
+use crate::intake::quota::Quotas;
+use crate::intake::rest;
+use crate::journal::Journal;
+use crate::mesh::{Letter, Mesh, Question, Reply, ShardStatus};
+use crate::platform::Platform;
+use crate::sign::Signer;
+use crate::spool::{Spool, StoreError};
+use crate::tls::{Acceptor, Connector};
+
+/// What every shard of a node shares.
+#[derive(Clone)]
+pub struct Common {
+    /// The node's data folder.
+    pub data: PathBuf,
+    pub hostname: Arc<str>,
+    pub shards: u16,
+    pub retry: RetryPolicy,
+    pub master_key: [u8; 32],
+    pub acceptor: Option<Acceptor>,
+    pub connector: Connector,
+    /// `http://127.0.0.1:8081`: where jobs are looked up.
+    pub control_url: Arc<str>,
+}
+
+/// Events that wait to be made durable at most before intake slows down.
+const RECORDS_WAITING_MAX: usize = 100_000;
+/// How long a record that could not be written waits for the next try.
+const RECORD_RETRY: Duration = Duration::from_millis(500);
+
+/// A handle to one shard's state and pumps.
+pub struct Runtime<P: Platform>(Rc<Inner<P>>);
+
+impl<P: Platform> Clone for Runtime<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<P: Platform> {
+    platform: P,
+    id: ShardId,
+    common: Common,
+    heart: RefCell<Shard>,
+    spool: Spool<P>,
+    journal: Journal<P>,
+    dns: Dns<P>,
+    signer: Signer,
+    auth: Auth<P>,
+    quotas: RefCell<Quotas>,
+    keys: RefCell<Keys>,
+    mesh: Mesh,
+    random: RefCell<Random>,
+    sessions: RefCell<Map<u32, Sender<SessionCommand>>>,
+    records: (Sender<Box<Record>>, Receiver<Box<Record>>),
+    /// Woken when the next deadline has come nearer.
+    nearer: (Sender<()>, Receiver<()>),
+    armed: Cell<Instant>,
+    draining: Cell<bool>,
+    recording: Cell<bool>,
+    intake_sessions: Cell<usize>,
+}
+
+/// The parts that are opened before a runtime can be made.
+pub struct Parts<P: Platform> {
+    pub spool: Spool<P>,
+    pub journal: Journal<P>,
+    pub dns: Dns<P>,
+}
+
+impl<P: Platform> Runtime<P> {
+    /// Joins the parts and starts the shard's own tasks. Nothing is accepted or recovered yet.
+    pub fn start(
+        platform: P,
+        id: ShardId,
+        common: Common,
+        parts: Parts<P>,
+        mesh: Mesh,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        let mut random = Random::new(platform.entropy());
+        let now = Moment { instant: platform.now(), wall: platform.timestamp() };
+        let config = Config { shard: id, shards: common.shards, retry: common.retry, seed: random.next_u64() };
+        let seed = MapSeed::new(&mut random);
+        let inner = Inner {
+            id,
+            heart: RefCell::new(Shard::new(config, snapshot, now)),
+            spool: parts.spool,
+            journal: parts.journal,
+            dns: parts.dns,
+            signer: Signer::new(common.master_key, &mut random),
+            auth: Auth::new(platform.clone()),
+            quotas: RefCell::new(Quotas::new(&seed, common.shards)),
+            keys: RefCell::new(Keys::new(&seed)),
+            mesh,
+            random: RefCell::new(random),
+            sessions: RefCell::new(seed.map()),
+            records: async_channel::unbounded(),
+            nearer: async_channel::bounded(1),
+            armed: Cell::new(Instant::FAR),
+            draining: Cell::new(false),
+            recording: Cell::new(false),
+            intake_sessions: Cell::new(0),
+            common,
+            platform,
+        };
+        let runtime = Self(Rc::new(inner));
+        runtime.spawn("timer", Self::keep_time);
+        runtime.spawn("recorder", Self::keep_records);
+        runtime
+    }
+
+    fn spawn<F: Future<Output = ()> + 'static>(&self, name: &'static str, task: impl FnOnce(Self) -> F) {
+        self.0.platform.spawn(name, task(self.clone()));
+    }
+
+    pub fn platform(&self) -> &P {
+        &self.0.platform
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.0.id
+    }
+
+    pub fn common(&self) -> &Common {
+        &self.0.common
+    }
+
+    pub fn signer(&self) -> &Signer {
+        &self.0.signer
+    }
+
+    pub fn connector(&self) -> &Connector {
+        &self.0.common.connector
+    }
+
+    pub fn auth(&self) -> &Auth<P> {
+        &self.0.auth
+    }
+
+    pub fn mesh(&self) -> &Mesh {
+        &self.0.mesh
+    }
+
+    pub fn keys(&self) -> &RefCell<Keys> {
+        &self.0.keys
+    }
+
+    pub fn quotas(&self) -> &RefCell<Quotas> {
+        &self.0.quotas
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.heart.borrow().snapshot().clone()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.get()
+    }
+
+    pub fn now(&self) -> Moment {
+        Moment { instant: self.0.platform.now(), wall: self.0.platform.timestamp() }
+    }
+
+    /// A new message id of this shard.
+    pub fn next_id(&self) -> MessageId {
+        let wall = self.0.platform.timestamp();
+        MessageId::new(wall.unix_ms(), self.0.id, self.0.random.borrow_mut().next_u64())
+    }
+
+    /// Counts a submission session in (`true`) or out; gives the number that are open.
+    pub fn count_intake_session(&self, came: bool) -> usize {
+        let open = self.0.intake_sessions.get();
+        self.0.intake_sessions.set(if came { open + 1 } else { open.saturating_sub(1) });
+        self.0.intake_sessions.get()
+    }
+
+    /// Why nothing can be accepted at present, if so.
+    pub fn refusal(&self, recipients: usize) -> Option<String> {
+        if self.0.draining.get() {
+            return Some("the server is shutting down".to_owned());
+        }
+        if !self.0.heart.borrow().has_room(recipients) {
+            return Some("the queue is full".to_owned());
+        }
+        if self.0.records.1.len() > RECORDS_WAITING_MAX {
+            return Some("events cannot be written fast enough".to_owned());
+        }
+        self.0.journal.refusal()
+    }
+
+    /// Makes a job durable and sets it on its way. Only after this may the client be told so.
+    ///
+    /// # Errors
+    /// The job is not accepted: nothing of it will be sent.
+    pub async fn accept(&self, job: Job) -> Result<(), StoreError> {
+        let at = self.0.spool.store(&job).await?;
+        self.input(Input::Accepted { job: Arc::new(job), at });
+        Ok(())
+    }
+
+    /// Gives the core one input and carries out what it leads to.
+    pub fn input(&self, input: Input) {
+        let now = self.now();
+        self.0.heart.borrow_mut().handle(now, input);
+        self.drive();
+    }
+
+    fn drive(&self) {
+        loop {
+            let output = self.0.heart.borrow_mut().poll();
+            let Some(output) = output else { break };
+            self.carry_out(output);
+        }
+        let deadline = self.0.heart.borrow().deadline();
+        if deadline < self.0.armed.get() {
+            self.0.armed.set(deadline);
+            let _ = self.0.nearer.0.try_send(());
+        }
+    }
+
+    fn carry_out(&self, output: Output) {
+        match output {
+            Output::Resolve { domain, lookup } => self.spawn("resolve", move |runtime| async move {
+                let rule = HostRule { allow_private: lookup.allow_private };
+                let result = runtime.0.dns.mail_hosts(&lookup.name, rule).await;
+                runtime.input(Input::Resolved { domain, result });
+            }),
+            Output::Open { session, plan } => {
+                let (sender, receiver) = async_channel::bounded(2);
+                self.0.sessions.borrow_mut().insert(session, sender);
+                self.spawn("egress session", move |runtime| egress::run(runtime, session, plan, receiver));
+            }
+            Output::Load { attempt, at } => self.spawn("load", move |runtime| async move {
+                let result = runtime.0.spool.load(at).await;
+                let result = result.map(Arc::new).map_err(|error| error.to_string());
+                runtime.input(Input::Loaded { attempt, result });
+            }),
+            Output::Transact { session, transact } => self.tell(session, SessionCommand::Transact(transact)),
+            Output::Quit { session } => self.tell(session, SessionCommand::Quit),
+            Output::Record(record) => {
+                let _ = self.0.records.0.try_send(record);
+            }
+            Output::Hand { to, work } => self.0.mesh.send(to, Letter::Hand(work)),
+            Output::HandBack { to, back } => self.0.mesh.send(to, Letter::HandBack(back)),
+        }
+    }
+
+    fn tell(&self, session: u32, command: SessionCommand) {
+        if let Some(sender) = self.0.sessions.borrow().get(&session) {
+            let _ = sender.try_send(command);
+        }
+    }
+
+    /// A session's task has ended: nothing more is told to it.
+    pub fn session_over(&self, session: u32) {
+        self.0.sessions.borrow_mut().remove(&session);
+    }
+
+    async fn keep_time(self) {
+        loop {
+            let deadline = self.0.heart.borrow().deadline();
+            self.0.armed.set(deadline);
+            let came = or(
+                async {
+                    self.0.platform.sleep_until(deadline).await;
+                    true
+                },
+                async {
+                    let _ = self.0.nearer.1.recv().await;
+                    false
+                },
+            )
+            .await;
+            if came {
+                self.input(Input::Timeout);
+            }
+        }
+    }
+
+    /// Makes records durable in their order: reports first, then the events of all that has gathered, then the jobs
+    /// that are finished are released.
+    async fn keep_records(self) {
+        while let Ok(first) = self.0.records.1.recv().await {
+            self.0.recording.set(true);
+            let mut records = vec![first];
+            while let Ok(next) = self.0.records.1.try_recv() {
+                records.push(next);
+            }
+            let mut events = Vec::new();
+            let mut finished = Vec::new();
+            for record in records {
+                if let Some((at, request)) = record.report {
+                    self.report(at, request).await;
+                }
+                events.extend(record.events);
+                finished.extend(record.finished);
+            }
+            while !events.is_empty() {
+                match self.0.journal.append(events.clone()).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "events cannot be written; trying again");
+                        let until = self.0.platform.now() + RECORD_RETRY;
+                        self.0.platform.sleep_until(until).await;
+                    }
+                }
+            }
+            for (_, at) in finished {
+                self.0.spool.release(at);
+            }
+            self.0.recording.set(false);
+        }
+    }
+
+    /// Stores a report to the sender, if one is due. A report that cannot be stored is tried again: it comes before the
+    /// settlement that it is about.
+    async fn report(&self, at: Location, request: dsn::ReportRequest) {
+        let job = match self.0.spool.load(at).await {
+            Ok(job) => job,
+            Err(error) => return tracing::error!(message = %request.message, %error, "cannot read for a report"),
+        };
+        let snapshot = self.snapshot();
+        let domain = snapshot.domains.get(&job.domain).map_or(&*self.0.common.hostname, |domain| &*domain.name);
+        let now = self.0.platform.timestamp();
+        let Some(report) = dsn::compose(&job, &request, domain, &self.0.common.hostname, now) else { return };
+        if self.0.heart.borrow().holds(report.id) {
+            return; // made before a crash, and still waiting
+        }
+        loop {
+            match self.accept(report.clone()).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(message = %request.message, %error, "cannot store a report yet"),
+            }
+            if self.is_draining() {
+                return;
+            }
+            let until = self.0.platform.now() + RECORD_RETRY;
+            self.0.platform.sleep_until(until).await;
+        }
+    }
+
+    /// Brings back what the spool and the journal hold. Intake may run meanwhile.
+    ///
+    /// # Errors
+    /// What could not be read at all; damage within segments is reported and set aside instead.
+    pub async fn recover(&self) -> Result<(), String> {
+        let started = self.0.platform.now();
+        let mut events = 0_u64;
+        let replayed = self.0.journal.replay(|event| {
+            events += 1;
+            self.0.heart.borrow_mut().handle(self.now(), Input::Replayed(event));
+        });
+        replayed.await.map_err(|error| error.to_string())?;
+        let recovered = self.0.spool.recover(|meta, at| {
+            if let Some(idempotency) = meta.job.idempotency {
+                self.0.keys.borrow_mut().restore(idempotency, meta.job.id, meta.job.accepted_at, self.now().wall);
+            }
+            self.input(Input::Recovered { meta: Box::new(meta), at });
+        });
+        let report = recovered.await.map_err(|error| error.to_string())?;
+        self.input(Input::RecoveryDone);
+        for damage in &report.damaged {
+            tracing::error!(shard = self.0.id.0, %damage, "a damaged part of the spool was set aside");
+        }
+        let took = self.0.platform.now().since(started);
+        tracing::info!(shard = self.0.id.0, jobs = report.jobs, events, ms = took.as_millis() as u64, "recovered");
+        Ok(())
+    }
+
+    /// Reads the inbox until the mesh is gone.
+    pub async fn read_inbox(self, inbox: Receiver<Letter>) {
+        while let Ok(letter) = inbox.recv().await {
+            match letter {
+                Letter::Hand(work) => self.input(Input::Hand(work)),
+                Letter::HandBack(back) => self.input(Input::HandBack(back)),
+                Letter::Snapshot(snapshot) => self.input(Input::Snapshot(snapshot)),
+                Letter::Drain => {
+                    self.0.draining.set(true);
+                    self.input(Input::Drain);
+                }
+                Letter::Ask(question, reply) => self.spawn("answer", move |runtime| async move {
+                    let answer = runtime.answer(question).await;
+                    let _ = reply.try_send(answer);
+                }),
+            }
+        }
+    }
+
+    async fn answer(&self, question: Question) -> Reply {
+        match question {
+            Question::Pull { cursor, bytes_max, wait_ms } => {
+                self.0.journal.wait(cursor, Duration::from_millis(wait_ms)).await;
+                match self.0.journal.pull(cursor, bytes_max).await {
+                    Ok((buffers, next)) => Reply::Events { buffers, next },
+                    Err(error) => error.into(),
+                }
+            }
+            Question::Trim { cursor } => {
+                self.0.journal.trim(cursor, self.0.spool.oldest_birth());
+                Reply::Done
+            }
+            Question::Queue => Reply::Queue(Box::new(self.0.heart.borrow().queue_view(self.now()))),
+            Question::Message(message) => {
+                let view = self.0.heart.borrow().message_view(self.now(), message);
+                Reply::Message(view.map(Box::new))
+            }
+            Question::Command(command) => {
+                let affected = self.0.heart.borrow_mut().command(self.now(), &command);
+                self.drive();
+                Reply::Affected(affected)
+            }
+            Question::Submit(forwarded) => {
+                Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await))
+            }
+            Question::Status => Reply::Status(Box::new(self.status())),
+        }
+    }
+
+    pub fn status(&self) -> ShardStatus {
+        let heart = self.0.heart.borrow();
+        let spool = self.0.spool.stats();
+        ShardStatus {
+            shard: self.0.id.0,
+            counters: heart.counters(),
+            waiting: heart.waiting(),
+            intake_sessions: self.0.intake_sessions.get(),
+            revision: heart.snapshot().revision.0,
+            recovering: heart.is_recovering(),
+            draining: self.0.draining.get(),
+            spool_bytes: spool.bytes,
+            spool_segments: spool.segments,
+            journal_bytes: self.0.journal.bytes(),
+            refusing: spool.refusing.or_else(|| self.0.journal.refusal()),
+            damaged: spool.damaged,
+        }
+    }
+
+    /// Waits until the shard is told to drain.
+    pub async fn draining(&self) {
+        while !self.0.draining.get() {
+            let until = self.0.platform.now() + Duration::from_millis(50);
+            self.0.platform.sleep_until(until).await;
+        }
+    }
+
+    /// Waits until a drained shard has nothing under way and every event is durable, or until `deadline`.
+    pub async fn drained(&self, deadline: Instant) -> bool {
+        loop {
+            let quiet = self.0.heart.borrow().is_quiet()
+                && self.0.intake_sessions.get() == 0
+                && self.0.records.1.is_empty()
+                && !self.0.recording.get();
+            if quiet {
+                return true;
+            }
+            if self.0.platform.now() >= deadline {
+                return false;
+            }
+            let until = self.0.platform.now() + Duration::from_millis(10);
+            self.0.platform.sleep_until(until).await;
+        }
+    }
+}
+

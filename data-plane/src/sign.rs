@@ -1,0 +1,166 @@
+//! Stage *sign*, the pump: renders a copy, asks the core what to sign, and signs with aws-lc.
+//!
+//! Private keys are unsealed once and kept as ready contexts, by key id and sealed bytes, so that signing parses no key.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::digest;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use postrail_core::base::{Map, MapSeed, Random, Timestamp};
+use postrail_core::egress::{Capabilities, Transaction};
+use postrail_core::mail::{BodyType, FinalMessage, ForwardPath};
+use postrail_core::shard::Transact;
+use postrail_core::sign::{dkim, render, seven_bit};
+use postrail_schema::ids::KeyId;
+use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
+use zeroize::Zeroizing;
+
+/// What a sealed DKIM key is bound to.
+pub const SEAL_CONTEXT: &[u8] = b"postrail dkim key";
+
+/// Why a message cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    #[error("the private key {0} does not open with this installation's master key")]
+    Unseal(KeyId),
+    #[error("the private key {0} is not a usable PKCS#8 key of its algorithm")]
+    Key(KeyId),
+    #[error("signing with key {0} failed")]
+    Sign(KeyId),
+}
+
+enum KeyContext {
+    Rsa(Box<RsaKeyPair>),
+    Ed25519(Box<Ed25519KeyPair>),
+}
+
+struct Opened {
+    sealed: Vec<u8>,
+    context: Rc<KeyContext>,
+}
+
+/// The signer of one shard.
+pub struct Signer {
+    master: Zeroizing<[u8; 32]>,
+    keys: RefCell<Map<KeyId, Opened>>,
+    random: SystemRandom,
+}
+
+impl Signer {
+    /// A signer whose keys were sealed with `master`.
+    pub fn new(master: [u8; 32], random: &mut Random) -> Self {
+        let keys = RefCell::new(MapSeed::new(random).map());
+        Self { master: Zeroizing::new(master), keys, random: SystemRandom::new() }
+    }
+
+    /// The transaction that sends `transact` to a receiver with these capabilities: rendered, converted to 7 bits where
+    /// the receiver needs that and the message allows it, and signed by every key of its domain.
+    ///
+    /// # Errors
+    /// A key cannot be used: the mail waits rather than going out unsigned.
+    pub fn transaction(
+        &self,
+        transact: &Transact,
+        capabilities: &Capabilities,
+        at: Timestamp,
+    ) -> Result<Transaction, SignError> {
+        let job = &transact.job;
+        let mut message = render::render(job, usize::from(transact.entry));
+        if message.eight_bit
+            && !capabilities.eight_bit_mime
+            && let Ok(converted) = seven_bit::convert(&message)
+        {
+            message = converted;
+        }
+        if let Some(domain) = transact.snapshot.domains.get(&job.domain) {
+            message.signatures = self.signatures(&message, &domain.name, &domain.keys, at)?;
+        }
+        let recipients = transact.recipients.iter().map(|index| {
+            let recipient = &job.recipients[usize::from(index.0)];
+            ForwardPath {
+                address: recipient.address.clone(),
+                notify: recipient.notify,
+                orcpt: recipient.orcpt.clone(),
+            }
+        });
+        let recipients: Vec<ForwardPath> = recipients.collect();
+        let needs_utf8 = message.utf8_header
+            || recipients.iter().any(|recipient| recipient.address.needs_smtp_utf8())
+            || job.reverse_path.as_ref().is_some_and(|path| path.needs_smtp_utf8());
+        Ok(Transaction {
+            tag: u64::from(transact.attempt),
+            reverse_path: job.reverse_path.clone(),
+            body: if message.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
+            smtp_utf8: needs_utf8,
+            ret: job.ret,
+            envid: job.envid.clone(),
+            recipients,
+            message,
+        })
+    }
+
+    fn signatures(
+        &self,
+        message: &FinalMessage,
+        domain: &str,
+        keys: &[DkimKey],
+        at: Timestamp,
+    ) -> Result<bytes::Bytes, SignError> {
+        let plan = dkim::plan(message, domain, keys, at);
+        let mut signatures = Vec::with_capacity(keys.len());
+        for request in plan.requests() {
+            let key = keys.iter().find(|key| key.id == request.key).ok_or(SignError::Key(request.key))?;
+            signatures.push(self.sign(key, &request.digest)?);
+        }
+        Ok(plan.finish(signatures))
+    }
+
+    fn sign(&self, key: &DkimKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignError> {
+        match &*self.context(key)? {
+            KeyContext::Ed25519(pair) => Ok(pair.sign(digest).as_ref().to_vec()),
+            KeyContext::Rsa(pair) => {
+                let digest = digest::Digest::import_less_safe(digest, &digest::SHA256)
+                    .map_err(|_| SignError::Sign(key.id))?;
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign_digest(&RSA_PKCS1_SHA256, &digest, &mut signature)
+                    .map_err(|_| SignError::Sign(key.id))?;
+                Ok(signature)
+            }
+        }
+    }
+
+    fn context(&self, key: &DkimKey) -> Result<Rc<KeyContext>, SignError> {
+        if let Some(opened) = self.keys.borrow().get(&key.id)
+            && opened.sealed == key.sealed_private_key
+        {
+            return Ok(opened.context.clone());
+        }
+        let der = unseal(&self.master, &key.sealed_private_key).ok_or(SignError::Unseal(key.id))?;
+        let context = match key.algorithm {
+            KeyAlgorithm::RsaSha256 => {
+                KeyContext::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der).map_err(|_| SignError::Key(key.id))?))
+            }
+            KeyAlgorithm::Ed25519Sha256 => KeyContext::Ed25519(Box::new(
+                Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| SignError::Key(key.id))?,
+            )),
+        };
+        let context = Rc::new(context);
+        let opened = Opened { sealed: key.sealed_private_key.clone(), context: context.clone() };
+        self.keys.borrow_mut().insert(key.id, opened);
+        Ok(context)
+    }
+}
+
+/// Opens `nonce || ciphertext || tag` (AES-256-GCM).
+fn unseal(master: &[u8; 32], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN)?;
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, master).ok()?);
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut buffer = Zeroizing::new(ciphertext.to_vec());
+    let length = key.open_in_place(nonce, Aad::from(SEAL_CONTEXT), &mut buffer).ok()?.len();
+    buffer.truncate(length);
+    Some(buffer)
+}
