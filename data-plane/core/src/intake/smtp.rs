@@ -104,7 +104,10 @@ pub fn accept(acceptance: Acceptance<'_>, mut transaction: Transaction) -> Resul
     let body_at = section.len();
     let labels = survey.labels;
 
-    transaction.content.shrink_to_fit();
+    // What was reserved and not needed would stay with the body; to give back less is not worth a move.
+    if transaction.content.capacity() / 2 > transaction.content.len() {
+        transaction.content.shrink_to_fit();
+    }
     let body = Bytes::from(transaction.content).slice(body_at..);
     let envelope = transaction.envelope;
     let recipient =
