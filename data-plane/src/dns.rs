@@ -187,7 +187,155 @@ fn servers_of(text: &str) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, UdpSocket};
+    use std::num::NonZeroU16;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
     use super::*;
+    use crate::platform::glommio::{Glommio, ShardThreads, run_shards};
+
+    #[test]
+    fn hosts_are_found_by_datagrams_and_remembered() {
+        let server = Server::start();
+        let asked = Arc::clone(&server.asked);
+        let results = with_dns(config(server.at), async move |dns| {
+            let first = lookup(&dns, "a.example").await;
+            (first, asked.load(Ordering::SeqCst), lookup(&dns, "a.example").await, asked.load(Ordering::SeqCst))
+        });
+        let found = "a.example: [192.0.2.1]".to_owned();
+        assert_eq!(results, (found.clone(), 3, found, 3));
+    }
+
+    #[test]
+    fn a_truncated_answer_is_fetched_by_stream() {
+        let server = Server::start();
+        let found = with_dns(config(server.at), async |dns| lookup(&dns, "big.example").await);
+        assert_eq!(found, "big.example: [192.0.2.1]");
+    }
+
+    #[test]
+    fn many_domains_are_looked_up_at_once_and_callers_may_go() {
+        let server = Server::start();
+        let (found, left) = with_dns(config(server.at), async |dns| {
+            let gone = Domain::parse("gone.example").unwrap();
+            let impatient = dns.0.platform.timeout(Duration::ZERO, dns.mail_hosts(&gone, HostRule::default())).await;
+            assert!(impatient.is_none());
+            let domains: Vec<String> = (0..300).map(|number| format!("d{number}.example")).collect();
+            let found = join_all(domains.iter().map(|domain| lookup(&dns, domain))).await;
+            while dns.state().lookups > 0 {
+                dns.0.platform.yield_now().await;
+            }
+            (found, dns.0.waiting.borrow().len() + dns.0.open.borrow().len())
+        });
+        assert!((0..300).all(|number| found[number] == format!("d{number}.example: [192.0.2.1]")), "{found:?}");
+        assert_eq!(left, 0, "nothing is kept of a lookup that has ended");
+    }
+
+    #[test]
+    fn a_server_that_is_silent_or_not_there_fails_for_now() {
+        let server = Server::start();
+        let silent = with_dns(config(server.at), async |dns| lookup(&dns, "silent.example").await);
+        assert!(silent.contains("in time"), "{silent}");
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = with_dns(config(closed), async |dns| lookup(&dns, "a.example").await);
+        assert!(refused.starts_with("name resolution failed"), "{refused}");
+    }
+
+    fn config(server: SocketAddr) -> ResolverConfig {
+        ResolverConfig {
+            servers: vec![server],
+            timeout: Duration::from_millis(300),
+            attempts: 2,
+            own_names: Vec::new(),
+            own_addresses: Vec::new(),
+        }
+    }
+
+    /// Runs `work` on a shard of its own.
+    fn with_dns<W, T>(config: ResolverConfig, work: W) -> T
+    where
+        W: AsyncFn(Dns<Glommio>) -> T + Clone + Send + 'static,
+        T: Send + 'static,
+    {
+        let shard = move |_, platform| {
+            let (config, work) = (config.clone(), work.clone());
+            async move { work(Dns::start(platform, config)).await }
+        };
+        run_shards(&ShardThreads::new(NonZeroU16::MIN), shard).unwrap().pop().unwrap()
+    }
+
+    async fn lookup(dns: &Dns<Glommio>, domain: &str) -> String {
+        match dns.mail_hosts(&Domain::parse(domain).unwrap(), HostRule::default()).await {
+            Ok(hosts) => format!("{}: {:?}", hosts.site, hosts.hosts[0].addresses),
+            Err(failure) => failure.reason(),
+        }
+    }
+
+    /// A name server on loopback, on threads that end with the test's process. Every name has one A record; names in
+    /// `silent` get no answer, those in `big` get it by TCP only.
+    struct Server {
+        at: SocketAddr,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Server {
+        fn start() -> Self {
+            let (datagrams, streams) = loop {
+                let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+                // The port of the same number may be taken for TCP.
+                if let Ok(streams) = TcpListener::bind(datagrams.local_addr().unwrap()) {
+                    break (datagrams, streams);
+                }
+            };
+            let server = Self { at: datagrams.local_addr().unwrap(), asked: Arc::default() };
+            let asked = Arc::clone(&server.asked);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 512];
+                while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    match answer(&buffer[..length]) {
+                        _ if buffer[13..].starts_with(b"silent") => {}
+                        mut bytes if buffer[13..].starts_with(b"big") => {
+                            bytes[2] |= 2;
+                            datagrams.send_to(&bytes, peer).unwrap();
+                        }
+                        bytes => assert!(datagrams.send_to(&bytes, peer).is_ok()),
+                    }
+                }
+            });
+            std::thread::spawn(move || {
+                for mut stream in streams.incoming().map_while(Result::ok) {
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+                    stream.read_exact(&mut query).unwrap();
+                    let bytes = answer(&query);
+                    stream.write_all(&(bytes.len() as u16).to_be_bytes()).unwrap();
+                    // In two parts, as a network may cut it.
+                    stream.write_all(&bytes[..7]).unwrap();
+                    stream.write_all(&bytes[7..]).unwrap();
+                }
+            });
+            server
+        }
+    }
+
+    /// The query's header and question with the authority bit, and 192.0.2.1 where an A record was asked for.
+    fn answer(query: &[u8]) -> Vec<u8> {
+        let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let mut bytes = query[..end].to_vec();
+        bytes[2] |= 0x84;
+        bytes[6..12].fill(0);
+        if bytes[end - 4..end] == [0, 1, 0, 1] {
+            bytes[7] = 1;
+            bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+        }
+        bytes
+    }
 
     #[test]
     fn name_servers_are_read_as_resolv_conf_says() {

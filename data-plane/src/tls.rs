@@ -166,8 +166,8 @@ impl Connector {
 /// A stream that is plain, or TLS on either side.
 pub enum MaybeTls<S> {
     Plain(S),
-    Server(Box<server::TlsStream<S>>),
-    Client { stream: Box<client::TlsStream<S>>, verified: bool },
+    Server(Box<server::TlsStream<Joined<S>>>),
+    Client { stream: Box<client::TlsStream<Joined<S>>>, verified: bool },
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
     pub async fn accept(self, acceptor: &Acceptor) -> io::Result<Self> {
         let mut stream = self.into_plain()?;
         stream.flush().await?;
-        let stream = acceptor.0.accept(stream).await.map_err(short)?;
+        let stream = acceptor.0.accept(Joined::new(stream)).await.map_err(short)?;
         Ok(Self::Server(Box::new(stream)))
     }
 
@@ -198,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
         let name = server_name(host)?;
         let mut stream = self.into_plain()?;
         stream.flush().await?;
-        let stream = policy.connect(name, stream).await.map_err(short)?;
+        let stream = policy.connect(name, Joined::new(stream)).await.map_err(short)?;
         Ok(Self::Client { stream: Box::new(stream), verified: verify })
     }
 
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
         let version = state.protocol_version().and_then(|version| version.as_str());
         let cipher = state.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         Some(TlsFacts {
-            version: version.unwrap_or_default().to_owned(),
+            version: version.unwrap_or_default().replace('_', "."),
             cipher: cipher.unwrap_or_default().to_owned(),
             verified,
         })
@@ -222,8 +222,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
     pub fn socket(&self) -> &S {
         match self {
             Self::Plain(stream) => stream,
-            Self::Server(stream) => stream.get_ref().0,
-            Self::Client { stream, .. } => stream.get_ref().0,
+            Self::Server(stream) => &stream.get_ref().0.stream,
+            Self::Client { stream, .. } => &stream.get_ref().0.stream,
         }
     }
 
@@ -254,6 +254,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Server(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Client { stream, .. } => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
@@ -268,6 +280,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
             Self::Server(stream) => Pin::new(stream).poll_close(cx),
             Self::Client { stream, .. } => Pin::new(stream).poll_close(cx),
         }
+    }
+}
+
+/// A stream that sends small parts in one piece.
+///
+/// A flight of a handshake is several small records, and streams without a gathering write would send each by itself:
+/// more packets, and the alert of a failed handshake, for which there is one write only, would stay behind.
+pub struct Joined<S> {
+    stream: S,
+    piece: Vec<u8>,
+}
+
+impl<S> Joined<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, piece: Vec::new() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { stream, piece } = self.get_mut();
+        piece.clear();
+        for part in parts {
+            if piece.len() + part.len() > JOINED_BYTES_MAX {
+                break;
+            }
+            piece.extend_from_slice(part);
+        }
+        if piece.is_empty() {
+            // Nothing at all, or a first part that is large enough to go by itself.
+            let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+            return Pin::new(stream).poll_write(cx, first);
+        }
+        Pin::new(stream).poll_write(cx, piece)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_close(cx)
     }
 }
 
@@ -388,5 +456,296 @@ fn reason_of(error: &rustls::Error) -> String {
         rustls::Error::PeerIncompatible(why) => format!("the peer is incompatible: {why:?}"),
         rustls::Error::PeerMisbehaved(why) => format!("the peer misbehaved: {why:?}"),
         _ => "the handshake failed".to_owned(),
+    }
+}
+
+/// Octets that are joined to one piece: a handshake's flight without its certificates.
+const JOINED_BYTES_MAX: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::os::unix::fs::PermissionsExt;
+    use std::rc::Rc;
+    use std::task::Waker;
+
+    use futures_lite::future::{block_on, zip};
+    use futures_util::AsyncReadExt;
+    use rustls::HandshakeKind;
+
+    use super::*;
+
+    #[test]
+    fn an_opportunistic_client_encrypts_without_asking_who_it_is() {
+        let folder = Folder::new("opportunistic");
+        let (server, client) = upgrade(&folder.acceptor("mx.example"), &folder.connector(), "other.example", false);
+        let (mut server, mut client) = (server.unwrap(), client.unwrap());
+        assert_eq!(said(&mut client, &mut server, "EHLO"), "EHLO");
+        assert_eq!(said(&mut server, &mut client, "250 mx.example"), "250 mx.example");
+        for facts in [server.facts().unwrap(), client.facts().unwrap()] {
+            assert_eq!((facts.version.as_str(), facts.verified), ("TLSv1.3", false));
+            assert!(facts.cipher.starts_with("TLS13_"), "{}", facts.cipher);
+        }
+    }
+
+    #[test]
+    fn a_verified_client_wants_the_right_name_of_a_known_root() {
+        let folder = Folder::new("verified");
+        let acceptor = folder.acceptor("mx.example");
+        let known = Connector::with_roots(&folder.0.join("self-signed-mx.example.pem")).unwrap();
+        let (_, client) = upgrade(&acceptor, &known, "mx.example", true);
+        assert!(client.unwrap().facts().unwrap().verified);
+        let strange = Folder::new("strange");
+        strange.acceptor("ca.example");
+        let strange = Connector::with_roots(&strange.0.join("self-signed-ca.example.pem")).unwrap();
+        for (connector, host, ours, theirs) in [
+            (&known, "other.example", "the certificate is for another name", "the peer sent the alert"),
+            (&known, "[192.0.2.1]", "the certificate is for another name", "the peer sent the alert"),
+            (&strange, "mx.example", "the certificate is of an unknown issuer", "the peer sent the alert"),
+        ] {
+            let (server, client) = upgrade(&acceptor, connector, host, true);
+            assert_eq!(failure(client), ours, "{host}");
+            let said = failure(server);
+            assert!(said.starts_with(theirs), "{host}: {said}");
+        }
+    }
+
+    #[test]
+    fn without_roots_nothing_can_be_verified() {
+        let folder = Folder::new("rootless");
+        let (_, client) = upgrade(&folder.acceptor("mx.example"), &folder.connector(), "mx.example", true);
+        assert_eq!(failure(client), "this host has no CA certificates to verify by");
+    }
+
+    #[test]
+    fn sessions_resume_within_a_policy_and_not_across() {
+        let folder = Folder::new("resumption");
+        let acceptor = folder.acceptor("mx.example");
+        let connector = Connector::with_roots(&folder.0.join("self-signed-mx.example.pem")).unwrap();
+        for (verify, kind) in [
+            (false, HandshakeKind::Full),
+            (false, HandshakeKind::Resumed),
+            (true, HandshakeKind::Full),
+            (true, HandshakeKind::Resumed),
+        ] {
+            let (server, client) = upgrade(&acceptor, &connector.clone(), "mx.example", verify);
+            let (mut server, mut client) = (server.unwrap(), client.unwrap());
+            said(&mut server, &mut client, "220 and a ticket on the way");
+            let MaybeTls::Client { stream, .. } = &client else { panic!("not a client") };
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "verify: {verify}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_in_plaintext_arrives_before_the_handshake() {
+        let folder = Folder::new("flush");
+        let (acceptor, connector) = (folder.acceptor("mx.example"), folder.connector());
+        let (server, client) = pipes();
+        let serve = async {
+            let mut server = MaybeTls::Plain(server);
+            server.write_all(b"220 go ahead\r\n").await.unwrap();
+            server.accept(&acceptor).await
+        };
+        let ask = async {
+            let mut client = MaybeTls::Plain(client);
+            let mut reply = [0; 14];
+            client.read_exact(&mut reply).await.unwrap();
+            assert_eq!(&reply, b"220 go ahead\r\n");
+            client.connect(&connector, &Domain::parse("mx.example").unwrap(), false).await
+        };
+        let (server, client) = block_on(zip(serve, ask));
+        assert!(server.is_ok() && client.is_ok());
+    }
+
+    #[test]
+    fn a_peer_without_tls_fails_the_handshake_in_a_few_words() {
+        let connector = Folder::new("plain").connector();
+        for (said, reason) in [
+            (&b"454 4.7.0 not now\r\n"[..], "the peer does not speak TLS"),
+            (b"", "the peer closed the connection in the handshake"),
+        ] {
+            let (mut server, client) = pipes();
+            let serve = async {
+                server.write_all(said).await.unwrap();
+                server.close().await.unwrap();
+            };
+            let host = Domain::parse("mx.example").unwrap();
+            let (_, client) = block_on(zip(serve, MaybeTls::Plain(client).connect(&connector, &host, false)));
+            assert_eq!(failure(client), reason);
+        }
+    }
+
+    #[test]
+    fn a_stream_is_upgraded_once() {
+        let folder = Folder::new("once");
+        let acceptor = folder.acceptor("mx.example");
+        let (server, _client) = upgrade(&acceptor, &folder.connector(), "mx.example", false);
+        assert_eq!(failure(block_on(server.unwrap().accept(&acceptor))), "the connection is encrypted already");
+    }
+
+    #[test]
+    fn a_self_signed_identity_is_made_once_and_kept_private() {
+        let folder = Folder::new("identity");
+        let host = Domain::parse("mx.example").unwrap();
+        let first = ServerIdentity::self_signed(&folder.0, &host).unwrap();
+        let again = ServerIdentity::self_signed(&folder.0, &host).unwrap();
+        assert_eq!(first.chain, again.chain);
+        let path = folder.0.join("self-signed-mx.example.pem");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let other = ServerIdentity::self_signed(&folder.0, &Domain::parse("[192.0.2.1]").unwrap()).unwrap();
+        let mixed = ServerIdentity { chain: first.chain, key: other.key };
+        assert!(matches!(mixed.server_config(), Err(TlsError::Unusable(_))));
+    }
+
+    #[test]
+    fn an_identity_that_is_not_there_says_what_is_missing() {
+        let folder = Folder::new("missing");
+        let path = |name: &str, content: &str| {
+            let path = folder.0.join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let (empty, broken) = (path("empty", ""), path("broken", "-----BEGIN CERTIFICATE-----\n!\n"));
+        let load = |chain: &Path, key: &Path| ServerIdentity::load(chain, key).err().map(|error| error.to_string());
+        ServerIdentity::self_signed(&folder.0, &Domain::parse("mx.example").unwrap()).unwrap();
+        let good = folder.0.join("self-signed-mx.example.pem");
+        let absent = folder.0.join("absent");
+        for (chain, key, error) in [
+            (&absent, &good, "cannot read"),
+            (&good, &absent, "cannot read"),
+            (&empty, &good, "has no certificate"),
+            (&broken, &good, "has no certificate"),
+            (&good, &empty, "has no private key"),
+        ] {
+            let said = load(chain, key).unwrap_or_default();
+            assert!(said.contains(error), "{said}");
+        }
+        assert_eq!(load(&good, &good), None);
+    }
+
+    /// A folder of its own for a test, removed with it.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("postrail-tls-{}-{test}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn acceptor(&self, host: &str) -> Acceptor {
+            let identity = ServerIdentity::self_signed(&self.0, &Domain::parse(host).unwrap()).unwrap();
+            Acceptor::new(identity.server_config().unwrap())
+        }
+
+        /// Without roots.
+        fn connector(&self) -> Connector {
+            Connector::with_roots(&self.0.join("no-roots")).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    type Upgraded = io::Result<MaybeTls<Pipe>>;
+
+    /// Both ends of a handshake over a fresh pipe: server, client.
+    fn upgrade(acceptor: &Acceptor, connector: &Connector, host: &str, verify: bool) -> (Upgraded, Upgraded) {
+        let (server, client) = pipes();
+        let host = Domain::parse(host).unwrap();
+        let serve = MaybeTls::Plain(server).accept(acceptor);
+        block_on(zip(serve, MaybeTls::Plain(client).connect(connector, &host, verify)))
+    }
+
+    fn said(from: &mut MaybeTls<Pipe>, to: &mut MaybeTls<Pipe>, words: &str) -> String {
+        let mut heard = vec![0; words.len()];
+        let speak = async {
+            from.write_all(words.as_bytes()).await.unwrap();
+            from.flush().await.unwrap();
+        };
+        block_on(zip(speak, async { to.read_exact(&mut heard).await.unwrap() }));
+        String::from_utf8(heard).unwrap()
+    }
+
+    fn failure(upgraded: Upgraded) -> String {
+        upgraded.err().expect("the handshake must fail").to_string()
+    }
+
+    /// One direction of a pipe.
+    #[derive(Default)]
+    struct Channel {
+        bytes: VecDeque<u8>,
+        closed: bool,
+        reader: Option<Waker>,
+    }
+
+    /// One end of a connection in memory. What is written arrives when it is flushed or the end goes, and not before.
+    struct Pipe {
+        incoming: Rc<RefCell<Channel>>,
+        outgoing: Rc<RefCell<Channel>>,
+        unflushed: Vec<u8>,
+    }
+
+    fn pipes() -> (Pipe, Pipe) {
+        let (one, two) = <(Rc<RefCell<Channel>>, Rc<RefCell<Channel>>)>::default();
+        let end = |incoming: &Rc<_>, outgoing: &Rc<_>| Pipe {
+            incoming: Rc::clone(incoming),
+            outgoing: Rc::clone(outgoing),
+            unflushed: Vec::new(),
+        };
+        (end(&one, &two), end(&two, &one))
+    }
+
+    impl Pipe {
+        fn push(&mut self, close: bool) {
+            let mut channel = self.outgoing.borrow_mut();
+            channel.bytes.extend(self.unflushed.drain(..));
+            channel.closed |= close;
+            if let Some(reader) = channel.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            self.push(true);
+        }
+    }
+
+    impl AsyncRead for Pipe {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+            let mut channel = self.incoming.borrow_mut();
+            if channel.bytes.is_empty() && !channel.closed {
+                channel.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let length = buffer.len().min(channel.bytes.len());
+            for (place, byte) in buffer.iter_mut().zip(channel.bytes.drain(..length)) {
+                *place = byte;
+            }
+            Poll::Ready(Ok(length))
+        }
+    }
+
+    impl AsyncWrite for Pipe {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.unflushed.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.push(false);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.push(true);
+            Poll::Ready(Ok(()))
+        }
     }
 }

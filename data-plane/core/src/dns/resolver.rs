@@ -55,8 +55,13 @@ struct Lookup {
     /// The MX question alone; then A and AAAA of each host in turn.
     slots: Vec<Slot>,
     pending: usize,
-    /// The answer to the MX question and the hosts that follow from it, once known.
-    exchange: Option<(Rc<Known>, Vec<(u16, Domain)>)>,
+    exchange: Option<Exchange>,
+}
+
+/// The answer to the MX question, and the hosts that follow from it.
+struct Exchange {
+    mx: Rc<Known>,
+    hosts: Vec<(u16, Domain)>,
 }
 
 /// A question of a lookup, with the aliases followed so far.
@@ -259,9 +264,9 @@ impl Resolver {
             None => {
                 let mx = known.next().expect("the MX slot was filled");
                 match hosts::exchangers(&entry.domain, &mx, &self.config.own_names) {
-                    Ok(exchangers) => {
-                        entry.exchange = Some((mx, exchangers.clone()));
-                        for (_, name) in exchangers {
+                    Ok(hosts) => {
+                        entry.exchange = Some(Exchange { mx, hosts: hosts.clone() });
+                        for (_, name) in hosts {
                             self.ask(now, lookup, name.clone(), Kind::A);
                             self.ask(now, lookup, name, Kind::Aaaa);
                         }
@@ -270,8 +275,8 @@ impl Resolver {
                     Err(failure) => Err(failure),
                 }
             }
-            Some((mx, exchangers)) => {
-                let candidates = exchangers.into_iter().map_while(|(preference, name)| {
+            Some(Exchange { mx, hosts }) => {
+                let candidates = hosts.into_iter().map_while(|(preference, name)| {
                     Some(Candidate { preference, name, v4: known.next()?, v6: known.next()? })
                 });
                 hosts::choose(&mx, candidates.collect(), entry.rule, &self.config)

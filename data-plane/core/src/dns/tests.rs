@@ -446,12 +446,15 @@ proptest! {
     }
 }
 
+/// The messages that a query is answered with.
+type Server = Box<dyn FnMut(&Sent) -> Vec<Vec<u8>>>;
+
 /// A resolver, virtual time, and what answers its queries.
 struct World {
     resolver: Resolver,
     now: Instant,
     rule: HostRule,
-    server: Box<dyn FnMut(&Sent) -> Vec<Vec<u8>>>,
+    server: Server,
     /// Queries seen.
     asked: usize,
 }
