@@ -202,6 +202,10 @@ pub const CNAME_CHAIN_MAX: usize = 8;
 pub const DNS_LOOKUPS_MAX: usize = 16_384;
 /// Name servers that are asked.
 pub const DNS_SERVERS_MAX: usize = 8;
+/// Attempts in a row that a name server leaves without an answer before it rests.
+pub const DNS_SERVER_STRIKES_MAX: u32 = 3;
+/// How long a name server rests: it is asked last meanwhile.
+pub const DNS_SERVER_REST: Duration = Duration::from_secs(30);
 /// Octets of an answer by UDP, as offered by EDNS; longer ones come by TCP.
 pub const DNS_UDP_BYTES: u16 = 1_232;
 /// Datagrams that do not answer the query they came for: over it the question is asked by TCP.

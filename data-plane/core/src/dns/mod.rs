@@ -118,14 +118,15 @@ impl DnsFailure {
 /// What a lookup of mail hosts may answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HostRule {
-    /// Loopback, private and our own addresses are answered too (tests, internal relays).
+    /// Loopback, private and our own addresses are answered too, and an own address is no loop (tests, internal
+    /// relays). An own name is a loop all the same.
     pub allow_private: bool,
 }
 
 /// How and whom to ask.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ResolverConfig {
-    /// Asked in this order; one that fails is asked last from then on.
+    /// Asked in this order; one that leaves several attempts in a row unanswered is asked last for a while.
     pub servers: Vec<SocketAddr>,
     /// How long one attempt waits for its answer.
     pub timeout: Duration,
@@ -140,13 +141,7 @@ pub struct ResolverConfig {
 impl ResolverConfig {
     /// Asks `servers`: five seconds an attempt, four attempts, no names or addresses of our own.
     pub const fn new(servers: Vec<SocketAddr>) -> Self {
-        Self {
-            servers,
-            timeout: Duration::from_secs(5),
-            attempts: 4,
-            own_names: Vec::new(),
-            own_addresses: Vec::new(),
-        }
+        Self { servers, timeout: Duration::from_secs(5), attempts: 4, own_names: Vec::new(), own_addresses: Vec::new() }
     }
 }
 

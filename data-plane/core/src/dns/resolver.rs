@@ -12,10 +12,12 @@
 //! through a work list and not through recursion: a chain of aliases costs no stack.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use postrail_schema::limits::{
-    CNAME_CHAIN_MAX, DNS_LOOKUPS_MAX, DNS_QUERIES_MAX, DNS_SERVERS_MAX, DNS_STRAYS_MAX, DNS_TTL_MAX, DNS_TTL_MIN,
+    CNAME_CHAIN_MAX, DNS_LOOKUPS_MAX, DNS_QUERIES_MAX, DNS_SERVER_REST, DNS_SERVER_STRIKES_MAX, DNS_SERVERS_MAX,
+    DNS_STRAYS_MAX, DNS_TTL_MAX, DNS_TTL_MIN,
 };
 use slab::Slab;
 
@@ -43,8 +45,16 @@ pub struct Resolver {
     answered: VecDeque<(Waiter, Rc<Known>)>,
     outputs: VecDeque<Output>,
     last_query: u64,
-    /// The server that the first attempt goes to.
-    preferred: usize,
+    servers: Vec<Server>,
+}
+
+/// A name server and how it does.
+struct Server {
+    at: SocketAddr,
+    /// Attempts in a row without any answer.
+    strikes: u32,
+    /// It is not asked first before then.
+    rests_until: Instant,
 }
 
 /// One domain being looked up.
@@ -97,8 +107,9 @@ struct Flight {
 
 impl Resolver {
     /// A resolver with an empty cache. Without servers every question fails temporarily.
-    pub fn new(mut config: ResolverConfig, seed: &mut Random) -> Self {
-        config.servers.truncate(DNS_SERVERS_MAX);
+    pub fn new(config: ResolverConfig, seed: &mut Random) -> Self {
+        let servers = config.servers.iter().take(DNS_SERVERS_MAX);
+        let servers = servers.map(|at| Server { at: *at, strikes: 0, rests_until: Instant::ZERO }).collect();
         let map_seed = MapSeed::new(seed);
         Self {
             config,
@@ -113,7 +124,7 @@ impl Resolver {
             answered: VecDeque::new(),
             outputs: VecDeque::new(),
             last_query: 0,
-            preferred: 0,
+            servers,
         }
     }
 
@@ -141,7 +152,7 @@ impl Resolver {
             Input::Stream { query, bytes } => self.receive(now, query, bytes, true),
             Input::Failed { query, reason } => {
                 if let Some(flight) = self.queries.get(&query).copied() {
-                    self.attempt_failed(now, flight, reason);
+                    self.unanswered(now, flight, reason);
                 }
             }
             Input::Timeout => {}
@@ -197,7 +208,7 @@ impl Resolver {
             question: question.clone(),
             waiters: vec![waiter],
             attempts_left: self.config.attempts.max(1),
-            server: self.preferred,
+            server: self.servers.iter().position(|server| server.rests_until <= now).unwrap_or(0),
             edns: true,
             over_tcp: false,
             query: 0,
@@ -290,7 +301,7 @@ impl Resolver {
     fn send(&mut self, now: Instant, flight: usize) {
         let id = self.random.next_u64() as u16;
         let entry = &mut self.flights[flight];
-        let Some(server) = self.config.servers.get(entry.server).copied() else {
+        let Some(server) = self.servers.get(entry.server).map(|server| server.at) else {
             return self.give_up(now, flight, "no name server is configured");
         };
         let Some(wire) = wire::encode(id, &entry.question, entry.edns) else {
@@ -321,8 +332,12 @@ impl Resolver {
     fn receive(&mut self, now: Instant, query: u64, bytes: &[u8], stream: bool) {
         let Some(flight) = self.queries.get(&query).copied() else { return };
         let entry = &mut self.flights[flight];
-        let trusted = self.config.servers.get(entry.server).is_some_and(|server| server.ip().is_loopback());
-        match wire::decode(now, bytes, entry.id, &entry.question, trusted) {
+        let server = &mut self.servers[entry.server];
+        let reply = wire::decode(now, bytes, entry.id, &entry.question, server.at.ip().is_loopback());
+        if reply != Reply::Stray {
+            server.strikes = 0;
+        }
+        match reply {
             Reply::Known(known) => self.complete(now, flight, known),
             Reply::Stray if stream => self.attempt_failed(now, flight, "the answer is to another question"),
             Reply::Stray => {
@@ -349,20 +364,26 @@ impl Resolver {
         self.unsent.push_front(flight);
     }
 
+    /// Ends an attempt that its server did not answer. A server that answers, if only with errors, is not to blame:
+    /// else the owner of a broken domain could choose our server, and with it whether the AD bit counts.
+    fn unanswered(&mut self, now: Instant, flight: usize, reason: &str) {
+        let server = &mut self.servers[self.flights[flight].server];
+        server.strikes += 1;
+        if server.strikes >= DNS_SERVER_STRIKES_MAX {
+            (server.strikes, server.rests_until) = (0, now + DNS_SERVER_REST);
+        }
+        self.attempt_failed(now, flight, reason);
+    }
+
     /// Ends an attempt; the next one goes to the next server.
     fn attempt_failed(&mut self, now: Instant, flight: usize, reason: &str) {
         self.retire(flight);
-        let servers = self.config.servers.len().max(1);
         let entry = &mut self.flights[flight];
-        let next = (entry.server + 1) % servers;
-        if self.preferred == entry.server {
-            self.preferred = next;
-        }
         entry.attempts_left -= 1;
         if entry.attempts_left == 0 {
             self.give_up(now, flight, reason);
         } else {
-            (entry.server, entry.over_tcp, entry.edns) = (next, false, true);
+            (entry.server, entry.over_tcp, entry.edns) = ((entry.server + 1) % self.servers.len(), false, true);
             self.unsent.push_front(flight);
         }
     }
@@ -394,7 +415,7 @@ impl Resolver {
                 return;
             }
             match self.queries.get(&query).copied() {
-                Some(flight) => self.attempt_failed(now, flight, "no name server answered in time"),
+                Some(flight) => self.unanswered(now, flight, "no name server answered in time"),
                 None => unreachable!("a deadline belongs to a query on the wire"),
             }
         }

@@ -7,8 +7,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use postrail_schema::limits::{
-    CNAME_CHAIN_MAX, DNS_LOOKUPS_MAX, DNS_QUERIES_MAX, DNS_STRAYS_MAX, DNS_TTL_MAX, DNS_TTL_MIN, HOST_ADDRESSES_MAX,
-    MX_HOSTS_MAX,
+    CNAME_CHAIN_MAX, DNS_LOOKUPS_MAX, DNS_QUERIES_MAX, DNS_SERVER_REST, DNS_STRAYS_MAX, DNS_TTL_MAX, DNS_TTL_MIN,
+    HOST_ADDRESSES_MAX, MX_HOSTS_MAX,
 };
 use proptest::prelude::*;
 
@@ -182,16 +182,39 @@ fn a_truncated_answer_is_asked_again_by_tcp() {
 }
 
 #[test]
-fn a_silent_server_gives_way_to_the_next() {
+fn a_silent_server_gives_way_to_the_next_and_rests() {
     let mut world = World::new();
     world.server = Box::new(|sent| if sent.server.port() == 1 { Vec::new() } else { zone(sent) });
     let before = world.now;
     assert!(world.ask("example.org").is_ok());
-    assert_eq!(world.now.since(before), Duration::from_secs(2), "one timeout for the first question, none later");
+    assert_eq!(world.now.since(before), Duration::from_secs(4), "a timeout for the MX, one for the addresses");
+    assert!(world.ask("plain.example").is_ok());
+    assert_eq!(world.now.since(before), Duration::from_secs(4), "it rests after three strikes");
+    world.now = world.now + DNS_SERVER_REST;
+    world.server = Box::new(|sent| {
+        assert_eq!(sent.server.port(), 1, "it is the first again");
+        zone(sent)
+    });
+    assert!(world.ask("twin.example").is_ok());
     world.server = Box::new(|_| Vec::new());
-    let failure = world.ask("plain.example").unwrap_err();
-    assert_eq!(failure.to_string(), "name resolution failed: no name server answered in time");
-    assert_eq!(world.now.since(before), Duration::from_secs(2 + 3 * 2));
+    let before = world.now;
+    let failure = world.ask("missing.example").unwrap_err();
+    assert_eq!(failure.reason(), "name resolution failed: no name server answered in time");
+    assert_eq!(world.now.since(before), Duration::from_secs(3 * 2), "three attempts");
+}
+
+#[test]
+fn a_server_that_answers_with_errors_stays_the_first() {
+    let mut world = World::new();
+    world.server = Box::new(|sent| vec![sent.error(ResponseCode::ServFail)]);
+    for number in 0..9 {
+        assert!(world.ask(&format!("broken{number}.example")).is_err());
+    }
+    world.server = Box::new(|sent| {
+        assert_eq!(sent.server.port(), 1);
+        zone(sent)
+    });
+    assert!(world.ask("example.org").is_ok());
 }
 
 #[test]
