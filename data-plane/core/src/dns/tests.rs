@@ -231,14 +231,40 @@ fn what_does_not_answer_the_question_changes_nothing() {
     let mut world = World::new();
     world.server = Box::new(|sent| {
         let good = zone(sent).remove(0);
-        let mut other_id = good.clone();
-        other_id[0] ^= 1;
-        let mut other_name = good.clone();
+        let forged = sent.reply(&[record(sent.name.trim_end_matches('.'), 60, a("203.0.113.66"))]);
+        let (mut other_id, mut other_name, mut other_type) = (forged.clone(), forged.clone(), forged.clone());
+        other_id[1] ^= 1;
         other_name[13] ^= 1;
-        vec![vec![], vec![0; 12], other_id, other_name, sent.wire.clone(), good]
+        other_type[12 + sent.name.len() + 2] ^= 0x40;
+        vec![vec![], vec![0; 12], other_id, other_name, other_type, sent.wire.clone(), good]
     });
-    assert!(world.ask("example.org").is_ok());
+    let hosts = world.ask("example.org").unwrap();
+    assert!(!shown(&hosts).contains("203.0.113.66"), "{}", shown(&hosts));
     assert_eq!(world.asked, 5, "MX, and A and AAAA of two hosts, once each");
+}
+
+#[test]
+fn names_are_compared_without_regard_to_case() {
+    let mut world = World::new();
+    world.server = Box::new(|sent| {
+        let mut bytes = zone(sent).remove(0);
+        bytes[12..12 + sent.name.len() + 1].make_ascii_uppercase();
+        vec![bytes]
+    });
+    let hosts = world.ask("example.org").unwrap();
+    assert_eq!(hosts.hosts[0].name.as_str(), "mx.example.org");
+}
+
+#[test]
+fn an_answer_that_promises_more_than_it_has_is_an_error() {
+    let mut world = World::new();
+    world.server = Box::new(|sent| {
+        let mut bytes = zone(sent).remove(0);
+        bytes[6..12].fill(0xff);
+        vec![bytes]
+    });
+    let reason = world.ask("example.org").unwrap_err().reason();
+    assert_eq!(reason, "name resolution failed: the answer promises more records than it has");
 }
 
 #[test]
