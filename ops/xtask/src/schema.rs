@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 ///
 /// # Errors
 /// npm or node is missing or fails, a schema is wrong, or (with `check`) the committed code is stale.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the workspace above ops/xtask")?;
     let schemas = workspace.join("shared-schema/schema");
