@@ -329,3 +329,6 @@ impl Connection {
         self.outputs.push_back(Output::Close);
     }
 }
+
+#[cfg(test)]
+mod tests;

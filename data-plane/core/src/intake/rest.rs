@@ -187,8 +187,8 @@ fn label(members: &mut Members<'_>, name: &'static str, place: &Place<'_>, findi
 
 /// The `features` object of a job or an entry: what is not built may be named only to be off.
 fn refuse_features(json: json::Json<'_>, place: &Place<'_>, findings: &mut Findings) {
-    let known = ["openTracking", "linkTracking", "templating"];
-    let Some(mut members) = Members::read(json, place, &known, findings) else {
+    const KEYS: [&str; 3] = ["openTracking", "linkTracking", "templating"];
+    let Some(mut members) = Members::read(json, place, &KEYS, findings) else {
         return;
     };
     members.refuse(&["templating"], place, findings);

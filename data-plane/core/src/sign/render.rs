@@ -20,7 +20,6 @@ use mail_builder::headers::content_type::ContentType;
 use mail_builder::headers::message_id::MessageId as HeaderMessageId;
 use mail_builder::headers::raw::Raw;
 use mail_builder::headers::text::Text;
-use mail_builder::headers::url::URL;
 use mail_builder::mime::{BodyPart, MimePart};
 use postrail_schema::limits::MESSAGE_LINE_BYTES_MAX;
 
@@ -43,6 +42,9 @@ impl SharedBody {
         &self.body
     }
 }
+
+/// Column that a line of URIs is folded at (RFC 5322 section 2.1.1).
+const FOLD_COLUMN: usize = 78;
 
 /// Renders one entry.
 ///
@@ -132,7 +134,7 @@ fn write_fields(job: &Job, content: &RestContent, entry: usize, out: &mut Vec<u8
         message.put("Importance", Raw::new(word));
     }
     if let Some(list) = own.list_unsubscribe.as_ref().or(shared.list_unsubscribe.as_ref()) {
-        message.put("List-Unsubscribe", uris(list));
+        message.put_uris("List-Unsubscribe", list);
     }
     let overridden = |name: &str| own.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
     for (name, value) in shared.headers.iter().filter(|(name, _)| !overridden(name)).chain(&own.headers) {
@@ -165,11 +167,24 @@ impl FieldWriter<'_> {
         self.out.extend_from_slice(b":\r\n ");
         Raw::new(text).write_header(self.out, 1);
     }
-}
 
-/// URIs with or without angle brackets, separated by commas.
-fn uris(list: &str) -> URL<'_> {
-    URL::new_list(list.split(',').map(bare))
+    /// URIs with or without angle brackets, separated by commas; one a line, since they may be long.
+    fn put_uris(&mut self, name: &str, list: &str) {
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(b':');
+        for (index, uri) in list.split(',').map(bare).enumerate() {
+            let fits = index == 0 && name.len() + uri.len() + 4 <= FOLD_COLUMN;
+            let separator: &[u8] = match (index, fits) {
+                (0, true) => b" <",
+                (0, false) => b"\r\n <",
+                _ => b",\r\n <",
+            };
+            self.out.extend_from_slice(separator);
+            self.out.extend_from_slice(uri.as_bytes());
+            self.out.push(b'>');
+        }
+        self.out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// `<job id>.<entry>@<sending domain>`.

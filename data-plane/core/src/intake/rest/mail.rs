@@ -59,8 +59,10 @@ const NAME_BYTES_MAX: usize = 76;
 pub(super) enum MailboxError {
     #[error("{0}")]
     Address(#[from] AddressError),
-    #[error("the display name has a control character")]
-    NameControl,
+    #[error("one address is expected, at most one pair of angle brackets around it")]
+    Brackets,
+    #[error("line ends and other control characters are not allowed")]
+    Control,
     #[error("the display name is longer than {DISPLAY_NAME_BYTES_MAX} octets")]
     NameTooLong,
 }
@@ -119,7 +121,7 @@ fn sender_mailbox<'s>(
 /// The text of `{"email": ".."}`.
 pub(super) fn read_email(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Option<String> {
     let mut members = Members::read(json, place, &["email"], findings)?;
-    if findings.is_empty() && !members.has("email") {
+    if !members.has("email") {
         findings.add(&place.key("email"), "missing", "email is needed");
     }
     members.text("email", place, findings).map(|text| text.into_owned())
@@ -222,14 +224,14 @@ fn value_defect(value: &str) -> Option<(&'static str, &'static str)> {
 
 /// `name <address>`, `name<address>`, or `address`.
 pub(super) fn parse_mailbox(text: &str) -> Result<(Mailbox, Address), MailboxError> {
+    if text.chars().any(char::is_control) {
+        return Err(MailboxError::Control);
+    }
     let text = text.trim();
     let (name, address) = match text.strip_suffix('>').and_then(|inner| inner.rsplit_once('<')) {
-        Some((name, address)) => (display_name(name.trim()), address.trim()),
+        Some((name, address)) => (display_name(name.trim()).ok_or(MailboxError::Brackets)?, address.trim()),
         None => (String::new(), text),
     };
-    if name.chars().any(char::is_control) {
-        return Err(MailboxError::NameControl);
-    }
     if name.len() > DISPLAY_NAME_BYTES_MAX {
         return Err(MailboxError::NameTooLong);
     }
@@ -242,10 +244,10 @@ pub(super) fn header_form(address: &Address) -> String {
     if address.needs_smtp_utf8() { address.as_str().to_owned() } else { address.ascii_domain_form() }
 }
 
-/// A quoted string without its quotes, else the text itself.
-fn display_name(text: &str) -> String {
+/// A quoted string without its quotes, else the text itself unless it has angle brackets.
+fn display_name(text: &str) -> Option<String> {
     let Some(quoted) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
-        return text.to_owned();
+        return (!text.contains(['<', '>'])).then(|| text.to_owned());
     };
     let mut name = String::with_capacity(quoted.len());
     let mut escaped = false;
@@ -257,7 +259,7 @@ fn display_name(text: &str) -> String {
             name.push(c);
         }
     }
-    name
+    Some(name)
 }
 
 fn is_message_id(text: &str) -> bool {

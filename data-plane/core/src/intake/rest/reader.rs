@@ -81,29 +81,42 @@ impl Findings {
 /// The members of one object, taken out one by one.
 pub(super) struct Members<'j> {
     members: Vec<(Cow<'j, str>, Json<'j>)>,
+    known: &'static [&'static str],
+    /// Bit n: the n-th known key is there, be its value of use or not.
+    given: u32,
 }
 
 impl<'j> Members<'j> {
     /// The members of `json` if it is an object that has only `known` keys; what else there is becomes findings.
-    pub(super) fn read(json: Json<'j>, place: &Place<'_>, known: &[&str], findings: &mut Findings) -> Option<Self> {
+    pub(super) fn read(
+        json: Json<'j>,
+        place: &Place<'_>,
+        known: &'static [&'static str],
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        assert!(known.len() <= 32, "known keys are counted in 32 bits");
         let Json::Object(given) = json else {
             findings.add(place, "wrong_type", format!("an object is expected, not {}", json.kind()));
             return None;
         };
         let mut members: Vec<(Cow<'j, str>, Json<'j>)> = Vec::with_capacity(given.len().min(known.len()));
+        let mut seen = 0;
         for (name, value) in given {
             let here = place.key(&name);
-            if !known.contains(&name.as_ref()) {
+            let Some(at) = known.iter().position(|known| *known == name) else {
                 findings.add(&here, "unknown_key", "no such key is known here");
-            } else if members.iter().any(|(have, _)| *have == name) {
+                continue;
+            };
+            if seen & (1 << at) != 0 {
                 findings.add(&here, "duplicate_key", "the key occurs twice");
             } else if is_empty(&value) {
                 findings.add(&here, "empty_value", "a key that is present must not be empty");
             } else {
                 members.push((name, value));
             }
+            seen |= 1 << at;
         }
-        Some(Self { members })
+        Some(Self { members, known, given: seen })
     }
 
     pub(super) fn take(&mut self, name: &str) -> Option<Json<'j>> {
@@ -111,8 +124,9 @@ impl<'j> Members<'j> {
         Some(self.members.swap_remove(at).1)
     }
 
+    /// Whether the key was given, even if its value became a finding.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.members.iter().any(|(have, _)| have == name)
+        self.known.iter().position(|known| *known == name).is_some_and(|at| self.given & (1 << at) != 0)
     }
 
     /// A string member.
@@ -187,7 +201,7 @@ mod tests {
         let seen: Vec<_> = problem.errors.iter().map(|error| (error.pointer.as_str(), error.code)).collect();
         let expected = [
             ("/b", "empty_value"),
-            ("/b", "empty_value"),
+            ("/b", "duplicate_key"),
             ("/c", "unknown_key"),
             ("/a", "duplicate_key"),
             ("/e", "empty_value"),

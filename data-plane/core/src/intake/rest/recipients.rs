@@ -113,18 +113,17 @@ fn read_entry(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Opt
     }
     let reference = label(&mut members, "reference", place, findings);
     let here = place.key("mail");
-    let Some(mail) = members.take("mail") else {
+    if !members.has("mail") {
         findings.add(&here, "missing", "mail is needed");
-        return None;
-    };
-    let mut mail = Members::read(mail, &here, &MAIL_KEYS, findings)?;
+    }
+    let mut mail = Members::read(members.take("mail")?, &here, &MAIL_KEYS, findings)?;
+    if !["to", "cc", "bcc"].into_iter().any(|name| mail.has(name)) {
+        findings.add(&here.key("to"), "missing", "an entry has at least one address in to, cc or bcc");
+    }
     let mailboxes = ["to", "cc", "bcc"].map(|name| {
         let list = mail.take(name);
         list.map_or_else(Vec::new, |list| read_emails(list, &here.key(name), findings))
     });
-    if findings.is_empty() && mailboxes.iter().all(Vec::is_empty) {
-        findings.add(&here.key("to"), "missing", "an entry has at least one address in to, cc or bcc");
-    }
     let fields = mail::read_fields(&mut mail, &here, findings);
     Some(Given { reference, fields, mailboxes })
 }
