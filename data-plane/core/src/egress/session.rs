@@ -64,7 +64,6 @@ impl PathConfig {
 
 /// What happened. What is about a connection concerns the one that the last [`Output::Connect`] asked for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "an input is passed by value once and never stored")]
 pub enum Input<'a> {
     Connected,
     /// Says why, as the system does.
@@ -94,7 +93,7 @@ pub enum Output {
         host: Domain,
         verify: bool,
     },
-    /// Write all of it before the next output is asked for.
+    /// Write it, in order; may be joined with what follows, and is written before anything is read.
     Send(Bytes),
     /// Idle: wants [`Input::Transaction`] or [`Input::Quit`].
     Ready(Capabilities),

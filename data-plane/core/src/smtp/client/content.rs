@@ -1,8 +1,8 @@
 //! A message on its way to the wire after 354: dot-stuffed (RFC 5321 4.5.2) and ended by CRLF.CRLF.
 //!
-//! The parts are walked lazily, one chunk a call. Runs longer than [`GATHER_BYTES`] go out as slices of the message,
-//! without a copy; shorter ones are gathered in one buffer, because one write costs more than copying them: a mail of
-//! ordinary size leaves in a single chunk together with its end.
+//! The parts are walked lazily, one chunk a call. A run of octets between two doubled dots goes out as a slice of the
+//! message, without a copy, unless it is as short as [`RUN_COPIED_BYTES_MAX`]: short ones are gathered in one buffer, so
+//! that a body full of dots does not become a swarm of tiny writes.
 //!
 //! Invariants worth naming:
 //! - a chunk has at most [`BLOCK_BYTES`] octets;
@@ -14,7 +14,9 @@ use bytes::{Bytes, BytesMut};
 use crate::mail::FinalMessage;
 
 /// Runs of at most this many octets are copied together.
-pub(super) const GATHER_BYTES: usize = 16 * 1024;
+const RUN_COPIED_BYTES_MAX: usize = 512;
+/// Octets of a chunk of gathered runs.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// The largest chunk, octets: what the time limit of a block (RFC 5321 4.5.3.2.5) is counted for.
 pub(super) const BLOCK_BYTES: usize = 1024 * 1024;
 
@@ -61,14 +63,12 @@ impl Content {
                 self.ended = true;
                 return Some(gathered.freeze());
             }
-            if self.run.len() + gathered.len() > GATHER_BYTES {
+            let room = GATHERED_BYTES_MAX - gathered.len();
+            if self.run.len() > RUN_COPIED_BYTES_MAX.min(room) {
                 if gathered.is_empty() {
                     return Some(self.run.split_to(self.run.len().min(BLOCK_BYTES)));
                 }
                 return Some(gathered.freeze());
-            }
-            if gathered.is_empty() {
-                gathered.reserve(self.run.len().max(self.part.len()).min(GATHER_BYTES - 64) + 64);
             }
             gathered.extend_from_slice(&self.run);
             self.run.clear();
@@ -169,13 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_ordinary_size_is_one_chunk() {
-        let chunks = chunks(message(b"S: v\r\n", b"H: v\r\n\r\n", &b"0123456789\r\n".repeat(800)));
-        assert_eq!(chunks.len(), 1);
+    fn parts_without_dots_are_not_copied() {
+        let ordinary = message(&b"S: v\r\n".repeat(200), &b"H: v\r\n".repeat(400), &b"0123456789\r\n".repeat(800));
+        let parts = [ordinary.signatures.as_ptr(), ordinary.header.as_ptr(), ordinary.body.as_ptr()];
+        let chunks = chunks(ordinary);
+        assert_eq!(chunks.len(), 4);
+        assert_eq!([0, 1, 2].map(|at: usize| chunks[at].as_ptr()), parts);
+        assert_eq!(chunks[3], b".\r\n"[..]);
     }
 
     #[test]
-    fn a_large_body_is_not_copied() {
+    fn a_large_body_goes_out_in_blocks() {
         let large = message(b"S: v\r\n", b"H: v\r\n\r\n", &b"0123456789\r\n".repeat(200_000));
         let body = large.body.clone();
         let chunks = chunks(large);

@@ -23,6 +23,7 @@
 mod content;
 mod extensions;
 mod fault;
+mod phase;
 mod transaction;
 
 use std::collections::VecDeque;
@@ -31,64 +32,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrail_schema::limits::TRANSACTION_RECIPIENTS_MAX;
 
+use self::content::BLOCK_BYTES;
 pub use self::extensions::Extensions;
 pub use self::fault::Fault;
+pub use self::phase::{Phase, Timeouts};
 use self::transaction::{Running, bounded};
 pub use self::transaction::{Settled, Transaction};
 use super::{Reply, ReplyParser};
 use crate::base::Instant;
-
-/// The part of an attempt that a reply or fault belongs to, in order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Phase {
-    /// Before there was a session: our own spool.
-    Spool,
-    /// Before there was a session: the site's names.
-    Dns,
-    /// Our own signing keys.
-    Sign,
-    Connect,
-    Greeting,
-    Ehlo,
-    StartTls,
-    Mail,
-    Rcpt,
-    Data,
-    EndOfData,
-}
-
-impl Phase {
-    pub const ALL: [Self; 11] = [
-        Self::Spool,
-        Self::Dns,
-        Self::Sign,
-        Self::Connect,
-        Self::Greeting,
-        Self::Ehlo,
-        Self::StartTls,
-        Self::Mail,
-        Self::Rcpt,
-        Self::Data,
-        Self::EndOfData,
-    ];
-
-    /// The name in events and traces.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Spool => "spool",
-            Self::Dns => "dns",
-            Self::Sign => "sign",
-            Self::Connect => "connect",
-            Self::Greeting => "greeting",
-            Self::Ehlo => "ehlo",
-            Self::StartTls => "starttls",
-            Self::Mail => "mail",
-            Self::Rcpt => "rcpt",
-            Self::Data => "data",
-            Self::EndOfData => "end_of_data",
-        }
-    }
-}
 
 /// What is done about STARTTLS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -98,46 +49,6 @@ pub enum StartTls {
     IfOffered,
     /// Without an offer the connection ends.
     Demanded,
-}
-
-/// How long each step may take (RFC 5321 4.5.3.2 where it names one).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    pub connect: Duration,
-    pub greeting: Duration,
-    pub ehlo: Duration,
-    /// The reply to STARTTLS, and the handshake.
-    pub start_tls: Duration,
-    pub mail: Duration,
-    pub rcpt: Duration,
-    pub data: Duration,
-    /// Each MiB of the message, from the 354.
-    pub data_block: Duration,
-    pub end_of_data: Duration,
-    pub rset: Duration,
-    pub quit: Duration,
-}
-
-impl Timeouts {
-    pub const DEFAULT: Self = Self {
-        connect: Duration::from_secs(30),
-        greeting: Duration::from_secs(300),
-        ehlo: Duration::from_secs(300),
-        start_tls: Duration::from_secs(60),
-        mail: Duration::from_secs(300),
-        rcpt: Duration::from_secs(300),
-        data: Duration::from_secs(120),
-        data_block: Duration::from_secs(180),
-        end_of_data: Duration::from_secs(600),
-        rset: Duration::from_secs(60),
-        quit: Duration::from_secs(10),
-    };
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
 }
 
 /// What a connection is to do.
@@ -150,7 +61,6 @@ pub struct ClientConfig {
 
 /// What happened.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "an input is passed by value once and never stored")]
 pub enum Input<'a> {
     Bytes(&'a [u8]),
     /// The peer closed its side.
@@ -314,7 +224,7 @@ impl Client {
         }
         let running = self.running.as_mut().filter(|_| self.state == State::Message)?;
         let chunk = running.content.next_chunk()?;
-        running.blocks += 1;
+        running.content_bytes += chunk.len();
         Some(Output::Send(chunk))
     }
 
@@ -351,7 +261,8 @@ impl Client {
             State::Ready | State::Over => None,
             State::Message => {
                 let running = self.running.as_ref()?;
-                let blocks = timeouts.data_block.saturating_mul(running.blocks.max(1));
+                let blocks = u32::try_from(running.content_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(u32::MAX);
+                let blocks = timeouts.data_block.saturating_mul(blocks.max(1));
                 Some(if running.content.is_ended() { blocks + timeouts.end_of_data } else { blocks })
             }
         }

@@ -53,8 +53,8 @@ pub(super) struct Running {
     /// Some RCPT was answered with 2yz.
     pub(super) any_accepted: bool,
     pub(super) content: Content,
-    /// Chunks of content handed out.
-    pub(super) blocks: u32,
+    /// Octets of content handed out.
+    pub(super) content_bytes: usize,
 }
 
 impl Running {
@@ -83,7 +83,7 @@ impl Running {
             any_accepted: false,
             recipients: transaction.recipients,
             content: Content::new(transaction.message),
-            blocks: 0,
+            content_bytes: 0,
         }
     }
 
