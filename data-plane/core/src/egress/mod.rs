@@ -14,7 +14,7 @@ pub mod targets;
 pub mod tls_policy;
 
 pub use crate::smtp::client::{Fault, Phase, Timeouts, Transaction};
-pub use outcome::{RecipientOutcome, Scope, TransactionOutcome, Verdict, classify, reason};
+pub use outcome::{RecipientOutcome, Scope, TransactionOutcome, Verdict, classify, reason, reply_reason};
 pub use session::{Capabilities, Input, Output, PathConfig, Session, SessionEnd};
 pub use targets::{Target, targets};
 pub use tls_policy::TlsPolicy;

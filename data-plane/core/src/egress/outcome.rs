@@ -169,6 +169,13 @@ pub fn reply_reason(phase: Phase, reply: &Reply) -> &'static str {
     if reply.code == 0 {
         return Fault::of(reply).map_or("unknown", Fault::word);
     }
+    match phase {
+        Phase::Spool => return "spool_unreadable",
+        Phase::Sign => return "signing_failed",
+        Phase::StartTls if reply.code != 421 => return "tls_unavailable",
+        _ if reply.code == 530 => return "authentication_required",
+        _ => {}
+    }
     let text = reply.text.to_ascii_lowercase();
     // Text before code: large receivers answer 552 or 5.5.0 for an unknown mailbox.
     if let Some(word) = text_reason(phase, reply, &text) {
@@ -184,9 +191,9 @@ pub fn reply_reason(phase: Phase, reply: &Reply) -> &'static str {
         (Phase::Rcpt, 552) => "mailbox_full",
         (Phase::Mail | Phase::EndOfData, 552) => "message_too_large",
         (_, 452) => "insufficient_storage",
-        (Phase::Rcpt, 550 | 551 | 553) => "unknown_user",
+        (Phase::Rcpt, 550 | 551 | 553) if !names_policy(&text) => "unknown_user",
         (Phase::Mail, 501 | 553) => "invalid_sender",
-        (_, 530) => "authentication_required",
+        (Phase::Dns, _) => "dns_failure",
         (_, 500..=504 | 555) => "protocol_refused",
         _ if reply.is_transient() => "deferred_by_receiver",
         _ => "refused",
@@ -210,30 +217,41 @@ fn text_reason(phase: Phase, reply: &Reply, text: &str) -> Option<&'static str> 
     if says(&["rate limit", "ratelimit", "too many connections", "too many messages", "throttl", "sending too fast"]) {
         return Some("rate_limited");
     }
+    if says(&["relaying denied", "relay access denied", "unable to relay", "relay not permitted", "relaying not"]) {
+        return Some("relay_denied");
+    }
     if says(&["blocklist", "block list", "blacklist", "spamhaus", "dnsbl", "spamcop", "poor reputation"]) {
         return Some("blocked");
     }
     None
 }
 
-/// Words that follow from the enhanced status (RFC 3463, RFC 7505, RFC 7372).
+/// Whether a refusal without an enhanced status reads like one of us or of the message, not of the mailbox.
+fn names_policy(text: &str) -> bool {
+    ["spam", "denied", "policy", "block", "reject"].iter().any(|phrase| text.contains(phrase))
+}
+
+/// Words that follow from the enhanced status (RFC 3463 and the registry of RFC 5248).
 fn status_reason(code: u16, status: EnhancedStatus) -> Option<&'static str> {
     let transient = code / 100 == 4;
     Some(match (status.subject, status.detail) {
-        (1, 1..=4) => "unknown_user",
-        (1, 6) | (2, 1) => "inactive_mailbox",
-        (1, 7 | 8) => "invalid_sender",
-        (1, 10) => "bad_domain",
+        (1, 1 | 3 | 4) => "unknown_user",
+        (1, 2 | 10) | (7, 18) => "bad_domain",
+        (1, 6) | (2, 1) | (7, 13 | 17) => "inactive_mailbox",
+        (1, 7 | 8) | (7, 27) => "invalid_sender",
         (2, 2) => "mailbox_full",
         (2, 3) | (3, 4) => "message_too_large",
         (3, 1) => "insufficient_storage",
         (3, 2) => "service_unavailable",
+        (4, 3) => "dns_failure",
+        (4, 4) => "no_route",
         (4, 6) => "routing_loop",
         (5, 3) => "too_many_recipients",
         (5, _) => "protocol_refused",
         (6, _) => "content_refused",
         (7, 1) if matches!(code, 450 | 451) => "greylisted",
-        (7, 20..=30 | 515) => "authentication_failed",
+        (7, 20..=26 | 29 | 515) => "authentication_failed",
+        (7, 28) => "rate_limited",
         (7, _) if transient => "rate_limited",
         (7, _) => "policy_refused",
         _ => return None,
@@ -280,7 +298,7 @@ mod tests {
             (Phase::Ehlo, "421", T, Scope::Host, "service_unavailable"),
             (Phase::StartTls, "421 x", T, Scope::Host, "service_unavailable"),
             (Phase::Mail, "421 4.7.0 slow down", T, Scope::Session, "rate_limited"),
-            (Phase::Rcpt, "421 4.7.28 limit", T, Scope::Session, "authentication_failed"),
+            (Phase::Rcpt, "421 4.7.28 limit", T, Scope::Session, "rate_limited"),
             (Phase::Data, "421 x", T, Scope::Session, "service_unavailable"),
             (Phase::EndOfData, "421 too many connections", T, Scope::Session, "rate_limited"),
             // Before MAIL it is about us or the host.
@@ -288,8 +306,8 @@ mod tests {
             (Phase::Greeting, "450 x", T, Scope::Host, "deferred_by_receiver"),
             (Phase::Ehlo, "550 5.7.1 no", T, Scope::Source, "policy_refused"),
             (Phase::Ehlo, "451 4.3.0 x", T, Scope::Host, "deferred_by_receiver"),
-            (Phase::StartTls, "454 4.7.0 TLS not available", T, Scope::Host, "rate_limited"),
-            (Phase::StartTls, "501 x", T, Scope::Host, "protocol_refused"),
+            (Phase::StartTls, "454 4.7.0 TLS not available", T, Scope::Host, "tls_unavailable"),
+            (Phase::StartTls, "501 x", T, Scope::Host, "tls_unavailable"),
             // MAIL is about the transaction.
             (Phase::Mail, "450 4.7.1 come back", T, Scope::Transaction, "greylisted"),
             (Phase::Mail, "452 4.3.1 full", T, Scope::Transaction, "insufficient_storage"),
@@ -298,7 +316,7 @@ mod tests {
             (Phase::Mail, "553 x", P, Scope::Transaction, "invalid_sender"),
             (Phase::Mail, "550 5.1.8 bad sender", P, Scope::Transaction, "invalid_sender"),
             (Phase::Mail, "555 x", P, Scope::Transaction, "protocol_refused"),
-            (Phase::Mail, "530 5.7.0 STARTTLS first", T, Scope::Host, "policy_refused"),
+            (Phase::Mail, "530 5.7.0 STARTTLS first", T, Scope::Host, "authentication_required"),
             (Phase::Mail, "530 x", T, Scope::Host, "authentication_required"),
             (Phase::Mail, "503 x", T, Scope::Session, "protocol_refused"),
             // RCPT is about the recipient.
@@ -308,6 +326,10 @@ mod tests {
             (Phase::Rcpt, "550 5.7.1 no", P, Scope::Recipient, "policy_refused"),
             (Phase::Rcpt, "556 5.1.10 null MX", P, Scope::Recipient, "bad_domain"),
             (Phase::Rcpt, "550 5.5.0 mailbox not found", P, Scope::Recipient, "unknown_user"),
+            (Phase::Rcpt, "550 5.7.13 off", P, Scope::Recipient, "inactive_mailbox"),
+            (Phase::Rcpt, "550 5.1.2 no such domain", P, Scope::Recipient, "bad_domain"),
+            (Phase::Rcpt, "550 Relaying denied", P, Scope::Recipient, "relay_denied"),
+            (Phase::Rcpt, "550 rejected as spam", P, Scope::Recipient, "refused"),
             (Phase::Rcpt, "554 x", P, Scope::Recipient, "refused"),
             (Phase::Rcpt, "503 x", T, Scope::Session, "protocol_refused"),
             (Phase::Rcpt, "450 4.7.1 x", T, Scope::Recipient, "greylisted"),
@@ -374,6 +396,22 @@ mod tests {
             let reply = fault.reply("why");
             assert_eq!(classify(phase, &reply), (verdict, scope), "{} {fault:?}", phase.name());
             assert_eq!(word(phase, &reply), fault.word());
+        }
+    }
+
+    #[test]
+    fn what_ends_before_a_session_has_words_of_its_own() {
+        for (phase, text, wanted) in [
+            (Phase::Spool, "451 4.3.0 over quota", "spool_unreadable"),
+            (Phase::Sign, "451 4.3.0 x", "signing_failed"),
+            (Phase::Dns, "451 4.4.3 x", "dns_failure"),
+            (Phase::Dns, "451 x", "dns_failure"),
+            (Phase::Dns, "550 5.1.2 x", "bad_domain"),
+            (Phase::Dns, "550 5.1.10 x", "bad_domain"),
+            (Phase::Dns, "550 5.4.4 x", "no_route"),
+            (Phase::Dns, "550 5.4.6 x", "routing_loop"),
+        ] {
+            assert_eq!(reply_reason(phase, &reply(text)), wanted, "{} {text}", phase.name());
         }
     }
 
