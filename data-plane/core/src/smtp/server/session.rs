@@ -130,7 +130,8 @@ impl Session {
         session
     }
 
-    /// Takes one input. After [`Output::Close`] every input is ignored.
+    /// Takes one input. After [`Output::Close`] every input is ignored. A pump that answers the open question before it
+    /// reads on never meets the bound of input ahead, if it reads less than `SMTP_PIPELINE_BYTES_MAX` at a time.
     ///
     /// # Errors
     /// The pump gave an answer or a handshake that was not asked for.
@@ -190,11 +191,6 @@ impl Session {
         let chunks = self.transaction.as_ref().and_then(|transaction| transaction.chunks.as_ref());
         let chunks = chunks.map_or(0, ContentReader::buffered_bytes);
         self.unread_bytes() + self.replies.len() + content + chunks
-    }
-
-    /// Whether the pump should read from the peer. It must not read more than 64 KiB after a `false`.
-    pub fn wants_input(&self) -> bool {
-        !matches!(self.phase, Phase::Closed) && self.unread_bytes() < SMTP_PIPELINE_BYTES_MAX / 2
     }
 
     fn unread_bytes(&self) -> usize {
