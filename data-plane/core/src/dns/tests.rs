@@ -29,6 +29,7 @@ const ZONE: &str = "
     inner.example 60 AAAA ::1
     empty.example 60 NS ns.example.org
     odd.example 60 MX 10 not!a!host
+    odd.example 60 MX 20 [192.0.2.1]
     loop.example 60 MX 10 post.rail
     below.example 60 MX 10 mx.example.org
     below.example 60 MX 20 post.rail
@@ -432,6 +433,71 @@ fn a_socket_that_fails_ends_its_attempt_and_a_late_answer_is_nothing() {
     let Some(Output::Answer { tag: 7, result: Err(failure), .. }) = resolver.poll() else { panic!("no answer") };
     assert_eq!(failure.to_string(), "name resolution failed: connection refused");
     assert_eq!(resolver.poll(), None);
+}
+
+#[test]
+fn an_alias_lends_its_life_and_its_trust_to_what_it_leads_to() {
+    for (signed, secure) in [(true, true), (false, false)] {
+        let mut world = World::new();
+        world.resolver = resolver(&["127.0.0.1:53"]);
+        world.server = Box::new(move |sent| {
+            let alias = sent.name == "alias.example.";
+            let bytes = match alias {
+                true => sent.reply(&[record("alias.example", 20, cname("example.org"))]),
+                false => zone(sent).remove(0),
+            };
+            let mut message = Message::from_vec(&bytes).unwrap();
+            message.metadata.authentic_data = signed || !alias;
+            vec![message.to_vec().unwrap()]
+        });
+        let hosts = world.ask("alias.example").unwrap();
+        assert_eq!((hosts.secure, hosts.expires.since(world.now)), (secure, Duration::from_secs(20)));
+    }
+}
+
+#[test]
+fn a_host_that_failed_for_now_outweighs_one_at_a_private_address() {
+    for failing in ["backup.example.org.", "mx.example.org."] {
+        let mut world = World::new();
+        world.server = Box::new(move |sent| match (sent.kind, sent.name == failing) {
+            (RecordType::MX, _) => zone(sent),
+            (_, true) => vec![sent.error(ResponseCode::ServFail)],
+            (_, false) => vec![sent.reply(&[record(sent.name.trim_end_matches('.'), 60, a("10.0.0.1"))])],
+        });
+        let failure = world.ask("example.org").unwrap_err();
+        assert!(!failure.is_permanent(), "{failing} {failure}");
+    }
+}
+
+#[test]
+fn the_soa_of_another_zone_denies_nothing() {
+    let mut world = World::new();
+    world.server = Box::new(|sent| {
+        let mut message = Message::from_vec(&zone(sent)[0]).unwrap();
+        message.authorities.iter_mut().for_each(|soa| soa.name = name("unrelated.example"));
+        vec![message.to_vec().unwrap()]
+    });
+    let domain = "missing.example";
+    assert!(world.ask(domain).is_err());
+    let asked = world.asked;
+    world.now = world.now + DNS_TTL_MIN;
+    assert!(world.ask(domain).is_err());
+    assert_eq!(world.asked, asked + 1, "a denial without its SOA is remembered for a moment only");
+}
+
+#[test]
+fn an_answer_in_between_takes_the_strikes_back() {
+    let mut world = World::new();
+    world.server = Box::new(|sent| match sent.server.port() {
+        1 if sent.kind == RecordType::MX && sent.name.starts_with("slow") => Vec::new(),
+        _ => zone(sent),
+    });
+    for number in 0..5 {
+        let before = world.now;
+        assert!(world.ask(&format!("slow{number}.example")).is_err());
+        assert_eq!(world.now.since(before), Duration::from_secs(2), "the first server is still asked first");
+        assert!(world.ask(&format!("fast{number}.example")).is_err());
+    }
 }
 
 proptest! {

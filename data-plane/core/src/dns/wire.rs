@@ -86,6 +86,7 @@ pub(super) fn decode(now: Instant, bytes: &[u8], id: u16, question: &Question, t
 fn host_name(name: &Name) -> Option<Domain> {
     let text = name.to_ascii();
     let text = text.strip_suffix('.').unwrap_or(&text);
+    // A name must never turn into an address literal, however the library writes it.
     if text.starts_with('[') {
         return None;
     }
