@@ -446,3 +446,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

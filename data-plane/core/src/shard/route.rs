@@ -375,16 +375,16 @@ impl Shard {
     }
 
     pub(super) fn timeout(&mut self, now: Moment) {
-        while let Some(group) = self.scheduled.pop_due(now.instant) {
-            self.parked.remove(&group);
-            self.groups[group as usize].state = GroupState::Moving;
-            self.route(now, group);
-        }
         while let Some(session) = self.idle.pop_due(now.instant) {
             let path = self.sessions[session as usize].path;
             self.paths[path as usize].forget_idle(session);
             self.sessions[session as usize].state = SessionState::Quitting;
             self.outputs.push_back(Output::Quit { session });
+        }
+        while let Some(group) = self.scheduled.pop_due(now.instant) {
+            self.parked.remove(&group);
+            self.groups[group as usize].state = GroupState::Moving;
+            self.route(now, group);
         }
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + SWEEP_PERIOD;

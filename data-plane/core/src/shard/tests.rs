@@ -1,0 +1,497 @@
+//! Scenarios: a shard driven by hand, with virtual time, answers and outcomes.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrail_schema::event::EventKind;
+use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, SuspensionId};
+use postrail_schema::snapshot::{
+    EgressPool, EgressSource, PoolMember, SendingDomain, SnapshotContent, Suppression, Suspension, SuspensionTarget,
+    Tenant,
+};
+
+use super::*;
+use crate::dns::{MailHost, SiteName};
+use crate::egress::{Phase, RecipientOutcome, Scope, Verdict};
+use crate::mail::{Address, BodyType, Content, JobEntry, JobRecipient, Notify};
+use crate::smtp::Reply;
+
+struct World {
+    shard: Shard,
+    now: Moment,
+    content: SnapshotContent,
+    outputs: Vec<Output>,
+    next: u64,
+}
+
+fn content(sources: &[&str]) -> SnapshotContent {
+    let sources: Vec<EgressSource> = sources
+        .iter()
+        .enumerate()
+        .map(|(index, address)| EgressSource {
+            id: SourceId(index as u32 + 1),
+            name: format!("s{index}"),
+            address: address.parse().unwrap(),
+            ehlo_name: "mx.sender.test".to_owned(),
+        })
+        .collect();
+    let tenant = |id: u32| Tenant {
+        id: TenantId(id),
+        name: format!("t{id}"),
+        quota_per_day: None,
+        weight: 1,
+        message_bytes_max: 1_000_000,
+    };
+    SnapshotContent {
+        revision: Revision(1),
+        tenants: vec![tenant(1), tenant(2)],
+        domains: vec![SendingDomain {
+            id: SendingDomainId(1),
+            tenant: TenantId(1),
+            name: "sender.test".to_owned(),
+            keys: vec![],
+            pool: None,
+        }],
+        pools: vec![EgressPool {
+            id: PoolId(1),
+            name: "default".to_owned(),
+            tenant: None,
+            members: sources.iter().map(|source| PoolMember { source: source.id, weight: 1 }).collect(),
+        }],
+        sources,
+        ..SnapshotContent::default()
+    }
+}
+
+impl World {
+    fn new(sources: &[&str], shard: u16, shards: u16) -> Self {
+        let content = content(sources);
+        let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
+        let config = Config { shard: ShardId(shard), shards, retry: RetryPolicy::default(), seed: 7 };
+        let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
+        let mut world =
+            Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
+        world.input(Input::RecoveryDone);
+        world
+    }
+
+    fn input(&mut self, input: Input) {
+        self.shard.handle(self.now, input);
+        while let Some(output) = self.shard.poll() {
+            self.outputs.push(output);
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.instant = self.now.instant + time;
+        self.now.wall = self.now.wall + time;
+        self.input(Input::Timeout);
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut SnapshotContent)) {
+        change(&mut self.content);
+        self.content.revision.0 += 1;
+        self.input(Input::Snapshot(Arc::new(Snapshot::new(self.content.clone()).unwrap())));
+    }
+
+    fn job(&mut self, recipients: &[&str]) -> Arc<Job> {
+        self.next += 1;
+        let recipient = |address: &&str| JobRecipient {
+            address: Address::parse(address).unwrap(),
+            entry: 0,
+            notify: Notify::Unspecified,
+            orcpt: None,
+        };
+        Arc::new(Job {
+            id: MessageId::new(self.now.wall.unix_ms(), ShardId(0), self.next),
+            interface: Interface::Smtp,
+            tenant: TenantId(1),
+            credential: CredentialId(1),
+            domain: SendingDomainId(1),
+            class: TrafficClass::Transactional,
+            revision: Revision(1),
+            accepted_at: self.now.wall,
+            expires_at: self.now.wall + Duration::from_secs(86_400),
+            peer: None,
+            reverse_path: Some(Address::parse("app@sender.test").unwrap()),
+            body: BodyType::SevenBit,
+            smtp_utf8: false,
+            ret: None,
+            envid: None,
+            reference: String::new(),
+            campaign: String::new(),
+            cost_center: String::new(),
+            message_id_header: "<x@sender.test>".to_owned(),
+            idempotency: None,
+            entries: vec![JobEntry::default()],
+            recipients: recipients.iter().map(recipient).collect(),
+            content: Content::Mime { header: Bytes::from_static(b"\r\n"), body: Bytes::from_static(b"x\r\n") },
+        })
+    }
+
+    fn accept(&mut self, recipients: &[&str]) -> Arc<Job> {
+        let job = self.job(recipients);
+        let at = Location { segment: 1, offset: self.next as u32 * 4_096, bytes: 100 };
+        self.input(Input::Accepted { job: job.clone(), at });
+        job
+    }
+
+    fn take<T>(&mut self, mut pick: impl FnMut(&Output) -> Option<T>) -> Option<T> {
+        let at = self.outputs.iter().position(|output| pick(output).is_some())?;
+        let output = self.outputs.remove(at);
+        pick(&output)
+    }
+
+    /// Answers every open lookup with one host.
+    fn resolve(&mut self) {
+        while let Some((domain, name)) = self.take(|output| match output {
+            Output::Resolve { domain, lookup } => Some((*domain, lookup.name.clone())),
+            _ => None,
+        }) {
+            let hosts = MailHosts {
+                site: SiteName(format!("mx.{name}").into()),
+                hosts: vec![MailHost { name, preference: 10, addresses: vec!["192.0.2.1".parse().unwrap()] }],
+                secure: false,
+                expires: self.now.instant + Duration::from_secs(86_400 * 7),
+            };
+            self.input(Input::Resolved { domain, result: Ok(Rc::new(hosts)) });
+        }
+    }
+
+    fn opened(&mut self) -> Vec<u32> {
+        std::iter::from_fn(|| {
+            self.take(|output| match output {
+                Output::Open { session, .. } => Some(*session),
+                _ => None,
+            })
+        })
+        .collect()
+    }
+
+    fn ready(&mut self, session: u32) {
+        let capabilities = Capabilities {
+            pipelining: true,
+            eight_bit_mime: true,
+            smtp_utf8: true,
+            dsn: true,
+            size: None,
+            enhanced_status: true,
+            tls: None,
+            host: Domain::parse("mx.example.test").unwrap(),
+            address: SocketAddr::from(([192, 0, 2, 1], 25)),
+        };
+        self.input(Input::Ready { session, capabilities: Arc::new(capabilities) });
+    }
+
+    fn transact(&mut self) -> Option<(u32, Transact)> {
+        self.take(|output| match output {
+            Output::Transact { session, transact } => Some((*session, (**transact).clone())),
+            _ => None,
+        })
+    }
+
+    fn outcome(&mut self, session: u32, transact: &Transact, verdict: Verdict, code: u16) {
+        let outcome = RecipientOutcome {
+            verdict,
+            scope: Scope::Recipient,
+            phase: Phase::EndOfData,
+            reply: Reply::plain(code, "said"),
+            maybe_delivered: false,
+        };
+        let recipients = vec![outcome; transact.recipients.len()];
+        let tag = u64::from(transact.attempt);
+        self.input(Input::Outcome { session, outcome: TransactionOutcome { tag, recipients, session_over: false } });
+    }
+
+    /// Drives one mail to its transaction on a fresh session.
+    fn to_transaction(&mut self) -> (u32, Transact) {
+        self.resolve();
+        let session = self.opened()[0];
+        self.ready(session);
+        self.transact().expect("a ready session gets the mail")
+    }
+
+    fn events(&mut self) -> Vec<EventKind> {
+        let mut kinds = Vec::new();
+        while let Some(events) = self.take(|output| match output {
+            Output::Record(record) => Some(record.events.clone()),
+            _ => None,
+        }) {
+            kinds.extend(events.into_iter().map(|event| event.kind));
+        }
+        kinds
+    }
+}
+
+const DELIVERED: Verdict = Verdict::Delivered { dsn_passed_on: true };
+
+#[test]
+fn a_mail_goes_from_acceptance_to_its_settlement() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, DELIVERED, 250);
+    let finished = world.outputs.iter().any(|o| matches!(o, Output::Record(record) if record.finished.len() == 1));
+    assert!(finished, "the job is released with its last settlement");
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Delivered]);
+    assert_eq!((world.shard.waiting(), world.shard.fresh_bytes), (0, 0));
+}
+
+#[test]
+fn recipients_of_one_site_share_a_transaction_and_a_reply_each() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test", "b@one.test", "c@two.test"]);
+    let (_, transact) = world.to_transaction();
+    assert_eq!(transact.recipients.len(), 2);
+    assert_eq!(world.shard.waiting(), 3);
+}
+
+#[test]
+fn a_transient_failure_is_tried_again_after_its_delay_from_the_spool() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let job = world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    world.ready(session);
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Deferred]);
+    assert!(world.transact().is_none());
+    world.pass(Duration::from_secs(340));
+    let session = world.opened()[0];
+    world.ready(session);
+    let attempt = world.take(|output| match output {
+        Output::Load { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    world.input(Input::Loaded { attempt: attempt.expect("old mail is read from the spool"), result: Ok(job) });
+    let (session, transact) = world.transact().expect("the second attempt");
+    world.outcome(session, &transact, DELIVERED, 250);
+    assert_eq!(world.events(), [EventKind::Delivered]);
+}
+
+#[test]
+fn a_permanent_failure_bounces_and_asks_for_a_report() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, Verdict::Permanent, 550);
+    let reports = world.outputs.iter().filter(|o| matches!(o, Output::Record(r) if r.report.is_some())).count();
+    assert_eq!(reports, 1);
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Bounced]);
+}
+
+#[test]
+fn a_suppressed_recipient_is_dropped_at_the_start_of_the_attempt() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["A@one.test", "b@one.test"]);
+    world.resolve();
+    world.publish(|content| {
+        content.suppressions.push(Suppression { tenant: TenantId(1), address: "a@one.test".to_owned() });
+    });
+    let session = world.opened()[0];
+    world.ready(session);
+    let (_, transact) = world.transact().unwrap();
+    assert_eq!(transact.recipients.as_slice(), [RecipientIndex(1)]);
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Accepted, EventKind::Suppressed]);
+}
+
+#[test]
+fn connections_of_a_path_stay_within_the_limit() {
+    let mut world = World::new(&["192.0.2.9"], 0, 1);
+    for _ in 0..50 {
+        world.accept(&["a@one.test"]);
+    }
+    world.resolve();
+    assert_eq!(world.opened().len(), 10);
+}
+
+#[test]
+fn a_suspended_tenant_waits_and_goes_on_when_resumed() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let suspension =
+        Suspension { id: SuspensionId(1), target: SuspensionTarget::Tenant(TenantId(1)), reason: String::new() };
+    world.publish(|content| content.suspensions.push(suspension));
+    world.accept(&["a@one.test"]);
+    world.pass(Duration::from_secs(3_600));
+    assert!(world.outputs.iter().all(|output| matches!(output, Output::Record(_))));
+    world.publish(|content| content.suspensions.clear());
+    world.to_transaction();
+}
+
+#[test]
+fn a_suspension_stops_what_is_ready_already() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    let session = world.opened()[0];
+    let suspension = Suspension {
+        id: SuspensionId(1),
+        target: SuspensionTarget::Site("mx.one.test".to_owned()),
+        reason: String::new(),
+    };
+    world.publish(|content| content.suspensions.push(suspension));
+    world.ready(session);
+    assert!(world.transact().is_none());
+    assert!(world.outputs.iter().any(|output| matches!(output, Output::Quit { .. })));
+    assert_eq!(world.shard.queue_view(world.now).domains[0].reasons.get("site_suspended"), Some(&1));
+}
+
+#[test]
+fn expiry_holds_while_suspended() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let suspension =
+        Suspension { id: SuspensionId(1), target: SuspensionTarget::Tenant(TenantId(1)), reason: String::new() };
+    world.publish(|content| content.suspensions.push(suspension));
+    world.accept(&["a@one.test"]);
+    world.pass(Duration::from_secs(86_401));
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Expired]);
+    assert_eq!(world.shard.waiting(), 0);
+}
+
+#[test]
+fn a_dead_site_defers_all_that_waits_on_it_and_is_probed_by_one_connection() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    for _ in 0..3 {
+        world.accept(&["a@one.test"]);
+    }
+    world.resolve();
+    let sessions = world.opened();
+    assert_eq!(sessions.len(), 3);
+    for session in sessions {
+        let end = SessionEnd::Failed {
+            scope: Scope::Site,
+            verdict: Verdict::Transient,
+            phase: Phase::Connect,
+            reply: Reply::plain(0, "connection refused"),
+            host: None,
+            address: None,
+        };
+        world.input(Input::Ended { session, end });
+    }
+    let deferred = world.events().into_iter().filter(|kind| *kind == EventKind::Deferred).count();
+    assert_eq!(deferred, 3);
+    world.accept(&["b@one.test"]);
+    assert!(world.opened().is_empty(), "nothing is tried while the path backs off");
+    world.pass(Duration::from_secs(70));
+    assert_eq!(world.opened().len(), 1);
+}
+
+#[test]
+fn an_operator_retries_cancels_and_bounces() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let job = world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    assert_eq!(world.shard.command(world.now, &Command::Retry(CommandTarget::Domain("one.test".to_owned()))), 1);
+    world.ready(session);
+    world.events();
+    assert_eq!(world.shard.command(world.now, &Command::Cancel(job.id)), 1);
+    assert_eq!(world.shard.command(world.now, &Command::Cancel(MessageId::from_bits(1))), 0);
+}
+
+#[test]
+fn cancelled_mail_settles_at_once_when_it_waits() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let job = world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    world.shard.command(world.now, &Command::Cancel(job.id));
+    world.input(Input::Timeout);
+    assert_eq!(world.events(), [EventKind::Accepted, EventKind::Deferred, EventKind::Cancelled]);
+    assert_eq!(world.shard.waiting(), 0);
+}
+
+#[test]
+fn mail_crosses_once_to_the_shard_that_owns_its_source() {
+    let mut home = World::new(&["192.0.2.9"], 1, 2);
+    let mut owner = World::new(&["192.0.2.9"], 0, 2);
+    home.accept(&["a@one.test"]);
+    let work = home.take(|output| match output {
+        Output::Hand { to, work } => Some((*to, work.clone())),
+        _ => None,
+    });
+    let (to, work) = work.expect("the owner is asked");
+    assert_eq!(to, ShardId(0));
+    owner.input(Input::Hand(work));
+    let (session, transact) = owner.to_transaction();
+    owner.outcome(session, &transact, DELIVERED, 250);
+    assert!(owner.events().is_empty(), "only the home shard settles");
+    let back = owner.take(|output| match output {
+        Output::HandBack { back, .. } => Some(back.clone()),
+        _ => None,
+    });
+    home.input(Input::HandBack(back.expect("the outcome comes home")));
+    assert_eq!(home.events(), [EventKind::Accepted, EventKind::Delivered]);
+    assert!(home.shard.is_quiet());
+}
+
+#[test]
+fn a_reused_connection_that_died_counts_no_attempt() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, DELIVERED, 250);
+    world.ready(session);
+    world.accept(&["b@one.test"]);
+    let (_, transact) = world.transact().expect("the idle session takes it");
+    let lost = RecipientOutcome {
+        verdict: Verdict::Transient,
+        scope: Scope::Session,
+        phase: Phase::Mail,
+        reply: Reply::plain(0, "connection lost"),
+        maybe_delivered: false,
+    };
+    let tag = u64::from(transact.attempt);
+    let outcome = TransactionOutcome { tag, recipients: vec![lost], session_over: true };
+    world.input(Input::Outcome { session, outcome });
+    world.input(Input::Ended { session, end: SessionEnd::Done });
+    let session = world.opened()[0];
+    world.ready(session);
+    assert!(world.transact().is_some());
+    assert!(!world.events().contains(&EventKind::Deferred));
+}
+
+#[test]
+fn recovery_knows_what_had_settled_and_what_had_been_tried() {
+    let mut before = World::new(&["0.0.0.0"], 0, 1);
+    let job = before.accept(&["a@one.test", "b@one.test"]);
+    let mut events: Vec<Event> = route::accepted_events(&job);
+    let settled = Event { kind: EventKind::Delivered, job: None, ..events[0].clone() };
+    events.push(settled);
+    let mut after = World::new(&["0.0.0.0"], 0, 1);
+    for event in events {
+        after.input(Input::Replayed(event));
+    }
+    let meta = JobMeta {
+        job: (*job).clone(),
+        content_bytes: 3,
+        progress: Vec::new(),
+        moved_from: None,
+        chunks: Vec::new(),
+    };
+    after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment: 1, offset: 0, bytes: 1 } });
+    assert_eq!(after.shard.waiting(), 1);
+    assert!(after.events().is_empty(), "nothing is recorded twice");
+    after.pass(Duration::from_millis(1));
+    after.resolve();
+    assert_eq!(after.opened().len(), 1);
+}
+
+#[test]
+fn a_drained_shard_starts_nothing_and_becomes_quiet() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.accept(&["b@one.test"]);
+    world.input(Input::Drain);
+    world.outcome(session, &transact, DELIVERED, 250);
+    world.ready(session);
+    assert!(world.transact().is_none());
+    let open: Vec<u32> = world.shard.sessions.iter().map(|(id, _)| id as u32).collect();
+    for session in open {
+        world.input(Input::Ended { session, end: SessionEnd::Done });
+    }
+    assert!(world.shard.is_quiet());
+    assert_eq!(world.shard.waiting(), 1, "what was not sent stays in the spool");
+}
