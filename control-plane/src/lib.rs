@@ -1,1 +1,27 @@
-//! skeleton
+//! The control plane: desired state in, published snapshots out, and the ledger of what became of every recipient.
+//!
+//! ```text
+//! api -> app -> plan (pure) -> store + publish        reconcile -> ledger <- app <- api
+//! ```
+//!
+//! - `api`: the HTTP edge, one resource a file,
+//! - `app`: use cases; know no HTTP,
+//! - `plan`: desired state to snapshot content and findings,
+//! - `store`: the configuration store, `ledger`: what grows with mail,
+//! - `reconcile`: what runs beside the requests.
+//!
+//! The data plane never waits for anything here. TLS is absent: the API listens on loopback only.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod app;
+mod files;
+mod ledger;
+mod plan;
+mod reconcile;
+mod server;
+mod store;
+
+pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
+pub use server::{Config, Handle, Started, start};

@@ -1,0 +1,132 @@
+//! `/v2/credentials`. A secret is in the answer that made it and nowhere else.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::snapshot::Credential;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, ForTenant, Operator, Scope, TenantParams};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::app::{IssuedSecret, NewCredential};
+use crate::plan::Desired;
+
+/// A credential.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CredentialView {
+    id: u32,
+    username: String,
+    tenant: String,
+    /// Secrets that are valid now, at most two.
+    live_secrets: usize,
+    disabled: bool,
+}
+
+/// A credential with its new secret, shown this once.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IssuedView {
+    #[serde(flatten)]
+    credential: CredentialView,
+    /// The API key: the username's password, or alone a bearer token.
+    secret: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CredentialBody {
+    username: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CredentialPatch {
+    disabled: bool,
+}
+
+#[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams),
+    responses((status = 200, body = Page<CredentialView>)))]
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<CredentialView>> {
+    let desired = shared.app.desired();
+    let seen = desired.credentials.values().filter(|credential| listing.scope.sees(credential.tenant));
+    Json(listing.by_name(seen, |credential| &credential.username, |credential| view(&desired, credential)))
+}
+
+#[utoipa::path(post, path = "/v2/credentials", tag = "credentials", params(TenantParams), request_body = CredentialBody,
+    responses((status = 201, body = IssuedView), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    ForTenant(tenant): ForTenant,
+    Body(body): Body<CredentialBody>,
+) -> Result<(StatusCode, Json<IssuedView>), ProblemDocument> {
+    let new = NewCredential { tenant, username: body.username };
+    let issued = shared.run(move |app| app.create_credential(&new)).await?;
+    Ok((StatusCode::CREATED, Json(issued_view(&shared, issued))))
+}
+
+#[utoipa::path(get, path = "/v2/credentials/{username}", tag = "credentials",
+    params(("username" = String, Path), TenantParams),
+    responses((status = 200, body = CredentialView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(username): Path<String>,
+) -> Result<Json<CredentialView>, ProblemDocument> {
+    let desired = shared.app.desired();
+    let found = desired.credential(&username).filter(|credential| scope.sees(credential.tenant));
+    let credential = found.ok_or_else(|| ProblemDocument::not_found(&format!("credential {username}")))?;
+    Ok(Json(view(&desired, credential)))
+}
+
+#[utoipa::path(patch, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
+    request_body = CredentialPatch,
+    responses((status = 200, body = CredentialView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn change(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(username): Path<String>,
+    Body(patch): Body<CredentialPatch>,
+) -> Result<Json<CredentialView>, ProblemDocument> {
+    let credential = shared.run(move |app| app.set_credential_disabled(&username, patch.disabled)).await?;
+    Ok(Json(view(&shared.app.desired(), &credential)))
+}
+
+#[utoipa::path(post, path = "/v2/credentials/{username}/rotate", tag = "credentials",
+    params(("username" = String, Path)),
+    responses((status = 200, body = IssuedView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn rotate(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(username): Path<String>,
+) -> Result<Json<IssuedView>, ProblemDocument> {
+    let issued = shared.run(move |app| app.rotate_credential(&username)).await?;
+    Ok(Json(issued_view(&shared, issued)))
+}
+
+#[utoipa::path(delete, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
+    responses((status = 204), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(username): Path<String>,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.delete_credential(&username)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn issued_view(shared: &Shared, issued: IssuedSecret) -> IssuedView {
+    IssuedView { credential: view(&shared.app.desired(), &issued.credential), secret: issued.secret }
+}
+
+fn view(desired: &Desired, credential: &Credential) -> CredentialView {
+    CredentialView {
+        id: credential.id.0,
+        username: credential.username.clone(),
+        tenant: desired.tenants.get(&credential.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
+        live_secrets: credential.secret_hashes.len(),
+        disabled: credential.disabled,
+    }
+}

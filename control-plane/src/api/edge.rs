@@ -1,0 +1,92 @@
+//! What happens around every handler: counting, a bound on requests in flight, authentication, the audit trail.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Shared;
+use super::problem::ProblemDocument;
+use crate::app::{App, Caller, now_ms};
+
+/// Counts requests by class of status, and refuses those over the bound.
+pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let response = match Arc::clone(&shared.room).try_acquire_owned() {
+        Ok(_room) => next.run(request).await,
+        Err(_) => {
+            ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at once").into_response()
+        }
+    };
+    let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
+    shared.counts.by_class[class].fetch_add(1, Ordering::Relaxed);
+    response
+}
+
+/// Lets only known callers through, and keeps the audit trail of what is no reading.
+pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let proof = Proof::of(&request);
+    let caller = shared.run(move |app| Ok(proof.and_then(|proof| proof.caller(app)))).await;
+    let caller = match caller {
+        Ok(Some(caller)) => caller,
+        Ok(None) => return ProblemDocument::unauthorized().into_response(),
+        Err(problem) => return problem.into_response(),
+    };
+    request.extensions_mut().insert(caller.clone());
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    let action = format!("{} {}{}", request.method(), "/v2", request.uri());
+    let begun = shared.run(move |app| Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)).await;
+    let sequence = match begun {
+        Ok(sequence) => sequence,
+        Err(problem) => return problem.into_response(),
+    };
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    match shared.run(move |app| Ok(app.ledger.audit_end(sequence, status)?)).await {
+        Ok(()) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+pub(crate) async fn not_found() -> ProblemDocument {
+    ProblemDocument::not_found("this path")
+}
+
+pub(crate) async fn method_not_allowed() -> ProblemDocument {
+    let detail = "the resource does not know this method";
+    ProblemDocument::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// What an Authorization field says.
+enum Proof {
+    Bearer(String),
+    Basic { username: String, password: String },
+}
+
+impl Proof {
+    fn of(request: &Request) -> Option<Self> {
+        let (scheme, value) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Self::Bearer(value.trim().to_owned()));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let text = String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some(Self::Basic { username: username.to_owned(), password: password.to_owned() })
+    }
+
+    fn caller(self, app: &App) -> Option<Caller> {
+        match self {
+            Self::Bearer(token) => app.bearer(&token),
+            Self::Basic { username, password } => app.basic(&username, &password),
+        }
+    }
+}

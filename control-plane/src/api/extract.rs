@@ -1,0 +1,128 @@
+//! What handlers take from a request: the body, who is asking, and about which tenant.
+
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use postrail_schema::ids::TenantId;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
+
+use super::Shared;
+use super::problem::ProblemDocument;
+use crate::app::Caller;
+
+/// A JSON body; unknown fields are refused by the types, and every refusal tells where.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
+    type Rejection = ProblemDocument;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, ProblemDocument> {
+        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
+            ProblemDocument::new(rejection.status(), "body_not_read", "the body is too large or broke off")
+        })?;
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| unread(&error))?;
+        reader.end().map_err(|_| {
+            let detail = "something follows the JSON value".to_owned();
+            ProblemDocument::field(StatusCode::BAD_REQUEST, "not_json", String::new(), detail)
+        })?;
+        Ok(Self(value))
+    }
+}
+
+fn unread(error: &serde_path_to_error::Error<serde_json::Error>) -> ProblemDocument {
+    use serde_path_to_error::Segment;
+
+    let mut pointer = String::new();
+    for segment in error.path() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    let detail = error.inner().to_string();
+    if error.inner().is_data() {
+        let code = if detail.starts_with("unknown field") { "unknown_field" } else { "invalid" };
+        return ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, code, pointer, detail);
+    }
+    ProblemDocument::field(StatusCode::BAD_REQUEST, "not_json", pointer, detail)
+}
+
+/// The operator; others get 403.
+pub(crate) struct Operator;
+
+impl FromRequestParts<Shared> for Operator {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        match caller(parts)? {
+            Caller::Operator => Ok(Self),
+            Caller::Tenant { .. } => Err(ProblemDocument::forbidden()),
+        }
+    }
+}
+
+/// Query of everything that belongs to a tenant.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TenantParams {
+    /// The tenant by name, for operators; a tenant's own by default.
+    pub(crate) tenant: Option<String>,
+}
+
+/// Whose things the request may see: one tenant's, or for an operator who named none, all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Scope(pub(crate) Option<TenantId>);
+
+impl Scope {
+    /// Whether something of that owner is seen; shared things are.
+    pub(crate) fn sees(self, owner: impl Into<Option<TenantId>>) -> bool {
+        owner.into().is_none_or(|owner| self.0.is_none_or(|tenant| tenant == owner))
+    }
+
+    /// The scope of a request whose query names `tenant`.
+    pub(crate) fn of(parts: &Parts, shared: &Shared, tenant: Option<&str>) -> Result<Self, ProblemDocument> {
+        let named = tenant.map(|name| shared.app.tenant_id(name)).transpose()?;
+        match caller(parts)? {
+            Caller::Operator => Ok(Self(named)),
+            Caller::Tenant { tenant: own, .. } if named.is_none_or(|named| named == own) => Ok(Self(Some(own))),
+            Caller::Tenant { .. } => Err(ProblemDocument::not_found(&format!("tenant {}", tenant.unwrap_or_default()))),
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for Scope {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let params: TenantParams = query(parts)?;
+        Self::of(parts, shared, params.tenant.as_deref())
+    }
+}
+
+/// The tenant that an operator makes something for: the one of the query, or `default`.
+pub(crate) struct ForTenant(pub(crate) String);
+
+impl FromRequestParts<Shared> for ForTenant {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        let params: TenantParams = query(parts)?;
+        Ok(Self(params.tenant.unwrap_or_else(|| "default".to_owned())))
+    }
+}
+
+/// The query as `T`.
+pub(crate) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, ProblemDocument> {
+    Query::try_from_uri(&parts.uri).map(|Query(query)| query).map_err(|rejection| {
+        ProblemDocument::field(StatusCode::BAD_REQUEST, "invalid_query", String::new(), rejection.body_text())
+    })
+}
+
+fn caller(parts: &Parts) -> Result<Caller, ProblemDocument> {
+    parts.extensions.get::<Caller>().cloned().ok_or_else(ProblemDocument::unauthorized)
+}

@@ -1,0 +1,122 @@
+//! The HTTP edge: axum, one resource a file.
+//!
+//! Every request under `/v2` proves who is asking; what changes something is written to the audit trail before it is done
+//! and completed with the status of its answer. Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
+//! is its own; anything else is 404 for it, and changes are the operator's (403).
+//!
+//! Absent here: decisions about configuration (`app`), TLS, CORS.
+
+mod audit;
+mod credentials;
+mod domains;
+mod edge;
+mod events;
+mod extract;
+mod jobs;
+mod openapi;
+mod page;
+mod pools;
+mod problem;
+mod queue;
+mod routes;
+mod sources;
+mod status;
+mod suppressions;
+mod suspensions;
+mod tenants;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use postrail_schema::limits::CONTROL_BODY_BYTES_MAX;
+use tokio::sync::Semaphore;
+
+use crate::app::{App, AppError};
+use crate::reconcile::JournalGauges;
+use problem::ProblemDocument;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    app: Arc<App>,
+    gauges: Arc<JournalGauges>,
+    counts: Arc<status::Counts>,
+    room: Arc<Semaphore>,
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>) -> Router {
+    let shared = Shared { app, gauges, counts: Arc::default(), room: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX)) };
+    let v2 = configuration().merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
+    Router::new()
+        .route("/", get(status::root))
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .nest("/v2", v2)
+        .fallback(edge::not_found)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        .layer(DefaultBodyLimit::max(CONTROL_BODY_BYTES_MAX))
+        .layer(from_fn_with_state(shared.clone(), edge::count))
+        .with_state(shared)
+}
+
+fn configuration() -> Router<Shared> {
+    Router::new()
+        .route("/tenants", get(tenants::list).post(tenants::create))
+        .route("/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::delete))
+        .route("/domains", get(domains::list).post(domains::create))
+        .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
+        .route("/credentials", get(credentials::list).post(credentials::create))
+        .route("/credentials/{username}", get(credentials::show).patch(credentials::change).delete(credentials::delete))
+        .route("/credentials/{username}/rotate", post(credentials::rotate))
+        .route("/sources", get(sources::list).post(sources::create))
+        .route("/sources/{name}", get(sources::show).put(sources::replace).delete(sources::delete))
+        .route("/pools", get(pools::list).post(pools::create))
+        .route("/pools/{name}", get(pools::show).put(pools::replace).delete(pools::delete))
+        .route("/routes", get(routes::list).post(routes::create))
+        .route("/routes/{domain}", get(routes::show).delete(routes::delete))
+        .route("/suspensions", get(suspensions::list).post(suspensions::create))
+        .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
+        .route("/suppressions", get(suppressions::list).post(suppressions::create))
+        .route(
+            "/suppressions/{address}",
+            get(suppressions::show).put(suppressions::replace).delete(suppressions::delete),
+        )
+        .route("/problems", get(status::problems))
+        .route("/audit", get(audit::list))
+}
+
+fn mail() -> Router<Shared> {
+    Router::new()
+        .route("/jobs/{id}", get(jobs::show))
+        .route("/jobs/{id}/recipients", get(jobs::recipients))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/bounce", post(jobs::bounce))
+        .route("/events", get(events::list))
+        .route("/trace/{key}", get(events::trace))
+        .route("/queue", get(queue::show))
+        .route("/queue/retry", post(queue::retry))
+}
+
+impl Shared {
+    /// Runs a use case on a blocking thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&App) -> Result<T, AppError> + Send + 'static,
+    ) -> Result<T, ProblemDocument> {
+        let app = Arc::clone(&self.app);
+        let done = tokio::task::spawn_blocking(move || call(&app)).await;
+        Ok(done.map_err(|_| ProblemDocument::internal())??)
+    }
+}
+
+/// Requests worked on at once: over it 503.
+const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Pages: `?limit=` and `?cursor=`; a page tells the cursor of the next one.
+
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use postrail_schema::limits::{PAGE_RECORDS, PAGE_RECORDS_MAX};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Shared;
+use super::extract::{Scope, query};
+use super::problem::ProblemDocument;
+
+/// Query of every list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageParams {
+    /// Records of the page, 1 to 1,000; 100 by default.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// The tenant by name, for operators.
+    tenant: Option<String>,
+}
+
+/// Which page of whose records.
+pub(crate) struct Listing {
+    pub(crate) scope: Scope,
+    pub(crate) limit: u32,
+    pub(crate) cursor: Option<String>,
+}
+
+/// A page.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Page<T> {
+    pub(crate) items: Vec<T>,
+    /// Names the next page; null on the last one.
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl FromRequestParts<Shared> for Listing {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let params: PageParams = query(parts)?;
+        let limit = params.limit.unwrap_or(PAGE_RECORDS);
+        if !(1..=PAGE_RECORDS_MAX).contains(&limit) {
+            let detail = format!("limit is 1 to {PAGE_RECORDS_MAX}");
+            return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
+        }
+        Ok(Self { scope: Scope::of(parts, shared, params.tenant.as_deref())?, limit, cursor: params.cursor })
+    }
+}
+
+impl Listing {
+    /// The cursor as a number; 0 where there is none.
+    pub(crate) fn number(&self) -> Result<u64, ProblemDocument> {
+        let invalid =
+            |_| ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", "this is not a cursor of ours");
+        self.cursor.as_deref().map_or(Ok(0), |cursor| cursor.parse().map_err(invalid))
+    }
+
+    /// The page of `records`, which are named and may come in any order.
+    pub(crate) fn by_name<R, V>(
+        &self,
+        records: impl Iterator<Item = R>,
+        name: impl Fn(&R) -> &str,
+        view: impl Fn(&R) -> V,
+    ) -> Page<V> {
+        let after = |record: &R| self.cursor.as_deref().is_none_or(|cursor| name(record) > cursor);
+        let mut records: Vec<R> = records.filter(after).collect();
+        records.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        let limit = self.limit as usize;
+        let last = records.len().checked_sub(limit + 1).and_then(|_| records.get(limit - 1));
+        let next_cursor = last.map(|record| name(record).to_owned());
+        Page { items: records.iter().take(limit).map(view).collect(), next_cursor }
+    }
+}

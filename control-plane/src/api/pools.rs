@@ -1,0 +1,130 @@
+//! `/v2/pools`. A tenant sees its own pools and the shared ones.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::snapshot::EgressPool;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, Operator, Scope, TenantParams};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::app::NewPool;
+use crate::plan::Desired;
+
+/// An egress pool.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PoolView {
+    id: u32,
+    name: String,
+    /// Null: shared by all tenants.
+    tenant: Option<String>,
+    members: Vec<Member>,
+}
+
+/// A source of a pool.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Member {
+    source: String,
+    #[serde(default = "one")]
+    weight: u32,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolBody {
+    name: String,
+    #[serde(default)]
+    tenant: Option<String>,
+    members: Vec<Member>,
+}
+
+/// A pool but for its name, which is in the path.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolValue {
+    #[serde(default)]
+    tenant: Option<String>,
+    members: Vec<Member>,
+}
+
+#[utoipa::path(get, path = "/v2/pools", tag = "pools", params(PageParams),
+    responses((status = 200, body = Page<PoolView>)))]
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<PoolView>> {
+    let desired = shared.app.desired();
+    let seen = desired.pools.values().filter(|pool| listing.scope.sees(pool.tenant));
+    Json(listing.by_name(seen, |pool| &pool.name, |pool| view(&desired, pool)))
+}
+
+#[utoipa::path(post, path = "/v2/pools", tag = "pools", request_body = PoolBody,
+    responses((status = 201, body = PoolView), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(body): Body<PoolBody>,
+) -> Result<(StatusCode, Json<PoolView>), ProblemDocument> {
+    let new = NewPool { name: body.name, tenant: body.tenant, members: named(body.members) };
+    let pool = shared.run(move |app| app.put_pool(&new, false)).await?;
+    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &pool))))
+}
+
+#[utoipa::path(get, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path), TenantParams),
+    responses((status = 200, body = PoolView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<Json<PoolView>, ProblemDocument> {
+    let desired = shared.app.desired();
+    let pool = desired.pool(&name).filter(|pool| scope.sees(pool.tenant));
+    let pool = pool.ok_or_else(|| ProblemDocument::not_found(&format!("pool {name}")))?;
+    Ok(Json(view(&desired, pool)))
+}
+
+#[utoipa::path(put, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
+    request_body = PoolValue, responses((status = 200, body = PoolView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn replace(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    Body(body): Body<PoolValue>,
+) -> Result<Json<PoolView>, ProblemDocument> {
+    let new = NewPool { name, tenant: body.tenant, members: named(body.members) };
+    let pool = shared.run(move |app| app.put_pool(&new, true)).await?;
+    Ok(Json(view(&shared.app.desired(), &pool)))
+}
+
+#[utoipa::path(delete, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
+    responses((status = 204), (status = 404, body = ProblemDocument), (status = 409, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.delete_pool(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn named(members: Vec<Member>) -> Vec<(String, u32)> {
+    members.into_iter().map(|member| (member.source, member.weight)).collect()
+}
+
+fn view(desired: &Desired, pool: &EgressPool) -> PoolView {
+    let members = pool.members.iter().map(|member| Member {
+        source: desired.sources.get(&member.source).map(|source| source.name.clone()).unwrap_or_default(),
+        weight: member.weight,
+    });
+    PoolView {
+        id: pool.id.0,
+        name: pool.name.clone(),
+        tenant: pool.tenant.and_then(|tenant| desired.tenants.get(&tenant)).map(|tenant| tenant.name.clone()),
+        members: members.collect(),
+    }
+}
+
+const fn one() -> u32 {
+    1
+}

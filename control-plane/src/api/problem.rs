@@ -1,0 +1,136 @@
+//! Errors as RFC 9457 problems, and the one table from use-case errors to them.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::app::AppError;
+
+/// `application/problem+json`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct ProblemDocument {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// The status in words.
+    pub(crate) title: &'static str,
+    /// Stable snake_case code.
+    pub(crate) code: &'static str,
+    pub(crate) detail: String,
+    /// What is wrong where, if it is about fields.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) errors: Vec<FieldError>,
+    /// What the data plane answered, where the request went on to it.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub(crate) upstream: Value,
+}
+
+/// One finding about a field or a resource.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct FieldError {
+    /// RFC 6901 pointer into the request, or the resource that the finding is about.
+    pub(crate) pointer: String,
+    pub(crate) code: String,
+    pub(crate) detail: String,
+}
+
+impl ProblemDocument {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Error"),
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            upstream: Value::Null,
+        }
+    }
+
+    /// A request that cannot be read: `pointer` tells where.
+    pub(crate) fn field(status: StatusCode, code: &'static str, pointer: String, detail: String) -> Self {
+        let errors = vec![FieldError { pointer, code: code.to_owned(), detail: detail.clone() }];
+        Self { errors, ..Self::new(status, code, detail) }
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed here; the log says why")
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let detail = "send the operator token or an API key as bearer token, or username and API key as Basic";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    pub(crate) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "this is the operator's to do")
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} does not exist"))
+    }
+}
+
+impl From<AppError> for ProblemDocument {
+    fn from(error: AppError) -> Self {
+        match error {
+            AppError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+            AppError::Conflict { detail } => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            AppError::Invalid { pointer, detail } => {
+                Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.to_owned(), detail)
+            }
+            AppError::Refused { ref problems } => {
+                let errors = problems.iter().map(|problem| FieldError {
+                    pointer: problem.subject.clone(),
+                    code: problem.code.to_owned(),
+                    detail: problem.detail.clone(),
+                });
+                Self {
+                    errors: errors.collect(),
+                    ..Self::new(StatusCode::CONFLICT, "would_break_configuration", error.to_string())
+                }
+            }
+            AppError::DataPlane { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "data_plane_unreachable", error.to_string())
+            }
+            AppError::DataPlaneRefused { status, ref body } => Self {
+                upstream: body.clone(),
+                ..Self::new(
+                    // What is ours to fix (5yz) stays apart from what the caller asked wrongly.
+                    StatusCode::from_u16(status)
+                        .ok()
+                        .filter(StatusCode::is_client_error)
+                        .unwrap_or(StatusCode::BAD_GATEWAY),
+                    "data_plane_refused",
+                    error.to_string(),
+                )
+            },
+            AppError::Snapshot(_)
+            | AppError::Load(_)
+            | AppError::Store(_)
+            | AppError::Ledger(_)
+            | AppError::Crypto { .. }
+            | AppError::Encode(_) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for ProblemDocument {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"postrail\""));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,49 @@
+//! `/v2/queue`: the operator's view of what waits, asked of the data plane.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, Operator};
+use super::problem::ProblemDocument;
+
+/// What to make due at once; with nothing named, everything that waits.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
+    /// A recipient domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    /// A job's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+#[utoipa::path(get, path = "/v2/queue", tag = "queue",
+    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
+pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Result<Json<Value>, ProblemDocument> {
+    Ok(Json(shared.app.data_plane.queue().await?))
+}
+
+#[utoipa::path(post, path = "/v2/queue/retry", tag = "queue", request_body = RetryBody,
+    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
+pub(crate) async fn retry(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(body): Body<RetryBody>,
+) -> Result<Json<Value>, ProblemDocument> {
+    let named = [("site", &body.site), ("domain", &body.domain), ("message", &body.message)];
+    let named: Vec<_> = named.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
+    if named.len() > 1 {
+        let detail = "name at most one of site, domain and message".to_owned();
+        return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", String::new(), detail));
+    }
+    let filter = named.first().map_or_else(|| json!({}), |(name, value)| json!({ *name: value }));
+    Ok(Json(shared.app.data_plane.retry(&filter).await?))
+}

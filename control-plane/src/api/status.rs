@@ -1,0 +1,95 @@
+//! `/`, health, metrics, and the findings about the configuration.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::Operator;
+use super::page::Page;
+use super::problem::ProblemDocument;
+
+/// Requests answered, by class of status (1yz to 5yz).
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) by_class: [AtomicU64; 5],
+}
+
+/// A finding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProblemView {
+    /// `note` or `warning`; errors keep a change from being made.
+    #[schema(value_type = String)]
+    severity: postrail_schema::problem::Severity,
+    code: &'static str,
+    /// Such as `pool/default`.
+    subject: String,
+    detail: String,
+}
+
+#[utoipa::path(get, path = "/", tag = "status", security(()), responses((status = 200, body = Value)))]
+pub(crate) async fn root() -> Json<Value> {
+    Json(
+        json!({ "service": "postrail control", "version": env!("CARGO_PKG_VERSION"), "api": "/v2", "openapi": "/openapi.json" }),
+    )
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", tag = "status", security(()), responses((status = 200, body = String)))]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The stores answer and a snapshot was published.
+#[utoipa::path(get, path = "/readyz", tag = "status", security(()),
+    responses((status = 200, body = Value), (status = 503, body = ProblemDocument)))]
+pub(crate) async fn readyz(State(shared): State<Shared>) -> Result<Json<Value>, ProblemDocument> {
+    let checked = shared.run(|app| app.check_stores()).await;
+    let unready = |_| ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "a store does not answer");
+    checked.map_err(unready)?;
+    Ok(Json(json!({ "ready": true, "revision": shared.app.revision() })))
+}
+
+#[utoipa::path(get, path = "/metrics", tag = "status", security(()), responses((status = 200, body = String)))]
+pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    let gauges = &shared.gauges;
+    let mut text = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    metric("postrail_control_revision", "gauge", "Revision of the published snapshot.", shared.app.revision().0);
+    metric("postrail_control_journal_events_total", "counter", "Events taken into the ledger.", load(&gauges.events));
+    let help = "Buffers of events that did not decode and were set aside.";
+    metric("postrail_control_journal_unread_total", "counter", help, load(&gauges.unread));
+    metric("postrail_control_journal_failures_total", "counter", "Pulls that failed.", load(&gauges.failures));
+    let help = "Unix milliseconds of the last pull that succeeded.";
+    metric("postrail_control_journal_pulled_ms", "gauge", help, load(&gauges.pulled_ms));
+    let name = "postrail_control_requests_total";
+    let _ = writeln!(text, "# HELP {name} Requests answered, by class of status.\n# TYPE {name} counter");
+    for (class, count) in (1..).zip(&shared.counts.by_class) {
+        let _ = writeln!(text, "{name}{{class=\"{class}xx\"}} {}", load(count));
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// Findings about the configuration.
+#[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
+pub(crate) async fn problems(State(shared): State<Shared>, _: Operator) -> Json<Page<ProblemView>> {
+    let problems = shared.app.problems();
+    let items = problems.iter().map(|problem| ProblemView {
+        severity: problem.severity,
+        code: problem.code,
+        subject: problem.subject.clone(),
+        detail: problem.detail.clone(),
+    });
+    Json(Page { items: items.collect(), next_cursor: None })
+}

@@ -1,0 +1,135 @@
+//! `/v2/suppressions`: addresses that a tenant is not sent to.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::ids::TenantId;
+use postrail_schema::snapshot::Suppression;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, ForTenant, Operator, Scope, TenantParams};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::app::App;
+use crate::ledger::SuppressionRecord;
+
+/// A suppression.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SuppressionView {
+    tenant: String,
+    address: String,
+    reason: String,
+    /// Unix milliseconds.
+    created_ms: u64,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SuppressionBody {
+    address: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// A suppression but for its address, which is in the path.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SuppressionValue {
+    #[serde(default)]
+    reason: String,
+}
+
+#[utoipa::path(get, path = "/v2/suppressions", tag = "suppressions", params(PageParams),
+    responses((status = 200, body = Page<SuppressionView>)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    listing: Listing,
+) -> Result<Json<Page<SuppressionView>>, ProblemDocument> {
+    let after = listing.cursor.as_deref().map(|cursor| {
+        let (tenant, address) = cursor.split_once(':').unwrap_or(("0", cursor));
+        Suppression { tenant: TenantId(tenant.parse().unwrap_or(0)), address: address.to_owned() }
+    });
+    let (tenant, limit) = (listing.scope.0, listing.limit);
+    let mut records = shared.run(move |app| Ok(app.ledger.suppressions(tenant, after.as_ref(), limit + 1)?)).await?;
+    let more = records.len() > limit as usize;
+    records.truncate(limit as usize);
+    let last = records.last().filter(|_| more);
+    let next_cursor = last.map(|last| format!("{}:{}", last.suppression.tenant, last.suppression.address));
+    Ok(Json(Page { items: records.iter().map(|record| view(&shared.app, record)).collect(), next_cursor }))
+}
+
+#[utoipa::path(post, path = "/v2/suppressions", tag = "suppressions", params(TenantParams), request_body = SuppressionBody,
+    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    ForTenant(tenant): ForTenant,
+    Body(body): Body<SuppressionBody>,
+) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
+    suppress(&shared, tenant, body.address, body.reason).await
+}
+
+#[utoipa::path(put, path = "/v2/suppressions/{address}", tag = "suppressions",
+    params(("address" = String, Path), TenantParams), request_body = SuppressionValue,
+    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn replace(
+    State(shared): State<Shared>,
+    _: Operator,
+    ForTenant(tenant): ForTenant,
+    Path(address): Path<String>,
+    Body(body): Body<SuppressionValue>,
+) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
+    suppress(&shared, tenant, address, body.reason).await
+}
+
+#[utoipa::path(get, path = "/v2/suppressions/{address}", tag = "suppressions",
+    params(("address" = String, Path), TenantParams),
+    responses((status = 200, body = SuppressionView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(address): Path<String>,
+) -> Result<Json<SuppressionView>, ProblemDocument> {
+    let record = shared
+        .run(move |app| {
+            let tenant = scope.0.map_or_else(|| app.tenant_id("default"), Ok)?;
+            app.suppression(tenant, &address)
+        })
+        .await?;
+    Ok(Json(view(&shared.app, &record)))
+}
+
+#[utoipa::path(delete, path = "/v2/suppressions/{address}", tag = "suppressions",
+    params(("address" = String, Path), TenantParams),
+    responses((status = 204), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    ForTenant(tenant): ForTenant,
+    Path(address): Path<String>,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.unsuppress(app.tenant_id(&tenant)?, &address)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn suppress(
+    shared: &Shared,
+    tenant: String,
+    address: String,
+    reason: String,
+) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
+    let (record, new) = shared.run(move |app| app.suppress(&tenant, &address, &reason)).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(view(&shared.app, &record))))
+}
+
+fn view(app: &App, record: &SuppressionRecord) -> SuppressionView {
+    SuppressionView {
+        tenant: app.tenant_name(record.suppression.tenant),
+        address: record.suppression.address.clone(),
+        reason: record.reason.clone(),
+        created_ms: record.created_ms,
+    }
+}

@@ -1,0 +1,134 @@
+//! `/v2/tenants`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::snapshot::Tenant;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, Operator, Scope};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::app::{NewTenant, TenantChange};
+
+/// A tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TenantView {
+    id: u32,
+    name: String,
+    /// Recipients a UTC day; null: no quota.
+    quota_per_day: Option<u64>,
+    weight: u32,
+    message_bytes_max: u32,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TenantBody {
+    name: String,
+    #[serde(default)]
+    quota_per_day: Option<u64>,
+    /// 1 by default.
+    #[serde(default)]
+    weight: Option<u32>,
+    /// The product's limit by default.
+    #[serde(default)]
+    message_bytes_max: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TenantPatch {
+    /// Null: no quota; absent: as it is.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>)]
+    quota_per_day: Option<Option<u64>>,
+    #[serde(default)]
+    weight: Option<u32>,
+    #[serde(default)]
+    message_bytes_max: Option<u32>,
+}
+
+#[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams),
+    responses((status = 200, body = Page<TenantView>)))]
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<TenantView>> {
+    let desired = shared.app.desired();
+    let seen = desired.tenants.values().filter(|tenant| listing.scope.sees(tenant.id));
+    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| view(tenant)))
+}
+
+#[utoipa::path(post, path = "/v2/tenants", tag = "tenants", request_body = TenantBody,
+    responses((status = 201, body = TenantView), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(body): Body<TenantBody>,
+) -> Result<(StatusCode, Json<TenantView>), ProblemDocument> {
+    let most = u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX);
+    let new = NewTenant {
+        name: body.name,
+        quota_per_day: body.quota_per_day,
+        weight: body.weight.unwrap_or(1),
+        message_bytes_max: body.message_bytes_max.unwrap_or(most),
+    };
+    let tenant = shared.run(move |app| app.create_tenant(&new)).await?;
+    Ok((StatusCode::CREATED, Json(view(&tenant))))
+}
+
+#[utoipa::path(get, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
+    responses((status = 200, body = TenantView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<Json<TenantView>, ProblemDocument> {
+    let desired = shared.app.desired();
+    let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
+    Ok(Json(view(tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?)))
+}
+
+#[utoipa::path(patch, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
+    request_body = TenantPatch, responses((status = 200, body = TenantView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn change(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    Body(patch): Body<TenantPatch>,
+) -> Result<Json<TenantView>, ProblemDocument> {
+    let change = TenantChange {
+        quota_per_day: patch.quota_per_day,
+        weight: patch.weight,
+        message_bytes_max: patch.message_bytes_max,
+    };
+    let tenant = shared.run(move |app| app.change_tenant(&name, &change)).await?;
+    Ok(Json(view(&tenant)))
+}
+
+#[utoipa::path(delete, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
+    responses((status = 204), (status = 404, body = ProblemDocument), (status = 409, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.delete_tenant(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn view(tenant: &Tenant) -> TenantView {
+    TenantView {
+        id: tenant.id.0,
+        name: tenant.name.clone(),
+        quota_per_day: tenant.quota_per_day,
+        weight: tenant.weight,
+        message_bytes_max: tenant.message_bytes_max,
+    }
+}
+
+/// Tells a null from an absent field.
+pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}

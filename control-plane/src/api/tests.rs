@@ -1,0 +1,1 @@
+//! The API as its callers see it: the router in process, on temporary stores.

@@ -1,0 +1,145 @@
+//! The first start: one tenant, credential, domain, source and pool, so that mail can be sent.
+//!
+//! Invariant worth naming: it happens in one change, so a start that is cut short begins again from nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::snapshot::{Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Tenant};
+
+use super::domains::{DnsRecord, dns_records};
+use super::keys::make_keys;
+use super::{App, AppError, Draft, names, put, secrets};
+use crate::plan::{Desired, Operator};
+
+/// What the first start is told.
+#[derive(Clone, Debug, Default)]
+pub struct Bootstrap {
+    /// The name of this host, said in EHLO and in SPF.
+    pub hostname: String,
+    /// The first sending domain; `None`: none is made.
+    pub domain: Option<String>,
+    /// Routes to begin with.
+    pub routes: Vec<Route>,
+}
+
+/// What the first start made. The secrets are nowhere else: show them.
+#[derive(Clone, Debug)]
+pub struct FirstStart {
+    pub tenant: String,
+    pub username: String,
+    /// The API key: password of `username`, or alone a bearer token.
+    pub secret: String,
+    pub operator_token: String,
+    /// The first sending domain, if one was named.
+    pub domain: Option<String>,
+    /// What to publish for it.
+    pub dns_records: Vec<DnsRecord>,
+}
+
+impl App {
+    /// Makes the first resources if the store is empty, and publishes in any case. `operator_token` is from then on the
+    /// one that is believed.
+    ///
+    /// # Errors
+    /// A name is malformed, or a store fails.
+    pub(crate) fn bootstrap(
+        &self,
+        bootstrap: &Bootstrap,
+        operator_token: &str,
+    ) -> Result<Option<FirstStart>, AppError> {
+        if let Some(operator) = &self.desired().operator {
+            self.renew(operator, operator_token)?;
+            return Ok(None);
+        }
+        let domain = bootstrap.domain.as_deref().map(|name| names::domain("/domain", name, false)).transpose()?;
+        let hostname = names::domain("/hostname", &bootstrap.hostname, true)?;
+        let secret = secrets::make_api_key(DEFAULT)?;
+        let secret_hash = secrets::hash(&secret)?;
+        let operator = Operator { token_hash: secrets::hash(operator_token)? };
+        let dns_records = self.change(|draft| {
+            if draft.desired.operator.is_some() {
+                return Err(AppError::conflict("another process has made the first resources"));
+            }
+            draft.writes.push(put(Desired::OPERATOR_KEY.to_owned(), &operator)?);
+            draft.desired.operator = Some(operator.clone());
+            make_tenant(draft, &secret_hash)?;
+            make_egress(draft, &hostname)?;
+            for route in &bootstrap.routes {
+                draft.put(route.clone())?;
+            }
+            let Some(name) = &domain else { return Ok(Vec::new()) };
+            let domain = self.make_domain(draft, name)?;
+            Ok(dns_records(&draft.desired, &domain, &hostname))
+        })?;
+        Ok(Some(FirstStart {
+            tenant: DEFAULT.to_owned(),
+            username: DEFAULT.to_owned(),
+            secret,
+            operator_token: operator_token.to_owned(),
+            domain,
+            dns_records,
+        }))
+    }
+
+    /// Publishes anew, with another operator where the token is not that of the stored one.
+    fn renew(&self, known: &Operator, operator_token: &str) -> Result<(), AppError> {
+        if secrets::verify(operator_token, std::slice::from_ref(&known.token_hash)) {
+            return self.republish();
+        }
+        let operator = Operator { token_hash: secrets::hash(operator_token)? };
+        self.change(|draft| {
+            draft.writes.push(put(Desired::OPERATOR_KEY.to_owned(), &operator)?);
+            draft.desired.operator = Some(operator.clone());
+            Ok(())
+        })
+    }
+
+    fn make_domain(&self, draft: &mut Draft, name: &str) -> Result<SendingDomain, AppError> {
+        let tenant = draft.tenant(DEFAULT)?.id;
+        let keys = make_keys(&self.master, || draft.counters().next_key())?;
+        let domain =
+            SendingDomain { id: draft.counters().next_domain(), tenant, name: name.to_owned(), keys, pool: None };
+        draft.put(domain.clone())?;
+        Ok(domain)
+    }
+}
+
+fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
+    let tenant = Tenant {
+        id: draft.counters().next_tenant(),
+        name: DEFAULT.to_owned(),
+        quota_per_day: None,
+        weight: 1,
+        message_bytes_max: u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX),
+    };
+    let credential = Credential {
+        id: draft.counters().next_credential(),
+        tenant: tenant.id,
+        username: DEFAULT.to_owned(),
+        secret_hashes: vec![secret_hash.to_owned()],
+        disabled: false,
+    };
+    draft.put(tenant)?;
+    draft.put(credential)
+}
+
+fn make_egress(draft: &mut Draft, hostname: &str) -> Result<(), AppError> {
+    let source = EgressSource {
+        id: draft.counters().next_source(),
+        name: DEFAULT.to_owned(),
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ehlo_name: hostname.to_owned(),
+    };
+    let pool = EgressPool {
+        id: draft.counters().next_pool(),
+        name: DEFAULT.to_owned(),
+        tenant: None,
+        members: vec![PoolMember { source: source.id, weight: 1 }],
+    };
+    draft.put(source)?;
+    draft.put(pool)
+}
+
+/// The name of the first of each kind.
+const DEFAULT: &str = "default";

@@ -1,0 +1,85 @@
+//! Credentials. A secret is told once, when it is made; only its hash is kept.
+
+use postrail_schema::limits::LIVE_SECRETS_MAX;
+use postrail_schema::snapshot::Credential;
+
+use super::{App, AppError, names, secrets};
+
+/// A credential to make.
+#[derive(Clone, Debug)]
+pub(crate) struct NewCredential {
+    pub tenant: String,
+    pub username: String,
+}
+
+/// A credential with the secret that was made for it.
+#[derive(Clone, Debug)]
+pub(crate) struct IssuedSecret {
+    pub credential: Credential,
+    pub secret: String,
+}
+
+impl App {
+    /// # Errors
+    /// The username is taken or malformed, or the tenant does not exist.
+    pub(crate) fn create_credential(&self, new: &NewCredential) -> Result<IssuedSecret, AppError> {
+        let username = names::username("/username", &new.username)?;
+        let secret = secrets::make_api_key(&username)?;
+        let hash = secrets::hash(&secret)?;
+        let credential = self.change(|draft| {
+            if draft.desired.credential(&username).is_some() {
+                return Err(AppError::conflict(format!("credential {username} exists")));
+            }
+            let credential = Credential {
+                tenant: draft.tenant(&new.tenant)?.id,
+                id: draft.counters().next_credential(),
+                username: username.clone(),
+                secret_hashes: vec![hash.clone()],
+                disabled: false,
+            };
+            draft.put(credential.clone())?;
+            Ok(credential)
+        })?;
+        Ok(IssuedSecret { credential, secret })
+    }
+
+    /// Makes a new secret; the former one stays valid until the next rotation.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn rotate_credential(&self, username: &str) -> Result<IssuedSecret, AppError> {
+        let secret = secrets::make_api_key(username)?;
+        let hash = secrets::hash(&secret)?;
+        let credential = self.edit_credential(username, |credential| {
+            credential.secret_hashes.insert(0, hash.clone());
+            credential.secret_hashes.truncate(LIVE_SECRETS_MAX);
+        })?;
+        Ok(IssuedSecret { credential, secret })
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn set_credential_disabled(&self, username: &str, disabled: bool) -> Result<Credential, AppError> {
+        self.edit_credential(username, |credential| credential.disabled = disabled)
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_credential(&self, username: &str) -> Result<(), AppError> {
+        self.change(|draft| {
+            let found = draft.desired.credential(username).map(|credential| credential.id);
+            draft.delete::<Credential>(&found.ok_or_else(|| AppError::not_found("credential", username))?);
+            Ok(())
+        })
+    }
+
+    fn edit_credential(&self, username: &str, edit: impl Fn(&mut Credential)) -> Result<Credential, AppError> {
+        self.change(|draft| {
+            let found = draft.desired.credential(username).cloned();
+            let mut credential = found.ok_or_else(|| AppError::not_found("credential", username))?;
+            edit(&mut credential);
+            draft.put(credential.clone())?;
+            Ok(credential)
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! The admin listener of the data plane, as the control plane uses it: journals, the queue, commands.
+
+use std::time::Duration;
+
+use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
+use reqwest::{Client, RequestBuilder, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::AppError;
+use crate::ledger::Cursor;
+
+/// See the module head. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct DataPlane {
+    base: String,
+    client: Client,
+}
+
+/// One answer to a journal pull.
+#[derive(Clone, Debug)]
+pub(crate) struct PulledJournal {
+    /// `[u32 little-endian length, encoded events]*`.
+    pub body: Vec<u8>,
+    pub next: Cursor,
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    shards: u16,
+}
+
+impl DataPlane {
+    /// `base` such as `http://127.0.0.1:8082`.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub(crate) fn new(base: &str) -> Result<Self, AppError> {
+        let client = Client::builder()
+            .timeout(CALL_TIMEOUT)
+            .connect_timeout(Duration::from_secs(2))
+            .no_proxy()
+            .build()
+            .map_err(|error| unreachable_plane(&error))?;
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), client })
+    }
+
+    /// How many shards, and so journals, there are.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn shards(&self) -> Result<u16, AppError> {
+        let body = json_of(self.client.get(self.url("/shards"))).await?;
+        let shards: Shards = serde_json::from_value(body).map_err(|_| garbled("/shards"))?;
+        Ok(shards.shards)
+    }
+
+    /// What a journal holds from `from` on; waits up to `wait` for something.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn pull(&self, shard: ShardId, from: Cursor, wait: Duration) -> Result<PulledJournal, AppError> {
+        let query = [
+            ("shard", u64::from(shard.0)),
+            ("segment", from.segment),
+            ("offset", from.offset),
+            ("wait_ms", u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        ];
+        let mut response = sent(self.client.get(self.url("/journal")).query(&query)).await?;
+        let number = |name| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+        let next = number("x-next-segment").zip(number("x-next-offset"));
+        let (segment, offset) = next.ok_or_else(|| garbled("/journal"))?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_plane(&error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > PULL_BODY_BYTES_MAX {
+                return Err(garbled("/journal"));
+            }
+        }
+        Ok(PulledJournal { body, next: Cursor { segment, offset } })
+    }
+
+    /// Tells that everything before `to` is durable in the ledger.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn trim(&self, shard: ShardId, to: Cursor) -> Result<(), AppError> {
+        let body = json!({ "shard": shard.0, "segment": to.segment, "offset": to.offset });
+        sent(self.client.post(self.url("/journal/trim")).json(&body)).await.map(drop)
+    }
+
+    /// The queue as the data plane shows it.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn queue(&self) -> Result<Value, AppError> {
+        json_of(self.client.get(self.url("/queue"))).await
+    }
+
+    /// Makes waiting mail due at once.
+    ///
+    /// # Errors
+    /// The data plane does not answer, or refuses.
+    pub(crate) async fn retry(&self, filter: &Value) -> Result<Value, AppError> {
+        json_of(self.client.post(self.url("/queue/retry")).json(filter)).await
+    }
+
+    /// Settles what still waits of a job as cancelled.
+    ///
+    /// # Errors
+    /// The data plane does not answer, or refuses.
+    pub(crate) async fn cancel(&self, job: MessageId) -> Result<Value, AppError> {
+        json_of(self.client.post(self.url(&format!("/jobs/{job}/cancel")))).await
+    }
+
+    /// Settles what still waits of a job as bounced, with a report.
+    ///
+    /// # Errors
+    /// The data plane does not answer, or refuses.
+    pub(crate) async fn bounce(&self, job: MessageId) -> Result<Value, AppError> {
+        json_of(self.client.post(self.url(&format!("/jobs/{job}/bounce")))).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+}
+
+async fn sent(request: RequestBuilder) -> Result<Response, AppError> {
+    let response = request.send().await.map_err(|error| unreachable_plane(&error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = limited(response).await?;
+    Err(AppError::DataPlaneRefused { status: status.as_u16(), body: serde_json::from_slice(&body).unwrap_or_default() })
+}
+
+/// The JSON of the answer; null where it is empty.
+async fn json_of(request: RequestBuilder) -> Result<Value, AppError> {
+    let body = limited(sent(request).await?).await?;
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&body).map_err(|_| garbled("its answer"))
+}
+
+async fn limited(mut response: Response) -> Result<Vec<u8>, AppError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_plane(&error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > PULL_BODY_BYTES_MAX {
+            return Err(garbled("its answer"));
+        }
+    }
+    Ok(body)
+}
+
+fn unreachable_plane(error: &reqwest::Error) -> AppError {
+    // The address of the listener is no news to the operator and none to others.
+    let detail = if error.is_timeout() {
+        "it took too long"
+    } else if error.is_connect() {
+        "no connection"
+    } else {
+        "the exchange broke off"
+    };
+    AppError::DataPlane { detail: detail.to_owned() }
+}
+
+fn garbled(what: &str) -> AppError {
+    AppError::DataPlane { detail: format!("{what} is not in the agreed form") }
+}
+
+/// One call; longer than a pull waits.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A pull may end with one buffer over its bound.
+const PULL_BODY_BYTES_MAX: usize = 2 * JOURNAL_PULL_BYTES_MAX;

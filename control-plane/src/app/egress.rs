@@ -1,0 +1,155 @@
+//! Sources, pools and routes: what mail leaves by.
+
+use std::net::IpAddr;
+
+use postrail_schema::limits::POOL_MEMBERS_MAX;
+use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Route};
+
+use super::{App, AppError, names};
+use crate::plan::Desired;
+
+/// A source to make, or to replace under its name.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSource {
+    pub name: String,
+    pub address: IpAddr,
+    pub ehlo_name: String,
+}
+
+/// A pool to make, or to replace under its name.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPool {
+    pub name: String,
+    /// By name; `None`: shared.
+    pub tenant: Option<String>,
+    /// Sources by name, with weights.
+    pub members: Vec<(String, u32)>,
+}
+
+/// A route to make or to replace.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRoute {
+    /// A recipient domain or `*`.
+    pub domain: String,
+    pub routing_domain: Option<String>,
+    pub port: u16,
+    pub allow_private: bool,
+}
+
+impl App {
+    /// Makes a source, or with `replace` changes the one of that name.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), or a value is malformed.
+    pub(crate) fn put_source(&self, new: &NewSource, replace: bool) -> Result<EgressSource, AppError> {
+        let name = names::slug("/name", &new.name)?;
+        let ehlo_name = names::domain("/ehlo_name", &new.ehlo_name, true)?;
+        self.change(|draft| {
+            let found = draft.desired.source(&name).map(|source| source.id);
+            let id = match (found, replace) {
+                (Some(id), true) => id,
+                (None, false) => draft.counters().next_source(),
+                (Some(_), false) => return Err(AppError::conflict(format!("source {name} exists"))),
+                (None, true) => return Err(AppError::not_found("source", &*name)),
+            };
+            let source = EgressSource { id, name: name.clone(), address: new.address, ehlo_name: ehlo_name.clone() };
+            draft.put(source.clone())?;
+            Ok(source)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist, or a pool holds it.
+    pub(crate) fn delete_source(&self, name: &str) -> Result<(), AppError> {
+        self.change(|draft| {
+            let id = draft.desired.source(name).map(|source| source.id);
+            draft.delete::<EgressSource>(&id.ok_or_else(|| AppError::not_found("source", name))?);
+            Ok(())
+        })
+    }
+
+    /// Makes a pool, or with `replace` changes the one of that name.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), or tenant or sources do not exist.
+    pub(crate) fn put_pool(&self, new: &NewPool, replace: bool) -> Result<EgressPool, AppError> {
+        let name = names::slug("/name", &new.name)?;
+        if new.members.len() > POOL_MEMBERS_MAX {
+            return Err(AppError::invalid("/members", format!("a pool has at most {POOL_MEMBERS_MAX} sources")));
+        }
+        self.change(|draft| {
+            let tenant = new.tenant.as_deref().map(|tenant| draft.tenant(tenant).map(|found| found.id)).transpose()?;
+            let members = members(&draft.desired, &new.members)?;
+            let found = draft.desired.pool(&name).map(|pool| pool.id);
+            let id = match (found, replace) {
+                (Some(id), true) => id,
+                (None, false) => draft.counters().next_pool(),
+                (Some(_), false) => return Err(AppError::conflict(format!("pool {name} exists"))),
+                (None, true) => return Err(AppError::not_found("pool", &*name)),
+            };
+            let pool = EgressPool { id, name: name.clone(), tenant, members };
+            draft.put(pool.clone())?;
+            Ok(pool)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist, or a domain needs it.
+    pub(crate) fn delete_pool(&self, name: &str) -> Result<(), AppError> {
+        self.change(|draft| {
+            let id = draft.desired.pool(name).map(|pool| pool.id);
+            draft.delete::<EgressPool>(&id.ok_or_else(|| AppError::not_found("pool", name))?);
+            Ok(())
+        })
+    }
+
+    /// Makes or replaces a route.
+    ///
+    /// # Errors
+    /// A value is malformed.
+    pub(crate) fn put_route(&self, new: &NewRoute) -> Result<Route, AppError> {
+        let domain = route_domain(&new.domain)?;
+        let routing_domain =
+            new.routing_domain.as_deref().map(|name| names::domain("/routing_domain", name, true)).transpose()?;
+        if new.port == 0 {
+            return Err(AppError::invalid("/port", "a port is 1 to 65,535"));
+        }
+        let route = Route { domain, routing_domain, port: new.port, allow_private: new.allow_private };
+        self.change(|draft| draft.put(route.clone()))?;
+        Ok(route)
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_route(&self, domain: &str) -> Result<(), AppError> {
+        self.change(|draft| {
+            if !draft.desired.routes.contains_key(domain) {
+                return Err(AppError::not_found("route", domain));
+            }
+            draft.delete::<Route>(&domain.to_owned());
+            Ok(())
+        })
+    }
+}
+
+fn route_domain(text: &str) -> Result<String, AppError> {
+    if text == "*" { Ok(text.to_owned()) } else { names::domain("/domain", text, true) }
+}
+
+fn members(desired: &Desired, named: &[(String, u32)]) -> Result<Vec<PoolMember>, AppError> {
+    let mut members: Vec<PoolMember> = Vec::with_capacity(named.len());
+    for (name, weight) in named {
+        let source = desired
+            .source(name)
+            .ok_or_else(|| AppError::invalid("/members", format!("source {name} does not exist")))?
+            .id;
+        if members.iter().any(|member| member.source == source) {
+            return Err(AppError::invalid("/members", format!("source {name} occurs twice")));
+        }
+        if !(1..=1_000).contains(weight) {
+            return Err(AppError::invalid("/members", "a weight is 1 to 1,000"));
+        }
+        members.push(PoolMember { source, weight: *weight });
+    }
+    Ok(members)
+}

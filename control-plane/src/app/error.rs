@@ -1,0 +1,72 @@
+//! Why a use case was refused or failed. Knows no HTTP; `api::problem` maps it.
+
+use postrail_schema::problem::Problem;
+use postrail_schema::snapshot::SnapshotError;
+
+use crate::ledger::LedgerError;
+use crate::plan::LoadError;
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error("{kind} {name} does not exist")]
+    NotFound { kind: &'static str, name: String },
+    /// `pointer` is the JSON pointer of the field in what was asked for.
+    #[error("{detail}")]
+    Invalid { pointer: &'static str, detail: String },
+    #[error("{detail}")]
+    Conflict { detail: String },
+    #[error("the change would break the configuration")]
+    Refused { problems: Vec<Problem> },
+    #[error("the data plane does not answer: {detail}")]
+    DataPlane { detail: String },
+    #[error("the data plane refused with status {status}")]
+    DataPlaneRefused { status: u16, body: serde_json::Value },
+    #[error("the planned snapshot is not valid")]
+    Snapshot(#[source] SnapshotError),
+    #[error("configuration cannot be read")]
+    Load(#[source] LoadError),
+    #[error("the configuration store failed")]
+    Store(#[source] StoreError),
+    #[error("the ledger failed")]
+    Ledger(#[source] LedgerError),
+    #[error("cryptography failed: {act}")]
+    Crypto { act: &'static str },
+    #[error("a record cannot be written as JSON")]
+    Encode(#[source] serde_json::Error),
+}
+
+impl AppError {
+    pub(crate) fn not_found(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::NotFound { kind, name: name.into() }
+    }
+
+    pub(crate) fn invalid(pointer: &'static str, detail: impl Into<String>) -> Self {
+        Self::Invalid { pointer, detail: detail.into() }
+    }
+
+    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
+        Self::Conflict { detail: detail.into() }
+    }
+}
+
+impl From<LoadError> for AppError {
+    fn from(source: LoadError) -> Self {
+        Self::Load(source)
+    }
+}
+
+impl From<StoreError> for AppError {
+    fn from(source: StoreError) -> Self {
+        Self::Store(source)
+    }
+}
+
+impl From<LedgerError> for AppError {
+    fn from(source: LedgerError) -> Self {
+        match source {
+            LedgerError::SuppressionsFull { .. } => Self::Conflict { detail: source.to_string() },
+            source => Self::Ledger(source),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Use cases. They know no HTTP and no store but its trait.
+//!
+//! ```text
+//! change: read desired state -> edit a draft -> plan -> validate -> write with guard -> publish
+//! ```
+//!
+//! Invariants worth naming: what is published was written first; revisions of publications grow; one change at a time in a
+//! process, and between processes the guard on the head key lets only one of two win (the other starts again).
+//! Absent here: the ledger's own writing of events (`reconcile`), and the answer to who may do what (`api`).
+
+mod access;
+mod bootstrap;
+mod credentials;
+mod data_plane;
+mod domains;
+mod egress;
+mod error;
+mod keys;
+mod names;
+mod secrets;
+mod suppressions;
+mod suspensions;
+mod tenants;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use postrail_schema::ids::{Revision, TenantId};
+use postrail_schema::limits::RESOURCES_MAX;
+use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::snapshot::{Snapshot, Tenant};
+use postrail_schema::wire::encode_snapshot;
+use serde::Serialize;
+
+pub(crate) use access::{Access, Caller};
+pub use bootstrap::{Bootstrap, FirstStart};
+pub(crate) use credentials::{IssuedSecret, NewCredential};
+pub(crate) use data_plane::{DataPlane, PulledJournal};
+pub use domains::DnsRecord;
+pub(crate) use domains::{NewDomain, dns_records};
+pub(crate) use egress::{NewPool, NewRoute, NewSource};
+pub(crate) use error::AppError;
+pub(crate) use keys::MasterKey;
+pub use keys::{UnsealError, seal, unseal};
+pub(crate) use secrets::make_operator_token;
+pub(crate) use suspensions::NewSuspension;
+pub(crate) use tenants::{NewTenant, TenantChange};
+
+use crate::ledger::Ledger;
+use crate::plan::{Counters, Desired, Head, Record, plan};
+use crate::store::{ConfigStore, Guard, StoreError, Write};
+
+/// What is done with an encoded snapshot.
+pub type Publish = Box<dyn Fn(Arc<[u8]>) + Send + Sync>;
+
+/// The use cases over one store, one ledger and one data plane. Calls block unless they are async.
+pub(crate) struct App {
+    store: Arc<dyn ConfigStore>,
+    pub ledger: Arc<dyn Ledger>,
+    pub data_plane: DataPlane,
+    publish: Publish,
+    master: MasterKey,
+    hostname: String,
+    access: Access,
+    /// Held for the length of a change.
+    current: Mutex<Current>,
+    /// The same state for readers, who never wait for a change.
+    shown: RwLock<Shown>,
+}
+
+/// The state that was read or written last.
+struct Current {
+    desired: Arc<Desired>,
+    /// The store revision that wrote the head key; 0: there is none yet.
+    head_revision: u64,
+    problems: Arc<[Problem]>,
+}
+
+#[derive(Clone)]
+struct Shown {
+    desired: Arc<Desired>,
+    problems: Arc<[Problem]>,
+}
+
+/// What [`App::new`] is made of.
+pub(crate) struct Parts {
+    pub store: Arc<dyn ConfigStore>,
+    pub ledger: Arc<dyn Ledger>,
+    pub data_plane: DataPlane,
+    pub publish: Publish,
+    pub master: MasterKey,
+    pub hostname: String,
+}
+
+/// A change being made: an edited copy, and the writes that make it so.
+pub(crate) struct Draft {
+    pub(crate) desired: Desired,
+    writes: Vec<Write>,
+}
+
+impl Draft {
+    pub(crate) fn counters(&mut self) -> &mut Counters {
+        &mut self.desired.head.counters
+    }
+
+    pub(crate) fn put<R: Record>(&mut self, record: R) -> Result<(), AppError> {
+        self.writes.push(put(R::key(&record.id()), &record)?);
+        let map = R::map(&mut self.desired);
+        map.insert(record.id(), record);
+        if map.len() > RESOURCES_MAX {
+            return Err(AppError::conflict(format!("there are {RESOURCES_MAX} {} already", R::KIND)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete<R: Record>(&mut self, id: &R::Id) {
+        if R::map(&mut self.desired).remove(id).is_some() {
+            self.writes.push(Write::Delete { key: R::key(id) });
+        }
+    }
+
+    /// The tenant of that name.
+    pub(crate) fn tenant(&self, name: &str) -> Result<&Tenant, AppError> {
+        self.desired.tenant(name).ok_or_else(|| AppError::not_found("tenant", name))
+    }
+}
+
+impl App {
+    /// Reads the store.
+    ///
+    /// # Errors
+    /// The store cannot be read or holds what this version does not know.
+    pub(crate) fn new(parts: Parts) -> Result<Self, AppError> {
+        let current = Current::load(parts.store.as_ref())?;
+        Ok(Self {
+            store: parts.store,
+            ledger: parts.ledger,
+            data_plane: parts.data_plane,
+            publish: parts.publish,
+            master: parts.master,
+            hostname: parts.hostname,
+            access: Access::default(),
+            shown: RwLock::new(current.shown()),
+            current: Mutex::new(current),
+        })
+    }
+
+    /// Desired state as of the latest change.
+    pub(crate) fn desired(&self) -> Arc<Desired> {
+        self.shown().desired
+    }
+
+    /// Findings about it, none of them an error.
+    pub(crate) fn problems(&self) -> Arc<[Problem]> {
+        self.shown().problems
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.shown().desired.head.revision
+    }
+
+    /// Whether the store and the ledger answer.
+    ///
+    /// # Errors
+    /// The one that does not.
+    pub(crate) fn check_stores(&self) -> Result<(), AppError> {
+        self.store.list(Desired::HEAD_KEY)?;
+        self.ledger.audit(0, 1)?;
+        Ok(())
+    }
+
+    /// Publishes what is desired under a new revision: at a start, when the store was changed by another process, and
+    /// when suppressions changed.
+    ///
+    /// # Errors
+    /// The stores fail, or what they hold is not valid.
+    pub(crate) fn republish(&self) -> Result<(), AppError> {
+        self.change(|_| Ok(()))
+    }
+
+    /// Takes over what another process wrote, and publishes it.
+    ///
+    /// # Errors
+    /// As [`App::republish`].
+    pub(crate) fn reload(&self) -> Result<(), AppError> {
+        let known = self.current().head_revision;
+        if Current::load(self.store.as_ref())?.head_revision == known {
+            return Ok(());
+        }
+        self.republish()
+    }
+
+    /// Makes one change; see the module head. `edit` runs again when another process won.
+    pub(crate) fn change<T>(&self, mut edit: impl FnMut(&mut Draft) -> Result<T, AppError>) -> Result<T, AppError> {
+        let mut current = self.current();
+        for _ in 0..CHANGE_TRIES_MAX {
+            let mut draft = Draft { desired: Desired::clone(&current.desired), writes: Vec::new() };
+            let made = edit(&mut draft)?;
+            match self.commit(&current, draft) {
+                Ok((next, snapshot)) => {
+                    *self.shown.write().unwrap_or_else(PoisonError::into_inner) = next.shown();
+                    *current = next;
+                    (self.publish)(snapshot);
+                    return Ok(made);
+                }
+                Err(AppError::Store(StoreError::Conflict { .. })) => *current = Current::load(self.store.as_ref())?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(AppError::conflict("others keep changing the configuration; try again"))
+    }
+
+    fn commit(&self, current: &Current, draft: Draft) -> Result<(Current, Arc<[u8]>), AppError> {
+        let Draft { mut desired, mut writes } = draft;
+        desired.head.revision = Revision(desired.head.revision.0 + 1);
+        let planned = plan(&desired, self.ledger.all_suppressions()?, desired.head.revision);
+        let problems: Vec<_> =
+            planned.problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect();
+        if !problems.is_empty() {
+            return Err(AppError::Refused { problems });
+        }
+        let snapshot = encode_snapshot(&planned.content).into();
+        Snapshot::new(planned.content).map_err(AppError::Snapshot)?;
+        writes.push(put(Desired::HEAD_KEY.to_owned(), &desired.head)?);
+        let guard = Guard { key: Desired::HEAD_KEY.to_owned(), revision: current.head_revision };
+        let head_revision = self.store.txn(&[guard], &writes)?;
+        Ok((Current { desired: Arc::new(desired), head_revision, problems: planned.problems.into() }, snapshot))
+    }
+
+    /// A change replaces the state at its end in one step, so a panic within leaves the former one.
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> Shown {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The name of a tenant; empty for one that was deleted.
+    pub(crate) fn tenant_name(&self, id: TenantId) -> String {
+        self.desired().tenants.get(&id).map(|tenant| tenant.name.clone()).unwrap_or_default()
+    }
+}
+
+impl Current {
+    fn shown(&self) -> Shown {
+        Shown { desired: Arc::clone(&self.desired), problems: Arc::clone(&self.problems) }
+    }
+
+    fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
+        let listing = store.list("")?;
+        let head_revision =
+            listing.entries.iter().find(|entry| entry.key == Desired::HEAD_KEY).map_or(0, |entry| entry.revision);
+        let desired = Desired::from_entries(&listing.entries)?;
+        let problems = plan(&desired, Vec::new(), Head::default().revision).problems.into();
+        Ok(Self { desired: Arc::new(desired), head_revision, problems })
+    }
+}
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn put<T: Serialize>(key: String, value: &T) -> Result<Write, AppError> {
+    Ok(Write::Put { key, value: serde_json::to_vec(value).map_err(AppError::Encode)? })
+}
+
+/// How often a change starts again because another process was faster.
+const CHANGE_TRIES_MAX: u32 = 5;

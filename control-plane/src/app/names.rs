@@ -1,0 +1,94 @@
+//! The forms of names that configuration uses.
+
+use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
+
+use super::AppError;
+
+/// A slug, `[a-z0-9-]{1,63}` without a hyphen at either end.
+pub(crate) fn slug(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    let signs = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if (1..=63).contains(&text.len()) && signs && !text.starts_with('-') && !text.ends_with('-') {
+        return Ok(text.to_owned());
+    }
+    Err(AppError::invalid(pointer, "a name has 1 to 63 of a-z, 0-9 and -, and no - at its ends"))
+}
+
+/// A username, `[a-z0-9._-]{1,63}`.
+pub(crate) fn username(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    let signs = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(signs) {
+        return Ok(text.to_owned());
+    }
+    Err(AppError::invalid(pointer, "a username has 1 to 63 of a-z, 0-9, dot, underscore and hyphen"))
+}
+
+/// A domain name as lower-case A-labels, with at least one dot unless `single` labels are allowed.
+pub(crate) fn domain(pointer: &'static str, text: &str, single: bool) -> Result<String, AppError> {
+    let invalid = |detail: &str| AppError::invalid(pointer, detail);
+    let trimmed = text.strip_suffix('.').unwrap_or(text);
+    if trimmed.len() > DOMAIN_BYTES_MAX {
+        return Err(invalid("the domain name is too long"));
+    }
+    let name = idna::domain_to_ascii_strict(trimmed).map_err(|_| invalid("this is not a domain name"))?;
+    let number = name.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    if name.is_empty() || name.len() > DOMAIN_BYTES_MAX || number {
+        return Err(invalid("this is not a domain name"));
+    }
+    if !single && !name.contains('.') {
+        return Err(invalid("the domain name needs at least two labels"));
+    }
+    Ok(name)
+}
+
+/// An address as the key of a suppression: lower case, its domain as A-labels.
+pub(crate) fn address(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    let invalid = || AppError::invalid(pointer, "this is not an address of the form local@domain");
+    let (local, host) = text.trim().rsplit_once('@').ok_or_else(invalid)?;
+    if local.is_empty() || local.len() > LOCAL_PART_BYTES_MAX || local.chars().any(char::is_control) {
+        return Err(invalid());
+    }
+    Ok(format!("{}@{}", local.to_lowercase(), domain(pointer, host, true)?))
+}
+
+/// A free text of up to 200 characters on one line.
+pub(crate) fn reason(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    if text.chars().count() > 200 || text.chars().any(char::is_control) {
+        return Err(AppError::invalid(pointer, "a reason has at most 200 characters and no control characters"));
+    }
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_brought_to_one_form_or_refused() {
+        let domains = [
+            ("Example.COM.", Some("example.com")),
+            ("bücher.example", Some("xn--bcher-kva.example")),
+            ("localhost", None),
+            ("10.0.0.1", None),
+            ("a..b", None),
+            ("a b.example", None),
+            ("-a.example", None),
+            ("", None),
+        ];
+        for (text, wanted) in domains {
+            assert_eq!(domain("", text, false).ok().as_deref(), wanted, "{text}");
+        }
+        let addresses = [
+            ("Some.One@Example.com", Some("some.one@example.com")),
+            ("a@b@example.com", Some("a@b@example.com")),
+            ("@example.com", None),
+            ("a", None),
+            ("a@", None),
+        ];
+        for (text, wanted) in addresses {
+            assert_eq!(address("", text).ok().as_deref(), wanted, "{text}");
+        }
+        for (text, wanted) in [("default", true), ("a-1", true), ("-a", false), ("A", false), ("", false)] {
+            assert_eq!(slug("", text).is_ok(), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! API keys and the operator token: made, hashed, verified.
+//!
+//! ```text
+//! pr_<credential username>_<43 base64url characters>   password of the username, or alone a bearer token
+//! po_<43 base64url characters>                         the operator's bearer token
+//! ```
+//!
+//! A secret holds 256 random bits, so its hash needs no work factor against guessing; argon2id runs with 1 MiB and one
+//! pass, since each data-plane shard verifies as well.
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::AppError;
+use super::keys::random;
+
+/// A new API key of the credential with that username.
+pub(crate) fn make_api_key(username: &str) -> Result<String, AppError> {
+    Ok(format!("pr_{username}_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
+}
+
+/// A new operator token.
+pub(crate) fn make_operator_token() -> Result<String, AppError> {
+    Ok(format!("po_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
+}
+
+/// The username that an API key names, if it has the form of one.
+pub(crate) fn username_of(api_key: &str) -> Option<&str> {
+    let rest = api_key.strip_prefix("pr_")?;
+    let (username, secret) = rest.split_at_checked(rest.len().checked_sub(SECRET_CHARS)?)?;
+    let base64url = secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    username.strip_suffix('_').filter(|username| base64url && !username.is_empty())
+}
+
+/// The PHC string of `secret`.
+pub(crate) fn hash(secret: &str) -> Result<String, AppError> {
+    let failed = AppError::Crypto { act: "hashing a secret" };
+    let Ok(hash) = argon2()?.hash_password(secret.as_bytes()) else { return Err(failed) };
+    Ok(hash.to_string())
+}
+
+/// Whether `secret` is that of one of the PHC strings.
+pub(crate) fn verify(secret: &str, hashes: &[String]) -> bool {
+    hashes.iter().any(|hash| {
+        let Ok(hash) = PasswordHash::new(hash) else { return false };
+        Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok()
+    })
+}
+
+fn argon2() -> Result<Argon2<'static>, AppError> {
+    let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|_| AppError::Crypto { act: "setting up argon2" })?;
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
+/// Characters of 32 octets in base64url.
+const SECRET_CHARS: usize = 43;
+const MEMORY_KIB: u32 = 1_024;
+const PASSES: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_key_names_its_username_whatever_signs_that_has() {
+        for username in ["default", "a_b", "a", "x-1.y"] {
+            let key = make_api_key(username).unwrap();
+            assert_eq!(username_of(&key), Some(username), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_api_key_names_nobody() {
+        let secret = "s".repeat(43);
+        let texts =
+            ["".into(), "pr_".into(), format!("pr_{secret}"), format!("pr__{secret}"), format!("po_a_{secret}")];
+        for text in texts.iter().chain(&[format!("pr_aß{secret}"), format!("pr_a_{}", "%".repeat(43))]) {
+            assert_eq!(username_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_argon2id_and_verifies_its_secret_only() {
+        let hashes = [hash("one").unwrap(), hash("two").unwrap()];
+        assert!(hashes[0].starts_with("$argon2id$v=19$m=1024,t=1,p=1$"), "{}", hashes[0]);
+        assert!(verify("one", &hashes) && verify("two", &hashes));
+        assert!(!verify("three", &hashes) && !verify("", &hashes) && !verify("one", &["junk".into()]));
+    }
+}

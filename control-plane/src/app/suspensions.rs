@@ -1,0 +1,59 @@
+//! Suspensions: what an operator stops, until it is resumed.
+
+use postrail_schema::ids::SuspensionId;
+use postrail_schema::snapshot::{Suspension, SuspensionTarget};
+
+use super::{App, AppError, names};
+
+/// What to suspend: exactly one of the three.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NewSuspension {
+    /// A site, or any recipient domain.
+    pub site: Option<String>,
+    /// By name.
+    pub source: Option<String>,
+    /// By name.
+    pub tenant: Option<String>,
+    pub reason: String,
+}
+
+impl App {
+    /// Suspends; the same target twice is one suspension with the later reason.
+    ///
+    /// # Errors
+    /// The target does not exist, or there is not exactly one.
+    pub(crate) fn suspend(&self, new: &NewSuspension) -> Result<Suspension, AppError> {
+        let reason = names::reason("/reason", &new.reason)?;
+        self.change(|draft| {
+            let desired = &draft.desired;
+            let target = match (&new.site, &new.source, &new.tenant) {
+                (Some(site), None, None) => SuspensionTarget::Site(names::domain("/site", site, true)?),
+                (None, Some(name), None) => SuspensionTarget::Source(
+                    desired.source(name).ok_or_else(|| AppError::not_found("source", name))?.id,
+                ),
+                (None, None, Some(name)) => SuspensionTarget::Tenant(draft.tenant(name)?.id),
+                _ => return Err(AppError::invalid("", "name exactly one of site, source and tenant")),
+            };
+            let known = desired.suspensions.values().find(|suspension| suspension.target == target);
+            let id =
+                known.map(|suspension| suspension.id).unwrap_or_else(|| draft.desired.head.counters.next_suspension());
+            let suspension = Suspension { id, target, reason: reason.clone() };
+            draft.put(suspension.clone())?;
+            Ok(suspension)
+        })
+    }
+
+    /// Ends a suspension.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn resume(&self, id: SuspensionId) -> Result<(), AppError> {
+        self.change(|draft| {
+            if !draft.desired.suspensions.contains_key(&id) {
+                return Err(AppError::not_found("suspension", id.to_string()));
+            }
+            draft.delete::<Suspension>(&id);
+            Ok(())
+        })
+    }
+}

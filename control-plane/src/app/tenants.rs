@@ -1,0 +1,102 @@
+//! Tenants.
+
+use postrail_schema::ids::TenantId;
+use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::snapshot::{SuspensionTarget, Tenant};
+
+use super::{App, AppError, names};
+
+/// A tenant to make.
+#[derive(Clone, Debug)]
+pub(crate) struct NewTenant {
+    pub name: String,
+    pub quota_per_day: Option<u64>,
+    pub weight: u32,
+    pub message_bytes_max: u32,
+}
+
+/// What to change of a tenant; `None`: as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TenantChange {
+    /// `Some(None)`: no quota.
+    pub quota_per_day: Option<Option<u64>>,
+    pub weight: Option<u32>,
+    pub message_bytes_max: Option<u32>,
+}
+
+impl App {
+    /// # Errors
+    /// The name is taken or malformed, or a number is out of its range.
+    pub(crate) fn create_tenant(&self, new: &NewTenant) -> Result<Tenant, AppError> {
+        let name = names::slug("/name", &new.name)?;
+        self.change(|draft| {
+            if draft.desired.tenant(&name).is_some() {
+                return Err(AppError::conflict(format!("tenant {name} exists")));
+            }
+            let tenant = Tenant {
+                id: draft.counters().next_tenant(),
+                name: name.clone(),
+                quota_per_day: new.quota_per_day,
+                weight: checked_weight(new.weight)?,
+                message_bytes_max: checked_size(new.message_bytes_max)?,
+            };
+            draft.put(tenant.clone())?;
+            Ok(tenant)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist, or a number is out of its range.
+    pub(crate) fn change_tenant(&self, name: &str, change: &TenantChange) -> Result<Tenant, AppError> {
+        self.change(|draft| {
+            let mut tenant = draft.tenant(name)?.clone();
+            tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
+            tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
+            tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
+            draft.put(tenant.clone())?;
+            Ok(tenant)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist, or owns something.
+    pub(crate) fn delete_tenant(&self, name: &str) -> Result<(), AppError> {
+        self.change(|draft| {
+            let id = draft.tenant(name)?.id;
+            let desired = &draft.desired;
+            let owns = desired.credentials.values().any(|credential| credential.tenant == id)
+                || desired.domains.values().any(|domain| domain.tenant == id)
+                || desired.pools.values().any(|pool| pool.tenant == Some(id))
+                || desired.suspensions.values().any(|held| held.target == SuspensionTarget::Tenant(id));
+            if owns {
+                let detail = format!("tenant {name} has credentials, domains, pools or suspensions; delete them first");
+                return Err(AppError::conflict(detail));
+            }
+            draft.delete::<Tenant>(&id);
+            Ok(())
+        })
+    }
+
+    /// The id of the tenant of that name.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn tenant_id(&self, name: &str) -> Result<TenantId, AppError> {
+        self.desired().tenant(name).map(|tenant| tenant.id).ok_or_else(|| AppError::not_found("tenant", name))
+    }
+}
+
+fn checked_weight(weight: u32) -> Result<u32, AppError> {
+    if (1..=1_000).contains(&weight) {
+        return Ok(weight);
+    }
+    Err(AppError::invalid("/weight", "a weight is 1 to 1,000"))
+}
+
+fn checked_size(size: u32) -> Result<u32, AppError> {
+    if (1_024..=MESSAGE_BYTES_MAX).contains(&(size as usize)) {
+        return Ok(size);
+    }
+    let detail = format!("the largest message is 1,024 to {MESSAGE_BYTES_MAX} octets");
+    Err(AppError::invalid("/message_bytes_max", detail))
+}

@@ -1,0 +1,224 @@
+//! The ledger: what became of every recipient, and what grows with it (suppressions, the audit trail).
+//!
+//! Events come from the data plane's journals, one a shard. Invariants worth naming: a batch and the cursor behind it are
+//! stored in one transaction, so that whoever crashes nothing is lost or counted twice; a settlement is never undone by a
+//! later event; sequence numbers grow and are never reused. Absent here: fetching (that is `reconcile::journal`).
+
+mod sqlite;
+
+use postrail_schema::event::{Event, EventKind};
+use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
+use postrail_schema::snapshot::Suppression;
+
+pub(crate) use sqlite::SqliteLedger;
+
+/// Where reading of a shard's journal goes on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Cursor {
+    pub segment: u64,
+    pub offset: u64,
+}
+
+/// What one pull of a journal gave: events in order, and bytes that are no events.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Batch {
+    pub events: Vec<Event>,
+    /// Buffers that did not decode, kept so that a person can look at them.
+    pub unread: Vec<Vec<u8>>,
+}
+
+/// What is known of an accepted message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Message {
+    pub id: MessageId,
+    pub tenant: TenantId,
+    pub accepted_ms: u64,
+    pub credential: u32,
+    pub domain: u32,
+    pub interface: String,
+    pub reverse_path: String,
+    pub bytes: u64,
+    pub reference: String,
+    pub campaign: String,
+    pub cost_center: String,
+    pub class: String,
+    pub message_id_header: String,
+    pub recipients: u16,
+}
+
+/// The state of one recipient, joined from its events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Recipient {
+    pub key: RecipientKey,
+    pub tenant: TenantId,
+    pub address: String,
+    /// `Accepted`, `Deferred` or `Quarantined` while it waits; a settling kind afterwards.
+    pub state: EventKind,
+    pub attempts: u16,
+    pub accepted_ms: u64,
+    /// When the latest event happened, Unix milliseconds.
+    pub changed_ms: u64,
+    /// When it was settled; 0 while it waits.
+    pub settled_ms: u64,
+    pub next_attempt_ms: u64,
+    /// The last reply, code 0 where there was none.
+    pub reply_code: u16,
+    pub enhanced_status: String,
+    pub reply: String,
+    pub reason: String,
+}
+
+/// An event with its place in the ledger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Recorded {
+    pub sequence: u64,
+    pub event: Event,
+}
+
+/// A page of events and where the next one begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct EventPage {
+    pub events: Vec<Recorded>,
+    /// Everything up to here was looked at.
+    pub cursor: u64,
+    /// Whether more lies behind the cursor.
+    pub more: bool,
+}
+
+/// A suppression with its history.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SuppressionRecord {
+    pub suppression: Suppression,
+    pub reason: String,
+    pub created_ms: u64,
+}
+
+/// One act of an operator, written before it is done and completed with its outcome.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct AuditRecord {
+    pub sequence: u64,
+    pub at_ms: u64,
+    pub actor: String,
+    /// Such as `POST /v2/domains`.
+    pub action: String,
+    /// The status of the answer; 0: the process ended before there was one.
+    pub status: u16,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LedgerError {
+    #[error("the cursor of shard {shard} is {stored:?}, the batch began at {begun:?}")]
+    StaleCursor { shard: ShardId, stored: Cursor, begun: Cursor },
+    #[error("the ledger was written by a newer version (format {found}, this one reads {FORMAT})")]
+    NewerFormat { found: u32 },
+    #[error("{suppressions} suppressions are the most that are kept")]
+    SuppressionsFull { suppressions: usize },
+    #[error("stored event {sequence} cannot be read")]
+    Corrupt { sequence: u64 },
+    #[error("syncing the ledger failed")]
+    Sync(#[source] std::io::Error),
+    #[error("the ledger database failed")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for LedgerError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite(source)
+    }
+}
+
+/// The ledger. Calls block; async callers hand them to a blocking thread.
+pub(crate) trait Ledger: Send + Sync {
+    /// Where reading of `shard` goes on; the beginning where nothing was read.
+    ///
+    /// # Errors
+    /// Every call fails when the database does.
+    fn cursor(&self, shard: ShardId) -> Result<Cursor, LedgerError>;
+
+    /// Stores `batch`, which was read from `begun` on, and `next` as the cursor: both or nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::StaleCursor`] when the stored cursor is not `begun`: the batch was stored before.
+    fn record(&self, shard: ShardId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError>;
+
+    /// Returns when everything recorded so far survives a loss of power; only then may journals be trimmed.
+    ///
+    /// # Errors
+    /// [`LedgerError::Sync`].
+    fn make_durable(&self) -> Result<(), LedgerError>;
+
+    /// # Errors
+    /// The database fails.
+    fn message(&self, id: MessageId) -> Result<Option<Message>, LedgerError>;
+
+    /// Up to `limit` recipients of a message with an index of at least `from`, ascending.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn recipients(&self, id: MessageId, from: RecipientIndex, limit: u32) -> Result<Vec<Recipient>, LedgerError>;
+
+    /// Events after `cursor`, of one tenant or of all. A page looks at a bounded number of events, so that it can be
+    /// short, or empty, though more follow.
+    ///
+    /// # Errors
+    /// The database fails, or a stored event cannot be read.
+    fn events(&self, tenant: Option<TenantId>, cursor: u64, limit: u32) -> Result<EventPage, LedgerError>;
+
+    /// The events of a message, or of one recipient of it, in order; at most `limit`, the earliest.
+    ///
+    /// # Errors
+    /// The database fails, or a stored event cannot be read.
+    fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError>;
+
+    /// Adds or renews a suppression; whether it is new.
+    ///
+    /// # Errors
+    /// [`LedgerError::SuppressionsFull`].
+    fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError>;
+
+    /// Removes a suppression; whether there was one.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn unsuppress(&self, suppression: &Suppression) -> Result<bool, LedgerError>;
+
+    /// # Errors
+    /// The database fails.
+    fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError>;
+
+    /// Up to `limit` suppressions behind `after`, ascending by tenant and address; of one tenant or of all.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn suppressions(
+        &self,
+        tenant: Option<TenantId>,
+        after: Option<&Suppression>,
+        limit: u32,
+    ) -> Result<Vec<SuppressionRecord>, LedgerError>;
+
+    /// Every suppression, for the snapshot.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError>;
+
+    /// Writes that `actor` is about to do `action`; the number completes it.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn audit_begin(&self, at_ms: u64, actor: &str, action: &str) -> Result<u64, LedgerError>;
+
+    /// # Errors
+    /// The database fails.
+    fn audit_end(&self, sequence: u64, status: u16) -> Result<(), LedgerError>;
+
+    /// Up to `limit` records before `before` (0: from the newest), descending.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn audit(&self, before: u64, limit: u32) -> Result<Vec<AuditRecord>, LedgerError>;
+}
+
+/// The format of the ledger that this version writes.
+pub(crate) const FORMAT: u32 = 1;

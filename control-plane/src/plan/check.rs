@@ -1,0 +1,138 @@
+//! Findings about desired state. `Error` keeps a plan from being published; the others are shown to operators.
+
+use std::collections::BTreeSet;
+
+use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::snapshot::SuspensionTarget;
+
+use super::Desired;
+
+pub(super) fn check(desired: &Desired) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    names(desired, &mut problems);
+    tenancy(desired, &mut problems);
+    egress(desired, &mut problems);
+    stops(desired, &mut problems);
+    problems
+}
+
+type Problems = Vec<Problem>;
+
+fn add(to: &mut Problems, severity: Severity, code: &'static str, subject: String, detail: impl Into<String>) {
+    to.push(Problem { severity, code, subject, detail: detail.into() });
+}
+
+/// Names are unique within their kind, over all tenants.
+fn names(desired: &Desired, to: &mut Problems) {
+    let kinds: [(&str, Vec<&str>); 5] = [
+        ("tenant", desired.tenants.values().map(|tenant| tenant.name.as_str()).collect()),
+        ("credential", desired.credentials.values().map(|credential| credential.username.as_str()).collect()),
+        ("domain", desired.domains.values().map(|domain| domain.name.as_str()).collect()),
+        ("source", desired.sources.values().map(|source| source.name.as_str()).collect()),
+        ("pool", desired.pools.values().map(|pool| pool.name.as_str()).collect()),
+    ];
+    for (kind, names) in kinds {
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(name) {
+                let detail = "the name occurs twice; delete or rename one of the two";
+                add(to, Severity::Error, "duplicate_name", format!("{kind}/{name}"), detail);
+            }
+        }
+    }
+}
+
+fn tenancy(desired: &Desired, to: &mut Problems) {
+    for credential in desired.credentials.values() {
+        let subject = || format!("credential/{}", credential.username);
+        if !desired.tenants.contains_key(&credential.tenant) {
+            add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
+        }
+        if credential.disabled {
+            add(to, Severity::Note, "credential_disabled", subject(), "it is disabled and cannot submit mail");
+        }
+    }
+    for domain in desired.domains.values() {
+        let subject = || format!("domain/{}", domain.name);
+        if !desired.tenants.contains_key(&domain.tenant) {
+            add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
+        }
+        if domain.keys.is_empty() {
+            add(to, Severity::Warning, "domain_without_keys", subject(), "it has no DKIM key; its mail is not signed");
+        }
+        let Some(pool) = domain.pool else { continue };
+        match desired.pools.get(&pool) {
+            None => add(to, Severity::Error, "dangling_pool", subject(), "its pool does not exist"),
+            Some(pool) if pool.tenant.is_some_and(|owner| owner != domain.tenant) => {
+                let detail = format!("its pool {} is another tenant's; assign a shared pool or its own", pool.name);
+                add(to, Severity::Error, "foreign_pool", subject(), detail);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn egress(desired: &Desired, to: &mut Problems) {
+    for source in desired.sources.values() {
+        let subject = || format!("source/{}", source.name);
+        if !source.ehlo_name.contains('.') {
+            let detail = "its EHLO name is not fully qualified; receivers refuse such names";
+            add(to, Severity::Warning, "ehlo_name_short", subject(), detail);
+        }
+        if source.address.is_unspecified() {
+            let detail = "it binds no address; the host's routing chooses one";
+            add(to, Severity::Note, "source_unbound", subject(), detail);
+        }
+        if !desired.pools.values().any(|pool| pool.members.iter().any(|member| member.source == source.id)) {
+            add(to, Severity::Note, "source_unused", subject(), "no pool holds it");
+        }
+    }
+    for pool in desired.pools.values() {
+        let subject = || format!("pool/{}", pool.name);
+        if pool.members.is_empty() {
+            add(to, Severity::Error, "pool_empty", subject(), "it holds no source; add one");
+        }
+        if pool.members.iter().any(|member| member.weight == 0) {
+            add(to, Severity::Error, "weight_zero", subject(), "a weight is at least 1; remove the source instead");
+        }
+        if pool.members.iter().any(|member| !desired.sources.contains_key(&member.source)) {
+            add(to, Severity::Error, "dangling_source", subject(), "it holds a source that does not exist");
+        }
+        if pool.tenant.is_some_and(|tenant| !desired.tenants.contains_key(&tenant)) {
+            add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
+        }
+    }
+    match desired.pool("default") {
+        None if !desired.domains.is_empty() => {
+            let detail = "there is no pool of this name; domains without a pool cannot send";
+            add(to, Severity::Error, "no_default_pool", "pool/default".to_owned(), detail);
+        }
+        Some(pool) if pool.tenant.is_some() => {
+            let detail = "it serves all domains without a pool, so it cannot be one tenant's";
+            add(to, Severity::Error, "default_pool_owned", "pool/default".to_owned(), detail);
+        }
+        _ => {}
+    }
+    for route in desired.routes.values() {
+        if route.allow_private {
+            let detail = "it allows receivers at private and loopback addresses";
+            add(to, Severity::Note, "route_private", format!("route/{}", route.domain), detail);
+        }
+    }
+}
+
+fn stops(desired: &Desired, to: &mut Problems) {
+    for suspension in desired.suspensions.values() {
+        let subject = format!("suspension/{}", suspension.id);
+        let dangling = match &suspension.target {
+            SuspensionTarget::Site(_) => false,
+            SuspensionTarget::Source(source) => !desired.sources.contains_key(source),
+            SuspensionTarget::Tenant(tenant) => !desired.tenants.contains_key(tenant),
+        };
+        if dangling {
+            add(to, Severity::Error, "dangling_target", subject, "what it suspends does not exist; resume it");
+        } else {
+            add(to, Severity::Note, "suspended", subject, format!("mail waits: {}", suspension.reason));
+        }
+    }
+}

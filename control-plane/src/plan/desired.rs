@@ -1,0 +1,204 @@
+//! Desired state: every resource by id, as it is stored one key a resource.
+//!
+//! ```text
+//! head               revision and the next id of each kind; guards every change
+//! operator           the hash of the operator token
+//! tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
+//! routes/<recipient domain>
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use postrail_schema::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::snapshot::{Credential, EgressPool, EgressSource, Route, SendingDomain, Suspension, Tenant};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Entry;
+
+/// See the module head.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Desired {
+    pub head: Head,
+    pub operator: Option<Operator>,
+    pub tenants: BTreeMap<TenantId, Tenant>,
+    pub credentials: BTreeMap<CredentialId, Credential>,
+    pub domains: BTreeMap<SendingDomainId, SendingDomain>,
+    pub sources: BTreeMap<SourceId, EgressSource>,
+    pub pools: BTreeMap<PoolId, EgressPool>,
+    pub routes: BTreeMap<String, Route>,
+    pub suspensions: BTreeMap<SuspensionId, Suspension>,
+}
+
+/// What every change touches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Head {
+    /// Of the latest publication.
+    pub revision: Revision,
+    pub counters: Counters,
+}
+
+/// The last id given of each kind; ids are never given again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counters {
+    pub tenant: u32,
+    pub credential: u32,
+    pub domain: u32,
+    pub key: u32,
+    pub source: u32,
+    pub pool: u32,
+    pub suspension: u32,
+}
+
+/// Who may change configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Operator {
+    /// PHC string of the token.
+    pub token_hash: String,
+}
+
+/// Why stored state cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("the value of {key} cannot be read")]
+    Value { key: String, source: serde_json::Error },
+    #[error("the key {key} belongs to no kind that this version knows")]
+    UnknownKey { key: String },
+}
+
+/// A resource: how it is stored and where it lives in [`Desired`].
+pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
+    /// The prefix of its keys, and the word for it in messages.
+    const KIND: &'static str;
+    type Id: Ord + Clone + Display;
+
+    fn id(&self) -> Self::Id;
+    fn map(desired: &mut Desired) -> &mut BTreeMap<Self::Id, Self>;
+
+    /// The key of the record with that id.
+    fn key(id: &Self::Id) -> String {
+        format!("{}/{id}", Self::KIND)
+    }
+}
+
+macro_rules! record {
+    ($type:ty, $id:ty, $kind:literal, $field:ident, $record:ident => $value:expr) => {
+        impl Record for $type {
+            const KIND: &'static str = $kind;
+            type Id = $id;
+
+            fn id(&self) -> $id {
+                let $record = self;
+                $value
+            }
+
+            fn map(desired: &mut Desired) -> &mut BTreeMap<$id, Self> {
+                &mut desired.$field
+            }
+        }
+    };
+}
+
+record!(Tenant, TenantId, "tenants", tenants, record => record.id);
+record!(Credential, CredentialId, "credentials", credentials, record => record.id);
+record!(SendingDomain, SendingDomainId, "domains", domains, record => record.id);
+record!(EgressSource, SourceId, "sources", sources, record => record.id);
+record!(EgressPool, PoolId, "pools", pools, record => record.id);
+record!(Route, String, "routes", routes, record => record.domain.clone());
+record!(Suspension, SuspensionId, "suspensions", suspensions, record => record.id);
+
+impl Desired {
+    pub(crate) const HEAD_KEY: &'static str = "head";
+    pub(crate) const OPERATOR_KEY: &'static str = "operator";
+
+    /// Reads what the store lists.
+    ///
+    /// # Errors
+    /// The first key or value that this version does not know.
+    pub(crate) fn from_entries(entries: &[Entry]) -> Result<Self, LoadError> {
+        let mut desired = Self::default();
+        for entry in entries {
+            let kind = entry.key.split_once('/').map_or(entry.key.as_str(), |(kind, _)| kind);
+            match kind {
+                Self::HEAD_KEY => desired.head = value(entry)?,
+                Self::OPERATOR_KEY => desired.operator = Some(value(entry)?),
+                Tenant::KIND => desired.insert::<Tenant>(entry)?,
+                Credential::KIND => desired.insert::<Credential>(entry)?,
+                SendingDomain::KIND => desired.insert::<SendingDomain>(entry)?,
+                EgressSource::KIND => desired.insert::<EgressSource>(entry)?,
+                EgressPool::KIND => desired.insert::<EgressPool>(entry)?,
+                Route::KIND => desired.insert::<Route>(entry)?,
+                Suspension::KIND => desired.insert::<Suspension>(entry)?,
+                _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
+            }
+        }
+        Ok(desired)
+    }
+
+    fn insert<R: Record>(&mut self, entry: &Entry) -> Result<(), LoadError> {
+        let record: R = value(entry)?;
+        R::map(self).insert(record.id(), record);
+        Ok(())
+    }
+
+    pub(crate) fn tenant(&self, name: &str) -> Option<&Tenant> {
+        self.tenants.values().find(|tenant| tenant.name == name)
+    }
+
+    pub(crate) fn credential(&self, username: &str) -> Option<&Credential> {
+        self.credentials.values().find(|credential| credential.username == username)
+    }
+
+    pub(crate) fn domain(&self, name: &str) -> Option<&SendingDomain> {
+        self.domains.values().find(|domain| domain.name == name)
+    }
+
+    pub(crate) fn source(&self, name: &str) -> Option<&EgressSource> {
+        self.sources.values().find(|source| source.name == name)
+    }
+
+    pub(crate) fn pool(&self, name: &str) -> Option<&EgressPool> {
+        self.pools.values().find(|pool| pool.name == name)
+    }
+}
+
+impl Counters {
+    pub(crate) fn next_tenant(&mut self) -> TenantId {
+        TenantId(next(&mut self.tenant))
+    }
+
+    pub(crate) fn next_credential(&mut self) -> CredentialId {
+        CredentialId(next(&mut self.credential))
+    }
+
+    pub(crate) fn next_domain(&mut self) -> SendingDomainId {
+        SendingDomainId(next(&mut self.domain))
+    }
+
+    pub(crate) fn next_key(&mut self) -> KeyId {
+        KeyId(next(&mut self.key))
+    }
+
+    pub(crate) fn next_source(&mut self) -> SourceId {
+        SourceId(next(&mut self.source))
+    }
+
+    pub(crate) fn next_pool(&mut self) -> PoolId {
+        PoolId(next(&mut self.pool))
+    }
+
+    pub(crate) fn next_suspension(&mut self) -> SuspensionId {
+        SuspensionId(next(&mut self.suspension))
+    }
+}
+
+fn next(last: &mut u32) -> u32 {
+    *last = last.checked_add(1).expect("four thousand million resources of one kind are never made");
+    *last
+}
+
+fn value<T: DeserializeOwned>(entry: &Entry) -> Result<T, LoadError> {
+    serde_json::from_slice(&entry.value).map_err(|source| LoadError::Value { key: entry.key.clone(), source })
+}
