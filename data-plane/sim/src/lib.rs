@@ -17,9 +17,12 @@
 
 mod clock;
 pub mod disk;
+pub mod dns;
 mod executor;
+pub mod invariants;
 pub mod net;
 mod platform;
+pub mod remote_mta;
 mod trace;
 mod world;
 

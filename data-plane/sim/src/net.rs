@@ -263,6 +263,12 @@ impl SimNet {
         work(&mut net, &mut self.life.world.clock.borrow_mut())
     }
 
+    /// Connections that `source` holds to `receiver`, whatever the receiver has heard of their end.
+    pub fn connections(&self, source: IpAddr, receiver: IpAddr) -> usize {
+        let paths = |net: &mut NetState| net.connections.values().filter(|one| one.is_held(source, receiver)).count();
+        self.with(|net, _| paths(net))
+    }
+
     async fn one_way(&self) {
         let latency = self.with(|net, _| net.faults.draw_latency(&mut net.random));
         self.life.sleep(latency).await;
@@ -398,6 +404,11 @@ pub struct SimStream {
 }
 
 impl SimStream {
+    /// The connection's number, which both ends share.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Runs `work` on the connection; without one (its owner crashed) everything is a reset.
     fn with<T>(
         &self,

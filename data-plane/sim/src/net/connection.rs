@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 
 use postrail_core::base::{Instant, Random};
@@ -115,6 +115,11 @@ impl Connection {
     /// The server's address and the client's.
     pub(super) const fn addresses(&self) -> (SocketAddr, SocketAddr) {
         (self.server.address, self.client.address)
+    }
+
+    /// Whether a client at `source` holds it, and it leads to `receiver`.
+    pub(super) fn is_held(&self, source: IpAddr, receiver: IpAddr) -> bool {
+        self.client.is_owned && self.client.address.ip() == source && self.server.address.ip() == receiver
     }
 
     pub(super) const fn has_owner(&self) -> bool {

@@ -1,0 +1,321 @@
+//! What must hold of a run, checked over recorded [`Fact`]s by rules that know nothing of how the product works.
+//!
+//! A recipient is named by its address, which a workload uses once only: so that clients, receivers and the event
+//! journal speak of the same one without a common id.
+//!
+//! The rules are those of the ten invariants of the architecture that can be seen from outside:
+//!
+//! | rule | invariant |
+//! |---|---|
+//! | [`Violation::NeverSettled`] | 1 and 2: what was acknowledged is not lost by any crash |
+//! | [`Violation::SettledTwice`] | 2: exactly one settling event |
+//! | [`Violation::UnexcusedDuplicate`] | 3: twice only after a lost reply or a crash |
+//! | [`Violation::DeliveredToNobody`], [`Violation::AcceptedButNotDelivered`] | 2: the event tells the truth |
+//! | [`Violation::NeverSubmitted`] | 7: nothing goes to whom nothing was sent |
+//! | [`Violation::TooManyConnections`], [`Violation::TooManyMails`] | 4: the limits of a path |
+//!
+//! Bounds (8) are asserted where they are, and trace hashes (10) are compared by who runs a seed twice.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use postrail_core::base::Instant;
+use postrail_schema::event::EventKind;
+
+/// Something that was seen from outside the product.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// A client has begun to hand in mail for a recipient.
+    Submitted { recipient: String },
+    /// A client has read the acknowledgement.
+    Acknowledged { recipient: String },
+    /// A receiver has taken the message: it is about to say 250 to the end of data. `is_reply_lost`: it said nothing.
+    Received { recipient: String, is_reply_lost: bool },
+    /// An event of the journal; the same event may be read again after a crash, and carries the same identity.
+    Event { recipient: String, kind: EventKind, identity: u64 },
+    /// The product's node has lost its power.
+    Crashed,
+    /// A receiver has taken a connection; `open`: those that its source then holds to it.
+    ConnectionOpened { connection: u64, source: IpAddr, receiver: IpAddr, open: usize },
+    /// A message was taken on a connection.
+    MailTaken { connection: u64 },
+}
+
+/// The facts of a run in the order in which they happened; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Facts(Rc<RefCell<Vec<(Instant, Fact)>>>);
+
+impl Facts {
+    pub fn record(&self, at: Instant, fact: Fact) {
+        self.0.borrow_mut().push((at, fact));
+    }
+
+    /// Number of the facts that `is_wanted`.
+    pub fn count(&self, is_wanted: impl Fn(&Fact) -> bool) -> usize {
+        self.0.borrow().iter().filter(|(_, fact)| is_wanted(fact)).count()
+    }
+
+    /// Every rule that these facts break, the finished run's also those of the end.
+    pub fn check(&self, limits: &PathLimits, end: End) -> Vec<Violation> {
+        let facts = self.0.borrow();
+        let mut ledger = Ledger::default();
+        let mut violations = Vec::new();
+        for (at, fact) in facts.iter() {
+            ledger.take(*at, fact, limits, &mut violations);
+        }
+        if end == End::Drained {
+            ledger.close(&mut violations);
+        }
+        violations
+    }
+}
+
+/// What a path may do at most.
+#[derive(Clone, Copy, Debug)]
+pub struct PathLimits {
+    pub connections_max: usize,
+    pub connection_mails_max: u32,
+}
+
+/// How far a run went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Everything had the time to settle.
+    Drained,
+    /// It was stopped somewhere: what is not settled may still be.
+    Somewhere,
+}
+
+/// A rule that was broken, and by whom.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Violation {
+    NeverSettled { recipient: String },
+    SettledTwice { recipient: String, kinds: Vec<EventKind> },
+    UnexcusedDuplicate { recipient: String, at_nanos: u64 },
+    DeliveredToNobody { recipient: String },
+    AcceptedButNotDelivered { recipient: String, kind: EventKind },
+    NeverSubmitted { recipient: String },
+    TooManyConnections { source: IpAddr, receiver: IpAddr, open: usize },
+    TooManyMails { connection: u64, mails: u32 },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What is known of each recipient and each connection.
+#[derive(Default)]
+struct Ledger {
+    recipients: BTreeMap<String, Recipient>,
+    /// By connection.
+    mails: BTreeMap<u64, u32>,
+    crashes: u64,
+}
+
+#[derive(Default)]
+struct Recipient {
+    is_submitted: bool,
+    is_acknowledged: bool,
+    receptions: u32,
+    /// Whether another reception would be excused: the reply to the last was lost, or a crash came after it.
+    is_reply_lost: bool,
+    crashes_at_reception: u64,
+    /// Settling events by identity.
+    settlements: BTreeMap<u64, EventKind>,
+}
+
+impl Ledger {
+    fn take(&mut self, at: Instant, fact: &Fact, limits: &PathLimits, violations: &mut Vec<Violation>) {
+        match fact {
+            Fact::Submitted { recipient } => self.of(recipient).is_submitted = true,
+            Fact::Acknowledged { recipient } => self.of(recipient).is_acknowledged = true,
+            Fact::Received { recipient, is_reply_lost } => self.receive(at, recipient, *is_reply_lost, violations),
+            Fact::Event { recipient, kind, identity } if kind.settles() => {
+                let entry = self.of(recipient);
+                let is_new = entry.settlements.insert(*identity, *kind).is_none();
+                if is_new && entry.settlements.len() > 1 {
+                    let kinds = entry.settlements.values().copied().collect();
+                    violations.push(Violation::SettledTwice { recipient: recipient.clone(), kinds });
+                }
+            }
+            Fact::Event { .. } => {}
+            Fact::Crashed => self.crashes += 1,
+            Fact::ConnectionOpened { source, receiver, open, .. } => {
+                if *open > limits.connections_max {
+                    let (source, receiver, open) = (*source, *receiver, *open);
+                    violations.push(Violation::TooManyConnections { source, receiver, open });
+                }
+            }
+            Fact::MailTaken { connection } => {
+                let mails = self.mails.entry(*connection).or_default();
+                *mails += 1;
+                if *mails > limits.connection_mails_max {
+                    violations.push(Violation::TooManyMails { connection: *connection, mails: *mails });
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, at: Instant, recipient: &str, is_reply_lost: bool, violations: &mut Vec<Violation>) {
+        let crashes = self.crashes;
+        let entry = self.of(recipient);
+        let is_excused = entry.is_reply_lost || entry.crashes_at_reception < crashes;
+        if !entry.is_submitted {
+            violations.push(Violation::NeverSubmitted { recipient: recipient.to_owned() });
+        }
+        if entry.receptions > 0 && !is_excused {
+            let at_nanos = at.nanos();
+            violations.push(Violation::UnexcusedDuplicate { recipient: recipient.to_owned(), at_nanos });
+        }
+        entry.receptions += 1;
+        entry.is_reply_lost = is_reply_lost;
+        entry.crashes_at_reception = crashes;
+    }
+
+    /// The rules of the end.
+    fn close(self, violations: &mut Vec<Violation>) {
+        for (recipient, entry) in self.recipients {
+            let settlement = entry.settlements.values().next().copied();
+            match settlement {
+                None if entry.is_acknowledged => violations.push(Violation::NeverSettled { recipient }),
+                None => {}
+                Some(EventKind::Delivered) if entry.receptions == 0 => {
+                    violations.push(Violation::DeliveredToNobody { recipient });
+                }
+                Some(EventKind::Delivered) => {}
+                // A lost reply leaves the product in honest doubt, and so does a crash after the reception.
+                Some(kind) if entry.receptions > 0 => {
+                    let is_excused = entry.is_reply_lost || entry.crashes_at_reception < self.crashes;
+                    if !is_excused {
+                        violations.push(Violation::AcceptedButNotDelivered { recipient, kind });
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn of(&mut self, recipient: &str) -> &mut Recipient {
+        self.recipients.entry(recipient.to_owned()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PathLimits = PathLimits { connections_max: 2, connection_mails_max: 2 };
+
+    fn check(facts: &[Fact], end: End) -> Vec<Violation> {
+        let recorded = Facts::default();
+        for (index, fact) in facts.iter().enumerate() {
+            recorded.record(Instant::from_nanos(index as u64), fact.clone());
+        }
+        recorded.check(&LIMITS, end)
+    }
+
+    fn recipient() -> String {
+        "r1@good.example".to_owned()
+    }
+
+    fn submitted() -> Fact {
+        Fact::Submitted { recipient: recipient() }
+    }
+
+    fn acknowledged() -> Fact {
+        Fact::Acknowledged { recipient: recipient() }
+    }
+
+    fn received(is_reply_lost: bool) -> Fact {
+        Fact::Received { recipient: recipient(), is_reply_lost }
+    }
+
+    fn event(kind: EventKind, identity: u64) -> Fact {
+        Fact::Event { recipient: recipient(), kind, identity }
+    }
+
+    #[test]
+    fn runs_that_keep_the_rules_break_none() {
+        let delivered = [submitted(), acknowledged(), received(false), event(EventKind::Delivered, 1)];
+        let unacknowledged = [submitted()];
+        let doubled_by_a_lost_reply =
+            [submitted(), acknowledged(), received(true), received(false), event(EventKind::Delivered, 1)];
+        let doubled_by_a_crash = [
+            submitted(),
+            acknowledged(),
+            received(false),
+            Fact::Crashed,
+            received(false),
+            event(EventKind::Delivered, 1),
+        ];
+        let read_again = [
+            submitted(),
+            acknowledged(),
+            event(EventKind::Deferred, 1),
+            event(EventKind::Bounced, 2),
+            Fact::Crashed,
+            event(EventKind::Bounced, 2),
+        ];
+        for facts in [&delivered[..], &unacknowledged, &doubled_by_a_lost_reply, &doubled_by_a_crash, &read_again, &[]]
+        {
+            assert_eq!(check(facts, End::Drained), [], "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn each_broken_rule_is_found() {
+        let recipient = recipient();
+        let cases = [
+            (
+                vec![submitted(), acknowledged(), Fact::Crashed],
+                Violation::NeverSettled { recipient: recipient.clone() },
+            ),
+            (
+                vec![submitted(), event(EventKind::Expired, 1), event(EventKind::Bounced, 2)],
+                Violation::SettledTwice {
+                    recipient: recipient.clone(),
+                    kinds: vec![EventKind::Expired, EventKind::Bounced],
+                },
+            ),
+            (
+                vec![submitted(), received(false), received(false), event(EventKind::Delivered, 1)],
+                Violation::UnexcusedDuplicate { recipient: recipient.clone(), at_nanos: 2 },
+            ),
+            (
+                vec![submitted(), event(EventKind::Delivered, 1)],
+                Violation::DeliveredToNobody { recipient: recipient.clone() },
+            ),
+            (
+                vec![submitted(), received(false), event(EventKind::Bounced, 1)],
+                Violation::AcceptedButNotDelivered { recipient: recipient.clone(), kind: EventKind::Bounced },
+            ),
+            (vec![received(false)], Violation::NeverSubmitted { recipient }),
+        ];
+        for (facts, expected) in cases {
+            assert_eq!(check(&facts, End::Drained), [expected], "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_still_settle_is_no_violation_of_a_run_that_was_stopped() {
+        assert_eq!(check(&[submitted(), acknowledged()], End::Somewhere), []);
+    }
+
+    #[test]
+    fn the_limits_of_a_path_are_counted_by_source_and_receiver() {
+        let (source, receiver) = ("10.0.0.1".parse().unwrap(), "10.0.2.1".parse().unwrap());
+        let open = |connection, open| Fact::ConnectionOpened { connection, source, receiver, open };
+        assert_eq!(check(&[open(1, 1), open(2, 2), open(3, 2)], End::Somewhere), []);
+        let violation = Violation::TooManyConnections { source, receiver, open: 3 };
+        assert_eq!(check(&[open(1, 2), open(2, 3)], End::Somewhere), [violation]);
+        let mail = |connection| Fact::MailTaken { connection };
+        assert_eq!(check(&[mail(1), mail(2), mail(1), mail(2)], End::Somewhere), []);
+        let violation = Violation::TooManyMails { connection: 1, mails: 3 };
+        assert_eq!(check(&[mail(1), mail(1), mail(1)], End::Somewhere), [violation]);
+    }
+}
