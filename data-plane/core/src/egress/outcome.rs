@@ -290,9 +290,17 @@ mod tests {
         reason(&RecipientOutcome { verdict, scope, phase, reply: reply.clone(), maybe_delivered: false })
     }
 
+    fn check(rows: &[(Phase, &str, Verdict, Scope, &str)]) {
+        for (phase, text, verdict, scope, wanted) in rows {
+            let reply = reply(text);
+            assert_eq!(classify(*phase, &reply), (*verdict, *scope), "{} {text}", phase.name());
+            assert_eq!(word(*phase, &reply), *wanted, "{} {text}", phase.name());
+        }
+    }
+
     #[test]
-    fn replies_mean_what_the_table_says() {
-        for (phase, text, verdict, scope, reason) in [
+    fn replies_about_us_or_the_transaction_mean_what_the_table_says() {
+        check(&[
             // 421 is never about a recipient.
             (Phase::Greeting, "421 4.3.2 busy", T, Scope::Host, "service_unavailable"),
             (Phase::Ehlo, "421", T, Scope::Host, "service_unavailable"),
@@ -319,7 +327,26 @@ mod tests {
             (Phase::Mail, "530 5.7.0 STARTTLS first", T, Scope::Host, "authentication_required"),
             (Phase::Mail, "530 x", T, Scope::Host, "authentication_required"),
             (Phase::Mail, "503 x", T, Scope::Session, "protocol_refused"),
-            // RCPT is about the recipient.
+            // DATA and its end are about the transaction.
+            (Phase::Data, "451 x", T, Scope::Transaction, "deferred_by_receiver"),
+            (Phase::Data, "554 x", P, Scope::Transaction, "refused"),
+            (Phase::Data, "503 x", T, Scope::Session, "protocol_refused"),
+            (Phase::Data, "550 5.5.3 x", T, Scope::Transaction, "too_many_recipients"),
+            (Phase::EndOfData, "250 2.0.0 ok", D, Scope::Recipient, "delivered"),
+            (Phase::EndOfData, "451 4.7.1 x", T, Scope::Transaction, "greylisted"),
+            (Phase::EndOfData, "450 4.7.26 x", T, Scope::Transaction, "authentication_failed"),
+            (Phase::EndOfData, "550 5.7.515 Access denied", P, Scope::Transaction, "authentication_failed"),
+            (Phase::EndOfData, "554 5.6.0 x", P, Scope::Transaction, "content_refused"),
+            (Phase::EndOfData, "554 5.4.6 loop", P, Scope::Transaction, "routing_loop"),
+            (Phase::EndOfData, "552 5.2.2 x", T, Scope::Transaction, "mailbox_full"),
+            (Phase::EndOfData, "552 5.3.4 x", P, Scope::Transaction, "message_too_large"),
+            (Phase::EndOfData, "552 x", P, Scope::Transaction, "message_too_large"),
+        ]);
+    }
+
+    #[test]
+    fn replies_about_a_recipient_mean_what_the_table_says() {
+        check(&[
             (Phase::Rcpt, "550 5.1.1 no", P, Scope::Recipient, "unknown_user"),
             (Phase::Rcpt, "550 no", P, Scope::Recipient, "unknown_user"),
             (Phase::Rcpt, "550 5.2.1 off", P, Scope::Recipient, "inactive_mailbox"),
@@ -348,28 +375,10 @@ mod tests {
             (Phase::Rcpt, "552 5.1.1 x", P, Scope::Recipient, "unknown_user"),
             (Phase::Rcpt, "550 5.2.2 full", P, Scope::Recipient, "mailbox_full"),
             (Phase::Rcpt, "550 Over quota", P, Scope::Recipient, "mailbox_full"),
-            // DATA and its end are about the transaction.
-            (Phase::Data, "451 x", T, Scope::Transaction, "deferred_by_receiver"),
-            (Phase::Data, "554 x", P, Scope::Transaction, "refused"),
-            (Phase::Data, "503 x", T, Scope::Session, "protocol_refused"),
-            (Phase::Data, "550 5.5.3 x", T, Scope::Transaction, "too_many_recipients"),
-            (Phase::EndOfData, "250 2.0.0 ok", D, Scope::Recipient, "delivered"),
-            (Phase::EndOfData, "451 4.7.1 x", T, Scope::Transaction, "greylisted"),
-            (Phase::EndOfData, "450 4.7.26 x", T, Scope::Transaction, "authentication_failed"),
-            (Phase::EndOfData, "550 5.7.515 Access denied", P, Scope::Transaction, "authentication_failed"),
-            (Phase::EndOfData, "554 5.6.0 x", P, Scope::Transaction, "content_refused"),
-            (Phase::EndOfData, "554 5.4.6 loop", P, Scope::Transaction, "routing_loop"),
-            (Phase::EndOfData, "552 5.2.2 x", T, Scope::Transaction, "mailbox_full"),
-            (Phase::EndOfData, "552 5.3.4 x", P, Scope::Transaction, "message_too_large"),
-            (Phase::EndOfData, "552 x", P, Scope::Transaction, "message_too_large"),
             // What answers nothing.
             (Phase::Rcpt, "354 x", T, Scope::Host, "refused"),
             (Phase::Data, "250 x", T, Scope::Host, "refused"),
-        ] {
-            let reply = reply(text);
-            assert_eq!(classify(phase, &reply), (verdict, scope), "{} {text}", phase.name());
-            assert_eq!(word(phase, &reply), reason, "{} {text}", phase.name());
-        }
+        ]);
     }
 
     #[test]
