@@ -1,4 +1,6 @@
-//! Why intake refuses, and the one way from each reason to an SMTP reply (RFC 5321 4.2, RFC 3463, RFC 5248).
+//! Why policy refuses a submission, and the one way from each reason to an SMTP reply (RFC 5321 4.2, RFC 3463, RFC 5248).
+//!
+//! Deliberately absent: failed authentications, quotas and full disks, which depend on state that pumps hold.
 
 use postrail_schema::limits::{JOB_RECIPIENTS_MAX, LABEL_CHARS_MAX, RECEIVED_FIELDS_MAX};
 
@@ -9,10 +11,6 @@ use crate::smtp::Reply;
 /// Why a submission, or a part of it, is not taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("Username or secret is not valid")]
-    AuthenticationFailed,
-    #[error("Too many failed authentications from your address, try again later")]
-    AuthenticationPenalty,
     /// The credential or its tenant left the configuration while the session was open.
     #[error("The credential is no longer valid")]
     CredentialRevoked,
@@ -48,23 +46,12 @@ pub enum Refusal {
     Class(String),
     #[error("The field {0} asks for what is not available here")]
     FieldUnavailable(String),
-    /// The account's quota of this UTC day is used up.
-    #[error("The daily quota of {per_day} recipients is used up")]
-    Quota { per_day: u64 },
-    /// Disk, memory, journal or queue are at their bounds.
-    #[error("No room for more messages now, try again later")]
-    Full,
-    /// What was to be stored could not be.
-    #[error("The message could not be stored, try again later")]
-    Storage,
 }
 
 impl Refusal {
     /// The reply that the client gets.
     pub fn reply(&self) -> Reply {
         let (code, subject, detail) = match self {
-            Self::AuthenticationFailed => (535, 7, 8),
-            Self::AuthenticationPenalty => (454, 7, 0),
             Self::CredentialRevoked => (530, 7, 0),
             Self::SenderDomain(_) | Self::FromDomain(_) => (550, 7, 1),
             Self::RecipientDomain(_) => (550, 1, 2),
@@ -81,9 +68,6 @@ impl Refusal {
             Self::HeaderUtf8 => (550, 6, 7),
             Self::Loop => (554, 4, 6),
             Self::FieldUnavailable(_) => (550, 7, 0),
-            Self::Quota { .. } => (452, 7, 1),
-            Self::Full => (452, 3, 1),
-            Self::Storage => (451, 3, 0),
         };
         Reply::enhanced(code, subject, detail, self.to_string())
     }
