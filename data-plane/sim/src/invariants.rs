@@ -32,8 +32,10 @@ pub enum Fact {
     Submitted { recipient: String },
     /// A client has read the acknowledgement.
     Acknowledged { recipient: String },
-    /// A receiver has taken the message: it is about to say 250 to the end of data. `is_reply_lost`: it said nothing.
-    Received { recipient: String, is_reply_lost: bool },
+    /// A receiver has taken the message, and is about to say 250 to the end of data.
+    Received { recipient: String },
+    /// The reply to the end of data has been read.
+    ReplyHeard { recipient: String },
     /// An event of the journal; the same event may be read again after a crash, and carries the same identity.
     Event { recipient: String, kind: EventKind, identity: u64 },
     /// The product's node has lost its power.
@@ -122,8 +124,9 @@ struct Recipient {
     is_submitted: bool,
     is_acknowledged: bool,
     receptions: u32,
-    /// Whether another reception would be excused: the reply to the last was lost, or a crash came after it.
-    is_reply_lost: bool,
+    /// Whether the reply to the last reception was read.
+    is_heard: bool,
+    /// Crashes before the last reception.
     crashes_at_reception: u64,
     /// Settling events by identity.
     settlements: BTreeMap<u64, EventKind>,
@@ -134,7 +137,8 @@ impl Ledger {
         match fact {
             Fact::Submitted { recipient } => self.of(recipient).is_submitted = true,
             Fact::Acknowledged { recipient } => self.of(recipient).is_acknowledged = true,
-            Fact::Received { recipient, is_reply_lost } => self.receive(at, recipient, *is_reply_lost, violations),
+            Fact::Received { recipient } => self.receive(at, recipient, violations),
+            Fact::ReplyHeard { recipient } => self.of(recipient).is_heard = true,
             Fact::Event { recipient, kind, identity } if kind.settles() => {
                 let entry = self.of(recipient);
                 let is_new = entry.settlements.insert(*identity, *kind).is_none();
@@ -161,10 +165,10 @@ impl Ledger {
         }
     }
 
-    fn receive(&mut self, at: Instant, recipient: &str, is_reply_lost: bool, violations: &mut Vec<Violation>) {
+    fn receive(&mut self, at: Instant, recipient: &str, violations: &mut Vec<Violation>) {
         let crashes = self.crashes;
         let entry = self.of(recipient);
-        let is_excused = entry.is_reply_lost || entry.crashes_at_reception < crashes;
+        let is_excused = !entry.is_heard || entry.crashes_at_reception < crashes;
         if !entry.is_submitted {
             violations.push(Violation::NeverSubmitted { recipient: recipient.to_owned() });
         }
@@ -173,7 +177,7 @@ impl Ledger {
             violations.push(Violation::UnexcusedDuplicate { recipient: recipient.to_owned(), at_nanos });
         }
         entry.receptions += 1;
-        entry.is_reply_lost = is_reply_lost;
+        entry.is_heard = false;
         entry.crashes_at_reception = crashes;
     }
 
@@ -190,7 +194,7 @@ impl Ledger {
                 Some(EventKind::Delivered) => {}
                 // A lost reply leaves the product in honest doubt, and so does a crash after the reception.
                 Some(kind) if entry.receptions > 0 => {
-                    let is_excused = entry.is_reply_lost || entry.crashes_at_reception < self.crashes;
+                    let is_excused = !entry.is_heard || entry.crashes_at_reception < self.crashes;
                     if !is_excused {
                         violations.push(Violation::AcceptedButNotDelivered { recipient, kind });
                     }
@@ -231,8 +235,12 @@ mod tests {
         Fact::Acknowledged { recipient: recipient() }
     }
 
-    fn received(is_reply_lost: bool) -> Fact {
-        Fact::Received { recipient: recipient(), is_reply_lost }
+    fn received() -> Fact {
+        Fact::Received { recipient: recipient() }
+    }
+
+    fn heard() -> Fact {
+        Fact::ReplyHeard { recipient: recipient() }
     }
 
     fn event(kind: EventKind, identity: u64) -> Fact {
@@ -241,16 +249,18 @@ mod tests {
 
     #[test]
     fn runs_that_keep_the_rules_break_none() {
-        let delivered = [submitted(), acknowledged(), received(false), event(EventKind::Delivered, 1)];
+        let delivered = [submitted(), acknowledged(), received(), heard(), event(EventKind::Delivered, 1)];
         let unacknowledged = [submitted()];
         let doubled_by_a_lost_reply =
-            [submitted(), acknowledged(), received(true), received(false), event(EventKind::Delivered, 1)];
+            [submitted(), acknowledged(), received(), received(), heard(), event(EventKind::Delivered, 1)];
         let doubled_by_a_crash = [
             submitted(),
             acknowledged(),
-            received(false),
+            received(),
+            heard(),
             Fact::Crashed,
-            received(false),
+            received(),
+            heard(),
             event(EventKind::Delivered, 1),
         ];
         let read_again = [
@@ -283,18 +293,18 @@ mod tests {
                 },
             ),
             (
-                vec![submitted(), received(false), received(false), event(EventKind::Delivered, 1)],
-                Violation::UnexcusedDuplicate { recipient: recipient.clone(), at_nanos: 2 },
+                vec![submitted(), received(), heard(), received(), heard(), event(EventKind::Delivered, 1)],
+                Violation::UnexcusedDuplicate { recipient: recipient.clone(), at_nanos: 3 },
             ),
             (
                 vec![submitted(), event(EventKind::Delivered, 1)],
                 Violation::DeliveredToNobody { recipient: recipient.clone() },
             ),
             (
-                vec![submitted(), received(false), event(EventKind::Bounced, 1)],
+                vec![submitted(), received(), heard(), event(EventKind::Bounced, 1)],
                 Violation::AcceptedButNotDelivered { recipient: recipient.clone(), kind: EventKind::Bounced },
             ),
-            (vec![received(false)], Violation::NeverSubmitted { recipient }),
+            (vec![received(), heard()], Violation::NeverSubmitted { recipient }),
         ];
         for (facts, expected) in cases {
             assert_eq!(check(&facts, End::Drained), [expected], "{facts:?}");

@@ -409,6 +409,17 @@ impl SimStream {
         self.id
     }
 
+    /// Ends with `true` when the peer has read all that was written here so far, with `false` when it never will.
+    pub fn heard(&self) -> impl Future<Output = bool> + use<> {
+        let (net, id, end) = (self.net.clone(), self.id, self.end);
+        poll_fn(move |cx| {
+            net.with(|net, _| match net.connections.get_mut(&id) {
+                Some(connection) => connection.poll_heard(end, cx),
+                None => Poll::Ready(false),
+            })
+        })
+    }
+
     /// Runs `work` on the connection; without one (its owner crashed) everything is a reset.
     fn with<T>(
         &self,

@@ -246,18 +246,26 @@ impl Session {
             return self.reply(Stage::EndOfData, "554 5.7.1 not this message").await;
         }
         let at = self.receiver.0.platform.now();
-        let is_reply_lost = matches!(
-            self.behaviour,
-            Behaviour::HangsAt(Stage::EndOfData) | Behaviour::DropsAt(Stage::EndOfData) | Behaviour::Garbage
-        );
         self.receiver.record(Fact::MailTaken { connection: self.stream.id() });
         for recipient in &self.recipients {
-            self.receiver.record(Fact::Received { recipient: recipient.clone(), is_reply_lost });
+            self.receiver.record(Fact::Received { recipient: recipient.clone() });
         }
         let (reverse_path, recipients) =
             (self.reverse_path.take().unwrap_or_default(), std::mem::take(&mut self.recipients));
-        self.receiver.0.mails.borrow_mut().push(Mail { at, reverse_path, recipients, content });
-        self.reply(Stage::EndOfData, "250 2.0.0 taken").await
+        let mail = Mail { at, reverse_path, recipients: recipients.clone(), content };
+        self.receiver.0.mails.borrow_mut().push(mail);
+        let next = self.reply(Stage::EndOfData, "250 2.0.0 taken").await?;
+        if next == Next::Goes && self.behaviour != Behaviour::Garbage {
+            let (receiver, heard) = (self.receiver.clone(), self.stream.heard());
+            self.receiver.0.platform.spawn("receiver, reply heard", async move {
+                if heard.await {
+                    for recipient in recipients {
+                        receiver.record(Fact::ReplyHeard { recipient });
+                    }
+                }
+            });
+        }
+        Ok(next)
     }
 
     fn forget(&mut self) {

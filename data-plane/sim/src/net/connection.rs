@@ -70,6 +70,8 @@ pub(super) struct Half {
     arrival: Instant,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Waits for the peer to have read all that we sent, or never to.
+    listener: Option<Waker>,
 }
 
 impl Half {
@@ -86,11 +88,12 @@ impl Half {
             arrival: Instant::ZERO,
             reader: None,
             writer: None,
+            listener: None,
         }
     }
 
     fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+        for waker in [self.reader.take(), self.writer.take(), self.listener.take()].into_iter().flatten() {
             waker.wake();
         }
     }
@@ -200,10 +203,24 @@ impl Connection {
         }
         let peer = self.half(end.other());
         peer.outstanding = peer.outstanding.saturating_sub(count);
-        if let Some(writer) = peer.writer.take() {
-            writer.wake();
+        for waker in [peer.writer.take(), peer.listener.take()].into_iter().flatten() {
+            waker.wake();
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Whether the peer of `end` has read all that was sent to it; `false` once it never will.
+    pub(super) fn poll_heard(&mut self, end: End, cx: &Context<'_>) -> Poll<bool> {
+        let is_peer_there = self.half(end.other()).is_owned;
+        let half = self.half(end);
+        if half.outstanding == 0 {
+            return Poll::Ready(true);
+        }
+        if half.is_reset || !is_peer_there {
+            return Poll::Ready(false);
+        }
+        half.listener = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     #[expect(clippy::too_many_arguments, reason = "the world is passed in parts, because they are borrowed in parts")]
@@ -269,6 +286,9 @@ impl Connection {
         let says_nothing = half.is_reset || (half.is_closed && !has_unread);
         half.is_closed = true;
         half.inbox.clear();
+        if let Some(listener) = self.half(end.other()).listener.take() {
+            listener.wake();
+        }
         if !says_nothing {
             let segment = if has_unread { Segment::Reset } else { Segment::Fin };
             self.send(id, end.other(), segment, random, faults, clock);
@@ -286,6 +306,10 @@ impl Connection {
             half.inbox.clear();
             half.reader = None;
             half.writer = None;
+            half.listener = None;
+            if let Some(listener) = self.half(end.other()).listener.take() {
+                listener.wake();
+            }
             if random.chance(50) {
                 self.send(id, end.other(), Segment::Reset, random, faults, clock);
             } else {
