@@ -5,4 +5,4 @@
 pub mod dsn;
 pub mod frame;
 
-pub use frame::{EventFrameError, decode, encode};
+pub use frame::{EventTooLarge, MalformedEvents, decode, encode};

@@ -8,8 +8,11 @@
 //!
 //! The memory in use is the caller's window: [`WINDOW_BYTES`], or one batch where that is larger.
 
+use std::fmt;
+
 use postrail_schema::limits::{BLOCK_BYTES, SEGMENT_BYTES};
 
+use super::Location;
 use super::recovery::{Decision, Observation, decide};
 use super::segment::{BatchHeader, FIRST_BATCH, FORMAT_VERSION, Frame, Frames, Identity};
 
@@ -25,6 +28,20 @@ pub struct Damage {
     pub bytes: u32,
     /// Frames of the damaged batch that were still valid and were handed out.
     pub frames_kept: u32,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, offset, bytes, frames_kept } = self;
+        write!(f, "segment {segment:016x}: {bytes} octets at offset {offset}, {frames_kept} frames kept")
+    }
+}
+
+impl From<Location> for Damage {
+    /// A frame that is whole and cannot be understood.
+    fn from(at: Location) -> Self {
+        Self { segment: at.segment, offset: at.offset, bytes: at.bytes, frames_kept: 0 }
+    }
 }
 
 /// How the segment ended.
