@@ -24,7 +24,7 @@ use postrail_core::spool::segment::FIRST_BATCH;
 use postrail_core::spool::{FRAME_TAG_EVENTS, Found, LogKind, Scanner};
 use postrail_schema::event::Event;
 use postrail_schema::ids::ShardId;
-use postrail_schema::limits::{JOURNAL_BYTES_MAX, JOURNAL_TAIL_BYTES_MAX, JOURNAL_WAITERS_MAX};
+use postrail_schema::limits::{JOURNAL_BYTES_MAX, JOURNAL_TAIL_BYTES_MAX, JOURNAL_WAITERS_MAX, LOG_RETRY_DELAY};
 
 use crate::log::{
     AppendError, DurableBatch, Log, LogStats, NewFrame, OpenError, Order, ReadError, ReplayError, ReplayReport,
@@ -83,18 +83,33 @@ impl<P: Platform> Journal<P> {
             return Ok(());
         }
         let payloads = events::encode(&events).map_err(|error| AppendError::TooLarge { bytes: error.bytes })?;
-        // One append is one batch: many events are several, in order.
-        let (mut frames, mut bytes) = (Vec::new(), 0);
+        let mut parts: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+        let mut bytes = 0;
         for payload in payloads {
             let more = self.log.frame_bytes(&payload);
             if bytes + more > self.log.append_bytes_max() {
-                self.log.append(std::mem::take(&mut frames)).await?;
+                parts.push(Vec::new());
                 bytes = 0;
             }
             bytes += more;
-            frames.push(NewFrame { tag: FRAME_TAG_EVENTS, payload });
+            parts.last_mut().expect("begun with one part").push(payload);
         }
-        self.log.append(frames).await.map(drop)
+        let mut parts = parts.into_iter();
+        let first = parts.next().unwrap_or_default();
+        self.log.append(frames(first)).await?;
+        for part in parts {
+            self.append_rest(part).await;
+        }
+        Ok(())
+    }
+
+    /// What follows a part that is durable: refused it would be appended twice, so it is tried until it is durable too.
+    async fn append_rest(&self, payloads: Vec<Vec<u8>>) {
+        while let Err(error) = self.log.append(frames(payloads.clone())).await {
+            tracing::error!(%error, "events cannot be written; trying again");
+            let platform = self.log.platform();
+            platform.sleep_until(platform.now() + LOG_RETRY_DELAY).await;
+        }
     }
 
     /// Hands out every event that the journal held when it was opened, in order.
@@ -289,6 +304,10 @@ impl Tail {
             pulled.push(&batch.buffers, batch.next);
         }
     }
+}
+
+fn frames(payloads: Vec<Vec<u8>>) -> Vec<NewFrame> {
+    payloads.into_iter().map(|payload| NewFrame { tag: FRAME_TAG_EVENTS, payload }).collect()
 }
 
 fn put_buffer(to: &mut Vec<u8>, buffer: &[u8]) {

@@ -13,7 +13,7 @@ use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
 
 use crate::intake::rest::Forwarded;
-use crate::journal::Cursor;
+use crate::journal::{Cursor, PullError};
 
 /// Something for a shard.
 #[derive(Debug)]
@@ -52,6 +52,15 @@ pub enum Reply {
     Affected(usize),
     Status(Box<ShardStatus>),
     Response(Box<Response>),
+}
+
+impl From<PullError> for Reply {
+    fn from(error: PullError) -> Self {
+        match error {
+            PullError::CursorTooOld { oldest } => Self::CursorTooOld { oldest },
+            PullError::Unavailable(_) => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// What a shard says of itself, for metrics and health.

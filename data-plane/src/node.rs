@@ -73,10 +73,16 @@ pub enum StartError {
 
 /// A running node.
 pub struct NodeHandle {
-    mesh: Mesh,
-    data: PathBuf,
+    publisher: Publisher,
     shards: u16,
     thread: std::thread::JoinHandle<Result<bool, StartError>>,
+}
+
+/// Puts configuration in effect on a running node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    mesh: Mesh,
+    data: PathBuf,
 }
 
 /// What a publication was refused for; the last snapshot stays in effect.
@@ -90,11 +96,7 @@ pub enum PublishError {
     Keep(#[from] io::Error),
 }
 
-impl NodeHandle {
-    pub fn shards(&self) -> u16 {
-        self.shards
-    }
-
+impl Publisher {
     /// Puts a new configuration in effect on every shard, and keeps it for the next start.
     ///
     /// # Errors
@@ -105,10 +107,20 @@ impl NodeHandle {
         self.mesh.broadcast(|| Letter::Snapshot(snapshot.clone()));
         Ok(())
     }
+}
+
+impl NodeHandle {
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
 
     /// Begins to drain: intake stops, what is under way is finished.
     pub fn drain(&self) {
-        self.mesh.broadcast(|| Letter::Drain);
+        self.publisher.mesh.broadcast(|| Letter::Drain);
     }
 
     /// Waits for the end; `true`: everything under way was finished before the deadline.
@@ -210,7 +222,7 @@ pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
             Err(_) => return Err(StartError::Shard("a shard ended before it had started".to_owned())),
         }
     }
-    Ok(NodeHandle { mesh, data: config.data, shards, thread })
+    Ok(NodeHandle { publisher: Publisher { mesh, data: config.data }, shards, thread })
 }
 
 fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {

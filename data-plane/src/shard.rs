@@ -19,8 +19,9 @@ use postrail_core::intake::idempotency::Keys;
 use postrail_core::mail::Job;
 use postrail_core::schedule::RetryPolicy;
 use postrail_core::shard::{Config, Input, Output, Record, Shard};
-use postrail_core::spool::Location;
+use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::limits::JOURNAL_BYTES_MAX;
 use postrail_schema::snapshot::Snapshot;
 
 use crate::auth::Auth;
@@ -32,7 +33,7 @@ use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh, Question, Reply, ShardStatus};
 use crate::platform::Platform;
 use crate::sign::Signer;
-use crate::spool::{Spool, StoreError};
+use crate::spool::{CompactionReason, JobOwner, Spool, StoreError};
 use crate::tls::{Acceptor, Connector};
 
 /// What every shard of a node shares.
@@ -54,6 +55,8 @@ pub struct Common {
 const RECORDS_WAITING_MAX: usize = 100_000;
 /// How long a record that could not be written waits for the next try.
 const RECORD_RETRY: Duration = Duration::from_millis(500);
+/// How often the spool is looked over for segments to empty.
+const COMPACTION_PERIOD: Duration = Duration::from_secs(5);
 
 /// A handle to one shard's state and pumps.
 pub struct Runtime<P: Platform>(Rc<Inner<P>>);
@@ -84,6 +87,8 @@ struct Inner<P: Platform> {
     nearer: (Sender<()>, Receiver<()>),
     armed: Cell<Instant>,
     draining: Cell<bool>,
+    /// Who waits until every record so far is durable.
+    fences: RefCell<Vec<Sender<()>>>,
     recording: Cell<bool>,
     intake_sessions: Cell<usize>,
 }
@@ -126,13 +131,16 @@ impl<P: Platform> Runtime<P> {
             nearer: async_channel::bounded(1),
             armed: Cell::new(Instant::FAR),
             draining: Cell::new(false),
+            fences: RefCell::default(),
             recording: Cell::new(false),
             intake_sessions: Cell::new(0),
             common,
             platform,
         };
         let runtime = Self(Rc::new(inner));
+        runtime.0.spool.follow(&runtime.0.journal);
         runtime.spawn("timer", Self::keep_time);
+        runtime.spawn("compaction", Self::keep_compact);
         runtime.spawn("recorder", Self::keep_records);
         runtime
     }
@@ -310,6 +318,7 @@ impl<P: Platform> Runtime<P> {
     async fn keep_records(self) {
         while let Ok(first) = self.0.records.1.recv().await {
             self.0.recording.set(true);
+            let fences = std::mem::take(&mut *self.0.fences.borrow_mut());
             let mut records = vec![first];
             while let Ok(next) = self.0.records.1.try_recv() {
                 records.push(next);
@@ -336,7 +345,28 @@ impl<P: Platform> Runtime<P> {
             for (_, at) in finished {
                 self.0.spool.release(at);
             }
+            for fence in fences {
+                let _ = fence.try_send(());
+            }
             self.0.recording.set(false);
+        }
+    }
+
+    /// Empties segments that hold little that is needed; and, when events fill their bound, the oldest segment, for
+    /// whose sake they are kept.
+    async fn keep_compact(self) {
+        loop {
+            let until = self.0.platform.now() + COMPACTION_PERIOD;
+            self.0.platform.sleep_until(until).await;
+            let pressed = self.0.journal.bytes() > JOURNAL_BYTES_MAX / 2;
+            let reason = if pressed { CompactionReason::OldestSegment } else { CompactionReason::LiveShare };
+            match self.0.spool.compact(&self, reason).await {
+                Ok(report) if report.moved > 0 => {
+                    tracing::debug!(shard = self.0.id.0, segment = report.segment, moved = report.moved, "compacted");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(shard = self.0.id.0, %error, "compaction could not go on"),
+            }
         }
     }
 
@@ -490,3 +520,20 @@ impl<P: Platform> Runtime<P> {
     }
 }
 
+
+impl<P: Platform> JobOwner for Runtime<P> {
+    fn carried_state(&self, message: MessageId, recipients: usize) -> Vec<Carried> {
+        self.0.heart.borrow().carried_state(self.now(), message, recipients)
+    }
+
+    async fn recorded(&self) {
+        let (sender, receiver) = async_channel::bounded(1);
+        self.0.fences.borrow_mut().push(sender);
+        let _ = self.0.records.0.try_send(Box::default());
+        let _ = receiver.recv().await;
+    }
+
+    fn moved(&self, message: MessageId, _from: Location, to: Location) {
+        self.input(Input::Moved { message, to });
+    }
+}

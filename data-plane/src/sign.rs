@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest;
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use postrail_core::base::{Map, MapSeed, Random, Timestamp};
 use postrail_core::egress::{Capabilities, Transaction};
@@ -46,14 +45,13 @@ struct Opened {
 pub struct Signer {
     master: Zeroizing<[u8; 32]>,
     keys: RefCell<Map<KeyId, Opened>>,
-    random: SystemRandom,
 }
 
 impl Signer {
     /// A signer whose keys were sealed with `master`.
     pub fn new(master: [u8; 32], random: &mut Random) -> Self {
         let keys = RefCell::new(MapSeed::new(random).map());
-        Self { master: Zeroizing::new(master), keys, random: SystemRandom::new() }
+        Self { master: Zeroizing::new(master), keys }
     }
 
     /// The transaction that sends `transact` to a receiver with these capabilities: rendered, converted to 7 bits where
