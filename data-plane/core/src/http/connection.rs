@@ -58,7 +58,8 @@ pub enum Input<'a> {
     Eof,
     /// The deadline may have passed.
     Timeout,
-    /// The answer to the request that was given out; without one it is ignored.
+    /// The answer to the request that was given out. Without one it answers what is still being received, and the
+    /// connection is closed: how a pump refuses a body that it has no room for, or a client that it does not know.
     Respond(Response),
     /// No new request is to be taken; a running one is finished.
     Drain,
@@ -70,7 +71,8 @@ pub enum Output {
     Send(Bytes),
     /// To be answered by [`Input::Respond`].
     Request(Request),
-    /// Close when everything sent is out; nothing follows.
+    /// Close when everything sent is out; nothing follows. Where the peer may still be sending, its octets should be
+    /// read and dropped for a moment, or a reset takes the answer away from it (RFC 9112 section 9.6).
     Close,
 }
 
@@ -132,7 +134,10 @@ impl Connection {
             (Input::Respond(response), &Phase::Responding { to_head, keep_alive, legacy }) => {
                 self.respond(now, &response, to_head, keep_alive, legacy);
             }
-            (Input::Respond(_), _) => {}
+            (Input::Respond(response), _) => {
+                self.outputs.push_back(Output::Send(response.encode(false, Some("close"))));
+                self.close();
+            }
             (Input::Drain, _) => {
                 self.draining = true;
                 if self.is_idle() {
@@ -167,6 +172,14 @@ impl Connection {
     /// Whether more input is of use now. While a request is answered the peer is left to wait.
     pub const fn wants_input(&self) -> bool {
         matches!(self.phase, Phase::Head { .. } | Phase::Body { .. })
+    }
+
+    /// The request whose body is being received: its body is still empty.
+    pub fn announced(&self) -> Option<&Request> {
+        match &self.phase {
+            Phase::Body { head, .. } => Some(&head.request),
+            _ => None,
+        }
     }
 
     /// Octets of unfinished input held in memory.

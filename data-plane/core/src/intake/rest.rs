@@ -22,7 +22,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use postrail_schema::ids::{MessageId, TenantId};
-use postrail_schema::limits::{EXPIRY_DEFAULT, EXPIRY_TRANSACTIONAL, HEADER_BYTES_MAX, LABEL_CHARS_MAX};
+use postrail_schema::limits::{
+    EXPIRY_DEFAULT, EXPIRY_TRANSACTIONAL, HEADER_BYTES_MAX, LABEL_CHARS_MAX, MESSAGE_BYTES_MAX,
+};
 use postrail_schema::snapshot::{SendingDomain, Snapshot, TrafficClass};
 
 pub use self::answer::Answer;
@@ -83,7 +85,7 @@ pub fn accept(a: Acceptance<'_>, body: &[u8]) -> Result<Accepted, Problem> {
     let Some(request) = request.filter(|_| findings.is_empty()) else {
         return Err(findings.into_problem());
     };
-    check_size(&request, tenant.message_bytes_max as usize)?;
+    check_size(&request, MESSAGE_BYTES_MAX.min(tenant.message_bytes_max as usize))?;
     if request.entries.recipients.is_empty() {
         return Ok(Accepted { job: None, answer: Answer::rejected(a.id, a.now, &request.entries.results) });
     }

@@ -35,7 +35,11 @@ pub fn convert(message: &FinalMessage) -> Result<FinalMessage, ConversionError> 
     if !message.eight_bit {
         return Ok(message.clone());
     }
-    let (header, body) = entity(&message.header, &message.body, 0)?;
+    let (mut header, body) = entity(&message.header, &message.body, 0)?;
+    if !fields(&header).any(|field| field.is("MIME-Version")) {
+        header.truncate(header.len() - 2);
+        header.extend_from_slice(b"MIME-Version: 1.0\r\n\r\n");
+    }
     Ok(FinalMessage {
         signatures: Bytes::new(),
         header: header.into(),
@@ -218,7 +222,7 @@ mod tests {
     fn a_single_part_is_encoded_by_its_kind() {
         let (header, body) =
             converted("A: b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n", "grün ist es\r\n".as_bytes());
-        assert!(header.ends_with("charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"), "{header}");
+        assert!(header.contains("charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n"), "{header}");
         assert_eq!(body, "gr=C3=BCn ist es\r\n");
         let (header, body) =
             converted("Content-Transfer-Encoding: 8BIT\r\nContent-Type: text/plain\r\n\r\n", "привет\r\n".as_bytes());
@@ -227,7 +231,7 @@ mod tests {
         let (header, _) = converted("Content-Type: image/x\r\n\r\n", b"aaaaaaaaaaaaaaaaaaa\xff");
         assert!(header.contains("base64"));
         let (header, _) = converted("\r\n", b"no fields \xc3\xbc at all\r\n");
-        assert_eq!(header, "Content-Transfer-Encoding: quoted-printable\r\n\r\n");
+        assert_eq!(header, "Content-Transfer-Encoding: quoted-printable\r\nMIME-Version: 1.0\r\n\r\n");
     }
 
     #[test]
@@ -236,7 +240,7 @@ mod tests {
         let body = "pr\u{e4}ambel\r\n--a-b\r\n\r\nplain\r\n--a-b\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
                     gr\u{fc}n und mehr\r\n--a-b\r\nContent-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\nsch\u{f6}n und gut\r\n--a-b--  \r\nend\r\n";
         let (header, body) = converted(header, body.as_bytes());
-        assert!(header.ends_with("Content-Transfer-Encoding: 7bit\r\n\r\n"), "{header}");
+        assert!(header.contains("Content-Transfer-Encoding: 7bit\r\n"), "{header}");
         assert_eq!(
             body,
             "--a-b\r\n\r\nplain\r\n--a-b\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\

@@ -194,6 +194,17 @@ fn input_during_an_answer_is_bounded() {
 }
 
 #[test]
+fn a_body_can_be_refused_before_it_is_whole() {
+    let (mut connection, mut seen) = (Connection::new(config(), NOW), Seen::default());
+    connection.handle(NOW, Input::Bytes(b"POST /j HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"));
+    assert_eq!(connection.announced().map(|request| request.path.as_str()), Some("/j"));
+    assert_eq!(connection.bytes_held(), 3);
+    connection.handle(NOW, Input::Respond(Problem::new(401, "unauthenticated", "who is it?").into()));
+    pump(&mut connection, &mut seen);
+    assert_eq!((status(&seen.sent), seen.requests.len(), seen.closed), ("401", 0, true));
+}
+
+#[test]
 fn requests_of_a_connection_are_counted() {
     let mut connection = Connection::new(Config { requests_max: 2, ..config() }, NOW);
     let mut seen = Seen::default();

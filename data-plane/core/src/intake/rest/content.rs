@@ -14,10 +14,11 @@ use crate::mail::RestContent;
 use crate::mail::job::Attachment;
 
 /// The keys of a text and of how it is written.
-const TEXT_KEYS: [&str; 5] = ["content", "contentEncoding", "contentTransferEncoding", "charset", "template"];
-const BODY_KEYS: [&str; 6] =
+pub(super) const TEXT_KEYS: [&str; 5] =
+    ["content", "contentEncoding", "contentTransferEncoding", "charset", "template"];
+pub(super) const BODY_KEYS: [&str; 6] =
     ["content", "contentEncoding", "contentTransferEncoding", "charset", "template", "contentType"];
-const ATTACHMENT_KEYS: [&str; 5] = ["name", "contentType", "contentId", "content", "secureDocument"];
+pub(super) const ATTACHMENT_KEYS: [&str; 5] = ["name", "contentType", "contentId", "content", "secureDocument"];
 
 /// Takes the content out of the request's members.
 pub(super) fn read(members: &mut Members<'_>, root: &Place<'_>, findings: &mut Findings) -> Option<RestContent> {
@@ -246,15 +247,21 @@ fn with_crlf(text: &str) -> String {
     out
 }
 
-/// Octets of the rendered body, from above where text is not plain ASCII: base64 is the longest form that is chosen.
+/// Octets of the rendered body, from above: text goes out in quoted-printable or base64, whichever is shorter.
 pub(super) fn rendered_bytes(content: &RestContent) -> usize {
     let base64 = |bytes: usize| bytes.div_ceil(57) * 78;
-    let text = |text: &str| if text.is_ascii() { text.len() + text.len() / 20 } else { base64(text.len()) };
+    let text = |text: &str| {
+        let bytes = text.as_bytes();
+        let high = bytes.iter().filter(|byte| !byte.is_ascii()).count();
+        let escaped = high + memchr::memchr_iter(b'=', bytes).count() + memchr::memchr_iter(b'\n', bytes).count();
+        let quoted = bytes.len() + 2 * escaped;
+        base64(bytes.len()).min(quoted + quoted / 20) + 256
+    };
     let attachments = content.attachments.iter();
     text(&content.body)
         + content.alternative.as_deref().map_or(0, text)
-        + attachments.map(|part| base64(part.content.len()) + 3 * part.name.len() + 512).sum::<usize>()
-        + 1_024
+        + attachments.map(|part| base64(part.content.len()) + 3 * part.name.len() + 768).sum::<usize>()
+        + 512
 }
 
 #[cfg(test)]

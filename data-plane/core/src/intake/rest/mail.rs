@@ -22,7 +22,7 @@ pub(super) struct Sender<'s> {
     pub(super) fields: MailFields,
 }
 
-const SENDER_KEYS: [&str; 8] =
+pub(super) const SENDER_KEYS: [&str; 8] =
     ["from", "mimeFrom", "replyTo", "inReplyTo", "priority", "listUnsubscribe", "xHeaders", "rewriteFrom"];
 
 /// Fields that the product writes, or that say what only a relay may say.

@@ -70,7 +70,7 @@ impl Classifier {
     }
 }
 
-const ENTRY_KEYS: [&str; 5] = ["mail", "features", "reference", "secureDocument", "sendAt"];
+pub(super) const ENTRY_KEYS: [&str; 5] = ["mail", "features", "reference", "secureDocument", "sendAt"];
 const MAIL_KEYS: [&str; 8] = ["to", "cc", "bcc", "replyTo", "inReplyTo", "priority", "listUnsubscribe", "xHeaders"];
 
 /// Reads the array.

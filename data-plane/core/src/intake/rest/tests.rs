@@ -332,6 +332,35 @@ fn invalid_json_says_where() {
     assert!(problem.detail.contains("line 2 column"), "{}", problem.detail);
 }
 
+#[test]
+fn the_published_description_has_the_keys_that_are_read() {
+    let text = include_str!("../../../../../docs/reference/openapi-submission.json");
+    let document: Value = serde_json::from_str(text).unwrap();
+    let keys = |schema: &str| -> Vec<String> {
+        let properties = &document["components"]["schemas"][schema]["properties"];
+        let mut keys: Vec<_> = properties.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        keys
+    };
+    let read = |known: &[&str], refused: &[&str]| -> Vec<String> {
+        let mut keys: Vec<_> = known.iter().filter(|key| !refused.contains(key)).map(|key| (*key).to_owned()).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys("JobRequest"), read(&REQUEST_KEYS, &["notification", "sendAt", "template"]));
+    assert_eq!(keys("Body"), read(&content::BODY_KEYS, &["template", "contentTransferEncoding"]));
+    assert_eq!(keys("Subject"), read(&content::TEXT_KEYS, &["template", "contentTransferEncoding"]));
+    assert_eq!(keys("Attachment"), read(&content::ATTACHMENT_KEYS, &[]));
+    assert_eq!(keys("Mail"), read(&mail::SENDER_KEYS, &["rewriteFrom"]));
+    assert_eq!(keys("Recipient"), read(&recipients::ENTRY_KEYS, &["sendAt"]));
+    let mut example =
+        document["paths"]["/v2/jobs"]["post"]["requestBody"]["content"]["application/json"]["example"].clone();
+    let accepted = accept_json(&example).unwrap().answer;
+    assert_eq!(accepted.status, 202);
+    example["job"]["extra"] = json!(1);
+    assert_eq!(accept_json(&example).unwrap_err().status, 400);
+}
+
 proptest::proptest! {
     #[test]
     fn hostile_bodies_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), at in 0_usize..300) {
