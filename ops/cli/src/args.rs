@@ -123,8 +123,8 @@ pub(crate) struct UpOptions {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8082")]
     pub(crate) admin: SocketAddr,
     /// Executors of the data plane [default: one a CPU]
-    #[arg(long, value_name = "N")]
-    pub(crate) shards: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub(crate) shards: Option<u16>,
     /// This host's name in greetings and trace headers [default: the system's]
     #[arg(long)]
     pub(crate) hostname: Option<String>,
@@ -172,8 +172,8 @@ pub(crate) struct DemoOptions {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) mails: u64,
     /// Executors of the data plane [default: one a CPU]
-    #[arg(long, value_name = "N")]
-    pub(crate) shards: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub(crate) shards: Option<u16>,
     /// Connections of the load, half of them by REST
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..=1_000))]
     pub(crate) connections: u16,
@@ -231,6 +231,12 @@ pub(crate) enum DomainCommand {
     Show {
         name: String,
     },
+    /// Send this domain's mail from a pool; without one, from the pool `default`
+    Assign {
+        name: String,
+        #[arg(long)]
+        pool: Option<String>,
+    },
     Remove {
         name: String,
     },
@@ -249,6 +255,17 @@ pub(crate) enum CredentialCommand {
         tenant: Option<String>,
     },
     Show {
+        username: String,
+    },
+    /// Make a new secret, printed once; the former one stays valid until the next rotation
+    Rotate {
+        username: String,
+    },
+    /// Refuse its use, until `enable`
+    Disable {
+        username: String,
+    },
+    Enable {
         username: String,
     },
     Remove {
@@ -327,6 +344,8 @@ pub(crate) enum SuppressionCommand {
     /// Never send to an address: `postrail suppression add gone@example.net --tenant shop`
     Add {
         address: String,
+        #[arg(long, default_value = "manual")]
+        reason: String,
         #[arg(long)]
         tenant: Option<String>,
     },
@@ -349,7 +368,7 @@ pub(crate) enum SuppressionCommand {
 const QUEUE_EXAMPLES: &str = "\
 Examples:
   postrail queue
-  postrail queue retry --site mx.example.net
+  postrail queue retry --domain example.net
   postrail queue suspend --site example.net --reason 'their outage'
   postrail queue resume 3
   postrail queue cancel 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f";
@@ -394,6 +413,9 @@ pub(crate) enum QueueCommand {
 pub(crate) struct RetryTarget {
     #[arg(long)]
     pub(crate) site: Option<String>,
+    /// A recipient domain
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
     #[arg(long)]
     pub(crate) job: Option<String>,
     /// Everything that waits

@@ -17,6 +17,9 @@ use crate::args::ApiOptions;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// File of the operator's token, in the data folder.
 pub(crate) const TOKEN_FILE: &str = "operator.token";
+/// Records of a page, and pages of a list.
+const PAGE_RECORDS: &str = "1000";
+const PAGES_MAX: usize = 1_000;
 /// Errors of one problem that are printed.
 const PRINTED_ERRORS_MAX: usize = 20;
 
@@ -48,11 +51,6 @@ impl Api {
         Ok(Self { client: client()?, base, token: token.trim().to_owned(), json: options.json })
     }
 
-    /// The API at `base`, for a token that is at hand.
-    pub(crate) fn with_token(base: &str, token: &str) -> Result<Self> {
-        Ok(Self { client: client()?, base: base.parse()?, token: token.to_owned(), json: true })
-    }
-
     /// Whether results are to be printed as JSON.
     pub(crate) fn wants_json(&self) -> bool {
         self.json
@@ -60,6 +58,30 @@ impl Api {
 
     pub(crate) fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
         self.call(Method::GET, path, query, None)
+    }
+
+    /// All records of a list, page by page.
+    pub(crate) fn list(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let mut query = query.to_vec();
+            query.push(("limit", PAGE_RECORDS));
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let mut page = self.get(path, &query)?;
+            if let Some(items) = page.get_mut("items").and_then(Value::as_array_mut) {
+                all.append(items);
+            }
+            cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+            if cursor.is_none() {
+                return Ok(Value::Array(all));
+            }
+        }
+        bail!("there are more than {} records: use the API's pages", all.len())
+    }
+
+    pub(crate) fn patch(&self, path: &[&str], body: &Value) -> Result<Value> {
+        self.call(Method::PATCH, path, &[], Some(body))
     }
 
     pub(crate) fn post(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {

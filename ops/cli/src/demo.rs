@@ -21,11 +21,11 @@ use postrail_bench::report::Summary;
 use postrail_bench::sink::{Sink, SinkPlan};
 use postrail_bench::source::{self, Composer, Interface, LoadPlan, Login, Pace};
 use postrail_bench::tally::Tally;
+use postrail_schema::snapshot::Route;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::args::DemoOptions;
-use crate::client::Api;
 use crate::up::banner::FirstStart;
 use crate::up::planes::{Planes, PlanesOptions};
 use crate::up::{control_runtime, ports, shards};
@@ -78,7 +78,7 @@ fn demo(options: &DemoOptions) -> Result<Option<Summary>> {
     let sink = bench.block_on(Sink::start(SinkPlan::default(), tally.clone())).context("cannot start the receiver")?;
     let planes_options = planes_options(options, &scratch, &sink)?;
     let planes = control.block_on(Planes::start(&planes_options))?;
-    let outcome = prepare(&planes_options, &planes, &sink).map(|login| {
+    let outcome = login(&planes).map(|login| {
         let loads = loads(options, &planes_options, login);
         watch(options, &tally, &bench, loads, &interrupted)
     });
@@ -110,6 +110,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         data: scratch.path().to_owned(),
         hostname: "demo.localhost".into(),
         domain: SENDER_DOMAIN.into(),
+        routes: vec![Route { domain: "*".into(), routing_domain: None, port: sink.port(), allow_private: true }],
         smtp: vec![smtp],
         smtps: vec![smtps],
         rest: vec![rest],
@@ -122,14 +123,11 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
     })
 }
 
-/// Routes all mail to the receiver's port; the credential to send with.
-fn prepare(options: &PlanesOptions, planes: &Planes, sink: &Sink) -> Result<Login> {
+/// The credential that the first start made.
+fn login(planes: &Planes) -> Result<Login> {
     let Some(FirstStart { username, secret, .. }) = planes.first_start() else {
         bail!("the demo's folder was not empty");
     };
-    let token = std::fs::read_to_string(planes.token_file()).context("cannot read the operator's token")?;
-    let api = Api::with_token(&format!("http://{}", options.api), token.trim())?;
-    api.post(&["routes"], &[], &json!({"domain": "*", "port": sink.port(), "allow_private": true}))?;
     Ok(Login { username: username.clone(), secret: secret.clone() })
 }
 

@@ -1,45 +1,53 @@
 //! `postrail queue`: what waits, where and why, and the operator's acts on it.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::{QueueCommand, SuspendTarget};
 use crate::client::Api;
 use crate::table;
 
-const SITES: &[(&str, &str)] = &[
+const DOMAINS: &[(&str, &str)] = &[
+    ("DOMAIN", "domain"),
     ("SITE", "site"),
-    ("SOURCE", "source"),
-    ("READY", "ready"),
-    ("WAITING", "waiting"),
-    ("OPEN", "connections"),
-    ("NEXT", "next_attempt"),
-    ("WHY", "reason"),
+    ("RECIPIENTS", "recipients"),
+    ("WHY", "reasons"),
+    ("NEXT ATTEMPT", "next_attempt"),
+    ("SHARD", "shard"),
 ];
-const SUSPENSIONS: &[(&str, &str)] = &[("ID", "id"), ("WHAT", "target"), ("REASON", "reason")];
+const PATHS: &[(&str, &str)] = &[
+    ("SOURCE", "source"),
+    ("SITE", "site"),
+    ("PORT", "port"),
+    ("OPEN", "connections"),
+    ("IDLE", "idle"),
+    ("READY", "ready"),
+    ("STOPPED", "stopped"),
+    ("AGAIN AT", "retry_at"),
+    ("LAST FAILURE", "last_failure"),
+    ("SHARD", "shard"),
+];
+const SUSPENSIONS: &[(&str, &str)] =
+    &[("ID", "id"), ("SITE", "site"), ("SOURCE", "source"), ("TENANT", "tenant"), ("REASON", "reason")];
 
 pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
     let empty = json!({});
     let done = match command.unwrap_or(QueueCommand::Show) {
         QueueCommand::Show => {
             let queue = api.get(&["queue"], &[])?;
-            return Ok(table::print_list(&queue, SITES, api.wants_json())?);
+            return show(&queue, api.wants_json());
         }
         QueueCommand::Suspensions => {
-            let suspensions = api.get(&["suspensions"], &[])?;
+            let suspensions = api.list(&["suspensions"], &[])?;
             return Ok(table::print_list(&suspensions, SUSPENSIONS, api.wants_json())?);
         }
         QueueCommand::Retry { target } => {
-            let body = match (target.site, target.job) {
-                (Some(site), _) => json!({"site": site}),
-                (None, Some(job)) => json!({"message": job}),
-                (None, None) => json!({"all": true}),
-            };
-            api.post(&["queue", "retry"], &[], &body)?
+            let named = [("site", target.site), ("domain", target.domain), ("message", target.job)];
+            let body: Map<_, _> =
+                named.into_iter().filter_map(|(key, name)| Some((key.into(), name?.into()))).collect();
+            api.post(&["queue", "retry"], &[], &Value::Object(body))?
         }
-        QueueCommand::Suspend { target, reason } => {
-            api.post(&["suspensions"], &[], &json!({"target": suspended(target), "reason": reason}))?
-        }
+        QueueCommand::Suspend { target, reason } => api.post(&["suspensions"], &[], &suspension(target, &reason))?,
         QueueCommand::Resume { id } => api.delete(&["suspensions", &id.to_string()], &[])?,
         QueueCommand::Cancel { job } => api.post(&["jobs", &job, "cancel"], &[], &empty)?,
         QueueCommand::Bounce { job } => api.post(&["jobs", &job, "bounce"], &[], &empty)?,
@@ -51,10 +59,58 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
     Ok(table::print_record(&done, api.wants_json())?)
 }
 
-fn suspended(target: SuspendTarget) -> Value {
+/// What waits by domain, then the paths that it leaves by.
+fn show(queue: &Value, json: bool) -> Result<()> {
+    if json {
+        return Ok(table::print_json(queue)?);
+    }
+    let shards = table::records(queue);
+    let waiting: u64 = shards.iter().filter_map(|shard| shard.get("waiting")?.as_u64()).sum();
+    println!("{waiting} recipients wait");
+    for (key, columns) in [("domains", DOMAINS), ("paths", PATHS)] {
+        let rows = rows(shards, key);
+        if !rows.is_empty() {
+            println!();
+            table::print_list(&Value::Array(rows), columns, false)?;
+        }
+    }
+    if shards.iter().any(|shard| shard.get("truncated") == Some(&Value::Bool(true))) {
+        println!("\nonly the longest queues are shown");
+    }
+    Ok(())
+}
+
+/// The rows of all shards, each with its shard's number.
+fn rows(shards: &[Value], key: &str) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for shard in shards {
+        for row in shard.get(key).and_then(Value::as_array).into_iter().flatten() {
+            let mut row = row.clone();
+            if let (Some(fields), Some(number)) = (row.as_object_mut(), shard.get("shard")) {
+                fields.insert("shard".into(), number.clone());
+            }
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+fn suspension(target: SuspendTarget, reason: &str) -> Value {
     match (target.site, target.source, target.tenant) {
-        (Some(site), _, _) => json!({"site": site}),
-        (_, Some(source), _) => json!({"source": source}),
-        (_, _, tenant) => json!({"tenant": tenant}),
+        (Some(site), _, _) => json!({"site": site, "reason": reason}),
+        (_, Some(source), _) => json!({"source": source, "reason": reason}),
+        (_, _, tenant) => json!({"tenant": tenant, "reason": reason}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_all_shards_carry_their_shard() {
+        let queue = json!({"shards": [{"shard": 0, "domains": [{"domain": "a.test"}]}, {"shard": 1, "domains": [{"domain": "b.test"}]}]});
+        let rows = rows(table::records(&queue), "domains");
+        assert_eq!(rows, [json!({"domain": "a.test", "shard": 0}), json!({"domain": "b.test", "shard": 1})]);
     }
 }

@@ -17,7 +17,8 @@ type Columns = &'static [(&'static str, &'static str)];
 const TENANTS: Columns =
     &[("NAME", "name"), ("WEIGHT", "weight"), ("QUOTA A DAY", "quota_per_day"), ("LARGEST", "message_bytes_max")];
 const DOMAINS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool")];
-const CREDENTIALS: Columns = &[("USERNAME", "username"), ("TENANT", "tenant"), ("DISABLED", "disabled")];
+const CREDENTIALS: Columns =
+    &[("USERNAME", "username"), ("TENANT", "tenant"), ("SECRETS", "live_secrets"), ("DISABLED", "disabled")];
 const SOURCES: Columns = &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name")];
 const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("MEMBERS", "members")];
 const ROUTES: Columns =
@@ -46,10 +47,14 @@ pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
     let all = Collection { api, name: "domains", columns: DOMAINS };
     match command {
         DomainCommand::Add { name, tenant, pool } => {
-            all.add(tenant, body([("name", json!(name)), ("pool", json!(pool))]))
+            let body = body([("name", json!(name)), ("pool", json!(pool))]);
+            print_domain(api, &api.post(&["domains"], &named(tenant.as_deref()), &body)?)
         }
         DomainCommand::List { tenant } => all.list(tenant),
-        DomainCommand::Show { name } => all.show(None, &name),
+        DomainCommand::Show { name } => print_domain(api, &api.get(&["domains", &name], &[])?),
+        DomainCommand::Assign { name, pool } => {
+            print_domain(api, &api.patch(&["domains", &name], &json!({"pool": pool}))?)
+        }
         DomainCommand::Remove { name } => all.remove(None, &name),
     }
 }
@@ -60,6 +65,12 @@ pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
         CredentialCommand::Add { username, tenant } => all.add(tenant, body([("username", json!(username))])),
         CredentialCommand::List { tenant } => all.list(tenant),
         CredentialCommand::Show { username } => all.show(None, &username),
+        CredentialCommand::Rotate { username } => {
+            let issued = api.post(&["credentials", &username, "rotate"], &[], &json!({}))?;
+            Ok(table::print_record(&issued, api.wants_json())?)
+        }
+        CredentialCommand::Disable { username } => set_disabled(api, &username, true),
+        CredentialCommand::Enable { username } => set_disabled(api, &username, false),
         CredentialCommand::Remove { username } => all.remove(None, &username),
     }
 }
@@ -110,11 +121,33 @@ pub(crate) fn route(api: &Api, command: RouteCommand) -> Result<()> {
 pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> {
     let all = Collection { api, name: "suppressions", columns: SUPPRESSIONS };
     match command {
-        SuppressionCommand::Add { address, tenant } => all.add(tenant, body([("address", json!(address))])),
+        SuppressionCommand::Add { address, reason, tenant } => {
+            all.add(tenant, body([("address", json!(address)), ("reason", json!(reason))]))
+        }
         SuppressionCommand::List { tenant } => all.list(tenant),
         SuppressionCommand::Show { address, tenant } => all.show(tenant, &address),
         SuppressionCommand::Remove { address, tenant } => all.remove(tenant, &address),
     }
+}
+
+fn set_disabled(api: &Api, username: &str, disabled: bool) -> Result<()> {
+    let changed = api.patch(&["credentials", username], &json!({"disabled": disabled}))?;
+    Ok(table::print_record(&changed, api.wants_json())?)
+}
+
+/// A domain, with its DNS records as lines of a zone file.
+fn print_domain(api: &Api, domain: &Value) -> Result<()> {
+    if api.wants_json() {
+        return Ok(table::print_json(domain)?);
+    }
+    let text = |record: &Value, key: &str| record.get(key).map(table::plain).unwrap_or_default();
+    let pool = text(domain, "pool");
+    let pool = if pool == "-" { "default" } else { pool.as_str() };
+    println!("{}  tenant {}, pool {pool}\n\npublish:\n", text(domain, "name"), text(domain, "tenant"));
+    for record in domain.get("dns_records").and_then(Value::as_array).into_iter().flatten() {
+        println!("  {}. IN {} {}", text(record, "name"), text(record, "type"), text(record, "zone_value"));
+    }
+    Ok(())
 }
 
 /// One collection of the control API.
@@ -131,7 +164,7 @@ impl Collection<'_> {
     }
 
     fn list(&self, tenant: Option<String>) -> Result<()> {
-        let list = self.api.get(&[self.name], &named(tenant.as_deref()))?;
+        let list = self.api.list(&[self.name], &named(tenant.as_deref()))?;
         Ok(table::print_list(&list, self.columns, self.api.wants_json())?)
     }
 

@@ -47,12 +47,12 @@ fn event_lines(event: &Value, text: &mut String) {
         ("tls", "/attempt/tls"),
         ("at", "/attempt/phase"),
         ("ms", "/attempt/duration_ms"),
-        ("by", "/job/interface"),
-        ("sender", "/job/reverse_path"),
-        ("octets", "/job/bytes"),
-        ("class", "/job/class"),
-        ("reference", "/job/reference"),
-        ("campaign", "/job/campaign"),
+        ("by", "/submission/interface"),
+        ("sender", "/submission/reverse_path"),
+        ("octets", "/submission/bytes"),
+        ("class", "/submission/class"),
+        ("reference", "/submission/reference"),
+        ("campaign", "/submission/campaign"),
     ]
     .into_iter()
     .filter_map(|(name, pointer)| Some(format!("{name} {}", said(pointer)?)))

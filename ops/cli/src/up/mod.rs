@@ -131,9 +131,6 @@ fn check_addresses(options: &UpOptions) -> Result<()> {
     {
         bail!("--rest {address}: outside of loopback REST needs TLS; name a certificate by --tls-cert and --tls-key");
     }
-    if options.shards == Some(0) {
-        bail!("--shards 0: at least one is needed");
-    }
     Ok(())
 }
 
@@ -150,6 +147,7 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
         data: data.to_owned(),
         hostname,
         domain: options.domain.clone(),
+        routes: Vec::new(),
         smtp: options.smtp.clone(),
         smtps: options.smtps.clone(),
         rest: options.rest.clone(),
@@ -163,8 +161,11 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
 }
 
 /// As told, else one a CPU that this process may run on.
-pub(crate) fn shards(told: Option<usize>) -> usize {
-    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+pub(crate) fn shards(told: Option<u16>) -> u16 {
+    told.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        u16::try_from(cpus).unwrap_or(u16::MAX)
+    })
 }
 
 fn system_resolvers() -> Result<Vec<SocketAddr>> {
