@@ -145,8 +145,9 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         match output {
             Output::Send(bytes) => self.pending.push(bytes),
             Output::Connect(target) => {
+                // A QUIT for the host that is given up is still pending.
+                self.flush().await;
                 self.stream = None;
-                self.pending.clear();
                 let net = self.runtime.platform().net();
                 match net.connect(self.source, target.address, CONNECT_LIMIT).await {
                     Ok(stream) => {
