@@ -87,7 +87,8 @@ impl ServerIdentity {
         let path = folder.join(format!("self-signed-{host}.pem"));
         if !path.exists() {
             let pem = make_self_signed(host).map_err(TlsError::Make)?;
-            write_private(&path, pem.as_bytes()).map_err(|source| TlsError::Write { path: path.clone(), source })?;
+            let written = fs::create_dir_all(folder).and_then(|()| write_private(&path, pem.as_bytes()));
+            written.map_err(|source| TlsError::Write { path: path.clone(), source })?;
         }
         Self::load(&path, &path)
     }
