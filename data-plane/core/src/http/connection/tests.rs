@@ -1,3 +1,5 @@
+//! Dialogues with one connection: framing, bounds, time, and any split of the input.
+
 use super::*;
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000);

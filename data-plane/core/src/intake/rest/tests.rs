@@ -1,3 +1,5 @@
+//! Whole requests: what is accepted, and the place and name of every defect.
+
 use std::net::Ipv4Addr;
 
 use postrail_schema::ids::{CredentialId, Revision, SendingDomainId, ShardId};

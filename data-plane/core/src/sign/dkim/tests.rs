@@ -1,3 +1,5 @@
+//! The examples of RFC 6376 and RFC 8463, and a verifier that reads the field as it was written.
+
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 

@@ -1,3 +1,5 @@
+//! Rendered copies, read back by another parser.
+
 use mail_parser::{MessageParser, MimeHeaders as _};
 use postrail_schema::ids::{CredentialId, MessageId, Revision, SendingDomainId, ShardId, TenantId};
 use postrail_schema::snapshot::TrafficClass;
