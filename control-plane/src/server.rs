@@ -102,3 +102,6 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let first = app.bootstrap(bootstrap, &token).context("publishing the configuration")?;
     Ok(Opened { app: Arc::new(app), store: watch, first })
 }
+
+#[cfg(test)]
+mod tests;

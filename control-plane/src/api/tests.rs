@@ -1,1 +1,456 @@
 //! The API as its callers see it: the router in process, on temporary stores.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, header};
+use postrail_schema::event::{AttemptFacts, Event, EventKind, JobFacts};
+use postrail_schema::ids::{MessageId, RecipientIndex, Revision, ShardId, TenantId};
+use postrail_schema::snapshot::SnapshotContent;
+use postrail_schema::wire::decode_snapshot;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::app::{Bootstrap, DataPlane, FirstStart, Parts};
+use crate::ledger::{Batch, Cursor, SqliteLedger};
+use crate::store::EmbeddedStore;
+
+/// An installation after its first start, with nobody at the data plane's address.
+struct World {
+    _folder: tempfile::TempDir,
+    router: Router,
+    app: Arc<App>,
+    published: Arc<Mutex<Vec<SnapshotContent>>>,
+    first: FirstStart,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let app = open(folder.path(), &published);
+        let bootstrap = Bootstrap {
+            hostname: "mail.sender.example".into(),
+            domain: Some("Sender.example".into()),
+            routes: Vec::new(),
+        };
+        let first = app.bootstrap(&bootstrap, "po_token").unwrap().expect("the first start");
+        let app = Arc::new(app);
+        let router = router(Arc::clone(&app), Arc::default());
+        Self { _folder: folder, router, app, published, first }
+    }
+
+    async fn call(&self, authorization: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if !authorization.is_empty() {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = to_bytes(response.into_body(), 1 << 24).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    async fn operator(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        self.call("Bearer po_token", method, path, body).await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.operator("GET", path, Value::Null).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// Makes a tenant with a credential; the credential's Authorization.
+    async fn tenant(&self, name: &str) -> String {
+        assert_eq!(self.operator("POST", "/v2/tenants", json!({ "name": name })).await.0, 201);
+        let path = format!("/v2/credentials?tenant={name}");
+        let (status, body) = self.operator("POST", &path, json!({ "username": format!("{name}-app") })).await;
+        assert_eq!(status, 201, "{body}");
+        format!("Bearer {}", body["secret"].as_str().unwrap())
+    }
+
+    fn latest(&self) -> SnapshotContent {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).last().unwrap().clone()
+    }
+
+    fn record(&self, events: Vec<Event>) {
+        let begun = self.app.ledger.cursor(ShardId(0)).unwrap();
+        let next = Cursor { offset: begun.offset + 1, ..begun };
+        self.app.ledger.record(ShardId(0), begun, &Batch { events, unread: Vec::new() }, next).unwrap();
+    }
+}
+
+fn open(folder: &std::path::Path, published: &Arc<Mutex<Vec<SnapshotContent>>>) -> App {
+    let published = Arc::clone(published);
+    App::new(Parts {
+        store: Arc::new(EmbeddedStore::open(&folder.join("config.db")).unwrap()),
+        ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
+        data_plane: DataPlane::new("http://127.0.0.1:1").unwrap(),
+        publish: Box::new(move |bytes| published.lock().unwrap().push(decode_snapshot(&bytes).unwrap())),
+        master: Zeroizing::new([9; 32]),
+        hostname: "mail.sender.example".into(),
+    })
+    .unwrap()
+}
+
+fn event(kind: EventKind, message: u128, tenant: u32, at_ms: u64) -> Event {
+    let accepted = kind == EventKind::Accepted;
+    let attempt = AttemptFacts { number: 1, reply_code: 250, reply: "ok".into(), ..AttemptFacts::default() };
+    Event {
+        kind,
+        message: MessageId::from_bits(message),
+        index: RecipientIndex(0),
+        at_ms,
+        revision: Revision(1),
+        tenant: TenantId(tenant),
+        address: "a@receiver.example".into(),
+        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }),
+        attempt: (!accepted).then_some(attempt),
+        reason: String::new(),
+        next_attempt_ms: 0,
+    }
+}
+
+#[tokio::test]
+async fn the_first_start_makes_what_sending_needs_and_a_second_one_nothing() {
+    let world = World::new();
+    let content = world.latest();
+    assert_eq!(content.revision, Revision(1));
+    let names = (&content.tenants[0].name, &content.credentials[0].username, &content.pools[0].name);
+    assert_eq!(names, (&"default".into(), &"default".into(), &"default".into()));
+    assert_eq!(content.domains[0].name, "sender.example");
+    let selectors: Vec<_> = content.domains[0].keys.iter().map(|key| key.selector.as_str()).collect();
+    assert_eq!(selectors, ["pr1r", "pr1e"]);
+    assert!(content.sources[0].address.is_unspecified());
+    assert!(world.first.secret.starts_with("pr_default_"));
+    let names: Vec<_> = world.first.dns_records.iter().map(|record| record.name.as_str()).collect();
+    let domain_keys = ["pr1r._domainkey.sender.example", "pr1e._domainkey.sender.example"];
+    assert_eq!(names, [&domain_keys[..], &["sender.example", "_dmarc.sender.example"]].concat());
+    assert_eq!(world.first.dns_records[2].value, "v=spf1 a:mail.sender.example ~all");
+
+    let again = open(world._folder.path(), &world.published);
+    assert!(again.bootstrap(&Bootstrap::default(), "po_token").unwrap().is_none());
+    let renewed = world.latest();
+    assert_eq!((renewed.revision, renewed.domains), (Revision(2), content.domains));
+}
+
+#[tokio::test]
+async fn who_proves_nothing_is_let_in_nowhere_but_to_health() {
+    let world = World::new();
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/openapi.json"] {
+        assert_eq!(world.call("", "GET", path, Value::Null).await.0, 200, "{path}");
+    }
+    let secret = "s".repeat(43);
+    let wrong = format!("Bearer pr_default_{secret}");
+    for authorization in ["", "Bearer", "Bearer po_other", "Basic ####", "Digest x", wrong.as_str()] {
+        let (status, body) = world.call(authorization, "GET", "/v2/tenants", Value::Null).await;
+        assert_eq!((status, &body["code"]), (401, &json!("unauthorized")), "{authorization}");
+    }
+    assert_eq!(world.call("", "GET", "/elsewhere", Value::Null).await.0, 404);
+    assert_eq!(world.call("", "POST", "/healthz", Value::Null).await.0, 405);
+}
+
+#[tokio::test]
+async fn an_api_key_proves_itself_alone_and_with_its_username() {
+    use base64::Engine;
+
+    let world = World::new();
+    let bearer = format!("Bearer {}", world.first.secret);
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("default:{}", world.first.secret));
+    for authorization in [bearer, format!("Basic {basic}")] {
+        let (status, body) = world.call(&authorization, "GET", "/v2/tenants", Value::Null).await;
+        assert_eq!((status, &body["items"][0]["name"]), (200, &json!("default")));
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_sees_its_own_and_changes_nothing() {
+    let world = World::new();
+    let (red, blue) = (world.tenant("red").await, world.tenant("blue").await);
+    assert_eq!(world.operator("POST", "/v2/domains?tenant=red", json!({ "name": "red.example" })).await.0, 201);
+    world.record(vec![event(EventKind::Accepted, 7, 2, 10), event(EventKind::Delivered, 7, 2, 20)]);
+    let job = MessageId::from_bits(7).to_string();
+
+    for path in [
+        "/v2/domains/red.example".to_owned(),
+        "/v2/credentials/red-app".to_owned(),
+        "/v2/tenants/red".to_owned(),
+        format!("/v2/jobs/{job}"),
+        format!("/v2/jobs/{job}/recipients"),
+        format!("/v2/trace/{job}"),
+        format!("/v2/trace/{job}.0"),
+    ] {
+        assert_eq!(world.call(&red, "GET", &path, Value::Null).await.0, 200, "{path}");
+        let (status, body) = world.call(&blue, "GET", &path, Value::Null).await;
+        assert_eq!((status, &body["code"]), (404, &json!("not_found")), "{path}");
+    }
+    for path in ["/v2/domains", "/v2/events", "/v2/suppressions"] {
+        assert_eq!(world.call(&blue, "GET", path, Value::Null).await.1["items"], json!([]), "{path}");
+        let other = format!("{path}?tenant=red");
+        assert_eq!(world.call(&blue, "GET", &other, Value::Null).await.0, 404, "{other}");
+    }
+    assert_eq!(world.call(&red, "GET", "/v2/events", Value::Null).await.1["items"].as_array().unwrap().len(), 2);
+    for path in ["/v2/sources", "/v2/routes", "/v2/queue", "/v2/audit", "/v2/suspensions", "/v2/problems"] {
+        assert_eq!(world.call(&red, "GET", path, Value::Null).await.0, 403, "{path}");
+    }
+    let (status, _) = world.call(&red, "DELETE", "/v2/domains/red.example", Value::Null).await;
+    assert_eq!(status, 403);
+    assert_eq!(world.call(&red, "POST", "/v2/domains", json!({ "name": "x.example" })).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_rotation_keeps_the_former_secret_alive_until_the_next_one() {
+    let world = World::new();
+    let mut secrets = vec![world.first.secret.clone()];
+    for _ in 0..2 {
+        let (status, body) = world.operator("POST", "/v2/credentials/default/rotate", Value::Null).await;
+        assert_eq!((status, &body["live_secrets"]), (200, &json!(2)));
+        secrets.push(body["secret"].as_str().unwrap().to_owned());
+    }
+    let mut answers = Vec::new();
+    for secret in &secrets {
+        answers.push(world.call(&format!("Bearer {secret}"), "GET", "/v2/tenants", Value::Null).await.0);
+    }
+    assert_eq!(answers, [401, 200, 200]);
+    assert_eq!(world.latest().credentials[0].secret_hashes.len(), 2);
+    let shown = world.get("/v2/credentials/default").await;
+    assert!(shown.get("secret").is_none() && shown.get("secret_hashes").is_none(), "{shown}");
+    let disabled = world.operator("PATCH", "/v2/credentials/default", json!({ "disabled": true })).await;
+    assert_eq!(disabled.0, 200);
+    let bearer = format!("Bearer {}", secrets[2]);
+    assert_eq!(world.call(&bearer, "GET", "/v2/tenants", Value::Null).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_field() {
+    let world = World::new();
+    let table = [
+        ("POST", "/v2/tenants", json!({ "name": "x", "colour": 1 }), 422, "unknown_field", "/colour"),
+        ("POST", "/v2/tenants", json!({ "name": "X" }), 422, "invalid", "/name"),
+        ("POST", "/v2/tenants", json!({ "name": "x", "weight": "1" }), 422, "invalid", "/weight"),
+        ("POST", "/v2/tenants", json!({ "name": "x", "weight": 0 }), 422, "invalid", "/weight"),
+        ("POST", "/v2/domains", json!({ "name": "nodots" }), 422, "invalid", "/name"),
+        ("POST", "/v2/domains", json!({ "name": "a.example", "pool": "none" }), 422, "invalid", "/pool"),
+        ("PATCH", "/v2/domains/sender.example", json!({}), 422, "invalid", ""),
+        ("POST", "/v2/sources", json!({ "name": "s", "address": "x", "ehlo_name": "a.b" }), 422, "invalid", "/address"),
+        (
+            "POST",
+            "/v2/pools",
+            json!({ "name": "p", "members": [{ "source": "default", "wieght": 1 }] }),
+            422,
+            "unknown_field",
+            "/members/0/wieght",
+        ),
+        ("POST", "/v2/suspensions", json!({ "reason": "" }), 422, "invalid", ""),
+        ("PUT", "/v2/suppressions/nobody", json!({}), 422, "invalid", "/address"),
+        ("POST", "/v2/queue/retry", json!({ "site": "a", "domain": "b" }), 422, "invalid", ""),
+    ];
+    for (method, path, body, status, code, pointer) in table {
+        let (found, problem) = world.operator(method, path, body.clone()).await;
+        let named = (&problem["code"], &problem["errors"][0]["pointer"]);
+        assert_eq!((found, named), (status, (&json!(code), &json!(pointer))), "{path} {body}: {problem}");
+    }
+    assert_eq!(world.latest().revision, Revision(1), "nothing was published");
+}
+
+#[tokio::test]
+async fn what_is_no_json_or_too_much_of_it_is_refused() {
+    let world = World::new();
+    for (body, status) in [("{", 400), ("{} {}", 422), ("", 400), ("\u{0}", 400)] {
+        let request = Request::post("/v2/tenants").header(header::AUTHORIZATION, "Bearer po_token");
+        let response = world.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{body:?}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+    let request = Request::post("/v2/tenants").header(header::AUTHORIZATION, "Bearer po_token");
+    let body = Body::from(vec![b' '; CONTROL_BODY_BYTES_MAX + 1]);
+    let response = world.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+    assert_eq!(response.status().as_u16(), 413);
+}
+
+#[tokio::test]
+async fn what_would_break_the_configuration_is_refused_and_says_why() {
+    let world = World::new();
+    let (status, problem) = world.operator("DELETE", "/v2/sources/default", Value::Null).await;
+    assert_eq!((status, &problem["errors"][0]["code"]), (409, &json!("dangling_source")));
+    let (status, problem) = world.operator("DELETE", "/v2/pools/default", Value::Null).await;
+    assert_eq!((status, &problem["errors"][0]["code"]), (409, &json!("no_default_pool")));
+    let (status, problem) =
+        world.operator("PUT", "/v2/pools/default", json!({ "tenant": "default", "members": [] })).await;
+    let codes: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| error["code"].clone()).collect();
+    assert_eq!((status, codes), (409, vec![json!("pool_empty"), json!("default_pool_owned")]));
+    assert_eq!(world.operator("DELETE", "/v2/tenants/default", Value::Null).await.0, 409);
+    assert_eq!(world.operator("POST", "/v2/domains", json!({ "name": "sender.example" })).await.0, 409);
+    assert_eq!(world.latest().revision, Revision(1), "nothing was published");
+}
+
+#[tokio::test]
+async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
+    let world = World::new();
+    world.tenant("red").await;
+    let calls = [
+        ("PATCH", "/v2/tenants/red", json!({ "quota_per_day": 5, "weight": 3 }), 200),
+        (
+            "POST",
+            "/v2/sources",
+            json!({ "name": "two", "address": "192.0.2.2", "ehlo_name": "two.sender.example" }),
+            201,
+        ),
+        ("PUT", "/v2/sources/two", json!({ "address": "2001:db8::2", "ehlo_name": "two.sender.example" }), 200),
+        ("POST", "/v2/pools", json!({ "name": "reds", "tenant": "red", "members": [{ "source": "two" }] }), 201),
+        ("POST", "/v2/domains?tenant=red", json!({ "name": "red.example", "pool": "reds" }), 201),
+        ("POST", "/v2/routes", json!({ "domain": "*", "routing_domain": "relay.example", "port": 2525 }), 201),
+        ("POST", "/v2/suspensions", json!({ "site": "slow.example", "reason": "asked to" }), 201),
+        ("POST", "/v2/suspensions", json!({ "source": "two", "reason": "listed" }), 201),
+        ("PUT", "/v2/suppressions/A@Receiver.Example?tenant=red", json!({ "reason": "asked to" }), 201),
+        ("PUT", "/v2/suppressions/a@receiver.example?tenant=red", json!({}), 200),
+    ];
+    for (method, path, body, status) in calls {
+        let (found, answer) = world.operator(method, path, body).await;
+        assert_eq!(found, status, "{path}: {answer}");
+    }
+    let content = world.latest();
+    assert_eq!((content.tenants[1].quota_per_day, content.tenants[1].weight), (Some(5), 3));
+    assert_eq!(content.sources[1].address.to_string(), "2001:db8::2");
+    assert_eq!(content.domains[1].pool, Some(content.pools[1].id));
+    assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 2, 1));
+    assert_eq!(content.suppressions[0].address, "a@receiver.example");
+    let records = world.get("/v2/domains/red.example").await;
+    assert_eq!(records["dns_records"][2]["value"], "v=spf1 ip6:2001:db8::2 ~all");
+    assert_eq!(world.get("/v2/problems").await["items"][0]["code"], "source_unbound");
+
+    let deletes = ["/v2/suspensions/1", "/v2/suspensions/2", "/v2/routes/*", "/v2/domains/red.example"];
+    let deletes = deletes.into_iter().chain(["/v2/pools/reds", "/v2/sources/two", "/v2/credentials/red-app"]);
+    for path in deletes.chain(["/v2/suppressions/a@receiver.example?tenant=red", "/v2/tenants/red"]) {
+        assert_eq!(world.operator("DELETE", path, Value::Null).await.0, 204, "{path}");
+        assert_eq!(world.operator("DELETE", path, Value::Null).await.0, 404, "{path}");
+    }
+    let left = world.latest();
+    let first = &world.published.lock().unwrap()[0].clone();
+    assert_eq!(SnapshotContent { revision: first.revision, ..left }, *first);
+    world.operator("POST", "/v2/tenants", json!({ "name": "green" })).await;
+    assert_eq!(world.latest().tenants[1].id, TenantId(3), "ids are never given again");
+}
+
+#[tokio::test]
+async fn publications_grow_by_one_revision_each_also_when_many_change_at_once() {
+    let world = Arc::new(World::new());
+    let calls = (0..8).map(|n| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { world.operator("POST", "/v2/tenants", json!({ "name": format!("t{n}") })).await.0 })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap(), 201);
+    }
+    let revisions: Vec<_> = world.published.lock().unwrap().iter().map(|content| content.revision.0).collect();
+    assert_eq!(revisions, (1..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn two_processes_on_one_store_never_lose_each_others_changes() {
+    let world = World::new();
+    let other = open(world._folder.path(), &world.published);
+    let (status, _) = world.operator("POST", "/v2/tenants", json!({ "name": "red" })).await;
+    assert_eq!(status, 201);
+    other.change_tenant("red", &crate::app::TenantChange { weight: Some(7), ..Default::default() }).unwrap();
+    world.app.reload().unwrap();
+    assert_eq!(world.get("/v2/tenants/red").await["weight"], 7);
+    assert_eq!(world.latest().tenants.len(), 2);
+}
+
+#[tokio::test]
+async fn a_job_tells_what_became_of_each_recipient() {
+    let world = World::new();
+    world.record(vec![event(EventKind::Accepted, 7, 1, 10), event(EventKind::Delivered, 7, 1, 20)]);
+    let job = MessageId::from_bits(7).to_string();
+    let shown = world.get(&format!("/v2/jobs/{job}")).await;
+    assert_eq!((&shown["tenant"], &shown["states"]), (&json!("default"), &json!({ "delivered": 1 })));
+    let recipients = world.get(&format!("/v2/jobs/{job}/recipients")).await;
+    let recipient = &recipients["items"][0];
+    assert_eq!((&recipient["state"], &recipient["settled_ms"]), (&json!("delivered"), &json!(20)));
+    assert_eq!(recipient["last_reply"], json!({ "code": 250, "enhanced_status": "", "text": "ok" }));
+    let trace = world.get(&format!("/v2/trace/{job}.0")).await;
+    let kinds: Vec<_> = trace["items"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, [json!("accepted"), json!("delivered")]);
+    for path in ["/v2/trace/nothing", &format!("/v2/trace/{job}.9"), &format!("/v2/trace/{job}.x"), "/v2/jobs/x"] {
+        assert_eq!(world.operator("GET", path, Value::Null).await.0, 404, "{path}");
+    }
+    let (status, problem) = world.operator("POST", &format!("/v2/jobs/{job}/cancel"), Value::Null).await;
+    assert_eq!((status, &problem["code"]), (502, &json!("data_plane_unreachable")));
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_without_gap_or_repetition() {
+    let world = World::new();
+    for n in 0..5 {
+        world.operator("POST", "/v2/tenants", json!({ "name": format!("t{n}") })).await;
+        world.operator("PUT", &format!("/v2/suppressions/a{n}@x.example?tenant=t{n}"), json!({})).await;
+    }
+    world.record((0..5).map(|n| event(EventKind::Accepted, n + 1, 1, 10)).collect());
+    for (list, name, count) in
+        [("tenants", "name", 6), ("suppressions", "address", 5), ("events", "sequence", 5), ("audit", "sequence", 10)]
+    {
+        let mut seen = Vec::new();
+        let mut path = format!("/v2/{list}?limit=2");
+        for _ in 0..10 {
+            let page = world.get(&path).await;
+            let items = page["items"].as_array().unwrap();
+            seen.extend(items.iter().map(|item| item[name].to_string()));
+            let (Some(cursor), false) = (page["next_cursor"].as_str(), items.is_empty()) else { break };
+            path = format!("/v2/{list}?limit=2&cursor={cursor}");
+        }
+        let unique: BTreeSet<_> = seen.iter().collect();
+        assert_eq!((seen.len(), unique.len()), (count, count), "{list}: {seen:?}");
+    }
+    for query in ["limit=0", "limit=1001", "limit=x", "page=2"] {
+        assert_eq!(world.operator("GET", &format!("/v2/tenants?{query}"), Value::Null).await.0, 400, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_change_leaves_a_trace_with_its_outcome() {
+    let world = World::new();
+    world.operator("POST", "/v2/tenants", json!({ "name": "red" })).await;
+    world.operator("DELETE", "/v2/tenants/blue", Value::Null).await;
+    let bearer = format!("Bearer {}", world.first.secret);
+    world.call(&bearer, "POST", "/v2/queue/retry", json!({})).await;
+    world.get("/v2/tenants").await;
+    let trail = world.get("/v2/audit").await;
+    let trail: Vec<_> = trail["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| {
+            (record["actor"].as_str().unwrap(), record["action"].as_str().unwrap(), record["status"].as_u64())
+        })
+        .collect();
+    assert_eq!(
+        trail,
+        [
+            ("credential/default", "POST /v2/queue/retry", Some(403)),
+            ("operator", "DELETE /v2/tenants/blue", Some(404)),
+            ("operator", "POST /v2/tenants", Some(201)),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_document_describes_every_path_and_no_other() {
+    let world = World::new();
+    let document = world.call("", "GET", "/openapi.json", Value::Null).await.1;
+    assert_eq!(document["openapi"], "3.1.0");
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let concrete = path.replace("{id}", "7").replace("{", "").replace("}", "");
+        for method in methods.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            let (status, body) = world.operator(&method, &concrete, Value::Null).await;
+            assert_ne!(status, 405, "{method} {path}");
+            assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
+        }
+    }
+    assert_eq!(document["paths"].as_object().unwrap().len(), 31);
+}

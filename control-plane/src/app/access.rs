@@ -75,7 +75,8 @@ impl Access {
         if verified.len() >= VERIFIED_MAX {
             verified.clear();
         }
-        verified.insert(name)
+        verified.insert(name);
+        true
     }
 }
 

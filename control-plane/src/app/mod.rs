@@ -48,7 +48,7 @@ pub(crate) use tenants::{NewTenant, TenantChange};
 
 use crate::ledger::Ledger;
 use crate::plan::{Counters, Desired, Head, Record, plan};
-use crate::store::{ConfigStore, Guard, StoreError, Write};
+use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
 
 /// What is done with an encoded snapshot.
 pub type Publish = Box<dyn Fn(Arc<[u8]>) + Send + Sync>;
@@ -184,10 +184,7 @@ impl App {
     /// As [`App::republish`].
     pub(crate) fn reload(&self) -> Result<(), AppError> {
         let known = self.current().head_revision;
-        if Current::load(self.store.as_ref())?.head_revision == known {
-            return Ok(());
-        }
-        self.republish()
+        if self.head_revision()? == known { Ok(()) } else { self.republish() }
     }
 
     /// Makes one change; see the module head. `edit` runs again when another process won.
@@ -195,7 +192,15 @@ impl App {
         let mut current = self.current();
         for _ in 0..CHANGE_TRIES_MAX {
             let mut draft = Draft { desired: Desired::clone(&current.desired), writes: Vec::new() };
-            let made = edit(&mut draft)?;
+            let made = match edit(&mut draft) {
+                Ok(made) => made,
+                // The refusal may be about a state that another process has changed since.
+                Err(_) if self.head_revision()? != current.head_revision => {
+                    *current = Current::load(self.store.as_ref())?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match self.commit(&current, draft) {
                 Ok((next, snapshot)) => {
                     *self.shown.write().unwrap_or_else(PoisonError::into_inner) = next.shown();
@@ -232,6 +237,12 @@ impl App {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The store revision that wrote the head key last.
+    fn head_revision(&self) -> Result<u64, AppError> {
+        let listing = self.store.list(Desired::HEAD_KEY)?;
+        Ok(head_revision(&listing.entries))
+    }
+
     fn shown(&self) -> Shown {
         self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -249,12 +260,15 @@ impl Current {
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
         let listing = store.list("")?;
-        let head_revision =
-            listing.entries.iter().find(|entry| entry.key == Desired::HEAD_KEY).map_or(0, |entry| entry.revision);
+        let head_revision = head_revision(&listing.entries);
         let desired = Desired::from_entries(&listing.entries)?;
         let problems = plan(&desired, Vec::new(), Head::default().revision).problems.into();
         Ok(Self { desired: Arc::new(desired), head_revision, problems })
     }
+}
+
+fn head_revision(entries: &[Entry]) -> u64 {
+    entries.iter().find(|entry| entry.key == Desired::HEAD_KEY).map_or(0, |entry| entry.revision)
 }
 
 /// Unix milliseconds.

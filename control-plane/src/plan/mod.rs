@@ -35,3 +35,6 @@ pub(crate) fn plan(desired: &Desired, suppressions: Vec<Suppression>, revision: 
     };
     Plan { problems: check::check(desired), content }
 }
+
+#[cfg(test)]
+mod tests;

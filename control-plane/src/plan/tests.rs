@@ -1,0 +1,157 @@
+//! The plan of a small installation, and what each way to break it is told.
+
+use postrail_schema::ids::{CredentialId, PoolId, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::problem::Severity;
+use postrail_schema::snapshot::{
+    Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, Suspension, SuspensionTarget,
+    Tenant,
+};
+use serde_json::json;
+
+use super::*;
+use crate::store::Entry;
+
+/// What the store of a small installation lists.
+fn entries() -> Vec<Entry> {
+    let values = [
+        (
+            "credentials/1",
+            json!({ "id": 1, "tenant": 1, "username": "app", "secret_hashes": ["$x"], "disabled": false }),
+        ),
+        ("domains/1", json!({ "id": 1, "tenant": 1, "name": "sender.example", "keys": [], "pool": null })),
+        ("head", json!({ "revision": 4, "counters": { "tenant": 1 } })),
+        ("operator", json!({ "token_hash": "$y" })),
+        ("pools/1", json!({ "id": 1, "name": "default", "tenant": null, "members": [{ "source": 1, "weight": 1 }] })),
+        ("routes/*", json!({ "domain": "*", "routing_domain": "relay.example", "port": 25, "allow_private": false })),
+        ("sources/1", json!({ "id": 1, "name": "one", "address": "192.0.2.1", "ehlo_name": "one.sender.example" })),
+        ("suspensions/1", json!({ "id": 1, "target": { "site": "slow.example" }, "reason": "asked to" })),
+        ("tenants/1", json!({ "id": 1, "name": "red", "quota_per_day": 9, "weight": 1, "message_bytes_max": 4096 })),
+    ];
+    let entry = |(key, value): (&str, serde_json::Value)| Entry {
+        key: key.to_owned(),
+        value: value.to_string().into_bytes(),
+        revision: 1,
+    };
+    values.into_iter().map(entry).collect()
+}
+
+fn small() -> Desired {
+    Desired::from_entries(&entries()).unwrap()
+}
+
+fn codes(desired: &Desired, severity: Severity) -> Vec<&'static str> {
+    let problems = plan(desired, Vec::new(), Revision(5)).problems;
+    problems.into_iter().filter(|problem| problem.severity == severity).map(|problem| problem.code).collect()
+}
+
+#[test]
+fn the_plan_of_a_small_installation_is_as_ever() {
+    let suppression = Suppression { tenant: TenantId(1), address: "a@receiver.example".into() };
+    let planned = plan(&small(), vec![suppression.clone()], Revision(5));
+    let wanted = SnapshotContent {
+        revision: Revision(5),
+        tenants: vec![Tenant {
+            id: TenantId(1),
+            name: "red".into(),
+            quota_per_day: Some(9),
+            weight: 1,
+            message_bytes_max: 4096,
+        }],
+        credentials: vec![Credential {
+            id: CredentialId(1),
+            tenant: TenantId(1),
+            username: "app".into(),
+            secret_hashes: vec!["$x".into()],
+            disabled: false,
+        }],
+        domains: vec![SendingDomain {
+            id: SendingDomainId(1),
+            tenant: TenantId(1),
+            name: "sender.example".into(),
+            keys: Vec::new(),
+            pool: None,
+        }],
+        sources: vec![EgressSource {
+            id: SourceId(1),
+            name: "one".into(),
+            address: [192, 0, 2, 1].into(),
+            ehlo_name: "one.sender.example".into(),
+        }],
+        pools: vec![EgressPool {
+            id: PoolId(1),
+            name: "default".into(),
+            tenant: None,
+            members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+        }],
+        routes: vec![Route {
+            domain: "*".into(),
+            routing_domain: Some("relay.example".into()),
+            port: 25,
+            allow_private: false,
+        }],
+        suspensions: vec![Suspension {
+            id: SuspensionId(1),
+            target: SuspensionTarget::Site("slow.example".into()),
+            reason: "asked to".into(),
+        }],
+        suppressions: vec![suppression],
+    };
+    assert_eq!(planned.content, wanted);
+    let told: Vec<_> = planned.problems.iter().map(|problem| (problem.code, problem.subject.as_str())).collect();
+    assert_eq!(told, [("domain_without_keys", "domain/sender.example"), ("suspended", "suspension/1")]);
+}
+
+#[test]
+fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
+    type Break = fn(&mut Desired);
+    let table: [(&str, Break); 12] = [
+        ("dangling_tenant", |d| d.credentials.get_mut(&CredentialId(1)).unwrap().tenant = TenantId(9)),
+        ("dangling_tenant", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().tenant = TenantId(9)),
+        ("dangling_pool", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(9))),
+        ("dangling_source", |d| d.sources.clear()),
+        ("pool_empty", |d| d.pools.get_mut(&PoolId(1)).unwrap().members.clear()),
+        ("weight_zero", |d| d.pools.get_mut(&PoolId(1)).unwrap().members[0].weight = 0),
+        ("no_default_pool", |d| d.pools.get_mut(&PoolId(1)).unwrap().name = "other".into()),
+        ("default_pool_owned", |d| d.pools.get_mut(&PoolId(1)).unwrap().tenant = Some(TenantId(1))),
+        ("foreign_pool", |d| {
+            d.tenants.insert(
+                TenantId(2),
+                Tenant { id: TenantId(2), name: "blue".into(), ..d.tenants[&TenantId(1)].clone() },
+            );
+            let own = EgressPool {
+                id: PoolId(2),
+                name: "blues".into(),
+                tenant: Some(TenantId(2)),
+                ..d.pools[&PoolId(1)].clone()
+            };
+            d.pools.insert(PoolId(2), own);
+            d.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(2));
+        }),
+        ("duplicate_name", |d| {
+            d.tenants.insert(TenantId(2), Tenant { id: TenantId(2), ..d.tenants[&TenantId(1)].clone() });
+        }),
+        ("dangling_target", |d| {
+            d.suspensions.get_mut(&SuspensionId(1)).unwrap().target = SuspensionTarget::Source(SourceId(9));
+        }),
+        ("dangling_target", |d| {
+            d.suspensions.get_mut(&SuspensionId(1)).unwrap().target = SuspensionTarget::Tenant(TenantId(9));
+        }),
+    ];
+    for (code, damage) in table {
+        let mut desired = small();
+        damage(&mut desired);
+        assert_eq!(codes(&desired, Severity::Error), [code]);
+    }
+    assert_eq!(codes(&small(), Severity::Error), [""; 0]);
+    assert!(Snapshot::new(plan(&small(), Vec::new(), Revision(5)).content).is_ok());
+}
+
+#[test]
+fn state_of_a_newer_version_is_not_read_as_if_it_were_known() {
+    let mut unknown = entries();
+    unknown.push(Entry { key: "webhooks/1".into(), value: b"{}".to_vec(), revision: 1 });
+    assert!(matches!(Desired::from_entries(&unknown), Err(LoadError::UnknownKey { key }) if key == "webhooks/1"));
+    let mut torn = entries();
+    torn[0].value.pop();
+    assert!(matches!(Desired::from_entries(&torn), Err(LoadError::Value { key, .. }) if key == "credentials/1"));
+}

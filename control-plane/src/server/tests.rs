@@ -1,0 +1,164 @@
+//! A whole control plane beside a data plane that plays its part: journals, trimming, the queue.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::HeaderName;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use postrail_schema::event::{Event, EventKind, JobFacts};
+use postrail_schema::ids::{MessageId, RecipientIndex, Revision, TenantId};
+use postrail_schema::wire::{decode_snapshot, encode_events};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A data plane of one shard: its journal is a list of buffers, its offsets count them.
+#[derive(Clone, Default)]
+struct Fake {
+    journal: Arc<Mutex<Vec<Vec<u8>>>>,
+    trimmed: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Fake {
+    async fn listen(&self) -> String {
+        let router = Router::new()
+            .route("/shards", get(|| async { Json(json!({ "shards": 1 })) }))
+            .route("/journal", get(journal))
+            .route("/journal/trim", post(trim))
+            .route("/queue", get(|| async { Json(json!({ "waiting": 3 })) }))
+            .with_state(self.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+}
+
+type Pulled = ([(HeaderName, String); 2], Vec<u8>);
+
+async fn journal(State(fake): State<Fake>, Query(query): Query<HashMap<String, usize>>) -> Pulled {
+    let offset = query["offset"];
+    let buffers: Vec<_> = fake.journal.lock().unwrap().iter().skip(offset).take(2).cloned().collect();
+    if buffers.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let next = [
+        (HeaderName::from_static("x-next-segment"), query["segment"].to_string()),
+        (HeaderName::from_static("x-next-offset"), (offset + buffers.len()).to_string()),
+    ];
+    let framed = buffers.iter().flat_map(|buffer| [&(buffer.len() as u32).to_le_bytes()[..], buffer].concat());
+    (next, framed.collect())
+}
+
+async fn trim(State(fake): State<Fake>, Json(body): Json<Value>) {
+    fake.trimmed.lock().unwrap().push(body);
+}
+
+fn accepted(message: u128) -> Vec<u8> {
+    let event = Event {
+        kind: EventKind::Accepted,
+        message: MessageId::from_bits(message),
+        index: RecipientIndex(0),
+        at_ms: 5,
+        revision: Revision(1),
+        tenant: TenantId(1),
+        address: "a@receiver.example".into(),
+        job: Some(JobFacts::default()),
+        attempt: None,
+        reason: String::new(),
+        next_attempt_ms: 0,
+    };
+    encode_events(&[event])
+}
+
+async fn launch(folder: &std::path::Path, admin: &str) -> (Started, Arc<Mutex<Vec<u64>>>) {
+    let published = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&published);
+    let config = Config {
+        data: folder.to_owned(),
+        api: "127.0.0.1:0".parse().unwrap(),
+        data_plane_admin: admin.to_owned(),
+        publish: Box::new(move |bytes| seen.lock().unwrap().push(decode_snapshot(&bytes).unwrap().revision.0)),
+    };
+    let bootstrap = Bootstrap { hostname: "localhost".into(), domain: None, routes: Vec::new() };
+    (start(config, bootstrap).await.unwrap(), published)
+}
+
+/// Asks until the answer is as `wanted` says; the harness's own patience, ten seconds.
+async fn eventually(api: SocketAddr, token: &str, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let client = reqwest::Client::new();
+    let mut last = Value::Null;
+    for _ in 0..500 {
+        let request = client.get(format!("http://{api}{path}")).bearer_auth(token);
+        last = request.send().await.unwrap().json().await.unwrap();
+        if wanted(&last) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{path} stayed {last}");
+}
+
+#[tokio::test]
+async fn journals_reach_the_ledger_once_and_are_trimmed_also_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let admin = fake.listen().await;
+    fake.journal.lock().unwrap().extend([accepted(1), b"noise".to_vec(), accepted(2)]);
+    let count = |count: usize| move |page: &Value| page["items"].as_array().is_some_and(|items| items.len() == count);
+
+    let (started, published) = launch(folder.path(), &admin).await;
+    let token = started.first.as_ref().unwrap().operator_token.clone();
+    let kept = std::fs::read_to_string(folder.path().join("operator.token")).unwrap();
+    assert_eq!(kept.trim(), token);
+    eventually(started.api, &token, "/v2/events", count(2)).await;
+    assert_eq!(eventually(started.api, &token, "/v2/queue", |_| true).await, json!({ "waiting": 3 }));
+    started.handle.shutdown().await;
+
+    fake.journal.lock().unwrap().push(accepted(3));
+    let (started, again) = launch(folder.path(), &admin).await;
+    assert!(started.first.is_none());
+    let page = eventually(started.api, &token, "/v2/events", count(3)).await;
+    assert_eq!(page["items"][2]["sequence"], 3);
+    for _ in 0..200 {
+        let trimmed = fake.trimmed.lock().unwrap().last().cloned();
+        if trimmed == Some(json!({ "shard": 0, "segment": 0, "offset": 4 })) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    started.handle.shutdown().await;
+    let trimmed = fake.trimmed.lock().unwrap().last().cloned();
+    assert_eq!(trimmed, Some(json!({ "shard": 0, "segment": 0, "offset": 4 })));
+    assert_eq!((published.lock().unwrap().clone(), again.lock().unwrap().clone()), (vec![1], vec![2]));
+}
+
+#[tokio::test]
+async fn a_deleted_token_file_makes_another_token_and_ends_the_former() {
+    let folder = tempfile::tempdir().unwrap();
+    let (started, _) = launch(folder.path(), "http://127.0.0.1:1").await;
+    let former = started.first.unwrap().operator_token;
+    started.handle.shutdown().await;
+    std::fs::remove_file(folder.path().join("operator.token")).unwrap();
+    let (started, _) = launch(folder.path(), "http://127.0.0.1:1").await;
+    let token = std::fs::read_to_string(folder.path().join("operator.token")).unwrap();
+    eventually(started.api, token.trim(), "/v2/tenants", |page| page["items"].is_array()).await;
+    eventually(started.api, &former, "/v2/tenants", |page| page["code"] == "unauthorized").await;
+    started.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        data: folder.path().to_owned(),
+        api: "0.0.0.0:0".parse().unwrap(),
+        data_plane_admin: "http://127.0.0.1:1".into(),
+        publish: Box::new(|_| {}),
+    };
+    let refused = start(config, Bootstrap::default()).await.err().expect("a refusal");
+    assert!(refused.to_string().contains("not a loopback address"), "{refused}");
+}
