@@ -22,7 +22,6 @@ use postrail_bench::sink::{Sink, SinkPlan};
 use postrail_bench::source::{self, Composer, Interface, LoadPlan, Login, Pace};
 use postrail_bench::tally::Tally;
 use postrail_schema::snapshot::Route;
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::args::DemoOptions;
@@ -50,7 +49,7 @@ pub(crate) fn run(options: &DemoOptions) -> ExitCode {
         Ok(Some(summary)) => {
             println!("\n{summary}");
             if options.json {
-                println!("{}", json!(summary));
+                println!("{}", serde_json::to_string(&summary).expect("a summary has only numbers"));
             }
             if summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }

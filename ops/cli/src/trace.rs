@@ -2,6 +2,7 @@
 //!
 //! The first line of an event says when, what and for whom; a line below it says how: source, host, TLS, reply.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -17,8 +18,9 @@ pub(crate) fn run(api: &Api, id: &str) -> Result<()> {
         return Ok(table::print_json(&trace)?);
     }
     let mut text = String::new();
+    let mut addresses = BTreeMap::new();
     for event in table::records(&trace) {
-        event_lines(event, &mut text);
+        event_lines(event, &mut addresses, &mut text);
     }
     if text.is_empty() {
         text.push_str("no events yet\n");
@@ -26,11 +28,16 @@ pub(crate) fn run(api: &Api, id: &str) -> Result<()> {
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
 }
 
-fn event_lines(event: &Value, text: &mut String) {
+/// Appends one event. Only its first event carries a recipient's address: `addresses` remembers it by recipient.
+fn event_lines(event: &Value, addresses: &mut BTreeMap<String, String>, text: &mut String) {
     let said = |pointer: &str| event.pointer(pointer).map(table::plain).filter(|value| value != "-" && value != "0");
     let time = event.get("at_ms").and_then(Value::as_u64).map(utc).or_else(|| said("/at")).unwrap_or_default();
     let kind = said("/kind").unwrap_or_default();
-    let _ = write!(text, "{time}  {kind:<12} {}", said("/address").unwrap_or_default());
+    let recipient = said("/recipient").unwrap_or_default();
+    if let Some(address) = said("/address") {
+        addresses.insert(recipient.clone(), address);
+    }
+    let _ = write!(text, "{time}  {kind:<12} {}", addresses.get(&recipient).unwrap_or(&recipient));
     if let Some(reason) = said("/reason") {
         let _ = write!(text, "  ({reason})");
     }
@@ -130,7 +137,7 @@ mod tests {
         let mut text = String::new();
         let event = json!({"kind": "deferred", "at_ms": 0, "address": "b@y.test", "reason": "greylisted", "next_attempt_ms": 300_000,
             "attempt": {"number": 1, "host": "mx.y.test", "tls": "", "reply_code": 450, "enhanced_status": "4.2.0", "reply": "come back", "source_address": null}});
-        event_lines(&event, &mut text);
+        event_lines(&event, &mut BTreeMap::new(), &mut text);
         assert_eq!(
             text,
             "1970-01-01T00:00:00.000Z  deferred     b@y.test  (greylisted)  again at 1970-01-01T00:05:00.000Z\n    \

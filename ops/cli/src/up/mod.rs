@@ -4,6 +4,7 @@
 //! the exit status is then 2. A second signal while draining ends the process at once: nothing that was acknowledged
 //! is lost by that, since it is on disk.
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -98,7 +99,10 @@ impl Signals {
 fn start_log(options: &UpOptions) -> Result<()> {
     let level = &options.log_level;
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level} is no level and no filter"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match options.log {
         LogForm::Json => log.json().init(),
         LogForm::Text => log.init(),

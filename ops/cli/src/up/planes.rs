@@ -17,11 +17,13 @@ use anyhow::{Context, Result, anyhow};
 use postrail_control_plane as control;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle, Publisher};
 use postrail_schema::snapshot::Route;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::banner::{FirstStart, Txt};
 use crate::client::TOKEN_FILE;
 
+/// Time for the control plane's requests to finish once the data plane has ended.
+const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Looks at the readiness of the data plane, and the time between them.
 const READY_TRIES: u32 = 200;
 const READY_PAUSE: Duration = Duration::from_millis(25);
@@ -113,7 +115,10 @@ impl Planes {
         let node = self.node;
         node.drain();
         let ended = tokio::task::spawn_blocking(move || node.join()).await.context("the data plane panicked")?;
-        self.control.shutdown().await;
+        // A pull that still waits for the node would wait in vain: its events are in the journal for the next start.
+        if tokio::time::timeout(CONTROL_STOP_TIMEOUT, self.control.shutdown()).await.is_err() {
+            debug!("the control plane was stopped with a request in flight");
+        }
         if !ended.context("a shard has failed")? {
             warn!("not all that was in flight has finished in time; the next start goes on with it");
         }
