@@ -41,6 +41,8 @@ pub struct DiskFaults {
     pub write_errors_per_million: u32,
     /// Syncs in a million that fail with EIO.
     pub sync_errors_per_million: u32,
+    /// Syncs end well and make nothing durable: what a node amounts to that acknowledges before its sync has ended.
+    pub is_lying: bool,
     /// Room, octets: over it ENOSPC.
     pub capacity_bytes: u64,
 }
@@ -57,6 +59,7 @@ impl Default for DiskFaults {
             stalls_per_million: 0,
             write_errors_per_million: 0,
             sync_errors_per_million: 0,
+            is_lying: false,
             capacity_bytes: 1 << 40,
         }
     }
@@ -280,7 +283,9 @@ impl BlockFile for SimFile {
                     state.image.fail_sync(self.inode, writes);
                     return Err(io::Error::from_raw_os_error(EIO));
                 }
-                state.image.sync(self.inode, writes);
+                if !state.faults.is_lying {
+                    state.image.sync(self.inode, writes);
+                }
                 Ok(())
             })
             .await

@@ -24,6 +24,7 @@ pub mod net;
 mod platform;
 pub mod remote_mta;
 mod trace;
+pub mod workload;
 mod world;
 
 pub use platform::SimPlatform;

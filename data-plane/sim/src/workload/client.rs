@@ -1,0 +1,114 @@
+//! A client that submits by SMTP, and knows what it was told.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use postrail_core::base::Random;
+use postrail_data_plane::platform::{Net, Platform};
+
+use super::SITES;
+use crate::SimPlatform;
+use crate::invariants::{Fact, Facts};
+use crate::net::SimStream;
+
+/// One client; its mail goes to recipients that no other mail goes to.
+pub(super) struct Client {
+    pub(super) platform: SimPlatform,
+    pub(super) facts: Facts,
+    pub(super) number: u32,
+    pub(super) random: Random,
+}
+
+impl Client {
+    /// Submits so many mails over some sessions. What fails is not tried again: whether it was taken is not known.
+    pub(super) async fn submit(mut self, mails: u32) {
+        let mut mail = 0;
+        while mail < mails {
+            let pause = Duration::from_millis(self.random.below(8_000));
+            self.platform.sleep_until(self.platform.now() + pause).await;
+            let until = mails.min(mail + 1 + self.random.below(3) as u32);
+            let platform = self.platform.clone();
+            let session = async { self.session(mail..until).await };
+            // A node that is down refuses, and a crash breaks what was open: the next session is another matter.
+            let _ = platform.timeout(SESSION_LIMIT, session).await;
+            mail = until;
+        }
+    }
+
+    async fn session(&mut self, mails: std::ops::Range<u32>) -> io::Result<()> {
+        let mut stream = self.platform.net().connect(None, SUBMISSION, Duration::from_secs(30)).await?;
+        let mut unread = Vec::new();
+        expect(&mut stream, &mut unread, "220").await?;
+        for line in ["EHLO client.example", AUTHENTICATION] {
+            say(&mut stream, line).await?;
+            expect(&mut stream, &mut unread, "2").await?;
+        }
+        for mail in mails {
+            let sender = format!("MAIL FROM:<sender{}{SENDERS}>", self.number);
+            say(&mut stream, &sender).await?;
+            expect(&mut stream, &mut unread, "250").await?;
+            let mut recipients = Vec::new();
+            for index in 0..=self.random.below(3) {
+                let site = self.random.below(u64::from(SITES)) as u8;
+                let recipient = format!("r{}-{mail}-{index}@{}", self.number, domain(site));
+                self.facts.record(self.platform.now(), Fact::Submitted { recipient: recipient.clone() });
+                say(&mut stream, &format!("RCPT TO:<{recipient}>")).await?;
+                expect(&mut stream, &mut unread, "250").await?;
+                recipients.push(recipient);
+            }
+            say(&mut stream, "DATA").await?;
+            expect(&mut stream, &mut unread, "354").await?;
+            let filling = "A line of some length, so that mails fill more than a block.\r\n";
+            let lines = filling.repeat(self.random.below(300) as usize);
+            let content = format!("From: <sender{0}{SENDERS}>\r\nSubject: {0}-{mail}\r\n\r\n{lines}.", self.number);
+            say(&mut stream, &content).await?;
+            expect(&mut stream, &mut unread, "250").await?;
+            for recipient in recipients {
+                self.facts.record(self.platform.now(), Fact::Acknowledged { recipient });
+            }
+        }
+        say(&mut stream, "QUIT").await?;
+        expect(&mut stream, &mut unread, "221").await
+    }
+}
+
+/// The domain of a receiving site.
+pub(super) fn domain(site: u8) -> String {
+    format!("site{site}.example")
+}
+
+async fn say(stream: &mut SimStream, line: &str) -> io::Result<()> {
+    stream.write_all(format!("{line}\r\n").as_bytes()).await
+}
+
+/// Reads one reply, which must begin with `code`.
+async fn expect(stream: &mut SimStream, unread: &mut Vec<u8>, code: &str) -> io::Result<()> {
+    loop {
+        while let Some(end) = unread.windows(2).position(|pair| pair == b"\r\n") {
+            let line: Vec<u8> = unread.drain(..end + 2).collect();
+            if line.get(3) != Some(&b'-') {
+                let is_wanted = line.starts_with(code.as_bytes());
+                let text = String::from_utf8_lossy(&line).into_owned();
+                return if is_wanted { Ok(()) } else { Err(io::Error::other(text)) };
+            }
+        }
+        let mut buffer = [0; 1_024];
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        unread.extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// Where the node takes submissions.
+pub(super) const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 2_525);
+/// How the addresses of our senders end.
+pub(super) const SENDERS: &str = "@us.example";
+pub(super) const SECRET: &str = "secret";
+/// User `client` with [`SECRET`].
+const AUTHENTICATION: &str = "AUTH PLAIN AGNsaWVudABzZWNyZXQ=";
+/// Longest a client stays at one session.
+const SESSION_LIMIT: Duration = Duration::from_secs(900);

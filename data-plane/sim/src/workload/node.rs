@@ -1,0 +1,105 @@
+//! The node under test: its configuration, and one life of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::password_hash::PasswordHasher;
+use argon2::{Algorithm, Argon2, Params, Version};
+use postrail_core::dns::ResolverConfig;
+use postrail_core::schedule::RetryPolicy;
+use postrail_data_plane::intake::listen::Service;
+use postrail_data_plane::mesh::Mesh;
+use postrail_data_plane::node::{ShardSetup, run_shard};
+use postrail_data_plane::platform::Platform;
+use postrail_data_plane::shard::Common;
+use postrail_data_plane::tls::Connector;
+use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::snapshot::{
+    Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, SnapshotContent, Tenant,
+};
+
+use super::{NAME_SERVER, NODE, client};
+use crate::{NodeId, Sim};
+
+/// Starts the next life of the node with one shard, and returns the way to it.
+pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
+    let platform = sim.platform(node);
+    let (mesh, inboxes) = Mesh::new(1);
+    let retry = RetryPolicy { first: Duration::from_secs(5), max: Duration::from_secs(60), factor_percent: 150 };
+    let setup = ShardSetup {
+        common: Common {
+            data: PathBuf::from("data"),
+            hostname: "node.example".into(),
+            shards: 1,
+            retry,
+            master_key: [7; 32],
+            acceptor: None,
+            connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
+            control_url: "http://127.0.0.1:8081".into(),
+        },
+        resolver: ResolverConfig::new(vec![NAME_SERVER]),
+        listeners: vec![(Service::Smtp, client::SUBMISSION)],
+        admin: None,
+        drain: Duration::from_secs(60),
+        mesh: mesh.clone(),
+        inboxes: inboxes.into(),
+        snapshot: Arc::new(Snapshot::new(content()).expect("the content holds together")),
+    };
+    platform.clone().spawn("shard", async move {
+        let ended = run_shard(platform, ShardId(0), setup, || {}).await;
+        panic!("the shard ended: {ended:?}");
+    });
+    mesh
+}
+
+/// One tenant with one domain, and one source for all.
+fn content() -> SnapshotContent {
+    let (tenant, source) = (TenantId(1), SourceId(1));
+    SnapshotContent {
+        revision: Revision(1),
+        tenants: vec![Tenant {
+            id: tenant,
+            name: "tenant".to_owned(),
+            quota_per_day: None,
+            weight: 1,
+            message_bytes_max: 10 << 20,
+        }],
+        credentials: vec![Credential {
+            id: CredentialId(1),
+            tenant,
+            username: "client".to_owned(),
+            secret_hashes: vec![secret_hash()],
+            disabled: false,
+        }],
+        domains: vec![SendingDomain {
+            id: SendingDomainId(1),
+            tenant,
+            name: "us.example".to_owned(),
+            keys: Vec::new(),
+            pool: None,
+        }],
+        sources: vec![EgressSource {
+            id: source,
+            name: "source".to_owned(),
+            address: NODE,
+            ehlo_name: "node.example".to_owned(),
+        }],
+        pools: vec![EgressPool {
+            id: PoolId(1),
+            name: "default".to_owned(),
+            tenant: None,
+            members: vec![PoolMember { source, weight: 1 }],
+        }],
+        routes: vec![Route { domain: "*".to_owned(), routing_domain: None, port: 25, allow_private: true }],
+        ..SnapshotContent::default()
+    }
+}
+
+/// The hash of [`client::SECRET`], at the least cost and with a salt that is none.
+fn secret_hash() -> String {
+    let parameters = Params::new(8, 1, 1, None).expect("the least parameters");
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, parameters);
+    let hash = argon2.hash_password_with_salt(client::SECRET.as_bytes(), b"salt of no use..");
+    hash.expect("the least parameters hash").to_string()
+}
