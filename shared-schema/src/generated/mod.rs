@@ -8,6 +8,7 @@
     clippy::all,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
     clippy::use_self,
     reason = "the generator decides the style of this file"
 )]
@@ -19,6 +20,7 @@ pub(crate) mod event;
     clippy::all,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
     clippy::use_self,
     reason = "the generator decides the style of this file"
 )]
