@@ -447,3 +447,6 @@ impl<P: Platform> Shared<P> {
         self.state.borrow().segments.get(&segment).map(|segment| segment.header)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,3 +261,6 @@ impl Scanner {
             if resume < self.limit { State::Batches { need: 0 } } else { State::Done(Ending::End { at: resume }) };
     }
 }
+
+#[cfg(test)]
+mod tests;

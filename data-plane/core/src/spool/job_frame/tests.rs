@@ -1,1 +1,228 @@
+//! Jobs there and back, cut short, spoilt, and as version 1 wrote them.
 
+use postrail_schema::limits::FRAME_BYTES_MAX;
+use proptest::prelude::*;
+
+use super::*;
+use crate::mail::RestContent;
+use crate::mail::job::{Attachment, MailFields, Mailbox, Priority};
+
+/// A head frame's payload as version 1 writes it. It must read for ever; it changes with a new version only.
+const GOLDEN: &[u8] = include_bytes!("golden/job_v1.bin");
+
+fn smtp_job(body: &[u8]) -> Job {
+    let recipient = |index: u16| JobRecipient {
+        address: Address::parse(&format!("user{index}@example.org")).expect("an address"),
+        entry: 0,
+        notify: Notify::On { success: true, failure: index == 0, delay: false },
+        orcpt: (index == 1).then(|| "rfc822;old@example.org".to_owned()),
+    };
+    Job {
+        id: MessageId::from_bits(0x0190_0000_0000_7000_8000_0000_0000_0001),
+        interface: Interface::Smtp,
+        tenant: TenantId(4),
+        credential: CredentialId(5),
+        domain: SendingDomainId(6),
+        class: TrafficClass::Marketing,
+        revision: Revision(7),
+        accepted_at: Timestamp::from_unix_ms(1_795_464_845_123),
+        expires_at: Timestamp::from_unix_ms(1_795_724_045_123),
+        peer: Some(IpAddr::from([192, 0, 2, 1])),
+        reverse_path: Some(Address::parse("bounces@example.com").expect("an address")),
+        body: BodyType::EightBitMime,
+        smtp_utf8: true,
+        ret: Some(DsnReturn::Headers),
+        envid: Some("QQ314159".to_owned()),
+        reference: "order 66".to_owned(),
+        campaign: "spring".to_owned(),
+        cost_center: "42".to_owned(),
+        message_id_header: "<1@example.com>".to_owned(),
+        idempotency: Some(Idempotency { key_hash: 1 << 100, request_hash: 9 }),
+        entries: vec![JobEntry::default()],
+        recipients: (0..2).map(recipient).collect(),
+        content: Content::Mime {
+            header: Bytes::from_static(b"Subject: hello\r\n\r\n"),
+            body: Bytes::copy_from_slice(body),
+        },
+    }
+}
+
+fn rest_job() -> Job {
+    let fields = MailFields {
+        from: Some(Mailbox { name: "Ann".to_owned(), address: "ann@example.com".to_owned() }),
+        priority: Some(Priority::High),
+        headers: vec![("X-A".to_owned(), "b".to_owned())],
+        ..MailFields::default()
+    };
+    let attachment = Attachment {
+        name: "ü.pdf".to_owned(),
+        content_type: "application/pdf".to_owned(),
+        content_id: Some("logo".to_owned()),
+        content: Bytes::from_static(&[0, 1, 2, 255]),
+    };
+    let rest = RestContent {
+        subject: "Hello {{ name }}".to_owned(),
+        body: "<p>".to_owned(),
+        body_is_html: true,
+        alternative: Some(String::new()),
+        attachments: vec![attachment.clone(), Attachment { content_id: None, ..attachment }],
+        fields: fields.clone(),
+    };
+    let entries = vec![
+        JobEntry { reference: "r0".to_owned(), fields: None },
+        JobEntry { reference: String::new(), fields: Some(fields) },
+    ];
+    let mut job = smtp_job(b"");
+    job.recipients[1].entry = 1;
+    Job {
+        interface: Interface::Rest,
+        reverse_path: None,
+        peer: None,
+        entries,
+        content: Content::Rest(Box::new(rest)),
+        ..job
+    }
+}
+
+fn whole(job: &Job, moved: Option<&Moved>) -> Bytes {
+    match encode(job, moved).expect("small") {
+        Encoded::Whole(payload) => payload.into(),
+        Encoded::Chunked { .. } => panic!("it fits"),
+    }
+}
+
+#[test]
+fn jobs_of_both_interfaces_read_back_as_they_were() {
+    for job in [smtp_job(b"body\r\n"), rest_job()] {
+        let head = whole(&job, None);
+        let meta = decode(&head).expect("whole");
+        assert_eq!((&meta.job, meta.chunks.len(), meta.progress.len()), (&job, 0, 0));
+        assert_eq!(meta.content_bytes, job.content.len() as u64);
+    }
+}
+
+#[test]
+fn the_meta_of_a_job_is_all_but_its_content() {
+    let job = smtp_job(b"body\r\n");
+    let meta = decode_meta(&whole(&job, None)).expect("whole");
+    assert!(meta.job.content.is_empty());
+    assert_eq!(meta.carried(RecipientIndex(0)), None);
+    assert_eq!(Job { content: job.content.clone(), ..meta.job }, job);
+}
+
+#[test]
+fn a_moved_job_carries_what_became_of_its_recipients() {
+    let progress = vec![
+        Carried { settled: true, attempts: 1, next_attempt: Timestamp::default() },
+        Carried { settled: false, attempts: 3, next_attempt: Timestamp::from_unix_ms(99) },
+    ];
+    let moved = Moved { from: Location { segment: 3, offset: 4_160, bytes: 700 }, progress: progress.clone() };
+    let meta = decode_meta(&whole(&smtp_job(b"x"), Some(&moved))).expect("whole");
+    assert_eq!((meta.moved_from, &meta.progress), (Some(moved.from), &progress));
+    assert_eq!(meta.carried(RecipientIndex(1)), Some(progress[1]));
+    assert_eq!(meta.carried(RecipientIndex(2)), None);
+}
+
+#[test]
+fn content_around_the_frame_size_goes_inside_or_into_chunks() {
+    for bytes in [FRAME_BYTES_MAX - 40_000, FRAME_BYTES_MAX - 1, FRAME_BYTES_MAX, 3 * FRAME_BYTES_MAX + 5] {
+        let job = smtp_job(&vec![b'a'; bytes]);
+        match encode(&job, None).expect("far below the bound") {
+            Encoded::Whole(payload) => {
+                assert!(payload.len() <= FRAME_PAYLOAD_MAX && bytes < FRAME_BYTES_MAX - 20_000, "{bytes}");
+            }
+            Encoded::Chunked { head, chunks } => {
+                assert!(chunks.iter().all(|chunk| chunk.len() <= FRAME_PAYLOAD_MAX));
+                let at = |index| Location { segment: 1, offset: index, bytes: 9 };
+                let locations: Vec<_> = (0..chunks.len() as u32).map(at).collect();
+                let mut meta = decode(&head.finish(&locations).into()).expect("whole");
+                assert_eq!(meta.chunks, locations);
+                let chunks: Vec<_> = chunks.into_iter().map(Bytes::from).collect();
+                join(&mut meta.job, &chunks).expect("whole");
+                assert_eq!(meta.job, job);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_envelope_fits_a_head_with_room_for_a_move() {
+    let mut job = smtp_job(b"x");
+    let recipient = JobRecipient {
+        address: Address::parse(&format!(
+            "{}@{}.example",
+            "l".repeat(64),
+            ["d".repeat(60), "e".repeat(60), "f".repeat(60)].join(".")
+        ))
+        .expect("an address"),
+        orcpt: Some("o".repeat(500)),
+        ..job.recipients[0].clone()
+    };
+    job.recipients = vec![recipient; JOB_RECIPIENTS_MAX];
+    assert!(encode(&job, None).is_ok());
+    let moved = Moved { from: Location::default(), progress: vec![Carried::default(); JOB_RECIPIENTS_MAX] };
+    assert!(encode(&job, Some(&moved)).is_ok());
+}
+
+#[test]
+fn an_unknown_record_is_skipped_if_optional_and_refused_if_required() {
+    let head = whole(&smtp_job(b"x"), None);
+    for (need, fine) in [(Need::Optional, true), (Need::Required, false)] {
+        let mut to = RecordWriter::continue_in(head.to_vec());
+        to.put(200, need, b"news");
+        let read = decode_meta(&to.into_bytes());
+        assert_eq!(read.is_ok(), fine, "{need:?}");
+        assert!(fine || read == Err(DecodeError::UnknownRecord { tag: 200 }));
+    }
+}
+
+#[test]
+fn the_frame_of_version_1_still_reads_and_is_still_written() {
+    let job = smtp_job(b"body\r\n");
+    assert_eq!(decode(&Bytes::from_static(GOLDEN)).map(|meta| meta.job), Ok(job.clone()));
+    assert_eq!(whole(&job, None), GOLDEN, "a change of the format needs a new version");
+}
+
+#[test]
+fn every_cut_of_a_frame_is_refused() {
+    let head = whole(&rest_job(), None);
+    for cut in 0..head.len() {
+        assert!(decode(&head.slice(..cut)).is_err(), "cut at {cut}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = decode(&Bytes::from(bytes));
+    }
+
+    #[test]
+    fn spoilt_frames_are_read_without_panic(at in any::<usize>(), value in any::<u8>(), rest in any::<bool>()) {
+        let mut head = whole(&if rest { rest_job() } else { smtp_job(b"body") }, None).to_vec();
+        let length = head.len();
+        head[at % length] = value;
+        let _ = decode_meta(&head);
+        let _ = decode(&Bytes::from(head));
+    }
+
+    #[test]
+    fn any_smtp_job_reads_back(
+        body in prop::collection::vec(any::<u8>(), 0..2_000),
+        texts in prop::array::uniform4("[ -~]{0,50}"),
+        recipients in prop::collection::vec(("[a-z]{1,20}", any::<bool>()), 1..20),
+        bits in any::<u128>(),
+    ) {
+        let mut job = smtp_job(&body);
+        job.id = MessageId::from_bits(bits);
+        [job.reference, job.campaign, job.cost_center, job.message_id_header] = texts;
+        let recipient = |(local, never): (String, bool)| JobRecipient {
+            address: Address::parse(&format!("{local}@example.net")).expect("an address"),
+            entry: 0,
+            notify: if never { Notify::Never } else { Notify::Unspecified },
+            orcpt: None,
+        };
+        job.recipients = recipients.into_iter().map(recipient).collect();
+        prop_assert_eq!(decode(&whole(&job, None)).map(|meta| meta.job), Ok(job));
+    }
+}
