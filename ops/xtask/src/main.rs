@@ -1,4 +1,4 @@
-//! `cargo run -p xtask -- tidy|schema`: the house rules, and generated code.
+//! `cargo xtask tidy|schema`: the house rules, and generated code.
 
 use std::path::Path;
 use std::process::ExitCode;
