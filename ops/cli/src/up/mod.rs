@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use postrail_schema::limits::DOMAIN_BYTES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -147,6 +148,8 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
             .trim()
             .to_owned(),
     };
+    check_name("hostname", &hostname)?;
+    check_name("domain", &options.domain)?;
     Ok(PlanesOptions {
         data: data.to_owned(),
         hostname,
@@ -162,6 +165,16 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
         tls: options.tls_cert.clone().zip(options.tls_key.clone()),
         drain: Duration::from_secs(options.drain_seconds),
     })
+}
+
+/// Refuses what cannot be a domain name, with the option that it came by; the control plane decides the rest.
+fn check_name(option: &str, name: &str) -> Result<()> {
+    let is_label =
+        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    if name.len() <= DOMAIN_BYTES_MAX && name.split('.').all(is_label) {
+        return Ok(());
+    }
+    bail!("\"{name}\" is no domain name: give one by --{option}")
 }
 
 /// As told, else one a CPU that this process may run on.
@@ -225,6 +238,17 @@ mod tests {
             "# x\nnameserver 192.0.2.1\n  nameserver ::1 \nnameserver fe80::1%eth0\noptions edns0\nsearch a.test\n";
         let expected: Vec<SocketAddr> = vec!["192.0.2.1:53".parse().expect("one"), "[::1]:53".parse().expect("one")];
         assert_eq!(name_servers(text), expected);
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused_with_its_option() {
+        for name in ["", "a b", "a..b", ".a", "a.", "(none)", "a/b"] {
+            let error = check_name("hostname", name).expect_err(name).to_string();
+            assert!(error.contains("--hostname"), "{error}");
+        }
+        for name in ["localhost", "mail.example.org", "müller.example"] {
+            assert!(check_name("domain", name).is_ok(), "{name}");
+        }
     }
 
     #[test]
