@@ -70,6 +70,8 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     metric("postrail_control_journal_events_total", "counter", "Events taken into the ledger.", load(&gauges.events));
     let help = "Buffers of events that did not decode and were set aside.";
     metric("postrail_control_journal_unread_total", "counter", help, load(&gauges.unread));
+    let help = "Jumps over events that a journal did not have any more.";
+    metric("postrail_control_journal_gaps_total", "counter", help, load(&gauges.gaps));
     metric("postrail_control_journal_failures_total", "counter", "Pulls that failed.", load(&gauges.failures));
     let help = "Unix milliseconds of the last pull that succeeded.";
     metric("postrail_control_journal_pulled_ms", "gauge", help, load(&gauges.pulled_ms));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,7 +18,15 @@ pub(crate) struct DataPlane {
     client: Client,
 }
 
-/// One answer to a journal pull.
+/// What a journal answers to a pull.
+#[derive(Clone, Debug)]
+pub(crate) enum JournalAnswer {
+    Events(PulledJournal),
+    /// It does not have the place that was asked for; it begins here.
+    BeginsAt(Cursor),
+}
+
+/// Events of a journal.
 #[derive(Clone, Debug)]
 pub(crate) struct PulledJournal {
     /// `[u32 little-endian length, encoded events]*`.
@@ -60,25 +68,22 @@ impl DataPlane {
     ///
     /// # Errors
     /// The data plane does not answer.
-    pub(crate) async fn pull(&self, shard: ShardId, from: Cursor, wait: Duration) -> Result<PulledJournal, AppError> {
+    pub(crate) async fn pull(&self, shard: ShardId, from: Cursor, wait: Duration) -> Result<JournalAnswer, AppError> {
         let query = [
             ("shard", u64::from(shard.0)),
             ("segment", from.segment),
             ("offset", from.offset),
             ("wait_ms", u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         ];
-        let mut response = sent(self.client.get(self.url("/journal")).query(&query)).await?;
-        let number = |name| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
-        let next = number("x-next-segment").zip(number("x-next-offset"));
-        let (segment, offset) = next.ok_or_else(|| garbled("/journal"))?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_plane(&error))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > PULL_BODY_BYTES_MAX {
-                return Err(garbled("/journal"));
-            }
+        let response = self.client.get(self.url("/journal")).query(&query).send().await;
+        let response = response.map_err(|error| unreachable_plane(&error))?;
+        if response.status() == StatusCode::GONE {
+            let oldest = place(&response, "x-oldest-segment", "x-oldest-offset");
+            return oldest.map(JournalAnswer::BeginsAt).ok_or_else(|| garbled("/journal"));
         }
-        Ok(PulledJournal { body, next: Cursor { segment, offset } })
+        let response = successful(response).await?;
+        let next = place(&response, "x-next-segment", "x-next-offset").ok_or_else(|| garbled("/journal"))?;
+        Ok(JournalAnswer::Events(PulledJournal { body: limited(response).await?, next }))
     }
 
     /// Tells that everything before `to` is durable in the ledger.
@@ -128,13 +133,22 @@ impl DataPlane {
 }
 
 async fn sent(request: RequestBuilder) -> Result<Response, AppError> {
-    let response = request.send().await.map_err(|error| unreachable_plane(&error))?;
+    successful(request.send().await.map_err(|error| unreachable_plane(&error))?).await
+}
+
+async fn successful(response: Response) -> Result<Response, AppError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let body = limited(response).await?;
     Err(AppError::DataPlaneRefused { status: status.as_u16(), body: serde_json::from_slice(&body).unwrap_or_default() })
+}
+
+/// The place in a journal that two header fields name.
+fn place(response: &Response, segment: &str, offset: &str) -> Option<Cursor> {
+    let number = |name| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+    Some(Cursor { segment: number(segment)?, offset: number(offset)? })
 }
 
 /// The JSON of the answer; null where it is empty.

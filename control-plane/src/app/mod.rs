@@ -35,7 +35,7 @@ use serde::Serialize;
 pub(crate) use access::{Access, Caller};
 pub use bootstrap::{Bootstrap, FirstStart};
 pub(crate) use credentials::{IssuedSecret, NewCredential};
-pub(crate) use data_plane::{DataPlane, PulledJournal};
+pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal};
 pub use domains::DnsRecord;
 pub(crate) use domains::{NewDomain, dns_records};
 pub(crate) use egress::{NewPool, NewRoute, NewSource};

@@ -7,7 +7,8 @@
 //!
 //! Invariants worth naming: a journal is trimmed only up to what survives a loss of power here; nothing is kept but in the
 //! ledger, so a crash at any point begins again at its cursor. A buffer that does not decode is set aside with an ERROR
-//! and does not stop what follows.
+//! and does not stop what follows. Where the journal begins behind our cursor (an older ledger was restored), reading goes on
+//! there, with an ERROR: what lies between is lost to the ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use postrail_schema::wire::decode_events;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::app::{App, AppError, PulledJournal};
+use crate::app::{App, AppError, JournalAnswer, PulledJournal};
 use crate::ledger::{Batch, Cursor, LedgerError};
 
 /// What the metrics tell of the pulls.
@@ -26,12 +27,14 @@ use crate::ledger::{Batch, Cursor, LedgerError};
 pub(crate) struct JournalGauges {
     pub events: AtomicU64,
     pub unread: AtomicU64,
+    /// Jumps over events that the journal did not have any more.
+    pub gaps: AtomicU64,
     pub failures: AtomicU64,
     /// When a pull succeeded last, Unix milliseconds.
     pub pulled_ms: AtomicU64,
 }
 
-/// Runs until `stop` is true; the pull in flight is finished first.
+/// Runs until `stop` is true; what was pulled is stored first.
 pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut stop: watch::Receiver<bool>) {
     let Some(shards) = shard_count(&app, &mut stop).await else { return };
     let mut tasks = JoinSet::new();
@@ -68,7 +71,7 @@ impl Puller {
         let mut pause = PAUSE_MIN;
         let mut trim = Trim::default();
         while !*stop.borrow() {
-            match self.pull_once(&mut trim).await {
+            match self.pull_once(&mut trim, &mut stop).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
                     self.gauges.failures.fetch_add(1, Ordering::Relaxed);
@@ -82,11 +85,18 @@ impl Puller {
         }
     }
 
-    async fn pull_once(&self, trim: &mut Trim) -> Result<(), AppError> {
+    async fn pull_once(&self, trim: &mut Trim, stop: &mut watch::Receiver<bool>) -> Result<(), AppError> {
         let (app, shard) = (Arc::clone(&self.app), self.shard);
         let begun = blocking(move || app.ledger.cursor(shard)).await?;
-        let pulled = self.app.data_plane.pull(shard, begun, WAIT).await?;
+        let answer = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            answer = self.app.data_plane.pull(shard, begun, WAIT) => answer?,
+        };
         self.gauges.pulled_ms.store(crate::app::now_ms(), Ordering::Relaxed);
+        let pulled = match answer {
+            JournalAnswer::Events(pulled) => pulled,
+            JournalAnswer::BeginsAt(oldest) => self.jump(begun, oldest)?,
+        };
         let next = pulled.next;
         if next != begun {
             self.store(begun, pulled).await?;
@@ -98,6 +108,18 @@ impl Puller {
             trim.done(next);
         }
         Ok(())
+    }
+
+    /// Goes on at `oldest`, with nothing read. A journal that we never read begins where it begins: that is no gap.
+    fn jump(&self, begun: Cursor, oldest: Cursor) -> Result<PulledJournal, AppError> {
+        if begun == oldest {
+            return Err(AppError::DataPlane { detail: "the journal refuses its own beginning".to_owned() });
+        }
+        if begun != Cursor::default() {
+            self.gauges.gaps.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(shard = self.shard.0, ?begun, ?oldest, "the journal does not have what follows the ledger");
+        }
+        Ok(PulledJournal { body: Vec::new(), next: oldest })
     }
 
     async fn store(&self, begun: Cursor, pulled: PulledJournal) -> Result<(), AppError> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::HeaderName;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use postrail_schema::event::{Event, EventKind, JobFacts};
@@ -20,6 +20,8 @@ use super::*;
 struct Fake {
     journal: Arc<Mutex<Vec<Vec<u8>>>>,
     trimmed: Arc<Mutex<Vec<Value>>>,
+    /// The journal has nothing before this offset.
+    oldest: Arc<Mutex<usize>>,
 }
 
 impl Fake {
@@ -37,10 +39,16 @@ impl Fake {
     }
 }
 
-type Pulled = ([(HeaderName, String); 2], Vec<u8>);
+type Pulled = (StatusCode, [(HeaderName, String); 2], Vec<u8>);
 
 async fn journal(State(fake): State<Fake>, Query(query): Query<HashMap<String, usize>>) -> Pulled {
     let offset = query["offset"];
+    let oldest = *fake.oldest.lock().unwrap();
+    if offset < oldest {
+        let place = [("x-oldest-segment", "0".to_owned()), ("x-oldest-offset", oldest.to_string())];
+        let place = place.map(|(name, value)| (HeaderName::from_static(name), value));
+        return (StatusCode::GONE, place, Vec::new());
+    }
     let buffers: Vec<_> = fake.journal.lock().unwrap().iter().skip(offset).take(2).cloned().collect();
     if buffers.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -50,7 +58,7 @@ async fn journal(State(fake): State<Fake>, Query(query): Query<HashMap<String, u
         (HeaderName::from_static("x-next-offset"), (offset + buffers.len()).to_string()),
     ];
     let framed = buffers.iter().flat_map(|buffer| [&(buffer.len() as u32).to_le_bytes()[..], buffer].concat());
-    (next, framed.collect())
+    (StatusCode::OK, next, framed.collect())
 }
 
 async fn trim(State(fake): State<Fake>, Json(body): Json<Value>) {
@@ -134,6 +142,21 @@ async fn journals_reach_the_ledger_once_and_are_trimmed_also_over_a_restart() {
     let trimmed = fake.trimmed.lock().unwrap().last().cloned();
     assert_eq!(trimmed, Some(json!({ "shard": 0, "segment": 0, "offset": 4 })));
     assert_eq!((published.lock().unwrap().clone(), again.lock().unwrap().clone()), (vec![1], vec![2]));
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_its_beginning_is_read_from_where_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let admin = fake.listen().await;
+    fake.journal.lock().unwrap().extend([accepted(1), accepted(2), accepted(3)]);
+    *fake.oldest.lock().unwrap() = 2;
+    let (started, _) = launch(folder.path(), &admin).await;
+    let token = started.first.as_ref().unwrap().operator_token.clone();
+    let one = |page: &Value| page["items"].as_array().is_some_and(|items| items.len() == 1);
+    let page = eventually(started.api, &token, "/v2/events", one).await;
+    assert_eq!(page["items"][0]["job"], MessageId::from_bits(3).to_string());
+    started.handle.shutdown().await;
 }
 
 #[tokio::test]

@@ -197,6 +197,9 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
+/// Events of one recipient that are looked at, from the latest back.
+const CHAIN_EVENTS_MAX: u32 = 10_000;
+
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS messages (
         id BLOB PRIMARY KEY, tenant INTEGER NOT NULL, accepted_ms INTEGER NOT NULL, credential INTEGER NOT NULL,

@@ -7,6 +7,7 @@ use postrail_schema::wire::decode_events;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{AuditRecord, EventPage, LedgerError, Message, Recipient, Recorded, SuppressionRecord};
+use super::CHAIN_EVENTS_MAX;
 
 pub(super) fn message(connection: &Connection, id: MessageId) -> Result<Option<Message>, rusqlite::Error> {
     connection
@@ -181,5 +182,3 @@ pub(super) fn audit(connection: &Connection, before: u64, limit: u32) -> Result<
 
 /// Events that one page looks at, so that a tenant with few among many costs a bounded read.
 const SCANNED_EVENTS_MAX: u32 = 20_000;
-/// Events of one recipient that a trace shows.
-const CHAIN_EVENTS_MAX: u32 = 10_000;

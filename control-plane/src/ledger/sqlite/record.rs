@@ -3,8 +3,8 @@
 //! The rows of a batch's recipients are worked on in memory and written once each, in key order, however many events the
 //! batch holds for them: mail that is accepted and delivered within one pull costs one recipient row.
 //!
-//! Invariants worth naming: the same event twice counts once (same recipient, kind and time as its latest; a second
-//! Accepted of a known recipient); an event behind a settlement changes no state.
+//! Invariants worth naming: the same event twice counts once, however far apart (an event that is not later than the
+//! recipient's latest is compared with those before); an event behind a settlement changes no state.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -15,6 +15,7 @@ use postrail_schema::wire::encode_events;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::super::{Batch, Cursor, LedgerError};
+use super::CHAIN_EVENTS_MAX;
 
 /// A recipient's row while its batch is worked on.
 struct Row {
@@ -79,6 +80,7 @@ fn record_events(transaction: &Transaction<'_>, events: &[Event]) -> Result<(), 
     let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
     {
         let mut load = transaction.prepare_cached(LOAD)?;
+        let mut stored = transaction.prepare_cached("SELECT previous, body FROM events WHERE seq = ?1")?;
         let mut insert_event =
             transaction.prepare_cached("INSERT INTO events (seq, tenant, previous, body) VALUES (?1, ?2, ?3, ?4)")?;
         let mut insert_message = transaction.prepare_cached(INSERT_MESSAGE)?;
@@ -90,11 +92,11 @@ fn record_events(transaction: &Transaction<'_>, events: &[Event]) -> Result<(), 
                     place.insert(load_row(&mut load, key)?.unwrap_or_else(|| Row::new(event)))
                 }
             };
-            if row.knows(event) {
+            let body = encode_events(std::slice::from_ref(event));
+            if event.at_ms <= row.changed_ms && is_recorded(&mut stored, row.last_event, &body)? {
                 continue;
             }
             sequence += 1;
-            let body = encode_events(std::slice::from_ref(event));
             insert_event.execute(params![sequence, event.tenant.0, row.last_event, body])?;
             if event.job.is_some() {
                 write_message(&mut insert_message, event)?;
@@ -129,13 +131,6 @@ impl Row {
         }
     }
 
-    /// Whether `event` was recorded before. Numbers of events begin at 1: a row without one is fresh.
-    fn knows(&self, event: &Event) -> bool {
-        self.last_event != 0
-            && (event.kind == EventKind::Accepted
-                || (self.last_kind == event.kind as u8 && self.changed_ms == event.at_ms))
-    }
-
     fn apply(&mut self, event: &Event, sequence: u64) {
         self.last_event = sequence;
         self.last_kind = event.kind as u8;
@@ -159,6 +154,20 @@ impl Row {
             self.reply.clone_from(&attempt.reply);
         }
     }
+}
+
+/// Whether the chain of events that ends with number `last` holds one of these octets. Encoding is deterministic.
+fn is_recorded(stored: &mut CachedStatement<'_>, last: u64, body: &[u8]) -> Result<bool, rusqlite::Error> {
+    let mut next = last;
+    for _ in 0..CHAIN_EVENTS_MAX {
+        let step = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get_ref(1)?.as_blob()? == body));
+        match stored.query_row([next], step).optional()? {
+            Some((_, true)) => return Ok(true),
+            Some((previous, false)) => next = previous,
+            None => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 fn load_row(load: &mut CachedStatement<'_>, key: Key) -> Result<Option<Row>, rusqlite::Error> {
@@ -318,7 +327,15 @@ mod tests {
         let first = vec![event(EventKind::Accepted, 1, 10), delivered.clone(), delivered.clone()];
         ledger.record(SHARD, at(0), &batch(first), at(1)).unwrap();
         ledger.record(SHARD, at(1), &batch(vec![event(EventKind::Accepted, 1, 10), delivered]), at(2)).unwrap();
-        assert_eq!(ledger.events(None, 0, 10).unwrap().events.len(), 2);
+        let events = ledger.events(None, 0, 10).unwrap().events;
+        assert_eq!(events.iter().map(|recorded| recorded.sequence).collect::<Vec<_>>(), [1, 2]);
+        let same_time = batch(vec![event(EventKind::Complained, 1, 20)]);
+        ledger.record(SHARD, at(2), &same_time, at(3)).unwrap();
+        assert_eq!(
+            ledger.events(None, 0, 10).unwrap().events.len(),
+            3,
+            "another kind at the same time is no repetition"
+        );
     }
 
     #[test]
