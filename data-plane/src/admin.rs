@@ -38,7 +38,11 @@ const WAIT_MS_MAX: u64 = 30_000;
 const CONNECTIONS_MAX: usize = 256;
 
 /// Accepts until the node has drained: operators look while it drains, too.
-pub async fn run<P: Platform>(runtime: Runtime<P>, listener: <P::Net as Net>::Listener, over: async_channel::Receiver<()>) {
+pub async fn run<P: Platform>(
+    runtime: Runtime<P>,
+    listener: <P::Net as Net>::Listener,
+    over: async_channel::Receiver<()>,
+) {
     let platform = runtime.platform().clone();
     let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
     loop {

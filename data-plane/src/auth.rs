@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use argon2::{Argon2, PasswordHash, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
 use aws_lc_rs::hmac;
 use postrail_core::base::{Instant, Map, MapSeed, Random, Secret};
 use postrail_core::intake::smtp::Principal;
@@ -51,8 +51,7 @@ impl<P: Platform> Auth<P> {
         for chunk in key.chunks_mut(8) {
             chunk.copy_from_slice(&platform.entropy().to_le_bytes());
         }
-        let state =
-            State { key: hmac::Key::new(hmac::HMAC_SHA256, &key), verified: seed.map(), failures: seed.map() };
+        let state = State { key: hmac::Key::new(hmac::HMAC_SHA256, &key), verified: seed.map(), failures: seed.map() };
         Self { platform, state: Rc::new(RefCell::new(state)) }
     }
 
@@ -124,7 +123,7 @@ impl<P: Platform> Auth<P> {
         self.platform
             .run_blocking(move || {
                 let mut out = [0; 32];
-                let _ = Argon2::default().hash_password_into(secret.expose(), b"no such username", &mut out);
+                let _ = argon2_of_secrets().hash_password_into(secret.expose(), b"no such username", &mut out);
             })
             .await;
     }
@@ -164,6 +163,12 @@ impl<P: Platform> Auth<P> {
         entry.1 = now + AUTH_PENALTY;
         AuthFailure::Invalid
     }
+}
+
+/// The parameters that the control plane hashes secrets with: they hold 256 random bits, so that cost adds nothing.
+fn argon2_of_secrets() -> Argon2<'static> {
+    let params = Params::new(1_024, 1, 1, None).unwrap_or_default();
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
 /// Characters of the random part of an API key: 32 octets in base64url.

@@ -10,9 +10,7 @@ use bytes::Bytes;
 use futures_lite::future::or;
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use postrail_core::base::{Instant, Random};
-use postrail_core::egress::{
-    Capabilities, Input, Output, PathConfig, Session, SessionEnd, targets,
-};
+use postrail_core::egress::{Capabilities, Input, Output, PathConfig, Session, SessionEnd, targets};
 use postrail_core::mail::Domain;
 use postrail_core::shard::{self, SessionPlan, Transact};
 
@@ -66,12 +64,7 @@ struct SessionPump<'a, P: Platform> {
 }
 
 impl<'a, P: Platform> SessionPump<'a, P> {
-    fn new(
-        runtime: &'a Runtime<P>,
-        session: u32,
-        plan: &SessionPlan,
-        commands: Receiver<SessionCommand>,
-    ) -> Self {
+    fn new(runtime: &'a Runtime<P>, session: u32, plan: &SessionPlan, commands: Receiver<SessionCommand>) -> Self {
         let source = (!plan.address.is_unspecified()).then_some(plan.address);
         let mut random = Random::new(runtime.platform().entropy());
         let targets = targets(&plan.hosts, plan.port, source, &mut random);
@@ -290,4 +283,3 @@ fn unsigned(transact: &Transact, why: &str) -> postrail_core::egress::Transactio
         session_over: false,
     }
 }
-

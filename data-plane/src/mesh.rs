@@ -29,9 +29,15 @@ pub enum Letter {
 #[derive(Clone, Debug)]
 pub enum Question {
     /// Events after the cursor; waits up to so many milliseconds for the first.
-    Pull { cursor: Cursor, bytes_max: usize, wait_ms: u64 },
+    Pull {
+        cursor: Cursor,
+        bytes_max: usize,
+        wait_ms: u64,
+    },
     /// The ledger holds everything before the cursor.
-    Trim { cursor: Cursor },
+    Trim {
+        cursor: Cursor,
+    },
     Queue,
     Message(MessageId),
     Command(Command),

@@ -25,7 +25,7 @@ use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
 use crate::platform::glommio::{RunError, ShardThreads, run_shards};
-use crate::shard::{Common, Parts, Runtime};
+use crate::shard::{NodeFacts, Parts, Runtime};
 use crate::spool::Spool;
 use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
 
@@ -170,7 +170,7 @@ fn last_snapshot(data: &Path) -> Arc<Snapshot> {
 /// What every shard's thread is given.
 #[derive(Clone)]
 pub struct ShardSetup {
-    pub common: Common,
+    pub node: NodeFacts,
     pub resolver: ResolverConfig,
     pub listeners: Vec<(Service, SocketAddr)>,
     pub admin: Option<SocketAddr>,
@@ -192,8 +192,8 @@ pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
         }
     }
     probe("the admin API", config.admin)?;
-    let threads = ShardThreads::new(NonZeroU16::new(setup.common.shards).unwrap_or(NonZeroU16::MIN));
-    let (mesh, shards) = (setup.mesh.clone(), setup.common.shards);
+    let threads = ShardThreads::new(NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN));
+    let (mesh, shards) = (setup.mesh.clone(), setup.node.shards);
     let (started, starting) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("postrail-node".to_owned());
     let spawned = thread.spawn(move || {
@@ -250,7 +250,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         .chain(config.rest.iter().map(|at| (Service::Rest, *at)))
         .collect();
     Ok(ShardSetup {
-        common: Common {
+        node: NodeFacts {
             data: config.data.clone(),
             hostname: config.hostname.as_str().into(),
             shards,
@@ -290,13 +290,12 @@ pub async fn run_shard<P: Platform>(
     started: impl FnOnce(),
 ) -> Result<bool, StartError> {
     let refuse = |error: String| StartError::Shard(format!("shard {shard}: {error}"));
-    let data = setup.common.data.clone();
+    let data = setup.node.data.clone();
     let journal = Journal::open(platform.clone(), &data, shard).await.map_err(|error| refuse(error.to_string()))?;
     let spool = Spool::open(platform.clone(), &data, shard).await.map_err(|error| refuse(error.to_string()))?;
     let dns = Dns::start(platform.clone(), setup.resolver);
     let parts = Parts { spool, journal, dns };
-    let runtime =
-        Runtime::start(platform.clone(), shard, setup.common, parts, setup.mesh, setup.snapshot);
+    let runtime = Runtime::start(platform.clone(), shard, setup.node, parts, setup.mesh, setup.snapshot);
     let (over, ending) = async_channel::bounded::<()>(1);
     let peers = Peers::new(platform.entropy());
     for (service, address) in setup.listeners {

@@ -38,7 +38,7 @@ use crate::tls::{Acceptor, Connector};
 
 /// What every shard of a node shares.
 #[derive(Clone)]
-pub struct Common {
+pub struct NodeFacts {
     /// The node's data folder.
     pub data: PathBuf,
     pub hostname: Arc<str>,
@@ -70,7 +70,7 @@ impl<P: Platform> Clone for Runtime<P> {
 struct Inner<P: Platform> {
     platform: P,
     id: ShardId,
-    common: Common,
+    node: NodeFacts,
     heart: RefCell<Shard>,
     spool: Spool<P>,
     journal: Journal<P>,
@@ -105,14 +105,14 @@ impl<P: Platform> Runtime<P> {
     pub fn start(
         platform: P,
         id: ShardId,
-        common: Common,
+        node: NodeFacts,
         parts: Parts<P>,
         mesh: Mesh,
         snapshot: Arc<Snapshot>,
     ) -> Self {
         let mut random = Random::new(platform.entropy());
         let now = Moment { instant: platform.now(), wall: platform.timestamp() };
-        let config = Config { shard: id, shards: common.shards, retry: common.retry, seed: random.next_u64() };
+        let config = Config { shard: id, shards: node.shards, retry: node.retry, seed: random.next_u64() };
         let seed = MapSeed::new(&mut random);
         let inner = Inner {
             id,
@@ -120,9 +120,9 @@ impl<P: Platform> Runtime<P> {
             spool: parts.spool,
             journal: parts.journal,
             dns: parts.dns,
-            signer: Signer::new(common.master_key, &mut random),
+            signer: Signer::new(node.master_key, &mut random),
             auth: Auth::new(platform.clone()),
-            quotas: RefCell::new(Quotas::new(&seed, common.shards)),
+            quotas: RefCell::new(Quotas::new(&seed, node.shards)),
             keys: RefCell::new(Keys::new(&seed)),
             mesh,
             random: RefCell::new(random),
@@ -134,7 +134,7 @@ impl<P: Platform> Runtime<P> {
             fences: RefCell::default(),
             recording: Cell::new(false),
             intake_sessions: Cell::new(0),
-            common,
+            node,
             platform,
         };
         let runtime = Self(Rc::new(inner));
@@ -157,8 +157,8 @@ impl<P: Platform> Runtime<P> {
         self.0.id
     }
 
-    pub fn common(&self) -> &Common {
-        &self.0.common
+    pub fn node(&self) -> &NodeFacts {
+        &self.0.node
     }
 
     pub fn signer(&self) -> &Signer {
@@ -166,7 +166,7 @@ impl<P: Platform> Runtime<P> {
     }
 
     pub fn connector(&self) -> &Connector {
-        &self.0.common.connector
+        &self.0.node.connector
     }
 
     pub fn auth(&self) -> &Auth<P> {
@@ -378,9 +378,9 @@ impl<P: Platform> Runtime<P> {
             Err(error) => return tracing::error!(message = %request.message, %error, "cannot read for a report"),
         };
         let snapshot = self.snapshot();
-        let domain = snapshot.domains.get(&job.domain).map_or(&*self.0.common.hostname, |domain| &*domain.name);
+        let domain = snapshot.domains.get(&job.domain).map_or(&*self.0.node.hostname, |domain| &*domain.name);
         let now = self.0.platform.timestamp();
-        let Some(report) = dsn::compose(&job, &request, domain, &self.0.common.hostname, now) else { return };
+        let Some(report) = dsn::compose(&job, &request, domain, &self.0.node.hostname, now) else { return };
         if self.0.heart.borrow().holds(report.id) {
             return; // made before a crash, and still waiting
         }
@@ -467,9 +467,7 @@ impl<P: Platform> Runtime<P> {
                 self.drive();
                 Reply::Affected(affected)
             }
-            Question::Submit(forwarded) => {
-                Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await))
-            }
+            Question::Submit(forwarded) => Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await)),
             Question::Status => Reply::Status(Box::new(self.status())),
         }
     }
@@ -519,7 +517,6 @@ impl<P: Platform> Runtime<P> {
         }
     }
 }
-
 
 impl<P: Platform> JobOwner for Runtime<P> {
     fn carried_state(&self, message: MessageId, recipients: usize) -> Vec<Carried> {

@@ -78,11 +78,7 @@ impl Signer {
         }
         let recipients = transact.recipients.iter().map(|index| {
             let recipient = &job.recipients[usize::from(index.0)];
-            ForwardPath {
-                address: recipient.address.clone(),
-                notify: recipient.notify,
-                orcpt: recipient.orcpt.clone(),
-            }
+            ForwardPath { address: recipient.address.clone(), notify: recipient.notify, orcpt: recipient.orcpt.clone() }
         });
         let recipients: Vec<ForwardPath> = recipients.collect();
         let needs_utf8 = message.utf8_header
@@ -120,11 +116,10 @@ impl Signer {
         match &*self.context(key)? {
             KeyContext::Ed25519(pair) => Ok(pair.sign(digest).as_ref().to_vec()),
             KeyContext::Rsa(pair) => {
-                let digest = digest::Digest::import_less_safe(digest, &digest::SHA256)
-                    .map_err(|_| SignError::Sign(key.id))?;
+                let digest =
+                    digest::Digest::import_less_safe(digest, &digest::SHA256).map_err(|_| SignError::Sign(key.id))?;
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign_digest(&RSA_PKCS1_SHA256, &digest, &mut signature)
-                    .map_err(|_| SignError::Sign(key.id))?;
+                pair.sign_digest(&RSA_PKCS1_SHA256, &digest, &mut signature).map_err(|_| SignError::Sign(key.id))?;
                 Ok(signature)
             }
         }

@@ -242,7 +242,8 @@ pub const LIVE_SECRETS_MAX: usize = 2;
 
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
-const _: () = assert!(SEGMENTS_FREE_MAX > 0, "the highest sequence of a log outlives its segments in a free file's name");
+const _: () =
+    assert!(SEGMENTS_FREE_MAX > 0, "the highest sequence of a log outlives its segments in a free file's name");
 const _: () = assert!(JOURNAL_PULL_BYTES_MAX <= BATCH_BYTES_MAX, "a pull gives at least one batch");
 const _: () = assert!(SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
 const _: () = assert!(MESSAGE_BYTES_MAX < REST_BODY_BYTES_MAX, "base64 of the largest message fits a REST body");

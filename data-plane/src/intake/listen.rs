@@ -88,12 +88,7 @@ pub async fn run<P: Platform>(
     }
 }
 
-fn admit<P: Platform>(
-    runtime: &Runtime<P>,
-    stream: <P::Net as Net>::Stream,
-    service: Service,
-    peers: &Peers,
-) {
+fn admit<P: Platform>(runtime: &Runtime<P>, stream: <P::Net as Net>::Stream, service: Service, peers: &Peers) {
     let Some(peer) = stream.peer() else { return };
     if !peers.enter(peer.ip()) {
         return;

@@ -36,7 +36,7 @@ pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stre
     if peer.ip().is_loopback() {
         return http::serve(&platform, stream, peer, config, &submission).await;
     }
-    let Some(acceptor) = submission.runtime.common().acceptor.clone() else { return };
+    let Some(acceptor) = submission.runtime.node().acceptor.clone() else { return };
     let handshake = stream.accept(&acceptor);
     match platform.timeout(Duration::from_secs(60), handshake).await {
         Some(Ok(stream)) => http::serve(&platform, stream, peer, config, &submission).await,
@@ -92,12 +92,11 @@ impl<P: Platform> Submission<P> {
             return Err(Problem::new(400, "invalid_idempotency_key", detail));
         }
         let hash = idempotency::hashes(principal.tenant, &key, &request.body).key_hash;
-        let owner = ShardId((hash % u128::from(self.runtime.common().shards)) as u16);
+        let owner = ShardId((hash % u128::from(self.runtime.node().shards)) as u16);
         if owner == self.runtime.id() {
             return submit_here(&self.runtime, &principal, peer, Some(&key), request.body).await;
         }
-        let question =
-            Question::Submit(Box::new(Forwarded { principal, peer, key, body: request.body }));
+        let question = Question::Submit(Box::new(Forwarded { principal, peer, key, body: request.body }));
         match self.runtime.mesh().ask(owner, question).await {
             Some(Reply::Response(response)) => Ok(*response),
             _ => Err(Problem::new(503, "shutting_down", "the server is shutting down").with_header("Retry-After", "5")),
@@ -208,7 +207,7 @@ fn replay<P: Platform>(
 /// Says where the job can be looked up: on the control API.
 fn located<P: Platform>(runtime: &Runtime<P>, job: MessageId, mut response: Response) -> Response {
     response.headers.retain(|(name, _)| name != "Location");
-    response.with_header("Location", format!("{}/v2/jobs/{job}", runtime.common().control_url))
+    response.with_header("Location", format!("{}/v2/jobs/{job}", runtime.node().control_url))
 }
 
 async fn accept<P: Platform>(
@@ -221,8 +220,7 @@ async fn accept<P: Platform>(
     now: Timestamp,
 ) -> Result<Response, Problem> {
     let snapshot = runtime.snapshot();
-    let acceptance =
-        Acceptance { snapshot: &snapshot, principal, id, now, peer: peer.ip(), idempotency_key: key };
+    let acceptance = Acceptance { snapshot: &snapshot, principal, id, now, peer: peer.ip(), idempotency_key: key };
     let accepted = rest::accept(acceptance, body)?;
     let Some(job) = accepted.job else {
         return Ok(accepted.answer.to_response());
@@ -259,4 +257,3 @@ fn basic(value: &str) -> Option<(String, Secret)> {
     let username = String::from_utf8(decoded[..at].to_vec()).ok()?;
     Some((username, Secret::new(decoded[at + 1..].to_vec())))
 }
-

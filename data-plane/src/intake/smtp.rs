@@ -34,9 +34,9 @@ pub async fn run<P: Platform>(
     implicit_tls: bool,
 ) {
     let config = SessionConfig {
-        hostname: runtime.common().hostname.clone(),
+        hostname: runtime.node().hostname.clone(),
         peer,
-        starttls: !implicit_tls && runtime.common().acceptor.is_some(),
+        starttls: !implicit_tls && runtime.node().acceptor.is_some(),
         implicit_tls,
         message_bytes_max: MESSAGE_BYTES_MAX,
         auth_without_tls: peer.ip().is_loopback(),
@@ -147,7 +147,7 @@ impl<P: Platform> Pump<P> {
     }
 
     async fn shake_hands(&mut self, stream: Socket<P>) -> Option<Socket<P>> {
-        let acceptor = self.runtime.common().acceptor.clone()?;
+        let acceptor = self.runtime.node().acceptor.clone()?;
         let handshake = stream.accept(&acceptor);
         match self.runtime.platform().timeout(HANDSHAKE_LIMIT, handshake).await? {
             Ok(stream) => {
@@ -204,7 +204,7 @@ impl<P: Platform> Pump<P> {
         let acceptance = Acceptance {
             snapshot: &snapshot,
             principal,
-            hostname: &self.runtime.common().hostname,
+            hostname: &self.runtime.node().hostname,
             id: self.runtime.next_id(),
             now: now.wall,
             peer: self.peer.ip(),
@@ -237,4 +237,3 @@ fn answer_of(result: Result<(), policy::Refusal>) -> Answer {
         Err(refusal) => Answer::Refused(refusal.reply()),
     }
 }
-

@@ -83,8 +83,7 @@ impl Timestamp {
     /// The form of RFC 5322 section 3.3: `Mon, 23 Nov 2026 20:14:05 +0000`.
     pub fn rfc5322(self) -> String {
         const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
         let (year, month, day) = self.date();
         let seconds = self.unix_seconds();
         let weekday = DAYS[(seconds / 86_400 % 7) as usize];

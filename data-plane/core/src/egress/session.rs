@@ -116,6 +116,8 @@ pub struct Capabilities {
     pub tls: Option<TlsFacts>,
     pub host: Domain,
     pub address: SocketAddr,
+    /// Our own address on the connection, where the pump tells it.
+    pub local: Option<IpAddr>,
 }
 
 /// How a session ended.

@@ -27,7 +27,11 @@ pub enum Notify {
     Unspecified,
     Never,
     /// At least one of the three.
-    On { success: bool, failure: bool, delay: bool },
+    On {
+        success: bool,
+        failure: bool,
+        delay: bool,
+    },
 }
 
 impl Notify {

@@ -197,10 +197,7 @@ mod tests {
     fn a_single_dedicated_address_has_one_owner() {
         let snapshot = snapshot(&["127.0.0.2"], &[]);
         let rules = Rules::new(snapshot, ShardId(1), 2);
-        assert_eq!(
-            rules.place(SendingDomainId(1), &mut Random::new(1)),
-            Placement::At(ShardId(0), SourceId(1))
-        );
+        assert_eq!(rules.place(SendingDomainId(1), &mut Random::new(1)), Placement::At(ShardId(0), SourceId(1)));
     }
 
     #[test]

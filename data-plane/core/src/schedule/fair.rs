@@ -53,8 +53,11 @@ impl<T> FairQueue<T> {
     /// Appends `item` behind what the tenant has in that class.
     pub fn push(&mut self, class: TrafficClass, tenant: TenantId, weight: u32, item: T) {
         let class = &mut self.classes[class as usize];
-        let queue =
-            class.tenants.entry(tenant).or_insert_with(|| TenantQueue { items: VecDeque::new(), weight: 1, deficit: 0 });
+        let queue = class.tenants.entry(tenant).or_insert_with(|| TenantQueue {
+            items: VecDeque::new(),
+            weight: 1,
+            deficit: 0,
+        });
         queue.weight = weight.max(1);
         if queue.items.is_empty() {
             class.turns.push_back(tenant);
@@ -163,8 +166,7 @@ mod tests {
 
     #[test]
     fn bulk_waits_but_never_starves() {
-        let mut queue =
-            queue_of(&[(TrafficClass::Transactional, 1, 1, 1_000), (TrafficClass::Marketing, 2, 1, 1_000)]);
+        let mut queue = queue_of(&[(TrafficClass::Transactional, 1, 1, 1_000), (TrafficClass::Marketing, 2, 1, 1_000)]);
         let first: Vec<_> = (0..90).filter_map(|_| queue.pop()).collect();
         assert_eq!(first.iter().filter(|tenant| **tenant == 2).count(), 10);
     }

@@ -6,7 +6,7 @@ use postrail_schema::ids::{RecipientIndex, SourceId};
 use postrail_schema::limits::EGRESS_IDLE;
 use smallvec::SmallVec;
 
-use super::{AttemptSlot, GroupState, JobRef, Output, SessionState, Shard, Transact};
+use super::{Aim, AttemptSlot, GroupState, JobRef, Output, SessionState, Shard, Transact};
 use crate::base::Moment;
 use crate::egress::{Capabilities, Phase, SessionEnd, TransactionOutcome, Verdict};
 use crate::mail::Job;
@@ -38,7 +38,8 @@ impl Shard {
                 continue;
             }
             self.groups[group as usize].state = GroupState::InFlight;
-            let slot = AttemptSlot { group, session: Some(session), hand_to: None, started: now.instant };
+            let aim = Aim::Session(session);
+            let slot = AttemptSlot { group, aim, loading: false, started: now.instant };
             let attempt = self.attempts.insert(slot) as u32;
             self.sessions[session as usize].state = SessionState::Busy { attempt };
             return self.load(now, attempt);
@@ -77,64 +78,76 @@ impl Shard {
         };
         match ready {
             Ok(job) => self.begin(now, attempt, job),
-            Err(at) => self.outputs.push_back(Output::Load { attempt, at }),
+            Err(at) => {
+                self.attempts[attempt as usize].loading = true;
+                self.outputs.push_back(Output::Load { attempt, at });
+            }
         }
     }
 
     pub(super) fn loaded(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
+        self.attempts[attempt as usize].loading = false;
         match result {
             Ok(job) => self.begin(now, attempt, job),
             Err(why) => {
-                let slot = self.attempts.remove(attempt as usize);
+                let slot = self.end_attempt(attempt);
                 self.groups[slot.group as usize].state = GroupState::Moving;
-                if slot.hand_to.is_some() {
-                    self.handed -= 1;
-                }
                 self.fail_unreadable(now, slot.group, &why);
-                if let Some(session) = slot.session {
+                if let Aim::Session(session) = slot.aim {
                     self.next_transaction(now, session);
                 }
             }
         }
     }
 
+    fn end_attempt(&mut self, attempt: u32) -> AttemptSlot {
+        let slot = self.attempts.remove(attempt as usize);
+        if let Aim::Hand(..) = slot.aim {
+            self.handed -= 1;
+        }
+        slot
+    }
+
     /// The job is at hand: drops what is suppressed by now, then sends (or hands over) the rest.
     fn begin(&mut self, now: Moment, attempt: u32, job: Arc<Job>) {
         let slot = &self.attempts[attempt as usize];
-        let (group, session, hand_to) = (slot.group, slot.session, slot.hand_to);
+        let (group, aim) = (slot.group, slot.aim);
+        if aim == Aim::Lost {
+            self.end_attempt(attempt);
+            self.groups[group as usize].state = GroupState::Moving;
+            return self.route(now, group);
+        }
         self.suppress(now, group, &job);
         let recipients = self.groups[group as usize].recipients.clone();
         if recipients.is_empty() {
-            self.attempts.remove(attempt as usize);
+            self.end_attempt(attempt);
             self.drop_group_and_work(group);
-            if hand_to.is_some() {
-                self.handed -= 1;
-            }
-            if let Some(session) = session {
+            if let Aim::Session(session) = aim {
                 self.next_transaction(now, session);
             }
             return;
         }
-        if let Some((owner, source)) = hand_to {
-            self.attempts.remove(attempt as usize);
-            return self.hand(group, owner, source, job);
+        match aim {
+            Aim::Hand(owner, source) => {
+                self.attempts.remove(attempt as usize);
+                self.hand(group, owner, source, job);
+            }
+            Aim::Session(session) => {
+                self.counters.attempts += 1;
+                let entry = self.groups[group as usize].entry;
+                let snapshot = self.rules.snapshot().clone();
+                let transact = Transact { attempt, entry, recipients, snapshot, job };
+                self.outputs.push_back(Output::Transact { session, transact: Box::new(transact) });
+            }
+            Aim::Lost => unreachable!("a lost attempt has gone back above"),
         }
-        let session = session.expect("an attempt has a session or goes to another shard");
-        self.counters.attempts += 1;
-        let transact = Transact {
-            attempt,
-            entry: self.groups[group as usize].entry,
-            recipients,
-            snapshot: self.rules.snapshot().clone(),
-            job,
-        };
-        self.outputs.push_back(Output::Transact { session, transact: Box::new(transact) });
     }
 
     /// A transaction has ended. The session asks for the next by itself, or ends.
     pub(super) fn outcome(&mut self, now: Moment, session: u32, outcome: TransactionOutcome) {
         let slot = self.attempts.remove(outcome.tag as usize);
-        assert_eq!(slot.session, Some(session), "a transaction ends on its own session");
+        assert_eq!(slot.aim, Aim::Session(session), "a transaction ends on its own session");
+        self.sessions[session as usize].state = SessionState::Done;
         let group = slot.group;
         self.groups[group as usize].state = GroupState::Moving;
         let mails = self.sessions[session as usize].mails;
@@ -176,12 +189,14 @@ impl Shard {
         let path = slot.path;
         let was_opening = slot.state == SessionState::Opening;
         self.paths[path as usize].connection_closed(session, was_opening);
-        if let SessionState::Busy { attempt } = slot.state
-            && let Some(attempt) = self.attempts.try_remove(attempt as usize)
-        {
-            // Its job was still being loaded, or the transaction never began: nothing was tried.
-            self.groups[attempt.group as usize].state = GroupState::Moving;
-            self.route(now, attempt.group);
+        if let SessionState::Busy { attempt } = slot.state {
+            // Without an outcome nothing was tried: the group goes back, once nobody loads for it any more.
+            self.attempts[attempt as usize].aim = Aim::Lost;
+            if !self.attempts[attempt as usize].loading {
+                let attempt = self.end_attempt(attempt);
+                self.groups[attempt.group as usize].state = GroupState::Moving;
+                self.route(now, attempt.group);
+            }
         }
         if let SessionEnd::Failed { phase, reply, host, address, .. } = end
             && was_opening

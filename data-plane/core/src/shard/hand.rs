@@ -64,8 +64,7 @@ impl Shard {
         let (entry, recipients, attempts) = (work.entry, work.recipients.clone(), work.attempts);
         let work = self.works.insert(work) as u32;
         let job = JobRef::Remote(work);
-        let group =
-            Group { job, entry, recipients, attempts, requeues: 0, domain, state: GroupState::Moving };
+        let group = Group { job, entry, recipients, attempts, requeues: 0, domain, state: GroupState::Moving };
         let group = self.new_group(group);
         self.route(now, group);
     }
@@ -102,11 +101,8 @@ impl Shard {
         match back.result {
             HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
             HandResult::Wait { reason, nanos } => {
-                let due = if nanos == u64::MAX {
-                    Instant::FAR
-                } else {
-                    now.instant + std::time::Duration::from_nanos(nanos)
-                };
+                let due =
+                    if nanos == u64::MAX { Instant::FAR } else { now.instant + std::time::Duration::from_nanos(nanos) };
                 self.schedule(now, back.group, due, reason);
             }
         }

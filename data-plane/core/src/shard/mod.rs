@@ -108,19 +108,39 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Output {
     /// Look up where mail for `domain` goes; answer with [`Input::Resolved`].
-    Resolve { domain: u32, lookup: Lookup },
+    Resolve {
+        domain: u32,
+        lookup: Lookup,
+    },
     /// Open a session; it reports with [`Input::Ready`] and, at last, [`Input::Ended`].
-    Open { session: u32, plan: Box<SessionPlan> },
+    Open {
+        session: u32,
+        plan: Box<SessionPlan>,
+    },
     /// Read a job from the spool; answer with [`Input::Loaded`].
-    Load { attempt: u32, at: Location },
+    Load {
+        attempt: u32,
+        at: Location,
+    },
     /// Render, sign and send; answer with [`Input::Outcome`].
-    Transact { session: u32, transact: Box<Transact> },
+    Transact {
+        session: u32,
+        transact: Box<Transact>,
+    },
     /// Close an idle session; it answers with [`Input::Ended`].
-    Quit { session: u32 },
+    Quit {
+        session: u32,
+    },
     /// Store the report, if there is one and it is due; then make the events durable; then release what is finished.
     Record(Box<Record>),
-    Hand { to: ShardId, work: Box<Work> },
-    HandBack { to: ShardId, back: Box<HandBack> },
+    Hand {
+        to: ShardId,
+        work: Box<Work>,
+    },
+    HandBack {
+        to: ShardId,
+        back: Box<HandBack>,
+    },
 }
 
 /// A question to the resolver.
@@ -254,8 +274,14 @@ struct SessionSlot {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SessionState {
     Opening,
-    Idle { until: Instant },
-    Busy { attempt: u32 },
+    Idle {
+        until: Instant,
+    },
+    Busy {
+        attempt: u32,
+    },
+    /// Its transaction's outcome is in; it asks for the next, or ends.
+    Done,
     Quitting,
 }
 
@@ -263,10 +289,20 @@ enum SessionState {
 #[derive(Debug)]
 struct AttemptSlot {
     group: u32,
-    /// `None`: loaded in order to be handed to another shard.
-    session: Option<u32>,
-    hand_to: Option<(ShardId, SourceId)>,
+    aim: Aim,
+    /// The job is being read from the spool; no transaction has begun.
+    loading: bool,
     started: Instant,
+}
+
+/// What an attempt's job is loaded for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Aim {
+    Session(u32),
+    /// Another shard owns the source.
+    Hand(ShardId, SourceId),
+    /// Its session ended meanwhile: the group goes back to its queue.
+    Lost,
 }
 
 /// The state of one shard.

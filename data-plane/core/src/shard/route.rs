@@ -10,7 +10,7 @@ use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTI
 use postrail_schema::snapshot::Snapshot;
 
 use super::{
-    AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, Output, SessionPlan, SessionSlot, SessionState, Shard,
+    Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, Output, SessionPlan, SessionSlot, SessionState, Shard,
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
@@ -36,13 +36,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn insert_job(
-        &mut self,
-        job: &Job,
-        at: Location,
-        open: usize,
-        fresh: Option<Arc<Job>>,
-    ) -> u32 {
+    pub(super) fn insert_job(&mut self, job: &Job, at: Location, open: usize, fresh: Option<Arc<Job>>) -> u32 {
         let slot = JobSlot {
             id: job.id,
             at,
@@ -74,9 +68,9 @@ impl Shard {
                     && group.domain == domain
                     && group.recipients.len() < TRANSACTION_RECIPIENTS_MAX
             };
-            let found = last.filter(|id: &u32| fits(&self.groups[*id as usize])).or_else(|| {
-                groups.iter().rev().take(16).copied().find(|id| fits(&self.groups[*id as usize]))
-            });
+            let found = last
+                .filter(|id: &u32| fits(&self.groups[*id as usize]))
+                .or_else(|| groups.iter().rev().take(16).copied().find(|id| fits(&self.groups[*id as usize])));
             if let Some(id) = found {
                 self.groups[id as usize].recipients.push(*index);
                 continue;
@@ -318,8 +312,8 @@ impl Shard {
         }
         self.handed += 1;
         self.groups[group as usize].state = GroupState::Handed;
-        let slot =
-            AttemptSlot { group, session: None, hand_to: Some((owner, source)), started: now.instant };
+        let aim = Aim::Hand(owner, source);
+        let slot = AttemptSlot { group, aim, loading: false, started: now.instant };
         let attempt = self.attempts.insert(slot) as u32;
         self.load(now, attempt);
     }

@@ -186,8 +186,7 @@ impl Shard {
 
     fn settle_alike(&mut self, now: Moment, group: u32, outcome: RecipientOutcome, facts: &AttemptFacts) {
         let count = self.groups[group as usize].recipients.len();
-        let facts =
-            AttemptFacts { number: self.groups[group as usize].attempts.saturating_add(1), ..facts.clone() };
+        let facts = AttemptFacts { number: self.groups[group as usize].attempts.saturating_add(1), ..facts.clone() };
         self.settle_group(now, group, &facts, vec![outcome; count]);
     }
 

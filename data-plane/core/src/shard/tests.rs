@@ -71,8 +71,7 @@ impl World {
         let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
         let config = Config { shard: ShardId(shard), shards, retry: RetryPolicy::default(), seed: 7 };
         let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
-        let mut world =
-            Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
+        let mut world = Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
         world.input(Input::RecoveryDone);
         world
     }
@@ -463,13 +462,8 @@ fn recovery_knows_what_had_settled_and_what_had_been_tried() {
     for event in events {
         after.input(Input::Replayed(event));
     }
-    let meta = JobMeta {
-        job: (*job).clone(),
-        content_bytes: 3,
-        progress: Vec::new(),
-        moved_from: None,
-        chunks: Vec::new(),
-    };
+    let meta =
+        JobMeta { job: (*job).clone(), content_bytes: 3, progress: Vec::new(), moved_from: None, chunks: Vec::new() };
     after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment: 1, offset: 0, bytes: 1 } });
     assert_eq!(after.shard.waiting(), 1);
     assert!(after.events().is_empty(), "nothing is recorded twice");
@@ -494,4 +488,47 @@ fn a_drained_shard_starts_nothing_and_becomes_quiet() {
     }
     assert!(world.shard.is_quiet());
     assert_eq!(world.shard.waiting(), 1, "what was not sent stays in the spool");
+}
+
+/// Two sessions of one path, the first of which is over after its outcome while the second is busy.
+#[test]
+fn an_attempt_outlives_the_end_of_another_session() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    let (first, transact) = world.to_transaction();
+    world.accept(&["b@one.test"]);
+    let second = world.opened()[0];
+    let recipients = vec![RecipientOutcome {
+        verdict: DELIVERED,
+        scope: Scope::Recipient,
+        phase: Phase::EndOfData,
+        reply: Reply::plain(250, "said"),
+        maybe_delivered: false,
+    }];
+    let tag = u64::from(transact.attempt);
+    let outcome = TransactionOutcome { tag, recipients, session_over: true };
+    world.input(Input::Outcome { session: first, outcome });
+    world.ready(second);
+    let (_, transact) = world.transact().expect("the second session has its own");
+    world.input(Input::Ended { session: first, end: SessionEnd::Done });
+    world.outcome(second, &transact, DELIVERED, 250);
+    assert_eq!(world.shard.waiting(), 0);
+}
+
+#[test]
+fn a_job_that_arrives_from_the_spool_after_its_session_has_ended_is_tried_on_another() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let job = world.accept(&["a@one.test"]);
+    let (session, transact) = world.to_transaction();
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    world.ready(session);
+    world.shard.command(world.now, &Command::Retry(CommandTarget::All));
+    world.input(Input::Timeout);
+    let attempt = world.take(|output| match output {
+        Output::Load { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    world.input(Input::Ended { session, end: SessionEnd::Done });
+    world.input(Input::Loaded { attempt: attempt.expect("old mail is loaded"), result: Ok(job) });
+    assert_eq!(world.opened().len(), 1, "the group is ready again");
 }

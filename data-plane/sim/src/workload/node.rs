@@ -12,7 +12,7 @@ use postrail_data_plane::intake::listen::Service;
 use postrail_data_plane::mesh::Mesh;
 use postrail_data_plane::node::{ShardSetup, run_shard};
 use postrail_data_plane::platform::Platform;
-use postrail_data_plane::shard::Common;
+use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
 use postrail_schema::snapshot::{
@@ -28,7 +28,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
     let (mesh, inboxes) = Mesh::new(1);
     let retry = RetryPolicy { first: Duration::from_secs(5), max: Duration::from_secs(60), factor_percent: 150 };
     let setup = ShardSetup {
-        common: Common {
+        node: NodeFacts {
             data: PathBuf::from("data"),
             hostname: "node.example".into(),
             shards: 1,

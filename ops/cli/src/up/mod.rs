@@ -46,7 +46,7 @@ fn serve(data: &Path, options: &UpOptions) -> Result<()> {
     start_log(options)?;
     check_addresses(options)?;
     let folder = DataFolder::claim(data)?;
-    ports::check(&listeners(options))?;
+    ports::check(&listeners(options), ports::PATIENCE)?;
     let planes = planes_options(folder.path(), options)?;
     let runtime = control_runtime()?;
     runtime.block_on(async {
