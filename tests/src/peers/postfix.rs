@@ -37,7 +37,7 @@ impl Postfix {
         std::fs::write(configuration.join("main.cf"), main_cf(&folder, settings)).expect("writable");
         std::fs::write(configuration.join("master.cf"), master_cf(addresses)).expect("writable");
         std::fs::write(configuration.join("recipients"), "").expect("writable");
-        let libraries = unpacked("postfix").join("usr/lib/postfix");
+        let libraries = libraries();
         let mut command = Command::new(libraries.join("sbin/master"));
         command.arg("-d").arg("-c").arg(&configuration).env("LD_LIBRARY_PATH", &libraries);
         let process = Process::start(&mut command, &folder.join("output"));
@@ -60,6 +60,16 @@ impl Postfix {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+/// Where Postfix's own libraries are.
+pub fn libraries() -> PathBuf {
+    unpacked("postfix").join("usr/lib/postfix")
+}
+
+/// Postfix's smtp-sink, which takes mail and keeps it as files.
+pub fn sink() -> PathBuf {
+    unpacked("postfix").join("usr/sbin/smtp-sink")
 }
 
 fn make_queue(folder: &Path) {

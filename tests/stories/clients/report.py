@@ -13,7 +13,7 @@ def fields(block):
 
 
 text, status, returned = message.get_payload()
-if returned.get_content_type() in ("message/rfc822", "message/global"):
+if returned.get_content_maintype() == "message":
     original = returned.get_payload(0).as_bytes()
 else:
     original = returned.get_payload(decode=True)
