@@ -58,5 +58,5 @@ pub fn root() -> PathBuf {
 
 /// Where build output goes; peers and Python packages of the stories are installed below it by `ops/test`.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
 }
