@@ -1,7 +1,9 @@
 //! `/openapi.json`: OpenAPI 3.1, from the annotations of the handlers.
 
 use axum::Json;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Postrail control API", description = "Configuration, and what became of mail."),
-    modifiers(&Schemes),
+    modifiers(&Schemes, &Operations),
     security(("bearer" = []), ("basic" = [])),
     paths(
         tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete,
@@ -43,6 +45,83 @@ impl Modify for Schemes {
     }
 }
 
+/// What holds for every operation: an id of its own, and errors as problems of their own media type.
+struct Operations;
+
+impl Modify for Operations {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut openapi.paths.paths {
+            for operation in operations(item) {
+                name(operation);
+                mark_problems(operation);
+                if path.starts_with("/v2") {
+                    add_default(operation);
+                }
+            }
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, patch, delete, .. } = item;
+    [get, put, post, patch, delete].into_iter().flatten()
+}
+
+/// Handlers of different resources have the same names.
+fn name(operation: &mut Operation) {
+    let tag = operation.tags.as_ref().and_then(|tags| tags.first());
+    if let (Some(tag), Some(id)) = (tag, &mut operation.operation_id) {
+        *id = format!("{id}_{tag}");
+    }
+}
+
+fn mark_problems(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && !status.starts_with('2')
+            && let Some(content) = response.content.swap_remove("application/json")
+        {
+            response.content.insert(PROBLEM_MEDIA_TYPE.to_owned(), content);
+        }
+    }
+}
+
+fn add_default(operation: &mut Operation) {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemDocument"))).build();
+    let any = ResponseBuilder::new().description("Any other error, as a problem document.");
+    let any = any.content(PROBLEM_MEDIA_TYPE, content).build();
+    operation.responses.responses.entry("default".to_owned()).or_insert(RefOr::T(any));
+}
+
+const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
 pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_has_an_id_of_its_own_and_tells_its_errors() {
+        let document = serde_json::to_value(Document::openapi()).expect("the description is JSON");
+        let mut ids = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let id = operation["operationId"].as_str().unwrap_or_default();
+                assert!(ids.insert(id.to_owned()), "{method} {path}: {id} is another operation's");
+                if path.starts_with("/v2") {
+                    let any = &operation["responses"]["default"]["content"];
+                    assert!(any[PROBLEM_MEDIA_TYPE].is_object(), "{method} {path} tells how errors look");
+                }
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    let is_plain = response["content"]["application/json"].is_object();
+                    assert!(status.starts_with('2') || !is_plain, "{method} {path}: {status} is a problem document");
+                }
+            }
+        }
+    }
 }

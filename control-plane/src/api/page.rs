@@ -17,6 +17,7 @@ use super::problem::ProblemDocument;
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageParams {
     /// Records of the page, 1 to 1,000; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
