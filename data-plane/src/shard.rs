@@ -193,6 +193,11 @@ impl<P: Platform> Runtime<P> {
         self.0.draining.get()
     }
 
+    /// Whether jobs of an earlier start are still to be found.
+    pub fn is_recovering(&self) -> bool {
+        self.0.heart.borrow().is_recovering()
+    }
+
     pub fn now(&self) -> Moment {
         Moment { instant: self.0.platform.now(), wall: self.0.platform.timestamp() }
     }

@@ -159,6 +159,11 @@ async fn submit_here<P: Platform>(
     let Some(key) = key else {
         return accept(runtime, principal, peer, None, &body, runtime.next_id(), now).await;
     };
+    if runtime.is_recovering() {
+        // The key may be that of a job which is still to be found.
+        let detail = "the keys of earlier jobs are still being restored after a start";
+        return Err(Problem::new(503, "recovering", detail).with_header("Retry-After", "1"));
+    }
     let hashes = idempotency::hashes(principal.tenant, key, &body);
     let begun = runtime.keys().borrow_mut().begin(hashes.key_hash, hashes.request_hash, now);
     match begun {

@@ -1,0 +1,73 @@
+//! A network namespace joined to this one by a veth pair: a peer that is not on loopback.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::process::{run, try_run};
+
+/// A namespace; it goes with the value, and the pair with it.
+pub struct Namespace {
+    name: String,
+    /// This side's address.
+    pub outside: IpAddr,
+    /// The namespace's address.
+    pub inside: IpAddr,
+}
+
+fn ip(arguments: &str) {
+    run(Command::new("ip").args(arguments.split(' ')));
+}
+
+impl Namespace {
+    /// Makes one with a /30 of its own out of 198.18.0.0/15, which is for tests (RFC 2544).
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (id, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("story{id}-{count}");
+        let (near, far) = (format!("sn{id}-{count}"), format!("sf{id}-{count}"));
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + (id * 8 + count) % 0x4000 * 4;
+        let [outside, inside] = [1, 2].map(|last| Ipv4Addr::from(base + last));
+        ip(&format!("netns add {name}"));
+        let made = Self { name, outside: outside.into(), inside: inside.into() };
+        let name = &made.name;
+        ip(&format!("link add {near} type veth peer name {far}"));
+        ip(&format!("link set {far} netns {name}"));
+        ip(&format!("address add {outside}/30 dev {near}"));
+        ip(&format!("link set {near} up"));
+        ip(&format!("-n {name} address add {inside}/30 dev {far}"));
+        ip(&format!("-n {name} link set {far} up"));
+        ip(&format!("-n {name} link set lo up"));
+        made
+    }
+
+    /// Gives this side one more address, that the namespace can answer: out of 198.19.0.0/16, with the bits of the first.
+    pub fn second_outside(&self) -> IpAddr {
+        let IpAddr::V4(first) = self.outside else { unreachable!("made of IPv4") };
+        let [_, _, third, fourth] = first.octets();
+        let second = Ipv4Addr::new(198, 19, third, fourth);
+        let near = self.name.replace("story", "sn");
+        ip(&format!("address add {second}/32 dev {near}"));
+        ip(&format!("-n {} route add {second}/32 via {first}", self.name));
+        second.into()
+    }
+
+    /// `program`, run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        try_run(Command::new("ip").args(["netns", "delete", &self.name]));
+    }
+}
