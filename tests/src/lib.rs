@@ -2,17 +2,33 @@
 //!
 //! - [`place`]: a temporary folder and free ports of one story,
 //! - [`process`]: a child process that ends with its owner,
+//! - [`load`]: many numbered mails from clients that outlast restarts of the server, with a list of the acknowledged,
 //! - [`postrail`]: the binary under test and its APIs,
+//! - [`clients`]: submission clients and judges in Python and Node,
+//! - [`scene`]: all of it at once, as most stories need it,
+//! - [`dialogue`]: a plain SMTP client that says exactly what it is told,
+//! - [`namespace`]: a peer that is not on loopback,
 //! - [`zone`]: a real name server (Knot) with the story's zones,
+//! - [`peers`]: real receivers: Postfix, Exim, OpenSMTPD,
 //! - [`receiver`]: a scripted receiver for behaviour that no real one can be made to show,
+//! - [`judge`]: what others' verifiers say of a mail,
+//! - [`world`]: the usual cast of a story,
 //! - [`wait`]: waits for an event, bounded.
 //!
 //! Invariants worth naming: everything listens on loopback or in a namespace of the story's own; nothing is waited for
 //! by a fixed sleep; mail is judged with parsers and verifiers that are not ours.
 
+pub mod clients;
+pub mod dialogue;
+pub mod judge;
+pub mod load;
+pub mod namespace;
+pub mod peers;
 pub mod place;
 pub mod postrail;
 pub mod process;
 pub mod receiver;
+pub mod scene;
 pub mod wait;
+pub mod world;
 pub mod zone;

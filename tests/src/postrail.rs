@@ -46,8 +46,13 @@ impl Postrail {
 
     /// Starts with these further options of `up`.
     pub fn start_with(place: &Place, options: &[&str]) -> Self {
+        Self::start_at(place, &place.join("data"), options)
+    }
+
+    /// As [`Self::start_with`], with its state in `data`.
+    pub fn start_at(place: &Place, data: &Path, options: &[&str]) -> Self {
         let [smtp, smtps, rest, api, admin] = std::array::from_fn(|_| free_address());
-        let data = place.join("data");
+        let data = data.to_owned();
         let log = place.join("postrail.log");
         let mut arguments: Vec<String> = vec!["up".to_owned(), "--data".to_owned(), data.display().to_string()];
         for (option, address) in
@@ -75,9 +80,13 @@ impl Postrail {
             http,
         };
         postrail.wait_ready();
-        let printed = postrail.output();
+        // It prints once it has seen itself ready.
+        let printed = wait::until("the first start to print all", || {
+            Some(postrail.output()).filter(|printed| printed.lines().any(|line| line.trim().starts_with("curl ")))
+        });
         let word = |name: &str| {
-            let line = printed.lines().find_map(|line| line.trim().strip_prefix(name).map(str::trim).map(str::to_owned));
+            let line =
+                printed.lines().find_map(|line| line.trim().strip_prefix(name).map(str::trim).map(str::to_owned));
             line.unwrap_or_else(|| panic!("the first start prints {name}:\n{printed}"))
         };
         postrail.username = word("username ");
@@ -85,7 +94,8 @@ impl Postrail {
         postrail
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until both planes answer that they are ready.
+    pub fn wait_ready(&mut self) {
         wait::until("postrail to be ready", || {
             if let Some(status) = self.process.ended() {
                 panic!("postrail ended with {status}:\n{}", self.output());
@@ -111,8 +121,18 @@ impl Postrail {
 
     /// Starts again on the same data and ports after it has ended.
     pub fn start_again(&mut self) {
-        self.process = Process::start(Command::new(binary()).args(&self.arguments), &self.log);
+        self.spawn_again();
         self.wait_ready();
+    }
+
+    /// As [`Self::start_again`], without waiting for it.
+    pub fn spawn_again(&mut self) {
+        self.process = Process::start(Command::new(binary()).args(&self.arguments), &self.log);
+    }
+
+    /// What `up` was started with.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     /// SIGKILL, then a start on the same data.
@@ -163,12 +183,27 @@ impl Postrail {
     /// Waits until every shard works under the newest revision.
     pub fn settled_configuration(&self) {
         wait::until("the newest revision to be in effect", || {
-            let newest = self.control_ok("GET", "/v2/revision", None)["revision"].as_u64()?;
+            let newest = self.published()?;
             let metrics = self.metrics();
             let mut shards = metrics.lines().filter(|line| line.starts_with("postrail_snapshot_revision{"));
-            let is_newest = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()) == Some(newest);
+            let is_newest =
+                |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()) == Some(newest);
             shards.all(is_newest).then_some(())
         });
+    }
+
+    /// The newest revision that the control plane has published.
+    fn published(&self) -> Option<u64> {
+        let ready = self.http.get(format!("http://{}/readyz", self.api)).send().ok()?;
+        ready.json::<Value>().ok()?["revision"].as_u64()
+    }
+
+    /// A request to the admin listener: status and body.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let response =
+            self.http.get(format!("http://{}{path}", self.admin)).send().expect("the admin listener answers");
+        let status = response.status().as_u16();
+        (status, response.text().unwrap_or_default())
     }
 
     pub fn metrics(&self) -> String {
@@ -209,6 +244,24 @@ impl Postrail {
         }
         let list = answer.get("recipients").or_else(|| answer.get("items")).and_then(Value::as_array).cloned();
         list.unwrap_or_else(|| panic!("a list of recipients: {status} {answer}"))
+    }
+
+    /// Waits until all `count` recipients of a job have settled, and gives them over all pages.
+    pub fn all_recipients(&self, job: &str, count: usize) -> Vec<Value> {
+        wait::until(&format!("{count} recipients of {job} to settle"), || {
+            let mut all = Vec::new();
+            let mut page = format!("/v2/jobs/{job}/recipients?limit=400");
+            loop {
+                let (status, answer) = self.control("GET", &page, None);
+                if status != 200 {
+                    return None;
+                }
+                all.extend(answer["items"].as_array().cloned().unwrap_or_default());
+                let Some(cursor) = answer["next_cursor"].as_str() else { break };
+                page = format!("/v2/jobs/{job}/recipients?limit=400&cursor={cursor}");
+            }
+            (all.len() == count && all.iter().all(|recipient| recipient["settled"] == true)).then_some(all)
+        })
     }
 
     /// Waits until every recipient of a job is in `state`.

@@ -1,17 +1,19 @@
 //! A scripted receiver: behaviour that no real one can be made to show (hangs, drops, garbage), and exact bytes.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A step of the dialogue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Stage {
     Greeting,
     Ehlo,
+    /// The good reply to STARTTLS is followed by what is no handshake.
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -19,6 +21,7 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Those that every mail meets.
     pub const ALL: [Self; 6] = [Self::Greeting, Self::Ehlo, Self::Mail, Self::Rcpt, Self::Data, Self::EndOfData];
 }
 
@@ -27,12 +30,14 @@ impl Stage {
 pub enum Act {
     /// This reply, as it is (with CRLF).
     Say(String),
-    /// Nothing, for as long as the client stays.
+    /// Nothing, for as long as the client stays or until [`Receiver::release`].
     Hang,
     /// Close without a word.
     Drop,
     /// The good reply, an octet at a time.
     Slowly,
+    /// The good reply, after this time.
+    Wait(Duration),
 }
 
 /// A mail as it arrived.
@@ -46,15 +51,25 @@ pub struct Arrived {
     pub rcpt: Vec<String>,
     /// The content, dot-unstuffed.
     pub content: Vec<u8>,
+    /// A command came before the reply to the one before it.
+    pub pipelined: bool,
     /// Position of the connection among all, from 0.
     pub connection: usize,
+    /// When the reply to the end of its data went out.
+    pub at: Option<Instant>,
 }
 
 struct Shared {
     acts: Mutex<HashMap<Stage, (Act, usize)>>,
     extensions: Mutex<Vec<String>>,
     arrived: Mutex<Vec<Arrived>>,
+    /// Open connections by their number.
+    open: Mutex<HashMap<usize, TcpStream>>,
     connections: AtomicUsize,
+    /// Connections that hang at present.
+    hanging: AtomicUsize,
+    /// How often [`Receiver::release`] was called.
+    releases: AtomicUsize,
     over: AtomicBool,
 }
 
@@ -74,7 +89,10 @@ impl Receiver {
             acts: Mutex::default(),
             extensions: Mutex::new(extensions.map(str::to_owned).to_vec()),
             arrived: Mutex::default(),
+            open: Mutex::default(),
             connections: AtomicUsize::new(0),
+            hanging: AtomicUsize::new(0),
+            releases: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
         let inner = shared.clone();
@@ -85,7 +103,12 @@ impl Receiver {
                 }
                 let shared = inner.clone();
                 let number = shared.connections.fetch_add(1, Ordering::Relaxed);
-                std::thread::spawn(move || drop(serve(&shared, stream, number)));
+                std::thread::spawn(move || {
+                    let open = || shared.open.lock().expect("no panic while locked");
+                    open().extend(stream.try_clone().map(|stream| (number, stream)));
+                    drop(serve(&shared, stream, number));
+                    open().remove(&number);
+                });
             }
         });
         Self { address, shared }
@@ -124,6 +147,23 @@ impl Receiver {
         })
     }
 
+    /// Closes the connections that are open now.
+    pub fn hang_up(&self) {
+        for stream in self.shared.open.lock().expect("no panic while locked").values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Connections that hang at present.
+    pub fn hanging(&self) -> usize {
+        self.shared.hanging.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connections that hang.
+    pub fn release(&self) {
+        self.shared.releases.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
@@ -132,6 +172,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
+        self.hang_up();
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -159,8 +200,22 @@ fn act(shared: &Shared, stream: &mut TcpStream, stage: Stage, good: &str) -> std
         }
         Some(Act::Drop) => Ok(None),
         Some(Act::Hang) => {
+            let before = shared.releases.load(Ordering::Relaxed);
+            shared.hanging.fetch_add(1, Ordering::Relaxed);
+            stream.set_read_timeout(Some(Duration::from_millis(20)))?;
             let mut sink = [0; 1024];
-            while stream.read(&mut sink)? > 0 {}
+            loop {
+                match stream.read(&mut sink) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    Err(_) => break,
+                }
+                if shared.releases.load(Ordering::Relaxed) > before {
+                    break;
+                }
+            }
+            shared.hanging.fetch_sub(1, Ordering::Relaxed);
             Ok(None)
         }
         Some(Act::Slowly) => {
@@ -168,6 +223,11 @@ fn act(shared: &Shared, stream: &mut TcpStream, stage: Stage, good: &str) -> std
                 stream.write_all(&[octet])?;
                 std::thread::sleep(Duration::from_millis(5));
             }
+            Ok(Some(true))
+        }
+        Some(Act::Wait(time)) => {
+            std::thread::sleep(time);
+            stream.write_all(good.as_bytes())?;
             Ok(Some(true))
         }
     }
@@ -188,6 +248,7 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::
             return Ok(());
         }
         let line = line.trim_end().to_owned();
+        let ahead = !reader.buffer().is_empty();
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         let done = match verb.as_str() {
             "EHLO" | "HELO" => {
@@ -219,6 +280,12 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::
                 stream.write_all(b"250 2.0.0 Ok\r\n")?;
                 Some(true)
             }
+            "STARTTLS" => {
+                match act(shared, &mut stream, Stage::StartTls, "220 2.0.0 Go\r\nand this is no handshake\r\n")? {
+                    Some(true) => None,
+                    other => other,
+                }
+            }
             "QUIT" => {
                 stream.write_all(b"221 2.0.0 Bye\r\n")?;
                 return Ok(());
@@ -228,6 +295,7 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::
                 Some(true)
             }
         };
+        mail.pipelined |= ahead;
         if done.is_none() {
             return Ok(());
         }
@@ -257,6 +325,7 @@ fn data(
     }
     let done = act(shared, stream, Stage::EndOfData, "250 2.0.0 Ok: queued\r\n")?;
     if done == Some(true) {
+        mail.at = Some(Instant::now());
         shared.arrived.lock().expect("no panic while locked").push(std::mem::take(mail));
     }
     Ok(done)

@@ -1,0 +1,68 @@
+//! Many numbered mails from real clients (Python's smtplib and http.client) that outlast restarts of the server.
+//!
+//! A number is submitted once, whatever becomes of the submission: a number that arrives twice is a duplicate delivery,
+//! and one that was acknowledged and does not arrive is lost.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::place::{Place, root};
+use crate::postrail::Postrail;
+use crate::receiver::Arrived;
+
+/// Running clients; they end with this value.
+pub struct Load {
+    child: Child,
+    prefix: String,
+    acknowledged: PathBuf,
+}
+
+impl Load {
+    /// Starts so many connections by SMTP and by REST. Recipients are `<prefix>+<number>@receiver.test`.
+    pub fn start(place: &Place, postrail: &Postrail, prefix: &str, smtp: usize, rest: usize) -> Self {
+        let acknowledged = place.join(&format!("{prefix}.acknowledged"));
+        let mut command = Command::new("python3");
+        command.arg(root().join("tests/stories/clients/load.py"));
+        command.args([postrail.smtp.port().to_string(), postrail.rest.port().to_string(), postrail.username.clone()]);
+        command.args([smtp.to_string(), rest.to_string(), prefix.to_owned()]).arg(&acknowledged);
+        command.env("POSTRAIL_SECRET", &postrail.secret).stdin(Stdio::piped());
+        let child = command.spawn().expect("python3 starts");
+        Self { child, prefix: prefix.to_owned(), acknowledged }
+    }
+
+    /// The numbers that were acknowledged so far.
+    pub fn acknowledged(&self) -> BTreeSet<u64> {
+        let text = std::fs::read_to_string(&self.acknowledged).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let number = |line: &str| line.split(' ').next().and_then(|number| number.parse().ok());
+        whole.lines().map(|line| number(line).unwrap_or_else(|| panic!("a number: {line}"))).collect()
+    }
+
+    /// Tells the clients to stop, waits for them, and gives the numbers that were acknowledged.
+    pub fn stop(mut self) -> BTreeSet<u64> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait().expect("our own child can be waited for");
+        assert!(status.success(), "the clients ended with {status}");
+        self.acknowledged()
+    }
+
+    /// The number in the recipient of a mail that this load submitted.
+    pub fn number(&self, mail: &Arrived) -> Option<u64> {
+        number_of(&self.prefix, mail)
+    }
+}
+
+/// The number of a mail to `<prefix>+<number>@…`.
+pub fn number_of(prefix: &str, mail: &Arrived) -> Option<u64> {
+    let command = mail.rcpt.first()?;
+    let after = command.split('<').nth(1)?.strip_prefix(prefix)?.strip_prefix('+')?;
+    after.split('@').next()?.parse().ok()
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
