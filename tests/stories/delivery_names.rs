@@ -1,11 +1,14 @@
 //! Which host a mail goes to follows from the zone: preference, spread, null MX, addresses without MX, aliases, loops.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use postrail_tests::judge;
+use postrail_tests::process::run;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::world::{Mail, World, message};
+use serde_json::json;
 
 /// Sends to each of these, and waits until it is delivered.
 fn deliver(world: &World, addresses: &[&str]) {
@@ -160,4 +163,69 @@ fn a_mail_with_more_than_50_received_fields_is_refused() {
     let answer = refused(51).expect_err("a loop is refused");
     assert!(answer.contains("5.4.6"), "{answer}");
     refused(40).expect("40 are accepted");
+}
+
+#[test]
+fn an_mx_set_that_needs_tcp_is_read_whole() {
+    // More hosts than are ever tried, with the best one last.
+    let name = |number: usize| format!("host{number:02}-with-a-label-that-no-compression-makes-short");
+    let mut records: Vec<String> =
+        (0..40).map(|at| format!("@ MX 20 {name}\n{name} A 127.0.0.23", name = name(at))).collect();
+    records.push(format!("@ MX 10 {name}\n{name} A 127.0.0.21", name = name(99)));
+    let world = World::new("tcp", &[("large.test.", &records.join("\n"))]);
+    let server = world.names.address();
+    let mut question = Command::new("kdig");
+    question.args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+ignore", "large.test", "MX"]);
+    assert!(run(question.arg("+bufsize=1232")).contains(" tc"), "one datagram does not hold the answer");
+    let best = world.receiver(21);
+    deliver(&world, &["someone@large.test"]);
+    assert_eq!(best.arrived().len(), 1);
+}
+
+#[test]
+fn names_that_lead_nowhere_end_or_wait_as_the_answers_say() {
+    let zones = [
+        ("dangling.test.", "@ MX 10 gone"),
+        ("half.test.", "@ MX 10 gone\n@ MX 20 there\nthere A 127.0.0.21"),
+        ("circle.test.", "@ MX 10 one\none CNAME two\ntwo CNAME one"),
+    ];
+    let world = World::new("nowhere", &zones);
+    let there = world.receiver(21);
+    deliver(&world, &["someone@half.test"]);
+    assert_eq!(there.arrived().len(), 1);
+    let job = world.send("someone@dangling.test", &message("", "Hello.\r\n"));
+    let bounced = world.wait(&job, "bounced");
+    assert_eq!(bounced["last_reply"]["enhanced_status"], "5.4.4", "{bounced}");
+    // The name server refuses what it has no zone for: that says nothing about the domain.
+    for address in ["someone@unserved.example", "someone@circle.test"] {
+        let job = world.send(address, &message("", "Hello.\r\n"));
+        let deferred = world.wait(&job, "deferred");
+        assert!(deferred["last_reply"]["text"].as_str().is_some_and(|text| !text.is_empty()), "{deferred}");
+    }
+}
+
+#[test]
+fn a_private_address_is_not_reached_unless_a_route_allows_it() {
+    let world = World::new("private-address", &[("inner.test.", "@ MX 10 mx\nmx A 127.0.0.21")]);
+    let receiver = world.receiver(21);
+    let route = json!({"domain": "inner.test", "port": world.port, "allow_private": false});
+    world.postrail.control_ok("POST", "/v2/routes", Some(&route));
+    world.postrail.settled_configuration();
+    let job = world.send("someone@inner.test", &message("", "Hello.\r\n"));
+    let bounced = world.wait(&job, "bounced");
+    assert!(bounced["last_reply"]["text"].as_str().is_some_and(|text| !text.is_empty()), "{bounced}");
+    assert_eq!(receiver.connections(), 0);
+}
+
+#[test]
+fn a_route_sends_a_domains_mail_to_another_ones_hosts() {
+    let zones = [("routed.test.", "@ MX 10 mx\nmx A 127.0.0.22"), ("hub.test.", "@ MX 10 mx\nmx A 127.0.0.21")];
+    let world = World::new("route", &zones);
+    let hub = world.receiver(21);
+    let route =
+        json!({"domain": "routed.test", "routing_domain": "hub.test", "port": world.port, "allow_private": true});
+    world.postrail.control_ok("POST", "/v2/routes", Some(&route));
+    world.postrail.settled_configuration();
+    deliver(&world, &["someone@routed.test"]);
+    assert!(hub.arrived()[0].rcpt[0].starts_with("RCPT TO:<someone@routed.test>"));
 }

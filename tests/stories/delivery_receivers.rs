@@ -166,3 +166,44 @@ fn a_mail_with_14_megabytes_attached_reaches_all_three() {
     }
     world.wait(&job, "delivered");
 }
+
+#[test]
+fn postfix_without_extensions_gets_what_it_can_take() {
+    let world = World::new("postfix-without", &[POSTFIX]);
+    let without = "smtpd_discard_ehlo_keywords = 8bitmime, dsn, pipelining, smtputf8, starttls, enhancedstatuscodes";
+    let postfix = Postfix::start_with(&world.place, &[world.at(5)], &[without]);
+    let fields = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n";
+    let body = "--b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e\r\n\
+                --b\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n<p>K\u{f6}ln</p>\r\n\
+                --b--\r\n";
+    let content = message(fields, body);
+    let to = ["someone@postfix.test"];
+    let mail = Mail { mail_options: &["BODY=8BITMIME"], rcpt_options: &["NOTIFY=FAILURE"], ..Mail::new(&to, &content) };
+    let job = world.submit(&mail).expect("accepted");
+    let arrived = postfix.inbox().wait_for(1).swap_remove(0);
+    assert!(arrived.is_ascii(), "{}", String::from_utf8_lossy(&arrived));
+    judge::verified(&world.place, &arrived, &world.dkim_records());
+    let read = postrail_tests::clients::judge(&world.place, &arrived);
+    read.has_no_defects();
+    assert_eq!(read.text("text/plain").trim_end(), "Gr\u{fc}\u{df}e");
+    assert_eq!(read.text("text/html").trim_end(), "<p>K\u{f6}ln</p>");
+    world.wait(&job, "delivered");
+    assert_eq!(world.wait_attempts(&job, 1)[0]["tls"], "");
+}
+
+#[test]
+fn recipients_over_the_receivers_limit_are_taken_by_a_retry() {
+    let world = World::new("recipient-limit", &[POSTFIX]);
+    let limits =
+        ["smtpd_recipient_limit = 40", "smtpd_recipient_overshoot_limit = 1000", "smtpd_hard_error_limit = 1000"];
+    let postfix = Postfix::start_with(&world.place, &[world.at(5)], &limits);
+    let to: Vec<String> = (0..60).map(|number| format!("user{number}@postfix.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let job = world.submit(&Mail::new(&to, &message("", "Hello.\r\n"))).expect("accepted");
+    postfix.inbox().wait_for(40);
+    world.wait_attempts(&job, 60);
+    world.retry();
+    let recipients = world.postrail.all_recipients(&job, 60);
+    assert!(recipients.iter().all(|recipient| recipient["state"] == "delivered"), "{recipients:?}");
+    assert_eq!(postfix.inbox().wait_for(60).len(), 60);
+}

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use postrail_tests::judge;
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
-use postrail_tests::world::{World, message};
+use postrail_tests::world::{Mail, World, message};
 
 const ZONES: [(&str, &str); 2] =
     [("bad.test.", "@ MX 10 mx\nmx A 127.0.0.21"), ("good.test.", "@ MX 10 mx\nmx A 127.0.0.22")];
@@ -209,4 +210,87 @@ fn a_receiver_that_knows_no_ehlo_is_greeted_with_helo() {
     let job = pair.world.send("someone@bad.test", &message("", "Hello.\r\n"));
     pair.world.wait(&job, "delivered");
     assert!(pair.bad.arrived()[0].ehlo.starts_with("HELO "), "{}", pair.bad.arrived()[0].ehlo);
+}
+
+#[test]
+fn a_receiver_that_says_4yz_at_any_stage_gets_the_mail_later() {
+    let pair = Pair::new("not-now");
+    for reply in ["451 4.3.0 not now\r\n", "421 4.3.2 shutting down\r\n", "450 not\u{e4} now\r\n"] {
+        for stage in Stage::ALL {
+            pair.survives(stage, &Act::Say(reply.to_owned()));
+        }
+    }
+}
+
+#[test]
+fn a_receiver_that_offers_starttls_and_cannot_gets_the_mail_in_plaintext() {
+    let pair = Pair::new("no-starttls");
+    pair.bad.offer(&["STARTTLS", "PIPELINING"]);
+    for (number, act) in [Act::Say("454 4.7.0 TLS not available\r\n".to_owned()), Act::Drop].into_iter().enumerate() {
+        pair.bad.script(Stage::StartTls, act, usize::MAX);
+        pair.bad.hang_up();
+        let job = pair.world.send("someone@bad.test", &message("", "Hello.\r\n"));
+        pair.world.wait(&job, "delivered");
+        assert_eq!(pair.bad.arrived().len(), number + 1);
+    }
+}
+
+#[test]
+fn commands_are_sent_ahead_only_where_pipelining_is_offered() {
+    let pair = Pair::new("pipelining");
+    let to: Vec<String> = (0..20).map(|number| format!("user{number}@bad.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let message = message("", "Hello.\r\n");
+    for (number, offered) in [&["8BITMIME"][..], &["PIPELINING"]].into_iter().enumerate() {
+        pair.bad.offer(offered);
+        pair.bad.hang_up();
+        let job = pair.world.submit(&Mail::new(&to, &message)).expect("accepted");
+        pair.world.wait(&job, "delivered");
+        let arrived = pair.bad.arrived();
+        assert_eq!((arrived.len(), arrived[number].rcpt.len()), (number + 1, 20));
+        assert_eq!(arrived[number].pipelined, offered.contains(&"PIPELINING"), "{offered:?}");
+    }
+}
+
+#[test]
+fn a_mail_over_the_size_that_a_receiver_offers_bounces_unsent() {
+    let pair = Pair::new("receivers-size");
+    pair.bad.offer(&["PIPELINING", "SIZE 2000"]);
+    let job = pair.world.send("someone@bad.test", &message("", &"a line\r\n".repeat(1_000)));
+    let bounced = pair.world.wait(&job, "bounced");
+    assert_eq!(bounced["last_reply"]["enhanced_status"], "5.3.4", "{bounced}");
+    let report = judge::report(&pair.world.place, &pair.world.sender.wait_for(1)[0].content);
+    assert_eq!(report["recipients"][0]["status"], "5.3.4", "{report}");
+    assert!(pair.bad.arrived().is_empty());
+}
+
+#[test]
+fn many_recipients_go_in_transactions_of_at_most_a_hundred() {
+    let pair = Pair::new("many");
+    let to: Vec<String> = (0..250).map(|number| format!("user{number}@bad.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let job = pair.world.submit(&Mail::new(&to, &message("", "Hello.\r\n"))).expect("accepted");
+    pair.world.postrail.all_recipients(&job, 250);
+    let arrived = pair.bad.arrived();
+    assert!(arrived.len() <= 5 && arrived.iter().all(|mail| mail.rcpt.len() <= 100), "{}", arrived.len());
+    let mut addresses: Vec<String> = arrived.iter().flat_map(|mail| mail.rcpt.clone()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 250);
+}
+
+#[test]
+fn a_signed_8_bit_mail_bounces_at_a_receiver_without_8bitmime() {
+    let pair = Pair::new("multipart-signed");
+    pair.bad.offer(&["PIPELINING"]);
+    let fields = "MIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=b; micalg=pgp-sha256;\r\n\
+                  \x20protocol=\"application/pgp-signature\"\r\n";
+    let body = "--b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e\r\n\
+                --b\r\nContent-Type: application/pgp-signature\r\n\r\nsignature\r\n--b--\r\n";
+    let content = message(fields, body);
+    let to = ["someone@bad.test"];
+    let mail = Mail { mail_options: &["BODY=8BITMIME"], ..Mail::new(&to, &content) };
+    let job = pair.world.submit(&mail).expect("accepted");
+    let bounced = pair.world.wait(&job, "bounced");
+    assert_eq!(bounced["last_reply"]["enhanced_status"], "5.6.3", "{bounced}");
 }

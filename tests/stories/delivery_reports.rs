@@ -154,3 +154,94 @@ fn one_report_tells_of_all_recipients_that_failed_together() {
     });
     assert_eq!(told, 3);
 }
+
+#[test]
+fn a_report_with_an_8_bit_original_reaches_a_sender_whose_host_takes_7_bit_only() {
+    let (world, _receiver) = rejecting("eight-bit-report");
+    world.sender.offer(&["PIPELINING"]);
+    let fields = format!(
+        "{FIELDS}MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+    );
+    let content = message(&fields, "Gr\u{fc}\u{df}e\r\n");
+    let to = ["gone@receiver.test"];
+    let mail = Mail { mail_options: &["BODY=8BITMIME", "RET=FULL"], ..Mail::new(&to, &content) };
+    let job = world.submit(&mail).expect("accepted");
+    world.wait(&job, "bounced");
+    let arrived = world.sender.wait_for(1).swap_remove(0);
+    assert!(arrived.content.is_ascii(), "{}", String::from_utf8_lossy(&arrived.content));
+    let told = report(&world.place, &arrived.content);
+    assert_eq!(told["recipients"][0]["status"], "5.1.1", "{told}");
+    assert!(told["returned"].as_str().is_some_and(|text| text.contains("<original@sender.test>")), "{told}");
+}
+
+#[test]
+fn an_internationalised_sender_gets_a_report() {
+    let (world, _receiver) = rejecting("international-sender");
+    let content = "From: <j\u{fc}rgen@sender.test>\r\nSubject: Gr\u{fc}\u{df}e\r\n\r\nHello.\r\n".as_bytes();
+    let to = ["gone@receiver.test"];
+    let mail = Mail {
+        from: "j\u{fc}rgen@sender.test",
+        mail_options: &["SMTPUTF8", "BODY=8BITMIME"],
+        ..Mail::new(&to, content)
+    };
+    let job = world.submit(&mail).expect("accepted");
+    world.wait(&job, "bounced");
+    let arrived = world.sender.wait_for(1).swap_remove(0);
+    assert!(arrived.mail.contains("SMTPUTF8"), "{}", arrived.mail);
+    assert!(arrived.rcpt[0].starts_with("RCPT TO:<j\u{fc}rgen@sender.test>"), "{:?}", arrived.rcpt);
+    let told = report(&world.place, &arrived.content);
+    assert_eq!(told["recipients"][0]["final-recipient"], "rfc822; gone@receiver.test", "{told}");
+}
+
+#[test]
+fn quoted_and_strange_local_parts_are_carried_and_reported_as_they_are() {
+    let (world, receiver) = rejecting("quoted");
+    let content = message(FIELDS, "Hello.\r\n");
+    let to = ["\"two words\"@receiver.test", "o'brien+tag=1@receiver.test"];
+    let job = world.submit(&Mail::new(&to, &content)).expect("accepted");
+    world.wait(&job, "bounced");
+    let told: Vec<String> = postrail_tests::wait::until("reports about both", || {
+        let reports = world.sender.arrived();
+        let reports = reports.iter().map(|mail| report(&world.place, &mail.content));
+        let told: Vec<String> = reports
+            .flat_map(|report| report["recipients"].as_array().cloned().unwrap_or_default())
+            .map(|about| about["final-recipient"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        (told.len() == 2).then_some(told)
+    });
+    for address in to {
+        assert!(told.contains(&format!("rfc822; {address}")), "{address}: {told:?}");
+    }
+    assert!(receiver.arrived().is_empty());
+}
+
+#[test]
+fn a_rest_job_that_bounces_is_told_by_events_and_not_by_mail() {
+    let (world, _receiver) = rejecting("rest");
+    let job = serde_json::json!({
+        "subject": {"content": "A job"}, "body": {"contentType": "text/plain", "content": "Hello.\n"},
+        "recipients": [{"mail": {"to": [{"email": "gone@receiver.test"}]}}],
+        "mail": {"from": {"email": "app@sender.test"}},
+    });
+    let (status, answer) = world.postrail.submit(&job);
+    assert_eq!(status, 202, "{answer}");
+    world.wait(answer["meta"]["jobId"].as_str().unwrap_or_default(), "bounced");
+    bounce(&world, &["ENVID=marker"], &[]);
+    assert_eq!(newest_report(&world, 1)["message"]["original-envelope-id"], "marker");
+}
+
+#[test]
+fn a_bounce_by_the_operator_is_reported() {
+    let world = World::new("operator", &[ZONE]);
+    let receiver = world.receiver(21);
+    receiver.script(Stage::Rcpt, Act::Say("450 4.2.1 later\r\n".to_owned()), usize::MAX);
+    let job = world.send("someone@receiver.test", &message(FIELDS, "Hello.\r\n"));
+    world.wait(&job, "deferred");
+    let (done, text) = world.postrail.cli(&["queue", "bounce", &job]);
+    assert!(done, "{text}");
+    world.wait(&job, "bounced");
+    let told = newest_report(&world, 1);
+    assert_eq!(told["recipients"][0]["action"], "failed", "{told}");
+    let status = told["recipients"][0]["status"].as_str().unwrap_or_default();
+    assert!(status.starts_with("5."), "{told}");
+}
