@@ -230,6 +230,7 @@ mod tests {
             ("GET /a?b=c?d HTTP/1.1", 200),
             ("GET http://one/a HTTP/1.1", 200),
             ("OPTIONS * HTTP/1.1", 200),
+            ("TRACE / HTTP/1.1", 200),
             ("GET * HTTP/1.1", 400),
             ("GET /#f HTTP/1.1", 400),
             ("GET /\u{e4} HTTP/1.1", 400),
