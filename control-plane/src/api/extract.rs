@@ -22,6 +22,11 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
         let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
             ProblemDocument::new(rejection.status(), "body_not_read", "the body is too large or broke off")
         })?;
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            // Derived readers would take an array for the fields in their order.
+            let detail = "an object is expected, not an array".to_owned();
+            return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", String::new(), detail));
+        }
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| unread(&error))?;
         reader.end().map_err(|_| {

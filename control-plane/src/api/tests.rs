@@ -232,6 +232,7 @@ async fn a_refusal_names_the_field() {
     let table = [
         ("POST", "/v2/tenants", json!({ "name": "x", "colour": 1 }), 422, "unknown_field", "/colour"),
         ("POST", "/v2/tenants", json!({ "name": "X" }), 422, "invalid", "/name"),
+        ("POST", "/v2/credentials", json!(["shop"]), 422, "invalid", ""),
         ("POST", "/v2/tenants", json!({ "name": "x", "weight": "1" }), 422, "invalid", "/weight"),
         ("POST", "/v2/tenants", json!({ "name": "x", "weight": 0 }), 422, "invalid", "/weight"),
         ("POST", "/v2/domains", json!({ "name": "nodots" }), 422, "invalid", "/name"),
