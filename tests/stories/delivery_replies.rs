@@ -1,5 +1,7 @@
 //! Receivers that misbehave: the mail is not lost, another domain's mail flows, and the server lives.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use postrail_tests::judge;
@@ -293,4 +295,94 @@ fn a_signed_8_bit_mail_bounces_at_a_receiver_without_8bitmime() {
     let job = pair.world.submit(&mail).expect("accepted");
     let bounced = pair.world.wait(&job, "bounced");
     assert_eq!(bounced["last_reply"]["enhanced_status"], "5.6.3", "{bounced}");
+}
+
+#[test]
+fn a_handshake_that_hangs_delays_nobody_else() {
+    let pair = Pair::new("handshake-hangs");
+    pair.bad.offer(&["STARTTLS", "PIPELINING"]);
+    pair.bad.script(Stage::StartTls, Act::Hang, usize::MAX);
+    let job = pair.world.send("someone@bad.test", &message("", "Hello.\r\n"));
+    wait::until("a connection to hang", || (pair.bad.hanging() > 0).then_some(()));
+    pair.others_flow();
+    pair.bad.script(Stage::StartTls, Act::Drop, usize::MAX);
+    pair.bad.release();
+    pair.world.wait(&job, "delivered");
+    assert_eq!(pair.world.wait_attempts(&job, 1)[0]["tls"], "", "a handshake that fails is followed by plaintext");
+}
+
+#[test]
+fn a_receiver_that_stops_reading_delays_nobody_else() {
+    let world = World::new("stops-reading", &ZONES);
+    let (bad, _good) = (Unread::start(world.at(21)), world.receiver(22));
+    let line = format!("{}\r\n", "x".repeat(76));
+    let body = line.repeat(10 * 1024 * 1024 / line.len());
+    let job = world.send("someone@bad.test", &message("", &body));
+    let mut stalled = bad.stalled();
+    for number in 0..3 {
+        let other = world.send(&format!("user{number}@good.test"), &message("", "Hello.\r\n"));
+        world.wait(&other, "delivered");
+    }
+    assert_eq!(world.postrail.recipients(&job)[0]["settled"], false);
+    stalled.write_all(b"452 4.3.1 no room\r\n").expect("the connection is open");
+    drop(stalled);
+    let deferred = world.wait(&job, "deferred");
+    assert!(deferred["last_reply"].is_object(), "{deferred}");
+    let receiver = world.receiver(21);
+    wait::until("the mail to be taken", || {
+        world.retry();
+        std::thread::sleep(Duration::from_millis(300));
+        (world.postrail.recipients(&job)[0]["state"] == "delivered").then_some(())
+    });
+    assert!(receiver.arrived()[0].content.ends_with(body.as_bytes()));
+}
+
+/// A receiver that answers one session up to DATA and then reads no more.
+struct Unread(std::sync::mpsc::Receiver<TcpStream>);
+
+impl Unread {
+    fn start(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a receiver can listen");
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client comes");
+            let mut lines = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
+            stream.write_all(b"220 unread.test ESMTP\r\n").expect("the client reads");
+            let mut line = String::new();
+            while !line.starts_with("DATA") {
+                line.clear();
+                lines.read_line(&mut line).expect("the client speaks");
+                let reply = if line.starts_with("DATA") { "354 go on\r\n" } else { "250 ok\r\n" };
+                stream.write_all(reply.as_bytes()).expect("the client reads");
+            }
+            drop(tell.send(stream));
+        });
+        Self(told)
+    }
+
+    /// The connection, once it is in DATA.
+    fn stalled(&self) -> TcpStream {
+        self.0.recv_timeout(wait::LIMIT).expect("the session comes to DATA")
+    }
+}
+
+#[test]
+fn odd_but_lawful_replies_are_understood() {
+    let pair = Pair::new("odd");
+    let replies = [
+        (Stage::Greeting, "220-first\r\n220-\r\n220\r\n"),
+        (
+            Stage::Ehlo,
+            "250-receiver.test\r\n250-pipelining\r\n250-sIzE\r\n250-8bitmime\r\n250-X-UNKNOWN a b c\r\n250\r\n",
+        ),
+        (Stage::Mail, "250\r\n"),
+        (Stage::Rcpt, "251 2.1.5 will forward\r\n"),
+        (Stage::EndOfData, "250-2.0.0 taken\r\n250 2.0.0 \u{1f600}\r\n"),
+    ];
+    for (stage, reply) in replies {
+        pair.bad.script(stage, Act::Say(reply.to_owned()), usize::MAX);
+    }
+    let job = pair.world.send("someone@bad.test", &message("", "Hello.\r\n"));
+    let delivered = pair.world.wait(&job, "delivered");
+    assert!(delivered["last_reply"]["text"].as_str().is_some_and(|text| text.contains("taken")), "{delivered}");
 }

@@ -118,3 +118,16 @@ fn an_address_that_this_host_does_not_have_loses_no_mail() {
     });
     world.wait(&job, "delivered");
 }
+
+#[test]
+fn a_receiver_of_the_other_address_family_waits_with_its_reason() {
+    let world = World::new("family", &[("six.test.", "@ MX 10 mx\nmx AAAA ::1"), ZONE]);
+    let receiver = world.receiver(21);
+    use_pool(&world, &[[127, 0, 0, 11].into()]);
+    let job = world.send("someone@six.test", &message("", "Hello.\r\n"));
+    let other = world.send("someone@receiver.test", &message("", "Hello.\r\n"));
+    world.wait(&other, "delivered");
+    let waiting = world.wait(&job, "deferred");
+    assert!(waiting["last_reply"]["text"].as_str().is_some_and(|text| text.contains("address")), "{waiting}");
+    assert_eq!(receiver.arrived().len(), 1);
+}
