@@ -141,15 +141,22 @@ impl<P: Platform> Admin<P> {
     async fn statuses(&self) -> Result<Vec<ShardStatus>, Problem> {
         let mut statuses = Vec::new();
         for shard in self.shards() {
-            if let Reply::Status(status) = self.ask(shard, Question::Status).await? {
-                statuses.push(*status);
+            match self.ask(shard, Question::Status).await {
+                Ok(Reply::Status(status)) => statuses.push(*status),
+                Ok(_) => return Err(mismatch()),
+                // A shard that has drained; the others still tell what they do.
+                Err(_) => {}
             }
         }
         Ok(statuses)
     }
 
     async fn ready(&self) -> Result<Response, Problem> {
-        for status in self.statuses().await? {
+        let statuses = self.statuses().await?;
+        if statuses.len() < self.runtime.mesh().shards() {
+            return Err(Problem::new(503, "not_ready", "draining: a shard has ended"));
+        }
+        for status in statuses {
             let why = if status.draining {
                 "draining".to_owned()
             } else if status.revision == 0 {

@@ -14,7 +14,7 @@ use postrail_core::egress::{Capabilities, Input, Output, PathConfig, Session, Se
 use postrail_core::mail::Domain;
 use postrail_core::shard::{self, SessionPlan, Transact};
 
-use crate::platform::{Net, Platform};
+use crate::platform::{Net, Platform, Stream};
 use crate::shard::Runtime;
 use crate::tls::MaybeTls;
 
@@ -55,6 +55,8 @@ struct SessionPump<'a, P: Platform> {
     runtime: &'a Runtime<P>,
     session: u32,
     source: Option<IpAddr>,
+    /// Our address on the present connection.
+    local: Option<IpAddr>,
     machine: Session,
     stream: Option<MaybeTls<<P::Net as Net>::Stream>>,
     commands: Receiver<SessionCommand>,
@@ -75,6 +77,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             runtime,
             session,
             source,
+            local: None,
             machine,
             stream: None,
             commands,
@@ -144,6 +147,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
                 let net = self.runtime.platform().net();
                 match net.connect(self.source, target.address, CONNECT_LIMIT).await {
                     Ok(stream) => {
+                        self.local = stream.local().map(|local| local.ip());
                         self.stream = Some(MaybeTls::Plain(stream));
                         self.feed(Input::Connected);
                     }
@@ -156,7 +160,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             }
             Output::Ready(capabilities) => {
                 self.idle = true;
-                let capabilities = Arc::new(capabilities);
+                let capabilities = Arc::new(Capabilities { local: self.local, ..capabilities });
                 self.capabilities = Some(capabilities.clone());
                 self.runtime.input(shard::Input::Ready { session: self.session, capabilities });
             }

@@ -13,6 +13,8 @@ use crate::platform::Platform;
 const READ_BYTES: usize = 64 * 1024;
 /// How long a response may take to leave.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// How often an idle connection looks whether the node drains.
+const DRAIN_CHECK: Duration = Duration::from_millis(200);
 
 /// Answers requests.
 pub trait Handler {
@@ -32,6 +34,7 @@ where
 {
     let mut machine = Connection::new(config, platform.now());
     let mut buffer = vec![0; READ_BYTES];
+    let mut drained = false;
     loop {
         while let Some(output) = machine.poll() {
             match output {
@@ -47,9 +50,6 @@ where
                 Output::Request(request) => {
                     let response = handler.answer(request, peer).await;
                     machine.handle(platform.now(), Input::Respond(response));
-                    if handler.is_draining() {
-                        machine.handle(platform.now(), Input::Drain);
-                    }
                 }
                 Output::Close => {
                     let _ = platform.timeout(Duration::from_secs(1), stream.close()).await;
@@ -57,17 +57,24 @@ where
                 }
             }
         }
+        if handler.is_draining() && !drained {
+            drained = true;
+            machine.handle(platform.now(), Input::Drain);
+            continue;
+        }
         let deadline = machine.deadline().unwrap_or(Instant::FAR);
+        let check = if drained { deadline } else { deadline.min(platform.now() + DRAIN_CHECK) };
         let read = async { Some(stream.read(&mut buffer).await) };
         let sleep = async {
-            platform.sleep_until(deadline).await;
+            platform.sleep_until(check).await;
             None
         };
         match or(read, sleep).await {
             Some(Ok(0)) => machine.handle(platform.now(), Input::Eof),
             Some(Ok(count)) => machine.handle(platform.now(), Input::Bytes(&buffer[..count])),
             Some(Err(_)) => return,
-            None => machine.handle(platform.now(), Input::Timeout),
+            None if platform.now() >= deadline => machine.handle(platform.now(), Input::Timeout),
+            None => {}
         }
     }
 }

@@ -105,11 +105,14 @@ impl Mesh {
         self.inboxes.len()
     }
 
-    /// Puts a letter in a shard's inbox; a shard that has ended takes none, and nobody waits for it.
-    pub fn send(&self, to: ShardId, letter: Letter) {
-        if let Some(inbox) = self.inboxes.get(usize::from(to.0)) {
-            let _ = inbox.try_send(letter);
-        }
+    /// Puts a letter in a shard's inbox; `false`: the shard has ended and takes none.
+    pub fn send(&self, to: ShardId, letter: Letter) -> bool {
+        self.inboxes.get(usize::from(to.0)).is_some_and(|inbox| inbox.try_send(letter).is_ok())
+    }
+
+    /// Whether a shard has ended.
+    pub fn has_ended(&self, shard: ShardId) -> bool {
+        self.inboxes.get(usize::from(shard.0)).is_none_or(Sender::is_closed)
     }
 
     pub fn broadcast(&self, letter: impl Fn() -> Letter) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_channel::Receiver;
+use postrail_core::base::Instant;
 use postrail_core::dns::ResolverConfig;
 use postrail_core::mail::Domain;
 use postrail_core::schedule::RetryPolicy;
@@ -278,6 +279,17 @@ fn probe(what: &'static str, address: SocketAddr) -> Result<(), StartError> {
     }
 }
 
+/// How long the admin listener has to close.
+const LISTENER_END: Duration = Duration::from_millis(10);
+
+/// Waits until every other shard has ended: the first serves the admin listener for all of them.
+async fn others_ended<P: Platform>(platform: &P, mesh: &Mesh, deadline: Instant) {
+    let alive = || (1..mesh.shards() as u16).any(|shard| !mesh.has_ended(ShardId(shard)));
+    while alive() && platform.now() < deadline {
+        platform.sleep_until(platform.now() + Duration::from_millis(10)).await;
+    }
+}
+
 /// One shard's life: opens its logs, listens, recovers behind that, and runs until it has drained. `Ok(true)`:
 /// everything under way was finished.
 ///
@@ -324,6 +336,15 @@ pub async fn run_shard<P: Platform>(
     runtime.draining().await;
     let deadline = platform.now() + setup.drain;
     let clean = runtime.drained(deadline).await;
+    if shard.0 == 0 {
+        others_ended(&platform, runtime.mesh(), deadline).await;
+    }
+    if let Some(inbox) = setup.inboxes.get(usize::from(shard.0)) {
+        // Who asks from now on hears that the shard has ended; who has asked and was not answered, too.
+        inbox.close();
+        while inbox.try_recv().is_ok() {}
+    }
     over.close();
+    platform.sleep_until(platform.now() + LISTENER_END).await;
     Ok(clean)
 }

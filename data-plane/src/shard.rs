@@ -17,8 +17,8 @@ use postrail_core::dns::HostRule;
 use postrail_core::events::dsn;
 use postrail_core::intake::idempotency::Keys;
 use postrail_core::mail::Job;
-use postrail_core::schedule::RetryPolicy;
-use postrail_core::shard::{Config, Input, Output, Record, Shard};
+use postrail_core::schedule::{RetryPolicy, WaitReason};
+use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_BYTES_MAX;
@@ -281,8 +281,18 @@ impl<P: Platform> Runtime<P> {
             Output::Record(record) => {
                 let _ = self.0.records.0.try_send(record);
             }
-            Output::Hand { to, work } => self.0.mesh.send(to, Letter::Hand(work)),
-            Output::HandBack { to, back } => self.0.mesh.send(to, Letter::HandBack(back)),
+            Output::Hand { to, work } => {
+                let group = work.group;
+                if !self.0.mesh.send(to, Letter::Hand(work)) {
+                    // The owner has drained already: the work waits for the next start.
+                    let result = HandResult::Wait { reason: WaitReason::Draining, nanos: u64::MAX };
+                    self.input(Input::HandBack(Box::new(HandBack { group, result })));
+                }
+            }
+            Output::HandBack { to, back } => {
+                // A shard that waits for work to come back does not end, but at the deadline of its drain.
+                self.0.mesh.send(to, Letter::HandBack(back));
+            }
         }
     }
 

@@ -389,6 +389,7 @@ impl Session {
             tls: self.tls.clone(),
             host,
             address,
+            local: None,
         }
     }
 }

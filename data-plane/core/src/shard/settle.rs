@@ -28,10 +28,11 @@ impl Shard {
         let path = &self.paths[session.path as usize];
         let capabilities = session.capabilities.as_ref();
         let tls = capabilities.and_then(|capabilities| capabilities.tls.as_ref());
+        let local = capabilities.and_then(|capabilities| capabilities.local);
         AttemptFacts {
             number: self.groups[slot.group as usize].attempts.saturating_add(1),
             source,
-            source_address: self.rules.source(source).map(|source| source.address),
+            source_address: local.or_else(|| self.rules.source(source).map(|source| source.address)),
             site: path.key.site.0.to_string(),
             host: capabilities.map(|capabilities| capabilities.host.to_string()).unwrap_or_default(),
             host_address: capabilities.map(|capabilities| capabilities.address.ip()),

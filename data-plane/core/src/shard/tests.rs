@@ -180,6 +180,7 @@ impl World {
             tls: None,
             host: Domain::parse("mx.example.test").unwrap(),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
+            local: None,
         };
         self.input(Input::Ready { session, capabilities: Arc::new(capabilities) });
     }
@@ -205,7 +206,7 @@ impl World {
     }
 
     /// Drives one mail to its transaction on a fresh session.
-    fn to_transaction(&mut self) -> (u32, Transact) {
+    fn reach_transaction(&mut self) -> (u32, Transact) {
         self.resolve();
         let session = self.opened()[0];
         self.ready(session);
@@ -230,7 +231,7 @@ const DELIVERED: Verdict = Verdict::Delivered { dsn_passed_on: true };
 fn a_mail_goes_from_acceptance_to_its_settlement() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, DELIVERED, 250);
     let finished = world.outputs.iter().any(|o| matches!(o, Output::Record(record) if record.finished.len() == 1));
     assert!(finished, "the job is released with its last settlement");
@@ -242,7 +243,7 @@ fn a_mail_goes_from_acceptance_to_its_settlement() {
 fn recipients_of_one_site_share_a_transaction_and_a_reply_each() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test", "b@one.test", "c@two.test"]);
-    let (_, transact) = world.to_transaction();
+    let (_, transact) = world.reach_transaction();
     assert_eq!(transact.recipients.len(), 2);
     assert_eq!(world.shard.waiting(), 3);
 }
@@ -251,7 +252,7 @@ fn recipients_of_one_site_share_a_transaction_and_a_reply_each() {
 fn a_transient_failure_is_tried_again_after_its_delay_from_the_spool() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     let job = world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
     world.ready(session);
     assert_eq!(world.events(), [EventKind::Accepted, EventKind::Deferred]);
@@ -273,7 +274,7 @@ fn a_transient_failure_is_tried_again_after_its_delay_from_the_spool() {
 fn a_permanent_failure_bounces_and_asks_for_a_report() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Permanent, 550);
     let reports = world.outputs.iter().filter(|o| matches!(o, Output::Record(r) if r.report.is_some())).count();
     assert_eq!(reports, 1);
@@ -315,7 +316,7 @@ fn a_suspended_tenant_waits_and_goes_on_when_resumed() {
     world.pass(Duration::from_secs(3_600));
     assert!(world.outputs.iter().all(|output| matches!(output, Output::Record(_))));
     world.publish(|content| content.suspensions.clear());
-    world.to_transaction();
+    world.reach_transaction();
 }
 
 #[test]
@@ -380,7 +381,7 @@ fn a_dead_site_defers_all_that_waits_on_it_and_is_probed_by_one_connection() {
 fn an_operator_retries_cancels_and_bounces() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     let job = world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
     assert_eq!(world.shard.command(world.now, &Command::Retry(CommandTarget::Domain("one.test".to_owned()))), 1);
     world.ready(session);
@@ -393,7 +394,7 @@ fn an_operator_retries_cancels_and_bounces() {
 fn cancelled_mail_settles_at_once_when_it_waits() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     let job = world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
     world.shard.command(world.now, &Command::Cancel(job.id));
     world.input(Input::Timeout);
@@ -413,7 +414,7 @@ fn mail_crosses_once_to_the_shard_that_owns_its_source() {
     let (to, work) = work.expect("the owner is asked");
     assert_eq!(to, ShardId(0));
     owner.input(Input::Hand(work));
-    let (session, transact) = owner.to_transaction();
+    let (session, transact) = owner.reach_transaction();
     owner.outcome(session, &transact, DELIVERED, 250);
     assert!(owner.events().is_empty(), "only the home shard settles");
     let back = owner.take(|output| match output {
@@ -429,7 +430,7 @@ fn mail_crosses_once_to_the_shard_that_owns_its_source() {
 fn a_reused_connection_that_died_counts_no_attempt() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, DELIVERED, 250);
     world.ready(session);
     world.accept(&["b@one.test"]);
@@ -476,7 +477,7 @@ fn recovery_knows_what_had_settled_and_what_had_been_tried() {
 fn a_drained_shard_starts_nothing_and_becomes_quiet() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.accept(&["b@one.test"]);
     world.input(Input::Drain);
     world.outcome(session, &transact, DELIVERED, 250);
@@ -495,7 +496,7 @@ fn a_drained_shard_starts_nothing_and_becomes_quiet() {
 fn an_attempt_outlives_the_end_of_another_session() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     world.accept(&["a@one.test"]);
-    let (first, transact) = world.to_transaction();
+    let (first, transact) = world.reach_transaction();
     world.accept(&["b@one.test"]);
     let second = world.opened()[0];
     let recipients = vec![RecipientOutcome {
@@ -519,7 +520,7 @@ fn an_attempt_outlives_the_end_of_another_session() {
 fn a_job_that_arrives_from_the_spool_after_its_session_has_ended_is_tried_on_another() {
     let mut world = World::new(&["0.0.0.0"], 0, 1);
     let job = world.accept(&["a@one.test"]);
-    let (session, transact) = world.to_transaction();
+    let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
     world.ready(session);
     world.shard.command(world.now, &Command::Retry(CommandTarget::All));
