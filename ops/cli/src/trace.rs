@@ -62,7 +62,10 @@ fn event_lines(event: &Value, addresses: &mut BTreeMap<String, String>, text: &m
         ("campaign", "/submission/campaign"),
     ]
     .into_iter()
-    .filter_map(|(name, pointer)| Some(format!("{name} {}", said(pointer)?)))
+    .filter_map(|(name, pointer)| {
+        let none = (name == "tls" && said("/attempt/host_address").is_some()).then(|| "none".to_owned());
+        Some(format!("{name} {}", said(pointer).or(none)?))
+    })
     .collect();
     if !facts.is_empty() {
         let _ = writeln!(text, "    {}", facts.join(", "));

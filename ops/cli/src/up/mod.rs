@@ -51,12 +51,19 @@ fn serve(data: &Path, options: &UpOptions) -> Result<()> {
     let runtime = control_runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let running = tokio::select! {
-            started = Planes::start(&planes) => started?,
-            () = signals.next() => return Ok(()),
+        let mut starting = std::pin::pin!(Planes::start(&planes));
+        let (running, is_told) = tokio::select! {
+            started = &mut starting => (started?, false),
+            // Mail may be under way already: what has begun to start is drained as well.
+            () = signals.next() => tokio::select! {
+                started = &mut starting => (started?, true),
+                () = signals.next() => return Ok(()),
+            },
         };
         print!("{}", banner(&planes, &running));
-        signals.next().await;
+        if !is_told {
+            signals.next().await;
+        }
         info!(seconds = planes.drain.as_secs(), "draining");
         tokio::select! {
             stopped = running.stop() => stopped?,
