@@ -250,6 +250,12 @@ fn a_second_start_continues_and_shows_no_secret() {
         Some(postrail.output()).filter(|output| output[before..].contains("Postrail continues"))
     });
     let second = &all[before..];
+    let third = all.len();
+    assert_eq!(postrail.drain().code(), Some(0));
+    postrail.start_again();
+    assert_eq!(postrail.drain().code(), Some(0), "a stop while it prints");
+    assert_eq!(postrail.output()[third..].matches("stopped").count(), 2, "both are drained:\n{}", postrail.output());
+    postrail.start_again();
     assert!(!second.contains(&postrail.secret) && !second.contains("secret"), "{second}");
     assert_eq!(all.matches(&postrail.secret).count(), 3, "once itself, and in the lines for swaks and curl:\n{all}");
     let id = job_id(&postrail.submit(&job("still@receiver.test")));
