@@ -71,6 +71,7 @@ pub struct Config {
 
 /// What happens to a shard.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an input is passed by value once and never stored")]
 pub enum Input {
     /// A new configuration is in effect.
     Snapshot(Arc<Snapshot>),
