@@ -78,11 +78,11 @@ impl<P: Platform> Journal<P> {
     ///
     /// # Errors
     /// See [`AppendError`]. The same events may be appended again; the ones refused are not in the journal.
-    pub async fn append(&self, events: Vec<Event>) -> Result<(), AppendError> {
+    pub async fn append(&self, events: &[Event]) -> Result<(), AppendError> {
         if events.is_empty() {
             return Ok(());
         }
-        let payloads = events::encode(&events).map_err(|error| AppendError::TooLarge { bytes: error.bytes })?;
+        let payloads = events::encode(events).map_err(|error| AppendError::TooLarge { bytes: error.bytes })?;
         let mut parts: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
         let mut bytes = 0;
         for payload in payloads {

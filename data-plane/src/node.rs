@@ -234,6 +234,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         let found = ShardThreads::one_a_core();
         found.map_err(|source| StartError::File { path: PathBuf::from("CPU set"), source })?.count.get()
     };
+    let shards = shards.max(held_shards(&config.data));
     let identity = match &config.tls {
         Some((chain, key)) => ServerIdentity::load(chain, key)?,
         None => ServerIdentity::self_signed(&config.data.join("tls"), &host)?,
@@ -269,6 +270,20 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         inboxes: inboxes.into(),
         snapshot: last_snapshot(&config.data),
     })
+}
+
+/// How many shards the data folder holds mail or events of. At least as many run, so that nothing is stranded in the
+/// spool of a shard that is gone; they share cores if there are fewer.
+fn held_shards(data: &Path) -> u16 {
+    let of = |log: &str| {
+        let entries = std::fs::read_dir(data.join(log)).into_iter().flatten().flatten();
+        let indexes = entries.filter_map(|entry| {
+            let name = entry.file_name();
+            name.to_str()?.strip_prefix("shard-")?.parse::<u16>().ok()
+        });
+        indexes.max().map_or(0, |last| last + 1)
+    };
+    of("spool").max(of("journal"))
 }
 
 /// Fails early and clearly where another process has the port: SO_REUSEPORT would share it in silence.
@@ -347,4 +362,19 @@ pub async fn run_shard<P: Platform>(
     over.close();
     platform.sleep_until(platform.now() + LISTENER_END).await;
     Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_shards_run_as_the_folder_has() {
+        let folder = std::env::temp_dir().join(format!("postrail-held-shards-{}", std::process::id()));
+        assert_eq!(held_shards(&folder), 0);
+        std::fs::create_dir_all(folder.join("spool/shard-002")).unwrap();
+        std::fs::create_dir_all(folder.join("journal/shard-000")).unwrap();
+        assert_eq!(held_shards(&folder), 3);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

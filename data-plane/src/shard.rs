@@ -348,7 +348,7 @@ impl<P: Platform> Runtime<P> {
                 finished.extend(record.finished);
             }
             while !events.is_empty() {
-                match self.0.journal.append(events.clone()).await {
+                match self.0.journal.append(&events).await {
                     Ok(()) => break,
                     Err(error) => {
                         tracing::error!(%error, "events cannot be written; trying again");

@@ -455,7 +455,7 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
         let mut cursor = Cursor::default();
         let mut count = 0;
         for round in 0..40_u64 {
-            journal.append((0..100).map(|n| event(round * 100 + n)).collect()).await.expect("durable");
+            journal.append(&(0..100).map(|n| event(round * 100 + n)).collect::<Vec<_>>()).await.expect("durable");
             if round % 8 == 7 {
                 loop {
                     let (buffers, next) = journal.pull(cursor, JOURNAL_PULL_BYTES_MAX).await.expect("retained");
@@ -491,7 +491,7 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
             cursor = next;
         }
         assert_eq!(count, 4_000);
-        journal.append(vec![event(4_000)]).await.expect("durable");
+        journal.append(&[event(4_000)]).await.expect("durable");
         journal.wait(cursor, Duration::from_secs(5)).await;
         let (buffers, next) = journal.pull(cursor, 100_000).await.expect("retained");
         assert_eq!((events_in(&buffers, 4_000), next.segment), (1, 2));
@@ -529,7 +529,7 @@ fn a_long_poll_ends_when_an_event_is_durable_or_its_time_is_over() {
         assert!(world.now().since(start) >= Duration::from_secs(1));
         let start = world.now();
         let wait = journal.wait(Cursor::default(), Duration::from_secs(10));
-        let (_, appended) = futures_util::future::join(wait, journal.append(vec![event(0)])).await;
+        let (_, appended) = futures_util::future::join(wait, journal.append(&[event(0)])).await;
         assert_eq!(appended, Ok::<(), AppendError>(()));
         assert!(world.now().since(start) < Duration::from_secs(1));
     });
