@@ -11,6 +11,9 @@ pub struct Place {
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// How many ports stories choose from.
+const PORTS: u32 = 20_000;
+
 impl Place {
     /// A fresh folder for the story `name`.
     pub fn new(name: &str) -> Self {
@@ -47,8 +50,17 @@ pub fn free_address() -> SocketAddr {
 
 /// As [`free_address`], on another address of this host.
 pub fn free_on(address: IpAddr) -> SocketAddr {
-    let listener = TcpListener::bind(SocketAddr::new(address, 0)).expect("a loopback port is free");
-    listener.local_addr().expect("a bound socket has an address")
+    // Below what the system gives to clients, so that none takes it before it is used; processes start far apart.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + std::process::id().wrapping_mul(97).wrapping_add(step) % PORTS;
+        let candidate = SocketAddr::new(address, u16::try_from(port).expect("a port"));
+        if TcpListener::bind(candidate).is_ok() {
+            return candidate;
+        }
+    }
+    panic!("no port of {address} is free")
 }
 
 /// The root of the repository.

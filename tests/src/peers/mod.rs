@@ -81,13 +81,13 @@ fn make_folder(path: &Path, owner: u32, group: u32) {
 /// The shell lines that, in a mount namespace, add `accounts` (name and number) to the system's.
 fn accounts(folder: &Path, accounts: &[(&str, u32)]) -> String {
     let mut script = "set -e\n".to_owned();
-    let lines: [(&str, fn(&str, u32) -> String); 2] = [
-        ("passwd", |name, id| format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n")),
-        ("group", |name, id| format!("{name}:x:{id}:\n")),
-    ];
-    for (file, line) in lines {
+    let line = |file: &str, name: &str, id: u32| match file {
+        "passwd" => format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n"),
+        _ => format!("{name}:x:{id}:\n"),
+    };
+    for file in ["passwd", "group"] {
         let mut text = std::fs::read_to_string(Path::new("/etc").join(file)).expect("accounts are readable");
-        text.extend(accounts.iter().map(|(name, id)| line(name, *id)));
+        text.extend(accounts.iter().map(|(name, id)| line(file, name, *id)));
         let own = folder.join(file);
         std::fs::write(&own, text).expect("writable");
         let _ = writeln!(script, "mount --bind '{}' /etc/{file}", own.display());

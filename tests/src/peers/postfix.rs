@@ -9,6 +9,7 @@ use std::process::Command;
 use super::{Maildir, NOBODY, certificate, make_folder, unpacked, wait_listening};
 use crate::place::Place;
 use crate::process::Process;
+use crate::wait;
 
 /// Debian's `daemon` and `mail`: an owner of mail and a group that nobody else here shares.
 const OWNER: u32 = 1;
@@ -42,7 +43,10 @@ impl Postfix {
         command.arg("-d").arg("-c").arg(&configuration).env("LD_LIBRARY_PATH", &libraries);
         let process = Process::start(&mut command, &folder.join("output"));
         addresses.iter().for_each(|address| wait_listening("Postfix", *address));
-        Self { folder, inbox, process }
+        let started = Self { folder, inbox, process };
+        // It listens before it minds signals, and says this after both.
+        wait::until("Postfix to start", || started.log().contains("daemon started").then_some(()));
+        started
     }
 
     pub fn inbox(&self) -> &Maildir {
