@@ -35,6 +35,7 @@ impl World {
         let bootstrap = Bootstrap {
             hostname: "mail.sender.example".into(),
             domain: Some("Sender.example".into()),
+            algorithms: Vec::new(),
             routes: Vec::new(),
         };
         let first = app.bootstrap(&bootstrap, "po_token").unwrap().expect("the first start");

@@ -5,10 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
-use postrail_schema::snapshot::{Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Tenant};
+use postrail_schema::snapshot::{
+    Credential, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Tenant,
+};
 
 use super::domains::{DnsRecord, dns_records};
-use super::keys::make_keys;
+use super::keys::{ALGORITHMS, make_keys};
 use super::{App, AppError, Draft, names, put, secrets};
 use crate::plan::{Desired, Operator};
 
@@ -19,6 +21,8 @@ pub struct Bootstrap {
     pub hostname: String,
     /// The first sending domain; `None`: none is made.
     pub domain: Option<String>,
+    /// The algorithms of its DKIM keys; empty: all.
+    pub algorithms: Vec<KeyAlgorithm>,
     /// Routes to begin with.
     pub routes: Vec<Route>,
 }
@@ -69,7 +73,7 @@ impl App {
                 draft.put(route.clone())?;
             }
             let Some(name) = &domain else { return Ok(Vec::new()) };
-            let domain = self.make_domain(draft, name)?;
+            let domain = self.make_domain(draft, name, &bootstrap.algorithms)?;
             Ok(dns_records(&draft.desired, &domain, &hostname))
         })?;
         Ok(Some(FirstStart {
@@ -95,9 +99,15 @@ impl App {
         })
     }
 
-    fn make_domain(&self, draft: &mut Draft, name: &str) -> Result<SendingDomain, AppError> {
+    fn make_domain(
+        &self,
+        draft: &mut Draft,
+        name: &str,
+        algorithms: &[KeyAlgorithm],
+    ) -> Result<SendingDomain, AppError> {
+        let algorithms = if algorithms.is_empty() { &ALGORITHMS } else { algorithms };
         let tenant = draft.tenant(DEFAULT)?.id;
-        let keys = make_keys(&self.master, || draft.counters().next_key())?;
+        let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
         let domain =
             SendingDomain { id: draft.counters().next_domain(), tenant, name: name.to_owned(), keys, pool: None };
         draft.put(domain.clone())?;

@@ -4,7 +4,7 @@ use postrail_schema::ids::PoolId;
 use postrail_schema::snapshot::{KeyAlgorithm, SendingDomain};
 use serde::Serialize;
 
-use super::keys::make_keys;
+use super::keys::{ALGORITHMS, make_keys};
 use super::{App, AppError, names};
 use crate::plan::Desired;
 
@@ -46,7 +46,7 @@ impl App {
             }
             let tenant = draft.tenant(&new.tenant)?.id;
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
-            let keys = make_keys(&self.master, || draft.counters().next_key())?;
+            let keys = make_keys(&self.master, &ALGORITHMS, || draft.counters().next_key())?;
             let domain = SendingDomain { id: draft.counters().next_domain(), tenant, name: name.clone(), keys, pool };
             draft.put(domain.clone())?;
             Ok(domain)

@@ -51,9 +51,20 @@ pub fn unseal(master: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Un
     Ok(text)
 }
 
-/// Makes the pair of keys that a new domain signs with: RSA of 2,048 bits (all verify it) and Ed25519 (RFC 8463).
-pub(crate) fn make_keys(master: &[u8; 32], mut id: impl FnMut() -> KeyId) -> Result<Vec<DkimKey>, AppError> {
-    Ok(vec![make_rsa(master, id())?, make_ed25519(master, id())?])
+/// The algorithms that a new domain signs with: RSA of 2,048 bits (all verify it) and Ed25519 (RFC 8463).
+pub(crate) const ALGORITHMS: [KeyAlgorithm; 2] = [KeyAlgorithm::RsaSha256, KeyAlgorithm::Ed25519Sha256];
+
+/// Makes a key of each of `algorithms`.
+pub(crate) fn make_keys(
+    master: &[u8; 32],
+    algorithms: &[KeyAlgorithm],
+    mut id: impl FnMut() -> KeyId,
+) -> Result<Vec<DkimKey>, AppError> {
+    let make = |algorithm: &KeyAlgorithm| match algorithm {
+        KeyAlgorithm::RsaSha256 => make_rsa(master, id()),
+        KeyAlgorithm::Ed25519Sha256 => make_ed25519(master, id()),
+    };
+    algorithms.iter().map(make).collect()
 }
 
 fn make_rsa(master: &[u8; 32], id: KeyId) -> Result<DkimKey, AppError> {
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn made_keys_open_as_the_keys_that_dns_names() {
         let mut ids = 0;
-        let keys = make_keys(&[3; 32], || {
+        let keys = make_keys(&[3; 32], &ALGORITHMS, || {
             ids += 1;
             KeyId(ids)
         })

@@ -91,7 +91,8 @@ async fn launch(folder: &std::path::Path, admin: &str) -> (Started, Arc<Mutex<Ve
         data_plane_admin: admin.to_owned(),
         publish: Box::new(move |bytes| seen.lock().unwrap().push(decode_snapshot(&bytes).unwrap().revision.0)),
     };
-    let bootstrap = Bootstrap { hostname: "localhost".into(), domain: None, routes: Vec::new() };
+    let bootstrap =
+        Bootstrap { hostname: "localhost".into(), domain: None, algorithms: Vec::new(), routes: Vec::new() };
     (start(config, bootstrap).await.unwrap(), published)
 }
 

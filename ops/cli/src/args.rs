@@ -183,9 +183,20 @@ pub(crate) struct DemoOptions {
     /// Size of every mail, octets [default: 1,000 to 50,000, spread evenly]
     #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(500..=5_000_000))]
     pub(crate) size: Option<u32>,
+    /// The keys that sign: what a signature costs shows in the summary
+    #[arg(long, value_enum, default_value_t = DkimChoice::Both)]
+    pub(crate) dkim: DkimChoice,
     /// Print the summary as JSON, as the last line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which DKIM keys the demo's domain has.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DkimChoice {
+    Both,
+    Rsa,
+    Ed25519,
 }
 
 #[derive(Subcommand, Debug)]

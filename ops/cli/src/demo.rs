@@ -21,10 +21,10 @@ use postrail_bench::report::Summary;
 use postrail_bench::sink::{Sink, SinkPlan};
 use postrail_bench::source::{self, Composer, Interface, LoadPlan, Login, Pace};
 use postrail_bench::tally::Tally;
-use postrail_schema::snapshot::Route;
+use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tokio::runtime::Runtime;
 
-use crate::args::DemoOptions;
+use crate::args::{DemoOptions, DkimChoice};
 use crate::up::banner::FirstStart;
 use crate::up::planes::{Planes, PlanesOptions};
 use crate::up::{control_runtime, ports, shards};
@@ -109,6 +109,11 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         data: scratch.path().to_owned(),
         hostname: "demo.localhost".into(),
         domain: SENDER_DOMAIN.into(),
+        algorithms: match options.dkim {
+            DkimChoice::Both => Vec::new(),
+            DkimChoice::Rsa => vec![KeyAlgorithm::RsaSha256],
+            DkimChoice::Ed25519 => vec![KeyAlgorithm::Ed25519Sha256],
+        },
         routes: vec![Route { domain: "*".into(), routing_domain: None, port: sink.port(), allow_private: true }],
         smtp: vec![smtp],
         smtps: vec![smtps],

@@ -161,6 +161,7 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
         data: data.to_owned(),
         hostname,
         domain: options.domain.clone(),
+        algorithms: Vec::new(),
         routes: Vec::new(),
         smtp: options.smtp.clone(),
         smtps: options.smtps.clone(),

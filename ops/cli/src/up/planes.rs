@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use postrail_control_plane as control;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle, Publisher};
-use postrail_schema::snapshot::Route;
+use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tracing::{debug, error, warn};
 
 use super::banner::{FirstStart, Txt};
@@ -35,6 +35,8 @@ pub(crate) struct PlanesOptions {
     pub(crate) hostname: String,
     /// The sending domain that the first start makes.
     pub(crate) domain: String,
+    /// The algorithms of its DKIM keys; empty: all.
+    pub(crate) algorithms: Vec<KeyAlgorithm>,
     /// Routes that the first start makes.
     pub(crate) routes: Vec<Route>,
     pub(crate) smtp: Vec<SocketAddr>,
@@ -77,6 +79,7 @@ impl Planes {
         let bootstrap = control::Bootstrap {
             hostname: options.hostname.clone(),
             domain: Some(options.domain.clone()),
+            algorithms: options.algorithms.clone(),
             routes: options.routes.clone(),
         };
         let started = control::start(config, bootstrap).await.context("cannot start the control plane")?;
