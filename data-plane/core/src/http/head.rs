@@ -231,6 +231,7 @@ mod tests {
             ("GET http://one/a HTTP/1.1", 200),
             ("OPTIONS * HTTP/1.1", 200),
             ("TRACE / HTTP/1.1", 200),
+            ("QUERY / HTTP/1.1", 200),
             ("GET * HTTP/1.1", 400),
             ("GET /#f HTTP/1.1", 400),
             ("GET /\u{e4} HTTP/1.1", 400),

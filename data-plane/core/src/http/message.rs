@@ -12,12 +12,22 @@ pub enum Method {
     Patch,
     Post,
     Put,
+    Query,
     Trace,
 }
 
 impl Method {
-    const ALL: [Self; 8] =
-        [Self::Delete, Self::Get, Self::Head, Self::Options, Self::Patch, Self::Post, Self::Put, Self::Trace];
+    const ALL: [Self; 9] = [
+        Self::Delete,
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Patch,
+        Self::Post,
+        Self::Put,
+        Self::Query,
+        Self::Trace,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -28,6 +38,7 @@ impl Method {
             Self::Patch => "PATCH",
             Self::Post => "POST",
             Self::Put => "PUT",
+            Self::Query => "QUERY",
             Self::Trace => "TRACE",
         }
     }
