@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use postrail_schema::ids::MessageId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -43,6 +44,10 @@ pub(crate) async fn retry(
     if named.len() > 1 {
         let detail = "name at most one of site, domain and message".to_owned();
         return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", String::new(), detail));
+    }
+    if body.message.as_ref().is_some_and(|id| id.parse::<MessageId>().is_err()) {
+        let detail = "this is not the id of a job".to_owned();
+        return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "/message".to_owned(), detail));
     }
     let filter = named.first().map_or_else(|| json!({}), |(name, value)| json!({ *name: value }));
     Ok(Json(shared.app.data_plane.retry(&filter).await?))

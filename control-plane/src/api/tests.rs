@@ -251,6 +251,7 @@ async fn a_refusal_names_the_field() {
         ("POST", "/v2/suspensions", json!({ "reason": "" }), 422, "invalid", ""),
         ("PUT", "/v2/suppressions/nobody", json!({}), 422, "invalid", "/address"),
         ("POST", "/v2/queue/retry", json!({ "site": "a", "domain": "b" }), 422, "invalid", ""),
+        ("POST", "/v2/queue/retry", json!({ "message": "x" }), 422, "invalid", "/message"),
     ];
     for (method, path, body, status, code, pointer) in table {
         let (found, problem) = world.operator(method, path, body.clone()).await;
