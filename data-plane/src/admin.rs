@@ -289,8 +289,9 @@ fn metrics(statuses: &[ShardStatus]) -> String {
         ("egress_connections", "Connections opened.", |s| s.counters.connections),
         ("mesh_handed", "Groups handed to the shard that owns their source.", |s| s.counters.handed),
     ];
-    const GAUGES: [(&str, &str, Read); 7] = [
+    const GAUGES: [(&str, &str, Read); 8] = [
         ("waiting_recipients", "Recipients that have not settled.", |s| s.waiting as u64),
+        ("recovering", "1 while jobs of an earlier start are still being read.", |s| u64::from(s.recovering)),
         ("intake_sessions", "Open submission sessions.", |s| s.intake_sessions as u64),
         ("snapshot_revision", "The configuration in effect.", |s| s.revision),
         ("spool_bytes", "Octets of live spool segments.", |s| s.spool_bytes),
