@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::child::try_run;
 use crate::place::{Place, target};
-use crate::process::try_run;
 
 /// A program of the stories' Python environment.
 pub fn python_program(name: &str) -> PathBuf {

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::child::try_run;
 use crate::clients;
 use crate::place::Place;
-use crate::process::try_run;
 
 /// Panics unless both signatures of `mail` verify by dkimpy and by opendkim with `records` (name to text).
 pub fn verified(place: &Place, mail: &[u8], records: &Value) {

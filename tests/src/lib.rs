@@ -1,7 +1,7 @@
 //! The harness of the stories: starts the built binary and its real counterparts, and takes them down again.
 //!
 //! - [`place`]: a temporary folder and free ports of one story,
-//! - [`process`]: a child process that ends with its owner,
+//! - [`child`]: a child process that ends with its owner,
 //! - [`load`]: many numbered mails from clients that outlast restarts of the server, with a list of the acknowledged,
 //! - [`postrail`]: the binary under test and its APIs,
 //! - [`clients`]: submission clients and judges in Python and Node,
@@ -18,6 +18,7 @@
 //! Invariants worth naming: everything listens on loopback or in a namespace of the story's own; nothing is waited for
 //! by a fixed sleep; mail is judged with parsers and verifiers that are not ours.
 
+pub mod child;
 pub mod clients;
 pub mod dialogue;
 pub mod judge;
@@ -26,7 +27,6 @@ pub mod namespace;
 pub mod peers;
 pub mod place;
 pub mod postrail;
-pub mod process;
 pub mod receiver;
 pub mod scene;
 pub mod wait;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::process::{run, try_run};
+use crate::child::{run, try_run};
 
 /// A namespace; it goes with the value, and the pair with it.
 pub struct Namespace {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::child::{Running, try_run};
 use crate::place::{Place, free_address, target};
-use crate::process::{Process, try_run};
 use crate::wait;
 
 /// The sending domain of the first start.
@@ -26,7 +26,7 @@ pub struct Postrail {
     data: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
-    process: Process,
+    process: Running,
     http: reqwest::blocking::Client,
 }
 
@@ -62,7 +62,7 @@ impl Postrail {
         }
         arguments.extend(["--hostname", "mail.sender.test", "--domain", DOMAIN].map(str::to_owned));
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
-        let process = Process::start(Command::new(binary()).args(&arguments), &log);
+        let process = Running::start(Command::new(binary()).args(&arguments), &log);
         let http = reqwest::blocking::Client::builder().timeout(Duration::from_secs(30)).build();
         let http = http.expect("an HTTP client can be made");
         let mut postrail = Self {
@@ -115,7 +115,7 @@ impl Postrail {
         &self.data
     }
 
-    pub fn process(&mut self) -> &mut Process {
+    pub fn child(&mut self) -> &mut Running {
         &mut self.process
     }
 
@@ -127,7 +127,7 @@ impl Postrail {
 
     /// As [`Self::start_again`], without waiting for it.
     pub fn spawn_again(&mut self) {
-        self.process = Process::start(Command::new(binary()).args(&self.arguments), &self.log);
+        self.process = Running::start(Command::new(binary()).args(&self.arguments), &self.log);
     }
 
     /// What `up` was started with.

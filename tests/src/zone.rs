@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::child::{Running, run};
 use crate::place::{Place, free_address};
-use crate::process::{Process, run};
 use crate::wait;
 
 /// A running Knot.
 pub struct NameServer {
     address: SocketAddr,
     folder: PathBuf,
-    _process: Process,
+    _process: Running,
 }
 
 impl NameServer {
@@ -30,14 +30,14 @@ impl NameServer {
         std::fs::write(folder.join("knot.conf"), configuration(&folder, address, zones)).expect("writable");
         let mut command = Command::new("/usr/sbin/knotd");
         command.arg("-c").arg(folder.join("knot.conf"));
-        let process = Process::start(&mut command, &folder.join("log"));
+        let process = Running::start(&mut command, &folder.join("log"));
         let server = Self { address, folder, _process: process };
         let origin = zones.first().map_or(".", |(origin, _)| origin);
         wait::until("the name server to answer", || {
-            let (status, text) = crate::process::try_run(
-                Command::new("kdig").args([&format!("@{}", address.ip()), "-p", &address.port().to_string()]).args([
-                    "+short", "+time=1", "+retry=0", origin, "SOA",
-                ]),
+            let (status, text) = crate::child::try_run(
+                Command::new("kdig")
+                    .args([&format!("@{}", address.ip()), "-p", &address.port().to_string()])
+                    .args(["+short", "+time=1", "+retry=0", origin, "SOA"]),
             );
             (status.success() && text.contains("hostmaster")).then_some(())
         });

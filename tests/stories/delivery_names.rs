@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use postrail_tests::child::run;
 use postrail_tests::judge;
-use postrail_tests::process::run;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::world::{Mail, World, message};

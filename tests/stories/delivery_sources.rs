@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use postrail_tests::child::Running;
 use postrail_tests::namespace::Namespace;
 use postrail_tests::peers::postfix;
 use postrail_tests::place::Place;
-use postrail_tests::process::Process;
 use postrail_tests::wait;
 use postrail_tests::world::{World, message};
 use serde_json::json;
@@ -32,7 +32,7 @@ fn use_pool(world: &World, addresses: &[IpAddr]) {
 /// Postfix's smtp-sink in a namespace, which writes down who connects.
 struct Sink {
     dumps: PathBuf,
-    _process: Process,
+    _process: Running,
 }
 
 impl Sink {
@@ -43,7 +43,7 @@ impl Sink {
         command.env("LD_LIBRARY_PATH", postfix::libraries());
         command.args(["-u", "root", "-d"]).arg(dumps.join("%H%M%S."));
         let process =
-            Process::start(command.arg(format!("[{}]:{port}", namespace.inside)).arg("10"), &place.join("sink.log"));
+            Running::start(command.arg(format!("[{}]:{port}", namespace.inside)).arg("10"), &place.join("sink.log"));
         let address = std::net::SocketAddr::new(namespace.inside, port);
         wait::until("the sink to listen", || std::net::TcpStream::connect(address).ok().map(drop));
         Self { dumps, _process: process }

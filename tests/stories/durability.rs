@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use postrail_tests::child::try_run;
 use postrail_tests::load::{Load, number_of};
 use postrail_tests::place::Place;
 use postrail_tests::postrail::{Postrail, binary};
-use postrail_tests::process::try_run;
 use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -181,7 +181,7 @@ fn survives(name: &str, kills: usize, prepare: impl FnOnce(&Postrail)) {
             postrail.wait_ready();
             std::thread::sleep(Duration::from_millis(100 + chance.below(1_400)));
         }
-        postrail.process().kill();
+        postrail.child().kill();
         lives.push(Life { begun, killed: Instant::now() });
         begun = Instant::now();
         postrail.spawn_again();
@@ -289,7 +289,7 @@ fn a_data_folder_has_one_owner() {
     let names = NameServer::start(&place, &[ZONE]);
     let receiver = Receiver::local();
     let mut postrail = Postrail::start(&place, names.address(), receiver.address().port());
-    let pid = postrail.process().id();
+    let pid = postrail.child().id();
     let (status, text) = try_run(Command::new(binary()).args(postrail.arguments()));
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("in use") && text.contains(&pid.to_string()), "the owner is named:\n{text}");

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use postrail_tests::child::run;
 use postrail_tests::place::Place;
 use postrail_tests::postrail::Postrail;
-use postrail_tests::process::run;
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;

@@ -72,14 +72,14 @@ fn measure_start_and_memory_with_waiting_mail() {
     let suspension = json!({"tenant": "default", "reason": "measured"});
     postrail.control_ok("POST", "/v2/suspensions", Some(&suspension));
     postrail.settled_configuration();
-    let empty = resident(postrail.process().id());
+    let empty = resident(postrail.child().id());
     let begun = Instant::now();
-    let cpu_before = cpu(postrail.process().id());
+    let cpu_before = cpu(postrail.child().id());
     fill(&postrail, mails);
     let took = begun.elapsed();
-    let spent = cpu(postrail.process().id()) - cpu_before;
+    let spent = cpu(postrail.child().id()) - cpu_before;
     assert_eq!(postrail.metric("postrail_waiting_recipients"), mails as u64);
-    let filled = resident(postrail.process().id());
+    let filled = resident(postrail.child().id());
     println!(
         "{mails} mails of 10 KB accepted in {took:.2?}: {:.0}/s, {:.0} us of CPU each",
         mails as f64 / took.as_secs_f64(),
@@ -90,7 +90,7 @@ fn measure_start_and_memory_with_waiting_mail() {
         if what == "SIGTERM" {
             postrail.drain();
         } else {
-            postrail.process().kill();
+            postrail.child().kill();
         }
         let begun = Instant::now();
         postrail.start_again();
@@ -99,7 +99,7 @@ fn measure_start_and_memory_with_waiting_mail() {
             (postrail.metric("postrail_waiting_recipients") == mails as u64).then_some(())
         });
         let recovered = begun.elapsed();
-        let after = resident(postrail.process().id());
+        let after = resident(postrail.child().id());
         println!(
             "after {what}: ready {ready:.2?}, all mail back {recovered:.2?}, resident {after} octets, {} a mail",
             after.saturating_sub(empty) / mails as u64

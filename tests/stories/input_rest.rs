@@ -5,8 +5,8 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postrail_tests::child::run;
 use postrail_tests::postrail::{DOMAIN, Postrail};
-use postrail_tests::process::run;
 use postrail_tests::scene::Scene;
 use serde_json::{Value, json};
 

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postrail_tests::child::{run, try_run};
 use postrail_tests::dialogue::Dialogue;
 use postrail_tests::namespace::Namespace;
 use postrail_tests::postrail::DOMAIN;
-use postrail_tests::process::{run, try_run};
 use postrail_tests::receiver::Arrived;
 use postrail_tests::scene::Scene;
 

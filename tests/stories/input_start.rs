@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use postrail_tests::child::try_run;
 use postrail_tests::clients::python_program;
 use postrail_tests::place::{Place, free_address};
 use postrail_tests::postrail::binary;
-use postrail_tests::process::try_run;
 use postrail_tests::scene::Scene;
 
 /// The arguments of `up` on free ports.
@@ -79,7 +79,7 @@ fn a_folder_that_is_not_ours_to_use_is_left_alone() {
 #[test]
 fn a_folder_has_one_owner() {
     let mut scene = Scene::new("owner");
-    let pid = scene.postrail.process().id().to_string();
+    let pid = scene.postrail.child().id().to_string();
     refused(Command::new(binary()).args(up(scene.postrail.data())), &["in use by process", &pid]);
     let (status, answer) = scene.postrail.submit(&scene.job(&["a@receiver.test"]));
     assert_eq!(status, 202, "the owner goes on: {answer}");

@@ -114,7 +114,7 @@ fn credentials_rotate_and_stop_at_once() {
     assert!(good, "{text}");
     wait::until("the disabled credential to stop", || (works(&third) == 401).then_some(()));
     assert_eq!(as_tenant(postrail, "app", &third, "GET", "/v2/domains").0, 401);
-    let transcript = postrail_tests::process::try_run(
+    let transcript = postrail_tests::child::try_run(
         std::process::Command::new("swaks")
             .args(["--server", "127.0.0.1", "--port", &postrail.smtp.port().to_string(), "--tls", "--auth", "PLAIN"])
             .args([
@@ -151,7 +151,7 @@ fn a_quota_refuses_what_is_over_it() {
     }
     let (status, body) = submit_as(postrail, "small-app", &secret, &job_from("a@small.test"));
     assert!(status == 429 && body["detail"].as_str().is_some_and(|detail| detail.contains("quota")), "{status} {body}");
-    let (ended, transcript) = postrail_tests::process::try_run(
+    let (ended, transcript) = postrail_tests::child::try_run(
         std::process::Command::new("swaks")
             .args(["--server", "127.0.0.1", "--port", &postrail.smtp.port().to_string(), "--tls", "--auth", "PLAIN"])
             .args([

@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
+use postrail_tests::child::{run, try_run};
 use postrail_tests::clients::python_program;
 use postrail_tests::load::Load;
 use postrail_tests::place::Place;
 use postrail_tests::postrail::{Postrail, binary};
-use postrail_tests::process::{run, try_run};
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -56,14 +56,14 @@ fn metrics_and_health_are_readable() {
     receiver.script(Stage::EndOfData, Act::Wait(Duration::from_secs(2)), usize::MAX);
     job_id(&postrail.submit(&job("slow@receiver.test")));
     wait::until("the mail to be under way", || (postrail.metric("postrail_egress_attempts_total") == 2).then_some(()));
-    postrail.process().signal(libc::SIGTERM);
+    postrail.child().signal(libc::SIGTERM);
     wait::until("the drain to be told", || {
         let (status, text) = postrail.admin_get("/readyz");
         (status == 503 && text.contains("draining")).then_some(())
     });
     assert_eq!(postrail.admin_get("/healthz").0, 200, "it is alive while it drains");
     assert!(postrail.metrics().contains("postrail_delivered_recipients_total"), "it can be watched while it drains");
-    let status = postrail.process().wait(Duration::from_secs(30));
+    let status = postrail.child().wait(Duration::from_secs(30));
     assert_eq!(status.and_then(|status| status.code()), Some(0));
     assert_eq!(receiver.arrived().len(), 2);
 }

@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postrail_tests::child::{run, try_run};
 use postrail_tests::clients::{judge, nodemailer, python};
 use postrail_tests::postrail::{DOMAIN, Postrail};
-use postrail_tests::process::{run, try_run};
 use postrail_tests::receiver::Arrived;
 use postrail_tests::scene::Scene;
 use serde_json::{Value, json};

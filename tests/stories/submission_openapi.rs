@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use postrail_tests::child::try_run;
 use postrail_tests::clients::{python, python_program};
-use postrail_tests::process::try_run;
 use postrail_tests::scene::Scene;
 use serde_json::Value;
 

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postrail_tests::child::run;
 use postrail_tests::clients::judge;
 use postrail_tests::postrail::DOMAIN;
-use postrail_tests::process::run;
 use postrail_tests::receiver::Arrived;
 use postrail_tests::scene::Scene;
 use serde_json::{Value, json};

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::{Maildir, accounts, certificate, in_namespace, make_folder, unpacked, wait_listening};
+use crate::child::Running;
 use crate::place::Place;
-use crate::process::Process;
 
 /// The number of the account that Exim runs under, which exists in its namespace only.
 const EXIM: u32 = 990;
@@ -13,7 +13,7 @@ const EXIM: u32 = 990;
 /// A running Exim.
 pub struct Exim {
     inbox: Maildir,
-    _process: Process,
+    _process: Running,
 }
 
 impl Exim {
@@ -27,7 +27,7 @@ impl Exim {
         let mut script = accounts(&folder, &[("Debian-exim", EXIM)]);
         let program = unpacked("exim4").join("usr/sbin/exim4");
         script.push_str(&format!("exec '{}' -bdf -odf -C '{}'", program.display(), file.display()));
-        let process = Process::start(&mut in_namespace(&script), &folder.join("output"));
+        let process = Running::start(&mut in_namespace(&script), &folder.join("output"));
         wait_listening("Exim", address);
         Self { inbox, _process: process }
     }

@@ -14,8 +14,8 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::child::run;
 use crate::place::target;
-use crate::process::run;
 use crate::wait;
 
 /// The uid and gid `nobody` and `nogroup` of Debian.

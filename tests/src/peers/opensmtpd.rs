@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use super::{Maildir, NOBODY, accounts, in_namespace, unpacked, wait_listening};
+use crate::child::Running;
 use crate::place::Place;
-use crate::process::Process;
 
 /// A running OpenSMTPD.
 pub struct OpenSmtpd {
     inbox: Maildir,
-    _process: Process,
+    _process: Running,
 }
 
 impl OpenSmtpd {
@@ -39,7 +39,7 @@ impl OpenSmtpd {
             file.display(),
             root = root.display(),
         ));
-        let process = Process::start(&mut in_namespace(&script), &folder.join("output"));
+        let process = Running::start(&mut in_namespace(&script), &folder.join("output"));
         wait_listening("OpenSMTPD", address);
         Self { inbox, _process: process }
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Maildir, NOBODY, certificate, make_folder, unpacked, wait_listening};
+use crate::child::Running;
 use crate::place::Place;
-use crate::process::Process;
 use crate::wait;
 
 /// Debian's `daemon` and `mail`: an owner of mail and a group that nobody else here shares.
@@ -19,7 +19,7 @@ const GROUP: u32 = 8;
 pub struct Postfix {
     folder: PathBuf,
     inbox: Maildir,
-    process: Process,
+    process: Running,
 }
 
 impl Postfix {
@@ -41,7 +41,7 @@ impl Postfix {
         let libraries = libraries();
         let mut command = Command::new(libraries.join("sbin/master"));
         command.arg("-d").arg("-c").arg(&configuration).env("LD_LIBRARY_PATH", &libraries);
-        let process = Process::start(&mut command, &folder.join("output"));
+        let process = Running::start(&mut command, &folder.join("output"));
         addresses.iter().for_each(|address| wait_listening("Postfix", *address));
         let started = Self { folder, inbox, process };
         // It listens before it minds signals, and says this after both.

@@ -6,12 +6,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running child whose output goes to a file.
-pub struct Process {
+pub struct Running {
     child: Child,
     log: PathBuf,
 }
 
-impl Process {
+impl Running {
     /// Starts `command` with its output in `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("a log can be written");
@@ -64,7 +64,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Running {
     fn drop(&mut self) {
         if self.ended().is_none() {
             self.signal(libc::SIGTERM);
@@ -84,7 +84,8 @@ pub fn run(command: &mut Command) -> String {
 
 /// Runs `command` to its end and gives its status and all its output.
 pub fn try_run(command: &mut Command) -> (ExitStatus, String) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     (output.status, text)
