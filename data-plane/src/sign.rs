@@ -10,10 +10,12 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use postrail_core::base::{Map, MapSeed, Random, Timestamp};
 use postrail_core::egress::{Capabilities, Transaction};
-use postrail_core::mail::{BodyType, FinalMessage, ForwardPath};
+use postrail_core::mail::{BodyType, ForwardPath, Job};
 use postrail_core::shard::Transact;
-use postrail_core::sign::{dkim, render, seven_bit};
-use postrail_schema::ids::KeyId;
+use postrail_core::sign::dkim::{self, BodyHash, Plan};
+use postrail_core::sign::render::{self, SharedBody};
+use postrail_core::sign::seven_bit;
+use postrail_schema::ids::{KeyId, MessageId};
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
 use zeroize::Zeroizing;
 
@@ -41,8 +43,16 @@ struct Opened {
     context: Rc<KeyContext>,
 }
 
+/// The rendered body of a job with its hash.
+struct Shared {
+    job: MessageId,
+    body: SharedBody,
+    hash: BodyHash,
+}
+
 /// The signer of one shard.
 pub struct Signer {
+    last: RefCell<Option<Rc<Shared>>>,
     master: Zeroizing<[u8; 32]>,
     keys: RefCell<Map<KeyId, Opened>>,
 }
@@ -51,7 +61,7 @@ impl Signer {
     /// A signer whose keys were sealed with `master`.
     pub fn new(master: [u8; 32], random: &mut Random) -> Self {
         let keys = RefCell::new(MapSeed::new(random).map());
-        Self { master: Zeroizing::new(master), keys }
+        Self { last: RefCell::default(), master: Zeroizing::new(master), keys }
     }
 
     /// The transaction that sends `transact` to a receiver with these capabilities: rendered, converted to 7 bits where
@@ -66,15 +76,19 @@ impl Signer {
         at: Timestamp,
     ) -> Result<Transaction, SignError> {
         let job = &transact.job;
-        let mut message = render::render(job, usize::from(transact.entry));
+        let shared = self.shared(job);
+        let mut message = render::render_with(job, usize::from(transact.entry), &shared.body);
+        let mut hash = shared.hash;
         if message.eight_bit
             && !capabilities.eight_bit_mime
             && let Ok(converted) = seven_bit::convert(&message)
         {
+            hash = dkim::body_hash(&converted.body);
             message = converted;
         }
         if let Some(domain) = transact.snapshot.domains.get(&job.domain) {
-            message.signatures = self.signatures(&message, &domain.name, &domain.keys, at)?;
+            let plan = dkim::plan_with(&message, &domain.name, &domain.keys, at, hash);
+            message.signatures = self.sign_all(plan, &domain.keys)?;
         }
         let recipients = transact.recipients.iter().map(|index| {
             let recipient = &job.recipients[usize::from(index.0)];
@@ -96,14 +110,22 @@ impl Signer {
         })
     }
 
-    fn signatures(
-        &self,
-        message: &FinalMessage,
-        domain: &str,
-        keys: &[DkimKey],
-        at: Timestamp,
-    ) -> Result<bytes::Bytes, SignError> {
-        let plan = dkim::plan(message, domain, keys, at);
+    /// What the copies of `job` share, made once while its copies follow each other.
+    fn shared(&self, job: &Job) -> Rc<Shared> {
+        if let Some(shared) = self.last.borrow().as_ref().filter(|shared| shared.job == job.id) {
+            return shared.clone();
+        }
+        let body = render::body(job);
+        let hash = dkim::body_hash(body.bytes());
+        let shared = Rc::new(Shared { job: job.id, body, hash });
+        // After a job of one copy nothing follows: it does not displace one of many.
+        if job.entries.len() > 1 {
+            *self.last.borrow_mut() = Some(shared.clone());
+        }
+        shared
+    }
+
+    fn sign_all(&self, plan: Plan, keys: &[DkimKey]) -> Result<bytes::Bytes, SignError> {
         let mut signatures = Vec::with_capacity(keys.len());
         for request in plan.requests() {
             let key = keys.iter().find(|key| key.id == request.key).ok_or(SignError::Key(request.key))?;
