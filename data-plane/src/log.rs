@@ -233,9 +233,10 @@ impl<P: Platform> Log<P> {
         }
     }
 
-    /// The segment being written ends here; the next append begins another.
+    /// The segment being written ends here; the next append begins another. The writer does it, so that no batch in
+    /// flight is cut off.
     pub(crate) fn close_current(&self) {
-        self.shared.close_current();
+        self.shared.state.borrow_mut().close_wanted = true;
     }
 
     /// Marks a segment whose frames cannot all be understood: it is set aside instead of being reused.
@@ -362,6 +363,8 @@ struct State<F> {
     bytes_queued: usize,
     segments: BTreeMap<u64, segments::Segment<F>>,
     current: Option<u64>,
+    /// The writer is to close the current segment before its next batch.
+    close_wanted: bool,
     /// Closed last in this process, with the end of its acknowledged batches.
     closed_last: Option<(u64, u32)>,
     /// Released, not yet durably so: sequence and companion.

@@ -400,12 +400,14 @@ impl<P: Platform> Runtime<P> {
             return; // made before a crash, and still waiting
         }
         loop {
-            match self.accept(report.clone()).await {
-                Ok(()) => return,
+            match self.0.spool.store_report(&report).await {
+                // Recovery has found the one that was made before a crash meanwhile.
+                Ok(at) if self.0.heart.borrow().holds(report.id) => return self.0.spool.release(at),
+                Ok(at) => return self.input(Input::Accepted { job: Arc::new(report), at }),
+                Err(error @ StoreError::TooLarge { .. }) => {
+                    return tracing::error!(message = %request.message, %error, "cannot report");
+                }
                 Err(error) => tracing::warn!(message = %request.message, %error, "cannot store a report yet"),
-            }
-            if self.is_draining() {
-                return;
             }
             let until = self.0.platform.now() + RECORD_RETRY;
             self.0.platform.sleep_until(until).await;

@@ -179,6 +179,15 @@ impl<P: Platform> Spool<P> {
         self.append(job, None).await
     }
 
+    /// Stores a report of our own, also above the high-water mark: it comes before a settlement, and settlements are
+    /// what makes room.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn store_report(&self, report: &Job) -> Result<Location, StoreError> {
+        self.append(report, None).await
+    }
+
     /// Reads a whole job back, content included.
     ///
     /// # Errors

@@ -238,6 +238,7 @@ impl<F> State<F> {
             open: VecDeque::new(),
             sequence_last: 0,
             random,
+            close_wanted: false,
             unavailable: None,
             counts: LogStats {
                 segments: 0,
@@ -295,6 +296,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn close_current(self: &Rc<Self>) {
         let closed = {
             let mut state = self.state.borrow_mut();
+            state.close_wanted = false;
             let Some(sequence) = state.current.take() else { return };
             let end = state.segments.get(&sequence).and_then(|segment| segment.end).unwrap_or(FIRST_BATCH);
             state.closed_last = Some((sequence, end));

@@ -155,6 +155,9 @@ impl<P: Platform> Shared<P> {
 
     fn place_in_current(&self, bytes: usize) -> Option<Place<FileOf<P>>> {
         let state = self.state.borrow();
+        if state.close_wanted {
+            return None;
+        }
         let segment = state.segments.get(&state.current?)?;
         let offset = segment.end.unwrap_or(FIRST_BATCH);
         let fits = u64::from(offset) + bytes as u64 <= SEGMENT_BYTES;

@@ -16,6 +16,9 @@ use crate::base::{Instant, Random};
 use crate::dns::{MailHosts, SiteName};
 use crate::rules::PathLimits;
 
+/// How long after its back-off a failing site is remembered: longer than the longest retry delay in use early on.
+const FAILURE_MEMORY: Duration = Duration::from_secs(3_600);
+
 /// What names a path.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PathKey {
@@ -32,6 +35,8 @@ pub struct Path {
     pub queue: FairQueue<u32>,
     pub limits: PathLimits,
     pub blocked: Option<WaitReason>,
+    /// It waits for a session that the whole shard has too few of.
+    pub starved: bool,
     /// Open connections, those being opened included.
     connections: usize,
     /// Those of them that are still being opened.
@@ -53,6 +58,7 @@ impl Path {
             queue: FairQueue::default(),
             limits,
             blocked: None,
+            starved: false,
             connections: 0,
             opening: 0,
             idle: Vec::new(),
@@ -166,6 +172,8 @@ impl Path {
 
     /// Whether the path can be forgotten.
     pub fn is_unused(&self, now: Instant) -> bool {
-        self.connections == 0 && self.queue.is_empty() && self.retry_at.is_none_or(|at| at <= now)
+        let quiet = self.connections == 0 && self.queue.is_empty() && !self.starved;
+        // A site that fails is remembered, so that its back-off goes on growing.
+        quiet && self.retry_at.is_none_or(|at| now >= at + FAILURE_MEMORY)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postrail_schema::ids::{RecipientIndex, SourceId};
-use postrail_schema::limits::EGRESS_IDLE;
+use postrail_schema::limits::{EGRESS_IDLE, EGRESS_SESSIONS_MAX};
 use smallvec::SmallVec;
 
 use super::{Aim, AttemptSlot, GroupState, JobRef, Output, SessionState, Shard, Transact};
@@ -123,7 +123,8 @@ impl Shard {
             self.end_attempt(attempt);
             self.drop_group_and_work(group);
             if let Aim::Session(session) = aim {
-                self.next_transaction(now, session);
+                self.sessions[session as usize].state = SessionState::Done;
+                self.freed.push(session);
             }
             return;
         }
@@ -208,6 +209,21 @@ impl Shard {
             }
         }
         self.kick(now, path);
+        self.serve_starved(now);
+    }
+
+    /// Gives sessions that have become free to the paths that waited for one.
+    fn serve_starved(&mut self, now: Moment) {
+        for _ in 0..self.starved.len() {
+            if self.sessions.len() >= EGRESS_SESSIONS_MAX {
+                return;
+            }
+            let Some(path) = self.starved.pop_front() else { return };
+            if let Some(place) = self.paths.get_mut(path as usize) {
+                place.starved = false;
+                self.kick(now, path);
+            }
+        }
     }
 
     /// Drops suppressed recipients of a group and records that.

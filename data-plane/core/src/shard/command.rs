@@ -31,11 +31,13 @@ pub enum CommandTarget {
 impl Shard {
     /// Carries out `command`; returns how many recipients it concerns.
     pub fn command(&mut self, now: Moment, command: &Command) -> usize {
-        match command {
+        let concerned = match command {
             Command::Retry(target) => self.retry_now(now, target),
             Command::Cancel(message) => self.end_message(now, *message, Ending::Cancel),
             Command::Bounce(message) => self.end_message(now, *message, Ending::Bounce),
-        }
+        };
+        self.serve_freed(now);
+        concerned
     }
 
     fn retry_now(&mut self, now: Moment, target: &CommandTarget) -> usize {

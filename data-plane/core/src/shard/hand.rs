@@ -101,6 +101,11 @@ impl Shard {
         match back.result {
             HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
             HandResult::Wait { reason, nanos } => {
+                if let JobRef::Local(job) = self.groups[back.group as usize].job
+                    && let Some(ending) = self.jobs[job as usize].ending
+                {
+                    return self.end_by_operator(now, back.group, ending);
+                }
                 let due =
                     if nanos == u64::MAX { Instant::FAR } else { now.instant + std::time::Duration::from_nanos(nanos) };
                 self.schedule(now, back.group, due, reason);

@@ -325,6 +325,10 @@ pub struct Shard {
     sessions: Slab<SessionSlot>,
     idle: ScheduledQueue,
     attempts: Slab<AttemptSlot>,
+    /// Sessions whose attempt turned out empty: they get the next one at the end of the input, not by recursion.
+    freed: Vec<u32>,
+    /// Paths that found every session of the shard in use, in the order in which they wanted one.
+    starved: VecDeque<u32>,
     handed: usize,
     recovered: Map<RecipientKey, RecoveredState>,
     recovering: bool,
@@ -354,6 +358,8 @@ impl Shard {
             sessions: Slab::new(),
             idle: ScheduledQueue::default(),
             attempts: Slab::new(),
+            freed: Vec::new(),
+            starved: VecDeque::new(),
             handed: 0,
             recovered: seed.map(),
             recovering: true,
@@ -386,6 +392,13 @@ impl Shard {
             Input::HandBack(back) => self.hand_back(now, *back),
             Input::Drain => self.drain(now),
             Input::Timeout => self.timeout(now),
+        }
+        self.serve_freed(now);
+    }
+
+    fn serve_freed(&mut self, now: Moment) {
+        while let Some(session) = self.freed.pop() {
+            self.next_transaction(now, session);
         }
     }
 

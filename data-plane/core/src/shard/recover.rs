@@ -39,14 +39,18 @@ impl Shard {
     pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
         let job = &meta.job;
         if self.job_ids.contains_key(&job.id) {
-            return; // compaction had copied it before the crash: the first copy found serves
+            // Compaction had copied it before the crash: the copy that was found first serves, this one is released.
+            let record = Record { finished: vec![(job.id, at)], ..Record::default() };
+            self.outputs.push_back(Output::Record(Box::new(record)));
+            return;
         }
         let mut missing = Vec::new();
         let mut open = Vec::new();
         let mut states = Vec::new();
         for index in (0..job.recipients.len() as u16).map(RecipientIndex) {
             let key = RecipientKey { message: job.id, index };
-            let mut state = self.recovered.remove(&key).unwrap_or_default();
+            // The state stays: another copy of the job may follow.
+            let mut state = self.recovered.get(&key).copied().unwrap_or_default();
             let carried = meta.carried(index);
             if !state.accepted && carried.is_none() {
                 missing.push(index);

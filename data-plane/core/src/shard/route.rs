@@ -262,8 +262,14 @@ impl Shard {
                 self.next_transaction(now, session);
                 continue;
             }
-            let full = self.sessions.len() >= EGRESS_SESSIONS_MAX;
-            if full || !self.paths[path as usize].wants_connection(now.instant) {
+            if !self.paths[path as usize].wants_connection(now.instant) {
+                break;
+            }
+            if self.sessions.len() >= EGRESS_SESSIONS_MAX {
+                if !self.paths[path as usize].starved {
+                    self.paths[path as usize].starved = true;
+                    self.starved.push_back(path);
+                }
                 break;
             }
             self.open_session(path);
