@@ -238,7 +238,11 @@ impl<P: Platform> Admin<P> {
         let id = message_id(id)?;
         match self.ask(id.shard(), Question::Message(id)).await? {
             Reply::Message(Some(view)) => json(&view),
-            Reply::Message(None) => Err(Problem::new(404, "not_waiting", format!("nothing of {id} waits here"))),
+            Reply::Message(None) => Err(Problem::new(
+                404,
+                "not_waiting",
+                format!("nothing of {id} waits: all its recipients have settled, or there is no such job"),
+            )),
             _ => Err(mismatch()),
         }
     }
@@ -246,7 +250,11 @@ impl<P: Platform> Admin<P> {
     async fn command_one(&self, id: &str, command: fn(MessageId) -> Command) -> Result<Response, Problem> {
         let id = message_id(id)?;
         match self.ask(id.shard(), Question::Command(command(id))).await? {
-            Reply::Affected(0) => Err(Problem::new(404, "not_waiting", format!("nothing of {id} waits here"))),
+            Reply::Affected(0) => Err(Problem::new(
+                404,
+                "not_waiting",
+                format!("nothing of {id} waits: all its recipients have settled, or there is no such job"),
+            )),
             Reply::Affected(recipients) => json(&serde_json::json!({ "recipients": recipients })),
             _ => Err(mismatch()),
         }

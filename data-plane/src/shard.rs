@@ -21,7 +21,7 @@ use postrail_core::schedule::{RetryPolicy, WaitReason};
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, ShardId};
-use postrail_schema::limits::JOURNAL_BYTES_MAX;
+use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
 use postrail_schema::snapshot::Snapshot;
 
 use crate::auth::Auth;
@@ -91,6 +91,8 @@ struct Inner<P: Platform> {
     fences: RefCell<Vec<Sender<()>>>,
     recording: Cell<bool>,
     intake_sessions: Cell<usize>,
+    /// Octets of submissions that are being received.
+    intake_bytes: Cell<usize>,
 }
 
 /// The parts that are opened before a runtime can be made.
@@ -134,6 +136,7 @@ impl<P: Platform> Runtime<P> {
             fences: RefCell::default(),
             recording: Cell::new(false),
             intake_sessions: Cell::new(0),
+            intake_bytes: Cell::new(0),
             node,
             platform,
         };
@@ -213,6 +216,13 @@ impl<P: Platform> Runtime<P> {
         let open = self.0.intake_sessions.get();
         self.0.intake_sessions.set(if came { open + 1 } else { open.saturating_sub(1) });
         self.0.intake_sessions.get()
+    }
+
+    /// Counts octets of submissions that are being received; `false`: the bound is reached.
+    pub fn hold_intake_bytes(&self, before: usize, now: usize) -> bool {
+        let total = (self.0.intake_bytes.get() + now).saturating_sub(before);
+        self.0.intake_bytes.set(total);
+        total <= INTAKE_BYTES_MAX
     }
 
     /// Why nothing can be accepted at present, if so.

@@ -157,8 +157,6 @@ pub const FRESH_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Recipients that one shard holds in its schedule (waiting, ready or in flight): over it 452 4.3.1, HTTP 503.
 pub const WAITING_RECIPIENTS_MAX: usize = 5_000_000;
-/// Recipients that one ready queue holds; the rest stay in their scheduled queues.
-pub const READY_QUEUE_MAX: usize = 2_048;
 /// Recipients of one outgoing transaction (RFC 5321 4.5.3.1.8 promises 100).
 pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 /// Connections of one (source, site) by default.

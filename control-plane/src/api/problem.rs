@@ -103,7 +103,8 @@ impl From<AppError> for ProblemDocument {
                         .filter(StatusCode::is_client_error)
                         .unwrap_or(StatusCode::BAD_GATEWAY),
                     "data_plane_refused",
-                    error.to_string(),
+                    // The data plane says it in a sentence, unless what answered was something else.
+                    body.get("detail").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned),
                 )
             },
             AppError::Snapshot(_)

@@ -2,19 +2,23 @@
 //!
 //! A request with an idempotency key is answered by the shard that the key belongs to, so that one table decides.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use postrail_core::base::{Secret, Timestamp};
 use postrail_core::http::{Config, Method, Problem, Request, Response};
 use postrail_core::intake::idempotency::{self, Begin};
 use postrail_core::intake::rest::{self, Acceptance};
 use postrail_core::intake::smtp::Principal;
 use postrail_schema::ids::{MessageId, ShardId};
-use postrail_schema::limits::REST_BODY_BYTES_MAX;
+use postrail_schema::limits::{HTTP_IDLE, REST_BODY_BYTES_MAX};
 
 use crate::auth::AuthFailure;
 use crate::http::{self, Handler};
@@ -27,21 +31,67 @@ use crate::tls::MaybeTls;
 /// The description of this API.
 const OPENAPI: &str = include_str!("../../../docs/reference/openapi-submission.json");
 
+/// The content type of a TLS record that begins a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Serves one connection until it closes.
 pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr) {
     let config = Config::new(REST_BODY_BYTES_MAX);
     let platform = runtime.platform().clone();
-    let stream = MaybeTls::Plain(stream);
     let submission = Submission { runtime };
-    if peer.ip().is_loopback() {
-        return http::serve(&platform, stream, peer, config, &submission).await;
+    let Some((stream, first)) = platform.timeout(HTTP_IDLE, Opened::read(stream)).await.flatten() else { return };
+    if peer.ip().is_loopback() && first != TLS_HANDSHAKE {
+        return http::serve(&platform, MaybeTls::Plain(stream), peer, config, &submission).await;
     }
     let Some(acceptor) = submission.runtime.node().acceptor.clone() else { return };
-    let handshake = stream.accept(&acceptor);
+    let handshake = MaybeTls::Plain(stream).accept(&acceptor);
     match platform.timeout(Duration::from_secs(60), handshake).await {
         Some(Ok(stream)) => http::serve(&platform, stream, peer, config, &submission).await,
         Some(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         None => {}
+    }
+}
+
+/// A stream whose first octet was looked at: it tells TLS from plain HTTP, which loopback may speak.
+struct Opened<S> {
+    first: Option<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> Opened<S> {
+    async fn read(mut stream: S) -> Option<(Self, u8)> {
+        let mut first = [0];
+        stream.read_exact(&mut first).await.ok()?;
+        Some((Self { first: Some(first[0]), stream }, first[0]))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opened<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match (self.first.take(), buffer.first_mut()) {
+            (Some(first), Some(place)) => {
+                *place = first;
+                Poll::Ready(Ok(1))
+            }
+            (first, _) => {
+                self.first = first;
+                Pin::new(&mut self.stream).poll_read(cx, buffer)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 
@@ -67,6 +117,17 @@ impl<P: Platform> Handler for Submission<P> {
             }
             (_, path) => Problem::new(404, "not_found", format!("there is nothing at {path}")).to_response(),
         }
+    }
+
+    async fn admit(&self, head: &Request, peer: SocketAddr) -> Option<Response> {
+        if (head.method, head.path.as_str()) != (Method::Post, "/v2/jobs") {
+            return None;
+        }
+        self.authenticate(head, peer).await.err().map(|problem| problem.to_response())
+    }
+
+    fn hold(&self, before: usize, now: usize) -> bool {
+        self.runtime.hold_intake_bytes(before, now)
     }
 
     fn is_draining(&self) -> bool {

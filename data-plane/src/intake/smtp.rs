@@ -42,7 +42,7 @@ pub async fn run<P: Platform>(
         auth_without_tls: peer.ip().is_loopback(),
     };
     let machine = Session::new(config, runtime.platform().now());
-    let mut pump = Pump { runtime, peer, machine, principal: None, drained: false };
+    let mut pump = Pump { runtime, peer, machine, principal: None, drained: false, held: 0 };
     let stream = MaybeTls::Plain(stream);
     let stream = if implicit_tls {
         match pump.shake_hands(stream).await {
@@ -63,6 +63,14 @@ struct Pump<P: Platform> {
     machine: Session,
     principal: Option<Principal>,
     drained: bool,
+    /// Octets told to the shard's count.
+    held: usize,
+}
+
+impl<P: Platform> Drop for Pump<P> {
+    fn drop(&mut self) {
+        self.runtime.hold_intake_bytes(self.held, 0);
+    }
 }
 
 impl<P: Platform> Pump<P> {
@@ -105,6 +113,8 @@ impl<P: Platform> Pump<P> {
         if let Err(error) = self.machine.handle(now, input) {
             tracing::error!(%error, "the submission machine was misused");
         }
+        let held = self.machine.buffered_bytes();
+        self.runtime.hold_intake_bytes(std::mem::replace(&mut self.held, held), held);
     }
 
     async fn send(&self, stream: &mut Socket<P>, pending: &mut Vec<u8>) -> io::Result<()> {
@@ -183,6 +193,10 @@ impl<P: Platform> Pump<P> {
             }
             Question::Sender(command) => {
                 let Some(principal) = &self.principal else { return unauthenticated() };
+                if !self.runtime.hold_intake_bytes(0, 0) {
+                    let text = "Too many messages are being received at present";
+                    return Answer::Refused(Reply::enhanced(452, 3, 1, text));
+                }
                 answer_of(policy::check_sender(&self.runtime.snapshot(), principal, &command))
             }
             Question::Recipient(path) => {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The layout that this binary reads and writes.
@@ -48,6 +48,8 @@ impl DataFolder {
         if !is_empty && !version.exists() && !path.join("lock").exists() {
             return Err(FolderError::Foreign { folder });
         }
+        // It holds addresses, keys and mail: nobody else's business, also where the folder was made by hand.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
         let lock = lock(&path.join("lock"), &folder)?;
         match fs::read_to_string(&version) {
             Ok(text) => check(&text, &folder)?,

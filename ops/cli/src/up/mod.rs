@@ -106,6 +106,11 @@ impl Signals {
 
 fn start_log(options: &UpOptions) -> Result<()> {
     let level = &options.log_level;
+    if !level.contains(['=', ',']) && level.parse::<tracing::level_filters::LevelFilter>().is_err() {
+        bail!(
+            "--log-level {level}: write error, warn, info, debug, trace or off, or a filter such as info,postrail_data_plane=debug"
+        );
+    }
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level} is no level and no filter"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -154,6 +159,15 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
             .context("cannot read this host's name; give it by --hostname")?
             .trim()
             .to_owned(),
+    };
+    let hostname = if options.hostname.is_none() && !hostname.contains('.') {
+        let qualified = format!("mail.{}", options.domain);
+        eprintln!(
+            "postrail: this host is called {hostname}, which no receiver can look up; it introduces itself as {qualified}. Say otherwise by --hostname."
+        );
+        qualified
+    } else {
+        hostname
     };
     check_name("hostname", &hostname)?;
     check_name("domain", &options.domain)?;

@@ -87,8 +87,8 @@ impl Planes {
         let node = tokio::task::spawn_blocking(move || node::start(node_config)).await;
         let node = match node.map_err(|_| anyhow!("the data plane panicked while it started")) {
             Ok(Ok(node)) => node,
-            Ok(Err(error)) => return Err(failed(started.handle, error.into()).await),
-            Err(error) => return Err(failed(started.handle, error).await),
+            Ok(Err(error)) => return Err(failed(started, &options.data, error.into()).await),
+            Err(error) => return Err(failed(started, &options.data, error).await),
         };
         feed.connect(node.publisher());
         wait_until_ready(options.admin).await;
@@ -144,8 +144,15 @@ async fn wait_until_ready(admin: SocketAddr) {
     warn!(said, "the data plane runs, but is not ready yet");
 }
 
-async fn failed(control: control::Handle, error: anyhow::Error) -> anyhow::Error {
-    control.shutdown().await;
+/// Stops the control plane again. A first start that nobody saw is undone, so that the next one shows its secret: no
+/// mail was accepted yet.
+async fn failed(started: control::Started, data: &Path, error: anyhow::Error) -> anyhow::Error {
+    started.handle.shutdown().await;
+    if started.first.is_some() {
+        for name in ["config.db", "config.db-wal", "config.db-shm", "ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+            let _ = std::fs::remove_file(data.join(name));
+        }
+    }
     error.context("cannot start the data plane")
 }
 
