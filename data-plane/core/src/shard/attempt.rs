@@ -72,20 +72,38 @@ impl Shard {
         let ready = match group.job {
             JobRef::Remote(work) => Ok(self.works[work as usize].job.clone()),
             JobRef::Local(job) => {
-                let slot = &self.jobs[job as usize];
-                slot.fresh.clone().ok_or(slot.at)
+                let slot = &mut self.jobs[job as usize];
+                let at_hand = slot.fresh.clone().or_else(|| slot.loaded.upgrade());
+                if at_hand.is_none() {
+                    slot.loaders.push(attempt);
+                }
+                at_hand.ok_or((slot.at, slot.loaders.len() == 1))
             }
         };
         match ready {
             Ok(job) => self.begin(now, attempt, job),
-            Err(at) => {
+            Err((at, is_first)) => {
                 self.attempts[attempt as usize].loading = true;
-                self.outputs.push_back(Output::Load { attempt, at });
+                if is_first {
+                    self.outputs.push_back(Output::Load { attempt, at });
+                }
             }
         }
     }
 
+    /// The answer to the first attempt that asked for the job: it is for all that wait for it.
     pub(super) fn loaded(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
+        let JobRef::Local(job) = self.groups[self.attempts[attempt as usize].group as usize].job else { return };
+        let slot = &mut self.jobs[job as usize];
+        if let Ok(job) = &result {
+            slot.loaded = Arc::downgrade(job);
+        }
+        for waiting in std::mem::take(&mut slot.loaders) {
+            self.loaded_one(now, waiting, result.clone());
+        }
+    }
+
+    fn loaded_one(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
         self.attempts[attempt as usize].loading = false;
         match result {
             Ok(job) => self.begin(now, attempt, job),

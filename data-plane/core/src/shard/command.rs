@@ -86,13 +86,8 @@ impl Shard {
         let Some(job) = self.job_ids.get(&message).copied() else { return 0 };
         let concerned = self.jobs[job as usize].open as usize;
         self.jobs[job as usize].ending = Some(ending);
-        let groups: Vec<u32> = self
-            .groups
-            .iter()
-            .filter(|(_, group)| group.job == JobRef::Local(job))
-            .filter(|(_, group)| matches!(group.state, GroupState::Scheduled { .. }))
-            .map(|(id, _)| id as u32)
-            .collect();
+        let waits = |id: &u32| matches!(self.groups[*id as usize].state, GroupState::Scheduled { .. });
+        let groups: Vec<u32> = self.jobs[job as usize].groups.iter().copied().filter(waits).collect();
         for group in groups {
             self.detach(group);
             self.end_by_operator(now, group, ending);

@@ -34,7 +34,7 @@ mod view;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use postrail_schema::event::Event;
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, SourceId, TenantId};
@@ -210,8 +210,15 @@ struct JobSlot {
     expires_at: Timestamp,
     /// Recipients that have not settled.
     open: u32,
-    /// The job with its content, until its first attempt has ended.
+    /// Recipients whose first attempt has not ended.
+    untried: u32,
+    /// The job with its content, until no recipient is untried.
     fresh: Option<Arc<Job>>,
+    /// The job as some attempt has it at present: the others share it.
+    loaded: Weak<Job>,
+    /// Attempts that wait for one read of the job; the first of them asked for it.
+    loaders: Vec<u32>,
+    groups: SmallVec<[u32; 2]>,
     /// An operator's decision that takes effect when the attempt under way has ended.
     ending: Option<Ending>,
 }
@@ -451,6 +458,15 @@ impl Shard {
         Some(job.clone())
     }
 
+    /// So many recipients of the job have had their first attempt.
+    fn tried(&mut self, job: u32, recipients: usize) {
+        let slot = &mut self.jobs[job as usize];
+        slot.untried = slot.untried.saturating_sub(recipients as u32);
+        if slot.untried == 0 {
+            self.drop_fresh(job);
+        }
+    }
+
     fn drop_fresh(&mut self, job: u32) {
         if let Some(fresh) = self.jobs.get_mut(job as usize).and_then(|slot| slot.fresh.take()) {
             self.fresh_bytes -= fresh.content.len();
@@ -459,7 +475,12 @@ impl Shard {
 
     fn new_group(&mut self, group: Group) -> u32 {
         self.domains.retain(group.domain);
-        self.groups.insert(group) as u32
+        let job = group.job;
+        let id = self.groups.insert(group) as u32;
+        if let JobRef::Local(job) = job {
+            self.jobs[job as usize].groups.push(id);
+        }
+        id
     }
 
     /// Takes a group out of whatever waits; the caller puts it somewhere, or drops it.
@@ -478,9 +499,15 @@ impl Shard {
         }
     }
 
-    fn drop_group(&mut self, group: u32) {
-        let group = self.groups.remove(group as usize);
+    fn drop_group(&mut self, id: u32) {
+        let group = self.groups.remove(id as usize);
         self.domains.release(group.domain);
+        if let JobRef::Local(job) = group.job
+            && let Some(slot) = self.jobs.get_mut(job as usize)
+            && let Some(at) = slot.groups.iter().position(|known| *known == id)
+        {
+            slot.groups.swap_remove(at);
+        }
     }
 
     fn group_tenant(&self, group: &Group) -> (TenantId, TrafficClass) {

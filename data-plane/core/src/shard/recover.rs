@@ -131,10 +131,8 @@ impl Shard {
         let settled = crate::spool::Carried { settled: true, attempts: 0, next_attempt: Timestamp::default() };
         let mut states = vec![settled; recipients];
         let Some(slot) = self.job_ids.get(&message) else { return states };
-        for (_, group) in &self.groups {
-            if group.job != super::JobRef::Local(*slot) {
-                continue;
-            }
+        for group in &self.jobs[*slot as usize].groups {
+            let group = &self.groups[*group as usize];
             let next_attempt = match group.state {
                 super::GroupState::Scheduled { due, .. } => now.wall_of(due),
                 _ => now.wall,

@@ -1,13 +1,15 @@
 //! From acceptance to a path's ready queue: admission, placement, resolution, and what stops them.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use postrail_schema::event::{Event, EventKind, JobFacts};
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
 use postrail_schema::snapshot::Snapshot;
+
+use smallvec::SmallVec;
 
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, Output, SessionPlan, SessionSlot, SessionState, Shard,
@@ -46,7 +48,11 @@ impl Shard {
             interface: job.interface,
             expires_at: job.expires_at,
             open: open as u32,
+            untried: if fresh.is_some() { open as u32 } else { 0 },
             fresh,
+            loaded: Weak::new(),
+            loaders: Vec::new(),
+            groups: SmallVec::new(),
             ending: None,
         };
         self.waiting += open;

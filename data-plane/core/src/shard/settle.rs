@@ -58,6 +58,9 @@ impl Shard {
         assert_eq!(recipients.len(), outcomes.len(), "one outcome a recipient");
         let number = self.groups[group as usize].attempts.saturating_add(1);
         self.groups[group as usize].attempts = number;
+        if number == 1 {
+            self.tried(job, recipients.len());
+        }
         let ending = self.jobs[job as usize].ending;
         let delay = self.config.retry.delay(number, &mut self.random);
         let due = now.instant + delay;
@@ -84,7 +87,6 @@ impl Shard {
             self.count(kind);
             record.events.push(event);
         }
-        self.drop_fresh(job);
         self.finish(&mut record, job, settled, reports);
         self.outputs.push_back(Output::Record(Box::new(record)));
         if self.groups[group as usize].recipients.is_empty() {
@@ -101,6 +103,9 @@ impl Shard {
         for index in dropped {
             record.events.push(self.event(now, EventKind::Suppressed, job, *index, "suppressed"));
             self.count(EventKind::Suppressed);
+        }
+        if self.groups[group as usize].attempts == 0 {
+            self.tried(job, dropped.len());
         }
         self.finish(&mut record, job, dropped.len(), Vec::new());
         self.outputs.push_back(Output::Record(Box::new(record)));
@@ -220,7 +225,9 @@ impl Shard {
             reports.extend(report_of(kind, *index, &outcome, &facts));
             self.count(kind);
         }
-        self.drop_fresh(job);
+        if facts.number == 0 {
+            self.tried(job, recipients.len());
+        }
         self.finish(&mut record, job, recipients.len(), reports);
         self.outputs.push_back(Output::Record(Box::new(record)));
         self.drop_group(group);

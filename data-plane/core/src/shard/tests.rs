@@ -533,3 +533,96 @@ fn a_job_that_arrives_from_the_spool_after_its_session_has_ended_is_tried_on_ano
     world.input(Input::Loaded { attempt: attempt.expect("old mail is loaded"), result: Ok(job) });
     assert_eq!(world.opened().len(), 1, "the group is ready again");
 }
+
+#[test]
+fn content_stays_at_hand_until_every_recipient_has_been_tried() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test", "b@two.test"]);
+    world.resolve();
+    let sessions = world.opened();
+    world.ready(sessions[0]);
+    let (session, transact) = world.transact().expect("ready");
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    assert!(world.shard.fresh_bytes > 0, "the other recipient is untried");
+    world.ready(sessions[1]);
+    let (session, transact) = world.transact().expect("no read of the spool is needed");
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    assert_eq!(world.shard.fresh_bytes, 0);
+}
+
+#[test]
+fn attempts_of_one_job_share_one_read_of_the_spool() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    let job = world.accept(&["a@one.test", "b@two.test"]);
+    world.resolve();
+    for session in world.opened() {
+        world.ready(session);
+        let (session, transact) = world.transact().expect("ready");
+        world.outcome(session, &transact, Verdict::Transient, 451);
+        world.ready(session);
+    }
+    world.shard.command(world.now, &Command::Retry(CommandTarget::All));
+    world.input(Input::Timeout);
+    let load = |output: &Output| match output {
+        Output::Load { attempt, .. } => Some(*attempt),
+        _ => None,
+    };
+    let attempt = world.take(load).expect("the first asks");
+    assert!(world.take(load).is_none(), "the second waits for the same answer");
+    world.input(Input::Loaded { attempt, result: Ok(job) });
+    assert!(world.transact().is_some() && world.transact().is_some(), "both go on");
+}
+
+#[test]
+fn a_session_that_only_meets_suppressed_mail_does_not_recurse() {
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    let session = world.opened()[0];
+    for _ in 0..20_000 {
+        world.accept(&["a@one.test"]);
+    }
+    world.opened();
+    world.publish(|content| {
+        content.suppressions.push(Suppression { tenant: TenantId(1), address: "a@one.test".to_owned() });
+    });
+    world.ready(session);
+    assert_eq!(world.shard.waiting(), 0);
+}
+
+#[test]
+fn a_cancelled_job_ends_when_another_shard_gives_its_work_back() {
+    let mut home = World::new(&["192.0.2.9"], 1, 2);
+    let job = home.accept(&["a@one.test"]);
+    let work = home.take(|output| match output {
+        Output::Hand { work, .. } => Some(work.clone()),
+        _ => None,
+    });
+    assert_eq!(home.shard.command(home.now, &Command::Cancel(job.id)), 1);
+    let result = HandResult::Wait { reason: WaitReason::SiteBackoff, nanos: 1_000_000_000 };
+    home.input(Input::HandBack(Box::new(HandBack { group: work.expect("handed").group, result })));
+    assert_eq!(home.events(), [EventKind::Accepted, EventKind::Cancelled]);
+}
+
+#[test]
+fn a_second_copy_of_a_settled_job_is_released_and_not_sent() {
+    let mut before = World::new(&["0.0.0.0"], 0, 1);
+    let job = before.accept(&["a@one.test"]);
+    let mut events = route::accepted_events(&job);
+    events.push(Event { kind: EventKind::Delivered, job: None, ..events[0].clone() });
+    let mut after = World::new(&["0.0.0.0"], 0, 1);
+    events.into_iter().for_each(|event| after.input(Input::Replayed(event)));
+    for segment in [2, 1] {
+        let meta = JobMeta {
+            job: (*job).clone(),
+            content_bytes: 3,
+            progress: Vec::new(),
+            moved_from: None,
+            chunks: Vec::new(),
+        };
+        after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment, offset: 0, bytes: 1 } });
+    }
+    assert_eq!(after.shard.waiting(), 0);
+    let released = after.outputs.iter().filter(|o| matches!(o, Output::Record(r) if r.finished.len() == 1)).count();
+    assert_eq!(released, 2);
+}

@@ -121,10 +121,8 @@ impl Shard {
     pub fn message_view(&self, now: Moment, message: MessageId) -> Option<MessageView> {
         let slot = *self.job_ids.get(&message)?;
         let mut recipients = Vec::new();
-        for (_, group) in &self.groups {
-            if group.job != JobRef::Local(slot) {
-                continue;
-            }
+        for group in &self.jobs[slot as usize].groups {
+            let group = &self.groups[*group as usize];
             recipients.extend(group.recipients.iter().map(|index| RecipientView {
                 index: index.0,
                 domain: self.domains.slot(group.domain).name.to_string(),
