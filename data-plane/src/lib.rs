@@ -18,3 +18,4 @@ pub mod shard;
 pub mod sign;
 pub mod spool;
 pub mod tls;
+mod vital;

@@ -35,6 +35,7 @@ use crate::platform::Platform;
 use crate::sign::Signer;
 use crate::spool::{CompactionReason, JobOwner, Spool, StoreError};
 use crate::tls::{Acceptor, Connector};
+use crate::vital::Vital;
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -318,6 +319,7 @@ impl<P: Platform> Runtime<P> {
     }
 
     async fn keep_time(self) {
+        let _vital = Vital("timer");
         loop {
             let deadline = self.0.heart.borrow().deadline();
             self.0.armed.set(deadline);
@@ -341,6 +343,7 @@ impl<P: Platform> Runtime<P> {
     /// Makes records durable in their order: reports first, then the events of all that has gathered, then the jobs
     /// that are finished are released.
     async fn keep_records(self) {
+        let _vital = Vital("recorder");
         while let Ok(first) = self.0.records.1.recv().await {
             self.0.recording.set(true);
             let fences = std::mem::take(&mut *self.0.fences.borrow_mut());
@@ -454,6 +457,7 @@ impl<P: Platform> Runtime<P> {
 
     /// Reads the inbox until the mesh is gone.
     pub async fn read_inbox(self, inbox: Receiver<Letter>) {
+        let _vital = Vital("inbox");
         while let Ok(letter) = inbox.recv().await {
             match letter {
                 Letter::Hand(work) => self.input(Input::Hand(work)),

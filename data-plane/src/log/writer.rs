@@ -11,6 +11,7 @@ use postrail_schema::limits::{BLOCK_BYTES, LOG_RETRY_DELAY, SEGMENT_BYTES, SEGME
 use super::segments::{FileKind, Segment, close};
 use super::{AppendError, DurableBatch, FileOf, Queued, Shared};
 use crate::platform::{BlockFile, Disk, Platform};
+use crate::vital::Vital;
 
 /// Where the next batch goes.
 struct Place<F> {
@@ -22,6 +23,7 @@ struct Place<F> {
 
 /// Writes until the last handle of the log is gone and everything queued is answered.
 pub(super) async fn run<P: Platform>(shared: Rc<Shared<P>>, woken: async_channel::Receiver<()>) {
+    let _vital = Vital("log writer");
     loop {
         let batch = shared.take_batch();
         if !batch.is_empty() {

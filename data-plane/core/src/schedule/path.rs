@@ -98,7 +98,7 @@ impl Path {
         let probing = self.failures > 0;
         let limit = if probing { 1 } else { self.limits.connections };
         self.stopped(now).is_none()
-            && now >= self.open_not_before
+            && (now >= self.open_not_before || self.connections == 0)
             && self.idle.is_empty()
             && self.queue.len() > self.opening
             && self.connections < limit
