@@ -13,8 +13,9 @@
 //! | [`Violation::DeliveredToNobody`], [`Violation::AcceptedButNotDelivered`] | 2: the event tells the truth |
 //! | [`Violation::NeverSubmitted`] | 7: nothing goes to whom nothing was sent |
 //! | [`Violation::TooManyConnections`], [`Violation::TooManyMails`] | 4: the limits of a path |
+//! | [`Violation::TooManyRecipients`], [`Violation::LineTooLong`] | 8: the bounds that a receiver sees |
 //!
-//! Bounds (8) are asserted where they are, and trace hashes (10) are compared by who runs a seed twice.
+//! Bounds that nobody outside sees are asserted where they are; trace hashes (10) are compared by who runs a seed twice.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use std::rc::Rc;
 
 use postrail_core::base::Instant;
 use postrail_schema::event::EventKind;
+use postrail_schema::limits::{MESSAGE_LINE_BYTES_MAX, TRANSACTION_RECIPIENTS_MAX};
 
 /// Something that was seen from outside the product.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,8 +44,8 @@ pub enum Fact {
     Crashed,
     /// A receiver has taken a connection; `open`: those that its source then holds to it.
     ConnectionOpened { connection: u64, source: IpAddr, receiver: IpAddr, open: usize },
-    /// A message was taken on a connection.
-    MailTaken { connection: u64 },
+    /// A message for so many recipients was taken on a connection; its longest line has so many octets.
+    MailTaken { connection: u64, recipients: usize, line_octets_max: usize },
 }
 
 /// The facts of a run in the order in which they happened; cheap to clone.
@@ -102,6 +104,8 @@ pub enum Violation {
     NeverSubmitted { recipient: String },
     TooManyConnections { source: IpAddr, receiver: IpAddr, open: usize },
     TooManyMails { connection: u64, mails: u32 },
+    TooManyRecipients { connection: u64, recipients: usize },
+    LineTooLong { connection: u64, octets: usize },
 }
 
 impl fmt::Display for Violation {
@@ -155,7 +159,14 @@ impl Ledger {
                     violations.push(Violation::TooManyConnections { source, receiver, open });
                 }
             }
-            Fact::MailTaken { connection } => {
+            Fact::MailTaken { connection, recipients, line_octets_max } => {
+                let (recipients, octets) = (*recipients, *line_octets_max);
+                if recipients > TRANSACTION_RECIPIENTS_MAX {
+                    violations.push(Violation::TooManyRecipients { connection: *connection, recipients });
+                }
+                if octets > MESSAGE_LINE_BYTES_MAX {
+                    violations.push(Violation::LineTooLong { connection: *connection, octets });
+                }
                 let mails = self.mails.entry(*connection).or_default();
                 *mails += 1;
                 if *mails > limits.connection_mails_max {
@@ -323,9 +334,19 @@ mod tests {
         assert_eq!(check(&[open(1, 1), open(2, 2), open(3, 2)], End::Somewhere), []);
         let violation = Violation::TooManyConnections { source, receiver, open: 3 };
         assert_eq!(check(&[open(1, 2), open(2, 3)], End::Somewhere), [violation]);
-        let mail = |connection| Fact::MailTaken { connection };
+        let mail = |connection| Fact::MailTaken { connection, recipients: 1, line_octets_max: 78 };
         assert_eq!(check(&[mail(1), mail(2), mail(1), mail(2)], End::Somewhere), []);
         let violation = Violation::TooManyMails { connection: 1, mails: 3 };
         assert_eq!(check(&[mail(1), mail(1), mail(1)], End::Somewhere), [violation]);
+    }
+
+    #[test]
+    fn bounds_that_a_receiver_sees_are_kept() {
+        let fact = |recipients, line_octets_max| Fact::MailTaken { connection: 1, recipients, line_octets_max };
+        assert_eq!(check(&[fact(100, 998)], End::Somewhere), []);
+        let many = Violation::TooManyRecipients { connection: 1, recipients: 101 };
+        assert_eq!(check(&[fact(101, 998)], End::Somewhere), [many]);
+        let long = Violation::LineTooLong { connection: 1, octets: 999 };
+        assert_eq!(check(&[fact(100, 999)], End::Somewhere), [long]);
     }
 }

@@ -246,7 +246,10 @@ impl Session {
             return self.reply(Stage::EndOfData, "554 5.7.1 not this message").await;
         }
         let at = self.receiver.0.platform.now();
-        self.receiver.record(Fact::MailTaken { connection: self.stream.id() });
+        let lines = content.split(|octet| *octet == b'\n');
+        let line_octets_max = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line).len()).max().unwrap_or(0);
+        let recipients = self.recipients.len();
+        self.receiver.record(Fact::MailTaken { connection: self.stream.id(), recipients, line_octets_max });
         for recipient in &self.recipients {
             self.receiver.record(Fact::Received { recipient: recipient.clone() });
         }

@@ -50,8 +50,11 @@ impl Client {
             say(&mut stream, &sender).await?;
             expect(&mut stream, &mut unread, "250").await?;
             let mut recipients = Vec::new();
-            for index in 0..=self.random.below(3) {
-                let site = self.random.below(u64::from(SITES)) as u8;
+            // Now and then a mail for more recipients of one site than a transaction may carry.
+            let many = self.random.chance(4).then(|| self.random.below(u64::from(SITES)) as u8);
+            let last = if many.is_some() { 100 + self.random.below(60) } else { self.random.below(3) };
+            for index in 0..=last {
+                let site = many.unwrap_or_else(|| self.random.below(u64::from(SITES)) as u8);
                 let recipient = format!("r{}-{mail}-{index}@{}", self.number, domain(site));
                 self.facts.record(self.platform.now(), Fact::Submitted { recipient: recipient.clone() });
                 say(&mut stream, &format!("RCPT TO:<{recipient}>")).await?;
