@@ -75,19 +75,6 @@ pub fn fields(section: &[u8]) -> Fields<'_> {
     Fields { section, at: 0, line: 1, fields: 0 }
 }
 
-/// The first field of that name, if the section is well formed up to it.
-pub fn first<'a>(section: &'a [u8], name: &str) -> Option<Field<'a>> {
-    fields(section).map_while(Result::ok).find(|field| field.is(name))
-}
-
-/// How many fields of that name there are.
-///
-/// # Errors
-/// The section is not well formed.
-pub fn count(section: &[u8], name: &str) -> Result<usize, HeaderError> {
-    fields(section).try_fold(0, |count, field| Ok(count + usize::from(field?.is(name))))
-}
-
 /// Walks over a section; made by [`fields`].
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
@@ -157,6 +144,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn first<'a>(section: &'a [u8], name: &str) -> Option<Field<'a>> {
+        fields(section).map_while(Result::ok).find(|field| field.is(name))
+    }
+
+    fn count(section: &[u8], name: &str) -> Result<usize, HeaderError> {
+        fields(section).try_fold(0, |count, field| Ok(count + usize::from(field?.is(name))))
+    }
 
     #[test]
     fn content_is_parted_at_its_first_empty_line() {

@@ -180,9 +180,7 @@ impl Shard {
             self.paths[path as usize].succeeded();
         }
         let facts = self.attempt_facts(now, session, &slot);
-        if self.groups[group as usize].requeues > 0 {
-            self.groups[group as usize].requeues = 0;
-        }
+        self.groups[group as usize].requeues = 0;
         self.settle_group(now, group, &facts, outcome.recipients);
     }
 
