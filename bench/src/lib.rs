@@ -10,8 +10,12 @@
 //! recipient and not a mail; latency counts from the planned time, so that a slow server cannot hide behind a load
 //! generator that waits for it. Deliberately absent: TLS, and the plans and peers of the bench product.
 
+pub mod limit;
+pub mod machine;
 pub mod meter;
 pub mod report;
+pub mod result;
+pub mod run;
 pub mod sink;
 pub mod source;
 pub mod tally;

@@ -1,0 +1,61 @@
+//! `postrail-bench`: measures a mail server, and proves an SLA with it.
+//!
+//! Every subcommand lives in a module of its own: its arguments, its help, and `run`. Exit status: 0 it held, 1 it did
+//! not (mail lost or duplicated, a contract broken), 2 it could not start or was asked wrongly, 130 interrupted.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use postrail_bench::{limit, run};
+
+const EXAMPLES: &str = "\
+Examples:
+  postrail-bench run bench/plans/w10.toml                       measure this machine's postrail
+  postrail-bench run bench/plans/w10-dkim.toml --seconds 600 --json dkim.json
+  postrail-bench run bench/plans/w10-half.toml --rate 1500      latency at a given rate
+  postrail-bench run my-plan.toml --target smtp://user:secret@127.0.0.1:2525 --name-server 127.0.0.1:5300
+
+A plan says what is sent, to which receivers, and how the server is set up; docs/reference/bench.md lists its keys and
+those of the result.";
+
+/// Load, receivers and a name server for measuring mail servers: every mail is numbered and accounted for.
+#[derive(Parser, Debug)]
+#[command(name = "postrail-bench", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Measure what this machine can do at best: signatures, durable appends, bytes, a null relay
+    Limit(limit::Args),
+    /// Run a plan: start the server in a fresh folder (or use --target), send, receive, account, measure
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Limit(args) => limit::run(&args),
+        Command::Run(args) => run::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("postrail-bench: {error:#}");
+        ExitCode::from(CANNOT_START)
+    })
+}
+
+/// Exit status where it could not start or was asked wrongly.
+const CANNOT_START: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}
