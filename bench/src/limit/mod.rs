@@ -1,0 +1,213 @@
+//! `postrail-bench limit`: what this machine can do at best, each as microseconds of CPU and as a rate a core.
+//!
+//! A server's figures mean something beside these: a mail costs its signature, its append, its bytes in and out, and
+//! what is left over is the server's own. The *null relay* ([`relay`]) moves the SMTP bytes of a mail in and out and
+//! does nothing else: no server of the same protocol and runtime can take less.
+//!
+//! Invariants worth naming: every figure is CPU time, user plus system, of the threads that did the work, and the wall
+//! clock's beside it; each item runs alone. Deliberately absent: a rate of the whole machine (cores share caches,
+//! memory and turbo; a rate a core times the cores is no promise).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use glommio::{LocalExecutorBuilder, Placement};
+use serde::{Deserialize, Serialize};
+
+use crate::machine;
+use crate::result::Machine;
+
+mod cpu;
+mod crypto;
+mod disk;
+mod loopback;
+mod relay;
+
+pub use relay::Ring;
+
+/// Octets of a mail, as in the plan `w10`.
+const MAIL_BYTES: usize = 10 * 1024;
+/// Records of a group commit.
+const GROUP: usize = 64;
+/// Connections on either side, as in the plan `w10`.
+const CONNECTIONS: usize = 20;
+
+/// Measure what this machine can do at best
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Write the figures as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Time for each item, seconds
+    #[arg(long, default_value_t = 2.0, value_name = "N")]
+    seconds: f64,
+    /// Only this item (may be given several times); an unknown name lists them
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Where the segment of the disk items is written
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    folder: PathBuf,
+    /// Do not measure: be a null relay, from --listen to --forward, until ended
+    #[arg(long, value_name = "RING", requires = "forward")]
+    relay: Option<Ring>,
+    /// The null relay's own address
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Where the null relay delivers to
+    #[arg(long, value_name = "ADDR")]
+    forward: Option<SocketAddr>,
+    /// Connections of the null relay to where it delivers
+    #[arg(long, default_value_t = CONNECTIONS, value_name = "N")]
+    connections: usize,
+    /// End the null relay when standard input ends
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+}
+
+/// What one act costs at best.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Limit {
+    pub name: String,
+    pub what: String,
+    /// User and system, microseconds.
+    pub cpu_us: f64,
+    /// By the wall clock, microseconds; for items with 20 connections the time between two of them.
+    pub wall_us: f64,
+    /// How often a core can do it in a second, if it does nothing else.
+    pub rate_per_core_s: f64,
+}
+
+/// All figures of one machine: what `--json` writes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    pub machine: Machine,
+    pub limits: Vec<Limit>,
+}
+
+/// An item: its name, and what makes its figures.
+type Item = (&'static str, fn(&Args, Duration) -> Result<Vec<Limit>>);
+
+const ITEMS: &[Item] = &[
+    ("rsa-2048", |_, time| Ok(vec![limit("rsa-2048", "RSA-2048 signature", crypto::rsa_2048(time)?)])),
+    ("ed25519", |_, time| Ok(vec![limit("ed25519", "Ed25519 signature", crypto::ed25519(time)?)])),
+    ("sha-256", |_, time| Ok(vec![limit("sha-256", "SHA-256 of 10 KB", crypto::sha_256(time, MAIL_BYTES))])),
+    ("dkim", |_, time| {
+        Ok(vec![limit("dkim", "DKIM canonical form and hashes of 10 KB", crypto::dkim(time, MAIL_BYTES)?)])
+    }),
+    ("append-single", |args, time| {
+        let cost = disk::append(time, &args.folder, MAIL_BYTES, 1)?;
+        Ok(vec![limit("append-single", "append of 10 KB, each with its fdatasync", cost)])
+    }),
+    ("append-group", |args, time| {
+        let cost = disk::append(time, &args.folder, MAIL_BYTES, GROUP)?;
+        Ok(vec![limit("append-group", "append of 10 KB, 64 with one fdatasync", cost)])
+    }),
+    ("loopback", |_, time| {
+        let (received, sent) = loopback::exchange(time, MAIL_BYTES)?;
+        Ok(vec![
+            limit("loopback-receive", "10 KB in, answer out, over loopback (glommio)", received),
+            limit("loopback-send", "10 KB out, answer in, over loopback (glommio)", sent),
+        ])
+    }),
+    ("relay-glommio", |args, time| {
+        let cost = relay::measure(Ring::Glommio, time, args.connections)?;
+        Ok(vec![limit("relay-glommio", "null relay of a 10 KB mail, glommio", cost)])
+    }),
+    ("relay-uring", |args, time| {
+        let cost = relay::measure(Ring::Uring, time, args.connections)?;
+        Ok(vec![limit("relay-uring", "null relay of a 10 KB mail, raw io_uring", cost)])
+    }),
+];
+
+/// Measures and prints; or is a null relay.
+///
+/// # Errors
+/// An unknown item, no io_uring, no O_DIRECT in the folder, a null relay that fails.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if let (Some(ring), Some(forward)) = (args.relay, args.forward) {
+        let plan = relay::Plan { listen: args.listen, forward, connections: args.connections };
+        relay::serve(ring, plan, args.until_stdin_ends)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !(0.01..=3_600.0).contains(&args.seconds) {
+        bail!("--seconds is between 0.01 and 3600");
+    }
+    let names: Vec<_> = ITEMS.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = args.only.iter().find(|only| !names.contains(&only.as_str())) {
+        bail!("no item is called {unknown}; there are {}", names.join(", "));
+    }
+    let machine = machine::here();
+    println!("{}\n", machine::line(&machine));
+    println!("{:<46}{:>10}{:>10}{:>14}", "at best", "CPU µs", "wall µs", "a core, 1/s");
+    let mut limits = Vec::new();
+    for (name, measure) in ITEMS {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
+            continue;
+        }
+        let time = Duration::from_secs_f64(args.seconds);
+        for limit in measure(args, time).with_context(|| format!("{name} could not be measured"))? {
+            println!("{:<46}{:>10.2}{:>10.2}{:>14.0}", limit.what, limit.cpu_us, limit.wall_us, limit.rate_per_core_s);
+            limits.push(limit);
+        }
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&Limits { machine, limits })?;
+        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn limit(name: &str, what: &str, cost: cpu::Cost) -> Limit {
+    let rate_per_core_s = if cost.cpu_us > 0.0 { 1e6 / cost.cpu_us } else { 0.0 };
+    let (name, what) = (name.to_owned(), what.to_owned());
+    Limit { name, what, cpu_us: cost.cpu_us, wall_us: cost.wall_us, rate_per_core_s }
+}
+
+/// A mail of `bytes` octets: a header section and plain lines, without anything that canonicalisation changes.
+fn mail_of(bytes: usize) -> String {
+    const HEADER: &str = "From: <news@bench.test>\r\nTo: <m1@d1.bench.test>\r\nSubject: Mail number 1\r\n\
+        Date: Fri, 20 Nov 2026 12:00:00 +0000\r\nMessage-ID: <bench.1@bench.test>\r\nMIME-Version: 1.0\r\n\
+        Content-Type: text/plain; charset=us-ascii\r\n\r\n";
+    const LINE: &str = "The quick brown fox jumps over the lazy dog, and the mail goes out in time.\r\n";
+    let lines = bytes.saturating_sub(HEADER.len()) / LINE.len();
+    let rest = bytes.saturating_sub(HEADER.len() + lines * LINE.len());
+    let mut mail = format!("{HEADER}{}", LINE.repeat(lines));
+    if rest > 2 {
+        mail.push_str(&LINE[..rest - 2]);
+        mail.push_str("\r\n");
+    }
+    mail
+}
+
+/// An executor as a shard has it: one thread on one core, and as much memory and depth.
+fn executor() -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 20).ring_depth(256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_a_core_is_the_inverse_of_its_cpu_time() {
+        let limit = limit("a", "an act", cpu::Cost { cpu_us: 250.0, wall_us: 1.0 });
+        assert_eq!(limit.rate_per_core_s, 4_000.0);
+    }
+
+    #[test]
+    fn a_mail_has_its_size() {
+        for bytes in [1_000, 10_240, 10_241] {
+            let mail = mail_of(bytes);
+            assert!(mail.len() <= bytes && mail.len() + 2 >= bytes && mail.ends_with("\r\n"), "{}", mail.len());
+        }
+    }
+
+    #[test]
+    fn names_of_items_are_unique() {
+        let names: std::collections::BTreeSet<_> = ITEMS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), ITEMS.len());
+    }
+}

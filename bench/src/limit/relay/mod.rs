@@ -1,0 +1,171 @@
+//! The null relay: the least program that moves the bytes of `w10` in and out.
+//!
+//! It speaks SMTP on both sides with the grouping that the data plane uses (envelope commands in one group, a mail in
+//! one write, connections kept open), and it does nothing else: no storage, no signing, no parsing beyond ends of lines.
+//! A real server's CPU a mail is compared with its. It runs in a process of its own, so that its CPU is counted apart
+//! from the load's and the receivers', which are those of `run`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::cpu::{self, Cost};
+use super::{CONNECTIONS, MAIL_BYTES};
+use crate::sink::{Sink, SinkPlan};
+use crate::source::{Composer, Interface, LoadPlan, Login, Pace};
+use crate::tally::Tally;
+
+mod dialogue;
+mod glommio;
+mod uring;
+
+/// Mails that a relay holds between its two sides.
+const MAILS_WAITING_MAX: usize = 256;
+/// Mails of the first load, which warms up and tells how many mails the time holds.
+const WARM_UP_MAILS: u64 = 4_000;
+/// Mails of the measured load at least.
+const MAILS_MIN: u64 = 20_000;
+/// Longest wait for the last mails.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How a relay tells where it listens.
+const ANNOUNCEMENT: &str = "null relay listens on ";
+
+/// What a null relay is written on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Ring {
+    /// glommio, as the data plane
+    Glommio,
+    /// io_uring itself
+    Uring,
+}
+
+/// Where a relay listens and delivers to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) listen: SocketAddr,
+    pub(super) forward: SocketAddr,
+    pub(super) connections: usize,
+}
+
+/// Runs a relay until it fails, or until standard input ends where `until_stdin_ends`.
+pub(super) fn serve(ring: Ring, plan: Plan, until_stdin_ends: bool) -> Result<()> {
+    if until_stdin_ends {
+        std::thread::spawn(|| {
+            // Whatever comes, its end is the end.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            std::process::exit(0);
+        });
+    }
+    match ring {
+        Ring::Glommio => glommio::serve(plan),
+        Ring::Uring => uring::serve(plan),
+    }
+}
+
+fn announce(address: SocketAddr) {
+    println!("{ANNOUNCEMENT}{address}");
+}
+
+/// CPU of a relay for one mail, under the load and the receivers of `run`.
+pub(super) fn measure(ring: Ring, time: Duration, connections: usize) -> Result<Cost> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        // One account a load: numbers start at 0 in each.
+        let warm_up = one_load(ring, connections, WARM_UP_MAILS, 0).await?;
+        let mails = (time.as_secs_f64() * 1e6 / warm_up.wall_us) as u64;
+        one_load(ring, connections, mails.max(MAILS_MIN), WARM_UP_MAILS).await
+    })
+}
+
+/// Sends `warm_up` and then `mails` mails through a relay of their own; the cost of one of the latter.
+async fn one_load(ring: Ring, connections: usize, mails: u64, warm_up: u64) -> Result<Cost> {
+    let total = warm_up + mails;
+    let tally = Tally::new(usize::try_from(total)?);
+    let sink = Sink::start(SinkPlan::default(), tally.clone()).await.context("the receivers did not start")?;
+    let mut relay = Relay::start(ring, (Ipv4Addr::LOCALHOST, sink.port()).into(), connections)?;
+    let mut load = LoadPlan {
+        interface: Interface::Smtp,
+        target: relay.address,
+        login: Some(Login { username: "bench".into(), secret: "bench".into() }),
+        numbers: 0..warm_up,
+        connections: CONNECTIONS,
+        pace: Pace::Closed,
+        composer: Arc::new(Composer::new("news@bench.test", "demo.test", 1, MAIL_BYTES..=MAIL_BYTES)),
+    };
+    if warm_up > 0 {
+        crate::source::run(load.clone(), tally.clone()).await;
+        settle(&tally, warm_up).await?;
+    }
+    load.numbers = warm_up..total;
+    let (start, cpu) = (Instant::now(), relay.cpu()?);
+    crate::source::run(load, tally.clone()).await;
+    settle(&tally, total).await?;
+    let cpu = relay.cpu()?.saturating_sub(cpu);
+    let wall = start.elapsed();
+    relay.end();
+    let counts = tally.counts();
+    if counts.delivered != total || counts.duplicated > 0 || counts.mixed_up > 0 {
+        bail!("the relay did not pass on what it took: {counts:?}");
+    }
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / mails as f64;
+    Ok(Cost { cpu_us: each(cpu), wall_us: each(wall) })
+}
+
+/// Waits until `mails` mails are delivered.
+async fn settle(tally: &Tally, mails: u64) -> Result<()> {
+    let start = Instant::now();
+    while tally.counts().delivered < mails {
+        if start.elapsed() > SETTLE_LIMIT {
+            bail!("mails got lost in the relay: {:?}", tally.counts());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// A relay in a process of its own; it ends with us.
+struct Relay {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Relay {
+    fn start(ring: Ring, forward: SocketAddr, connections: usize) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe().context("where is this program?")?)
+            .args(["limit", "--relay", if ring == Ring::Glommio { "glommio" } else { "uring" }])
+            .args(["--forward", &forward.to_string(), "--connections", &connections.to_string()])
+            .arg("--until-stdin-ends")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("the relay did not start")?;
+        let mut line = String::new();
+        if let Some(output) = child.stdout.as_mut() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let address = line.trim_end().strip_prefix(ANNOUNCEMENT).and_then(|address| address.parse().ok());
+        let address = address.with_context(|| format!("the relay did not say where it listens: {line:?}"))?;
+        Ok(Self { child, address })
+    }
+
+    /// CPU of all its threads so far, user and system.
+    fn cpu(&self) -> Result<Duration> {
+        cpu::of_process(self.child.id()).context("the relay is gone")
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
