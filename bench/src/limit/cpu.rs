@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Parts that a measurement is divided into.
-const SLICES: u32 = 5;
+pub(super) const SLICES: u64 = 5;
 /// Repetitions between two looks at the clock.
 const UNBROKEN: u32 = 16;
 
@@ -25,16 +25,7 @@ pub(super) struct Cost {
 
 /// CPU time of this process so far, user and system, the kernel's io_uring workers among it.
 pub(super) fn of_this_process() -> Duration {
-    read(ClockId::ProcessCPUTime)
-}
-
-/// CPU time of the calling thread so far.
-pub(super) fn of_this_thread() -> Duration {
-    read(ClockId::ThreadCPUTime)
-}
-
-fn read(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
@@ -54,7 +45,7 @@ pub(super) fn measure(time: Duration, mut work: impl FnMut()) -> Cost {
     let slices = (0..SLICES).map(|_| {
         let start = Meter::start();
         let mut count = 0_u32;
-        while start.wall.elapsed() < time / SLICES {
+        while start.wall.elapsed() < time / SLICES as u32 {
             for _ in 0..UNBROKEN {
                 work();
             }
@@ -98,7 +89,7 @@ pub(super) fn median(mut slices: Vec<Cost>) -> Cost {
 
 /// Slices of `time`.
 pub(super) fn slices(time: Duration) -> impl Iterator<Item = Duration> {
-    (0..SLICES).map(move |_| time / SLICES)
+    (0..SLICES).map(move |_| time / SLICES as u32)
 }
 
 #[cfg(test)]

@@ -74,45 +74,43 @@ fn announce(address: SocketAddr) {
 pub(super) fn measure(ring: Ring, time: Duration, connections: usize) -> Result<Cost> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        // One account a load: numbers start at 0 in each.
-        let warm_up = one_load(ring, connections, WARM_UP_MAILS, 0).await?;
+        let warm_up = one_load(ring, connections, &[WARM_UP_MAILS]).await?;
         let mails = (time.as_secs_f64() * 1e6 / warm_up.wall_us) as u64;
-        one_load(ring, connections, mails.max(MAILS_MIN), WARM_UP_MAILS).await
+        let slice = mails.max(MAILS_MIN) / cpu::SLICES;
+        one_load(ring, connections, &[slice; cpu::SLICES as usize + 1]).await
     })
 }
 
-/// Sends `warm_up` and then `mails` mails through a relay of their own; the cost of one of the latter.
-async fn one_load(ring: Ring, connections: usize, mails: u64, warm_up: u64) -> Result<Cost> {
-    let total = warm_up + mails;
+/// Sends slices of so many mails through one relay. The first warms up and the cost of a mail is the median of the
+/// others; a single slice is measured itself.
+async fn one_load(ring: Ring, connections: usize, slices: &[u64]) -> Result<Cost> {
+    let total: u64 = slices.iter().sum();
     let tally = Tally::new(usize::try_from(total)?);
     let sink = Sink::start(SinkPlan::default(), tally.clone()).await.context("the receivers did not start")?;
-    let mut relay = Relay::start(ring, (Ipv4Addr::LOCALHOST, sink.port()).into(), connections)?;
+    let relay = Relay::start(ring, (Ipv4Addr::LOCALHOST, sink.port()).into(), connections)?;
     let mut load = LoadPlan {
         interface: Interface::Smtp,
         target: relay.address,
         login: Some(Login { username: "bench".into(), secret: "bench".into() }),
-        numbers: 0..warm_up,
+        numbers: 0..0,
         connections: CONNECTIONS,
         pace: Pace::Closed,
         composer: Arc::new(Composer::new("news@bench.test", "demo.test", 1, MAIL_BYTES..=MAIL_BYTES)),
     };
-    if warm_up > 0 {
+    let mut costs = Vec::new();
+    for mails in slices {
+        load.numbers = load.numbers.end..load.numbers.end + mails;
+        let (start, cpu) = (Instant::now(), relay.cpu()?);
         crate::source::run(load.clone(), tally.clone()).await;
-        settle(&tally, warm_up).await?;
+        settle(&tally, load.numbers.end).await?;
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / *mails as f64;
+        costs.push(Cost { cpu_us: each(relay.cpu()?.saturating_sub(cpu)), wall_us: each(start.elapsed()) });
     }
-    load.numbers = warm_up..total;
-    let (start, cpu) = (Instant::now(), relay.cpu()?);
-    crate::source::run(load, tally.clone()).await;
-    settle(&tally, total).await?;
-    let cpu = relay.cpu()?.saturating_sub(cpu);
-    let wall = start.elapsed();
-    relay.end();
     let counts = tally.counts();
     if counts.delivered != total || counts.duplicated > 0 || counts.mixed_up > 0 {
         bail!("the relay did not pass on what it took: {counts:?}");
     }
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / mails as f64;
-    Ok(Cost { cpu_us: each(cpu), wall_us: each(wall) })
+    Ok(cpu::median(if costs.len() > 1 { costs.split_off(1) } else { costs }))
 }
 
 /// Waits until `mails` mails are delivered.
@@ -156,16 +154,12 @@ impl Relay {
     fn cpu(&self) -> Result<Duration> {
         cpu::of_process(self.child.id()).context("the relay is gone")
     }
-
-    fn end(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.end();
+        // It may have ended by itself; then there is nothing to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
