@@ -22,7 +22,7 @@ use std::time::Duration;
 use postrail_core::events;
 use postrail_core::spool::segment::FIRST_BATCH;
 use postrail_core::spool::{FRAME_TAG_EVENTS, Found, LogKind, Scanner};
-use postrail_schema::event::Event;
+use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::ids::ShardId;
 use postrail_schema::limits::{JOURNAL_BYTES_MAX, JOURNAL_TAIL_BYTES_MAX, JOURNAL_WAITERS_MAX, LOG_RETRY_DELAY};
 
@@ -116,11 +116,12 @@ impl<P: Platform> Journal<P> {
     ///
     /// # Errors
     /// See [`ReplayError`]; damaged places are in the report, and passed over.
-    pub async fn replay(&self, mut f: impl FnMut(Event)) -> Result<ReplayReport, ReplayError> {
+    pub async fn replay(&self, mut f: impl FnMut(EventBrief)) -> Result<ReplayReport, ReplayError> {
         let log = self.log.clone();
         let mut malformed = Vec::new();
         let replayed = self.log.replay(Order::OldestFirst, |frame| {
-            match Some(frame).filter(|frame| frame.tag == FRAME_TAG_EVENTS).map(|frame| events::decode(frame.payload)) {
+            let events = Some(frame).filter(|frame| frame.tag == FRAME_TAG_EVENTS);
+            match events.map(|frame| events::decode_briefs(frame.payload)) {
                 Some(Ok(events)) => events.into_iter().for_each(&mut f),
                 _ => {
                     log.mark_damaged(frame.location.segment);

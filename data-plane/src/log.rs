@@ -18,6 +18,7 @@
 //!
 //! Deliberately absent: what is in a frame.
 
+mod live;
 mod replay;
 mod segments;
 mod signal;
@@ -191,14 +192,14 @@ impl<P: Platform> Log<P> {
     /// Says that the frame at `at`, found by a replay, is needed. Frames appended to a spool are needed from the start.
     pub fn retain(&self, at: Location) {
         if let Some(segment) = self.shared.state.borrow_mut().segments.get_mut(&at.segment) {
-            segment.retain(at);
+            segment.live.retain(at);
         }
     }
 
     /// Says that the frame at `at` is not needed any more. Its segment is reused when none of its frames is.
     pub fn release(&self, at: Location) {
         let empty = match self.shared.state.borrow_mut().segments.get_mut(&at.segment) {
-            Some(segment) => segment.release(at),
+            Some(segment) => segment.live.release(at),
             None => false,
         };
         if empty {
@@ -208,14 +209,14 @@ impl<P: Platform> Log<P> {
 
     /// Whether the frame at `at` is needed.
     pub fn is_live(&self, at: Location) -> bool {
-        self.shared.state.borrow().segments.get(&at.segment).is_some_and(|s| s.live.contains_key(&at.offset))
+        self.shared.state.borrow().segments.get(&at.segment).is_some_and(|s| s.live.holds(at.offset))
     }
 
     /// Live frames of a segment, in order, up to `count`.
     pub(crate) fn live(&self, segment: u64, count: usize) -> Vec<Location> {
         let state = self.shared.state.borrow();
-        let live = state.segments.get(&segment).into_iter().flat_map(|segment| &segment.live).take(count);
-        live.map(|(offset, bytes)| Location { segment, offset: *offset, bytes: *bytes }).collect()
+        let live = state.segments.get(&segment).into_iter().flat_map(|segment| segment.live.iter()).take(count);
+        live.map(|(offset, bytes)| Location { segment, offset, bytes }).collect()
     }
 
     /// Sets aside what is not wanted before `sequence`: closed segments are released whole.
@@ -270,7 +271,7 @@ impl<P: Platform> Log<P> {
         let view = |(sequence, segment): (&u64, &segments::Segment<FileOf<P>>)| SegmentView {
             header: segment.header,
             end: segment.end,
-            live_bytes: segment.live_bytes,
+            live_bytes: segment.live.bytes(),
             damaged: segment.damaged,
             closed: state.current != Some(*sequence),
         };
@@ -323,7 +324,7 @@ impl<P: Platform> Log<P> {
             segments_free: state.free.len(),
             segments_damaged: state.damaged.len(),
             bytes: state.segments.values().map(|segment| u64::from(segment.end.unwrap_or_default())).sum(),
-            live_bytes: state.segments.values().map(|segment| segment.live_bytes).sum(),
+            live_bytes: state.segments.values().map(|segment| segment.live.bytes()).sum(),
             frames_queued: state.frames_queued,
             bytes_queued: state.bytes_queued,
             ..state.counts

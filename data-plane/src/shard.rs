@@ -380,12 +380,13 @@ impl<P: Platform> Runtime<P> {
         }
     }
 
-    /// Empties segments that hold little that is needed; and, when events fill their bound, the oldest segment, for
+    /// Writes summaries of closed segments; empties segments that hold little that is needed; and, when events fill their bound, the oldest segment, for
     /// whose sake they are kept.
     async fn keep_compact(self) {
         loop {
             let until = self.0.platform.now() + COMPACTION_PERIOD;
             self.0.platform.sleep_until(until).await;
+            self.0.spool.summarize().await;
             let pressed = self.0.journal.bytes() > JOURNAL_BYTES_MAX / 2;
             let reason = if pressed { CompactionReason::OldestSegment } else { CompactionReason::LiveShare };
             match self.0.spool.compact(&self, reason).await {

@@ -18,6 +18,7 @@
 //! Deliberately absent: when a job is due, and what became of it (the journal has that).
 
 mod compaction;
+mod summaries;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,8 @@ use std::rc::{Rc, Weak};
 use bytes::Bytes;
 use postrail_core::mail::Job;
 use postrail_core::spool::job_frame::{self, Encoded, Moved};
-use postrail_core::spool::segment::FRAME_VERSION;
+use postrail_core::spool::segment::{FRAME_VERSION, Frame};
+use postrail_core::spool::summary::SummaryDraft;
 use postrail_core::spool::{
     Damage, DecodeError, EncodeError, FRAME_TAG_CHUNK, FRAME_TAG_JOB, JobMeta, Location, LogKind,
 };
@@ -113,6 +115,7 @@ struct Index {
     /// Percent of the disk in use, as last seen.
     used_percent: Cell<u8>,
     recovered: Cell<bool>,
+    summaries: summaries::Summaries,
 }
 
 #[derive(Default)]
@@ -150,6 +153,8 @@ impl<P: Platform> Spool<P> {
         let seed = platform.entropy();
         let log = Log::open(platform.clone(), data, shard, LogKind::Spool, seed).await?;
         let index = Rc::new(Index::default());
+        let noted = Rc::clone(&index);
+        log.on_durable(move |batch| noted.summaries.note_batch(&batch));
         let dir = log.dir().to_path_buf();
         if let Ok(usage) = platform.disk().usage(&dir).await {
             index.used_percent.set(usage.used_percent);
@@ -211,42 +216,38 @@ impl<P: Platform> Spool<P> {
     /// # Errors
     /// See [`ReplayError`]; damaged places are in the report, and passed over.
     pub async fn recover(&self, mut f: impl FnMut(JobMeta, Location)) -> Result<RecoveryReport, ReplayError> {
-        let mut report = RecoveryReport::default();
-        let mut damaged = Vec::new();
-        let mut superseded = BTreeSet::new();
-        let replayed = self.log.replay(Order::NewestFirst, |frame| {
-            let at = frame.location;
-            if frame.tag == FRAME_TAG_CHUNK && frame.version == FRAME_VERSION || superseded.contains(&at) {
-                return;
+        self.find_summaries().await;
+        let (mut jobs, mut damaged, mut superseded) = (0, Vec::new(), BTreeSet::new());
+        let mut take = |at: Location, decoded: Result<JobMeta, DecodeError>| match decoded {
+            _ if superseded.contains(&at) => {}
+            Ok(meta) => {
+                superseded.extend(meta.moved_from);
+                self.log.retain(at);
+                meta.chunks.iter().for_each(|chunk| self.log.retain(*chunk));
+                self.index.jobs.borrow_mut().add_chunks(at, meta.chunks.clone());
+                jobs += 1;
+                f(meta, at);
             }
-            let known = frame.tag == FRAME_TAG_JOB && frame.version == FRAME_VERSION;
-            match Some(frame.payload).filter(|_| known).map(job_frame::decode_meta) {
-                Some(Ok(meta)) => {
-                    superseded.extend(meta.moved_from);
-                    self.log.retain(at);
-                    meta.chunks.iter().for_each(|chunk| self.log.retain(*chunk));
-                    self.index.jobs.borrow_mut().add_chunks(at, meta.chunks.clone());
-                    report.jobs += 1;
-                    f(meta, at);
-                }
-                unreadable => {
-                    let error = unreadable.and_then(Result::err).map(|error| error.to_string());
-                    tracing::error!(
-                        segment = at.segment,
-                        offset = at.offset,
-                        tag = frame.tag,
-                        error,
-                        "job not understood"
-                    );
-                    self.log.mark_damaged(at.segment);
-                    damaged.push(Damage::from(at));
-                }
+            Err(error) => {
+                tracing::error!(segment = at.segment, offset = at.offset, %error, "job not understood");
+                self.log.mark_damaged(at.segment);
+                damaged.push(Damage::from(at));
             }
-        });
-        let mut replayed = replayed.await?;
-        damaged.into_iter().for_each(|damage| replayed.add_damage(damage));
+        };
+        let mut replay = self.log.begin_replay(Order::NewestFirst);
+        while let Some(segment) = replay.next_segment() {
+            if let Some(read) = self.recover_by_summary(segment, &mut take).await {
+                replay.skip(segment, read.end, read.bytes);
+                continue;
+            }
+            let mut draft = Some(SummaryDraft::default());
+            replay.segment(segment, &mut |frame| recover_frame(frame, &mut draft, &mut take)).await?;
+            self.summarize_recovered(segment, draft).await;
+        }
+        let mut report = replay.finish();
+        damaged.into_iter().for_each(|damage| report.add_damage(damage));
         self.index.recovered.set(true);
-        Ok(RecoveryReport { bytes: replayed.bytes, torn: replayed.torn, damaged: replayed.damaged, ..report })
+        Ok(RecoveryReport { jobs, bytes: report.bytes, torn: report.torn, damaged: report.damaged })
     }
 
     /// The earliest journal segment that recovery of this spool needs; `None` where the spool has no segment.
@@ -320,6 +321,22 @@ impl<P: Platform> Spool<P> {
     async fn load_frame(&self, at: Location, tag: u8) -> Result<Bytes, LoadError> {
         let (found, payload) = self.log.read(at).await.map_err(LoadError::Read)?;
         if found == tag { Ok(payload) } else { Err(LoadError::NotAJob) }
+    }
+}
+
+/// What recovery does with a frame: chunks are found by their head.
+fn recover_frame(
+    frame: &Frame<'_>,
+    draft: &mut Option<SummaryDraft>,
+    take: &mut impl FnMut(Location, Result<JobMeta, DecodeError>),
+) {
+    match (frame.tag, frame.version) {
+        (FRAME_TAG_CHUNK, FRAME_VERSION) => {}
+        (FRAME_TAG_JOB, FRAME_VERSION) => {
+            summaries::note(draft, frame.location, frame.payload);
+            take(frame.location, job_frame::decode_meta(frame.payload));
+        }
+        (tag, _) => take(frame.location, Err(DecodeError::UnknownRecord { tag })),
     }
 }
 

@@ -104,6 +104,26 @@ pub struct Event {
     pub next_attempt_ms: u64,
 }
 
+/// What recovery reads of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EventBrief {
+    pub kind: EventKind,
+    pub message: MessageId,
+    pub index: RecipientIndex,
+    /// The attempt's number, where there was one.
+    pub attempt: Option<u16>,
+    /// As [`Event::next_attempt_ms`].
+    pub next_attempt_ms: u64,
+}
+
+impl From<&Event> for EventBrief {
+    fn from(event: &Event) -> Self {
+        let attempt = event.attempt.as_ref().map(|attempt| attempt.number);
+        let Event { kind, message, index, next_attempt_ms, .. } = *event;
+        Self { kind, message, index, attempt, next_attempt_ms }
+    }
+}
+
 /// What `Accepted` says of the job.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct JobFacts {

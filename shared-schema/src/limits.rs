@@ -151,7 +151,7 @@ pub const JOURNAL_TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Long polls that wait on one journal; more are answered at once.
 pub const JOURNAL_WAITERS_MAX: usize = 64;
 /// Content bytes of fresh mail that one shard keeps in memory so that the first attempt reads no disk.
-pub const FRESH_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const FRESH_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 // --- schedule and egress ----------------------------------------------------------------------------------------------
 

@@ -53,19 +53,20 @@ impl<P: Platform> Log<P> {
     /// # Errors
     /// See [`ReplayError`].
     pub async fn replay(&self, order: Order, mut f: impl FnMut(&Frame<'_>)) -> Result<ReplayReport, ReplayError> {
+        let mut replay = self.begin_replay(order);
+        while let Some(sequence) = replay.next_segment() {
+            replay.segment(sequence, &mut f).await?;
+        }
+        Ok(replay.finish())
+    }
+
+    /// As [`Self::replay`], segment by segment.
+    pub(crate) fn begin_replay(&self, order: Order) -> Replay<'_, P> {
         let mut sequences = self.shared.state.borrow().unreplayed.clone();
         if order == Order::NewestFirst {
             sequences.reverse();
         }
-        let mut report = ReplayReport::default();
-        for sequence in &sequences {
-            self.replay_segment(*sequence, &mut report, &mut f).await?;
-        }
-        self.shared.state.borrow_mut().unreplayed.clear();
-        for sequence in sequences {
-            self.shared.recycle_if_empty(sequence);
-        }
-        Ok(report)
+        Replay { log: self, sequences, next: 0, report: ReplayReport::default() }
     }
 
     async fn replay_segment(
@@ -124,7 +125,49 @@ impl<P: Platform> Log<P> {
     fn ended(&self, sequence: u64, at: u32) {
         if let Some(segment) = self.shared.state.borrow_mut().segments.get_mut(&sequence) {
             segment.end = Some(at);
+            segment.live.close();
         }
+    }
+}
+
+/// A replay under way. One that is dropped before its end leaves every segment as it is.
+pub(crate) struct Replay<'a, P: Platform> {
+    log: &'a Log<P>,
+    sequences: Vec<u64>,
+    next: usize,
+    report: ReplayReport,
+}
+
+impl<P: Platform> Replay<'_, P> {
+    /// The segment whose turn it is.
+    pub(crate) fn next_segment(&mut self) -> Option<u64> {
+        let sequence = self.sequences.get(self.next).copied();
+        self.next += 1;
+        sequence
+    }
+
+    /// Hands out every frame of a segment.
+    ///
+    /// # Errors
+    /// See [`ReplayError`].
+    pub(crate) async fn segment(&mut self, sequence: u64, f: &mut impl FnMut(&Frame<'_>)) -> Result<(), ReplayError> {
+        self.log.replay_segment(sequence, &mut self.report, f).await
+    }
+
+    /// The caller knows a segment otherwise, and where it ends; it has read so many octets for that.
+    pub(crate) fn skip(&mut self, sequence: u64, end: u32, bytes: u64) {
+        self.report.segments += 1;
+        self.report.bytes += bytes;
+        self.log.ended(sequence, end);
+    }
+
+    /// Every segment has had its turn: those without a frame that [`Log::retain`] named are reused.
+    pub(crate) fn finish(self) -> ReplayReport {
+        self.log.shared.state.borrow_mut().unreplayed.clear();
+        for sequence in self.sequences {
+            self.log.shared.recycle_if_empty(sequence);
+        }
+        self.report
     }
 }
 

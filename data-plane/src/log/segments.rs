@@ -13,10 +13,11 @@ use std::rc::Rc;
 
 use postrail_core::base::Random;
 use postrail_core::spool::segment::{BatchHeader, FIRST_BATCH, FORMAT_VERSION, HeaderError};
-use postrail_core::spool::{Location, LogKind, SegmentHeader};
+use postrail_core::spool::{LogKind, SegmentHeader};
 use postrail_schema::ids::ShardId;
 use postrail_schema::limits::{BLOCK_BYTES, SEGMENTS_DAMAGED_MAX, SEGMENTS_OPEN_MAX};
 
+use super::live::LiveFrames;
 use super::{FileOf, LogStats, ReadError, Shared, State};
 use crate::platform::{BlockFile, Disk, Platform};
 
@@ -45,28 +46,13 @@ pub(super) struct Segment<F> {
     pub(super) end: Option<u32>,
     /// The number of the next batch.
     pub(super) number: u64,
-    /// Octets of the frames that are needed, by offset.
-    pub(super) live: BTreeMap<u32, u32>,
-    pub(super) live_bytes: u64,
+    pub(super) live: LiveFrames,
     pub(super) damaged: bool,
 }
 
 impl<F> Segment<F> {
     pub(super) const fn new(header: SegmentHeader, file: Option<Rc<F>>, end: Option<u32>) -> Self {
-        Self { header, file, end, number: 0, live: BTreeMap::new(), live_bytes: 0, damaged: false }
-    }
-
-    pub(super) fn retain(&mut self, at: Location) {
-        if self.live.insert(at.offset, at.bytes).is_none() {
-            self.live_bytes += u64::from(at.bytes);
-        }
-    }
-
-    /// Answers whether that was the last live frame.
-    pub(super) fn release(&mut self, at: Location) -> bool {
-        let Some(bytes) = self.live.remove(&at.offset) else { return false };
-        self.live_bytes -= u64::from(bytes);
-        self.live.is_empty()
+        Self { header, file, end, number: 0, live: LiveFrames::new(), damaged: false }
     }
 }
 
@@ -300,6 +286,9 @@ impl<P: Platform> Shared<P> {
             let Some(sequence) = state.current.take() else { return };
             let end = state.segments.get(&sequence).and_then(|segment| segment.end).unwrap_or(FIRST_BATCH);
             state.closed_last = Some((sequence, end));
+            if let Some(segment) = state.segments.get_mut(&sequence) {
+                segment.live.close();
+            }
             state.open.push_back(sequence);
             sequence
         };

@@ -138,11 +138,13 @@ impl Disk for World {
         let name = |file: &PathBuf| Some(file.strip_prefix(path).ok()?.to_string_lossy().into_owned());
         Ok(files.keys().filter_map(name).collect())
     }
-    async fn read_file(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Err(io::ErrorKind::NotFound.into())
+    async fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let files = self.0.files.borrow();
+        files.get(path).map(|content| content.borrow().clone()).ok_or(io::ErrorKind::NotFound.into())
     }
-    async fn write_file(&self, _: &Path, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    async fn write_file(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.0.files.borrow_mut().insert(path.into(), Rc::new(RefCell::new(content.to_vec())));
+        Ok(())
     }
     async fn usage(&self, _: &Path) -> io::Result<DiskUsage> {
         Ok(DiskUsage { used_percent: self.0.used_percent.get(), free_bytes: 0 })
@@ -350,9 +352,48 @@ fn jobs_of_every_size_come_back_and_are_recovered_once() {
         assert_eq!(spool.load(jobs[&3]).await.expect("readable"), job(3, 5_000_000));
         jobs.values().for_each(|at| spool.release(*at));
         assert!(spool.load(new).await.is_ok());
+        spool.summarize().await;
         world.sleep_until(world.now() + Duration::from_millis(20)).await;
     });
     assert_eq!(world.names("spool"), ["0000000000000001.free", "0000000000000002.segment"]);
+}
+
+#[test]
+fn a_start_reads_the_summary_of_a_segment_and_not_its_content() {
+    let mut world = World::default();
+    world.run(async {
+        let spool = open_spool(&world).await;
+        for (number, bytes) in [(1, 900_000), (2, 3_000_000), (3, 10)] {
+            spool.store(&job(number, bytes)).await.expect("stored");
+        }
+    });
+    let summary = Path::new("/data/spool/shard-003/0000000000000001.summary");
+    // The first start finds none, the second does, the third finds it spoilt.
+    for (is_read_whole, spoil) in [(true, false), (false, false), (true, true)] {
+        world = world.restarted();
+        if spoil {
+            world.0.files.borrow()[summary].borrow_mut()[100] ^= 1;
+        }
+        let jobs = world.run(async {
+            let spool = open_spool(&world).await;
+            let mut jobs = BTreeMap::new();
+            let recovery = spool.recover(|meta, at| {
+                jobs.insert(meta.job.id.unix_ms(), at);
+            });
+            let report = recovery.await.expect("readable");
+            assert_eq!((report.jobs, report.bytes > 1_000_000), (3, is_read_whole));
+            assert_eq!(spool.load(jobs[&2]).await.expect("readable"), job(2, 3_000_000));
+            jobs
+        });
+        assert_eq!(jobs.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+    world.run(async {
+        let spool = open_spool(&world.restarted()).await;
+        recovered(&spool).await.values().for_each(|at| spool.release(*at));
+        spool.summarize().await;
+        world.sleep_until(world.now() + Duration::from_millis(20)).await;
+    });
+    assert!(!world.0.files.borrow().contains_key(summary), "a segment that is gone leaves no summary");
 }
 
 #[test]
@@ -475,7 +516,7 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
         let mut seen = 0;
         journal
             .replay(|event| {
-                assert_eq!(event.at_ms, seen);
+                assert_eq!(event.message.unix_ms(), seen);
                 seen += 1;
             })
             .await

@@ -113,7 +113,7 @@ impl<P: Platform> Shared<P> {
             segment.end = Some(next);
             segment.number += 1;
             if self.kind == LogKind::Spool {
-                locations.iter().for_each(|location| segment.retain(*location));
+                locations.iter().for_each(|location| segment.live.retain(*location));
             }
         }
         if let Some(hook) = self.on_durable.borrow_mut().as_mut() {

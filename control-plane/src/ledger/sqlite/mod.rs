@@ -191,7 +191,7 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", -64_000)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     Ok(connection)
@@ -199,6 +199,10 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
 
 /// Events of one recipient that are looked at, from the latest back.
 const CHAIN_EVENTS_MAX: u32 = 10_000;
+
+/// Pages that each of the two connections keeps, as SQLite wants it: negative KiB. Recent messages are what is written
+/// to; older pages come from the page cache.
+const CACHE_KIB: i64 = -12_000;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS messages (

@@ -5,7 +5,7 @@ mod random;
 mod secret;
 mod time;
 
-pub use collections::{Map, MapSeed, Set};
+pub use collections::{IndexTable, Map, MapSeed, Set};
 pub use random::Random;
 pub use secret::Secret;
 pub use time::{Instant, Moment, Timestamp};

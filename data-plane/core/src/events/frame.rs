@@ -1,6 +1,6 @@
 //! The payload of an event frame: one encoded buffer, small enough for a frame.
 
-use postrail_schema::event::Event;
+use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::limits::FRAME_BYTES_MAX;
 use postrail_schema::wire;
 
@@ -42,6 +42,14 @@ pub fn encode(events: &[Event]) -> Result<Vec<Vec<u8>>, EventTooLarge> {
 /// [`MalformedEvents`].
 pub fn decode(payload: &[u8]) -> Result<Vec<Event>, MalformedEvents> {
     wire::decode_events(payload).map_err(|error| MalformedEvents { reason: error.to_string() })
+}
+
+/// What recovery reads of the events of one payload.
+///
+/// # Errors
+/// [`MalformedEvents`].
+pub fn decode_briefs(payload: &[u8]) -> Result<Vec<EventBrief>, MalformedEvents> {
+    wire::decode_event_briefs(payload).map_err(|error| MalformedEvents { reason: error.to_string() })
 }
 
 /// Halves until every buffer fits; the recursion is as deep as [`EVENTS_PER_FRAME_MAX`] has bits.

@@ -5,4 +5,4 @@
 pub mod dsn;
 pub mod frame;
 
-pub use frame::{EventTooLarge, MalformedEvents, decode, encode};
+pub use frame::{EventTooLarge, MalformedEvents, decode, decode_briefs, encode};

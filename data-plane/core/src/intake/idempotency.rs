@@ -15,7 +15,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use postrail_schema::ids::{MessageId, TenantId};
 use postrail_schema::limits::{IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_TTL};
 
-use crate::base::{Map, MapSeed, Timestamp};
+use slab::Slab;
+
+use crate::base::{IndexTable, MapSeed, Timestamp};
 use crate::mail::job::Idempotency;
 
 /// Characters of a key.
@@ -59,35 +61,43 @@ pub enum Begin {
 /// The keys of one shard.
 #[derive(Debug)]
 pub struct Keys {
-    entries: Map<u128, Entry>,
-    /// (expiry, key hash) of every entry.
-    expiries: BTreeSet<(Timestamp, u128)>,
+    entries: Slab<Entry>,
+    /// Entries by their key hash.
+    table: IndexTable,
+    /// (expiry, entry) of every entry.
+    expiries: BTreeSet<(Timestamp, u32)>,
     keys_max: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    key_hash: u128,
     request_hash: u128,
-    /// `None` while in progress.
-    job: Option<MessageId>,
+    /// Of no meaning while in progress.
+    job: MessageId,
     expires_at: Timestamp,
+    is_done: bool,
 }
+
+const _: () = assert!(size_of::<Entry>() <= 64, "a million keys are remembered");
 
 impl Keys {
     pub fn new(seed: &MapSeed) -> Self {
-        Self { entries: seed.map(), expiries: BTreeSet::new(), keys_max: IDEMPOTENCY_KEYS_MAX }
+        let table = seed.index_table();
+        Self { entries: Slab::new(), table, expiries: BTreeSet::new(), keys_max: IDEMPOTENCY_KEYS_MAX }
     }
 
     /// Claims a key for a request, or says why not.
     pub fn begin(&mut self, key_hash: u128, request_hash: u128, now: Timestamp) -> Begin {
         self.expire(now);
-        match self.entries.get(&key_hash) {
+        match self.find(key_hash).map(|at| self.entries[at as usize]) {
             Some(entry) if entry.request_hash != request_hash => Begin::Conflict,
-            Some(Entry { job: Some(job), .. }) => Begin::Replay(*job),
+            Some(entry) if entry.is_done => Begin::Replay(entry.job),
             Some(_) => Begin::InProgress,
             None if self.entries.len() >= self.keys_max => Begin::Full,
             None => {
-                self.insert(key_hash, Entry { request_hash, job: None, expires_at: now + IDEMPOTENCY_TTL });
+                let (job, expires_at) = (MessageId::from_bits(0), now + IDEMPOTENCY_TTL);
+                self.insert(Entry { key_hash, request_hash, job, expires_at, is_done: false });
                 Begin::New
             }
         }
@@ -95,24 +105,28 @@ impl Keys {
 
     /// The request of this key was accepted as `job`, durably.
     pub fn finish(&mut self, key_hash: u128, job: MessageId) {
-        if let Some(entry) = self.entries.get_mut(&key_hash) {
-            entry.job = Some(job);
+        if let Some(at) = self.find(key_hash) {
+            let entry = &mut self.entries[at as usize];
+            (entry.job, entry.is_done) = (job, true);
         }
     }
 
     /// The request of this key was not accepted: the key is free again.
     pub fn abandon(&mut self, key_hash: u128) {
-        if self.entries.get(&key_hash).is_some_and(|entry| entry.job.is_none()) {
-            self.remove(key_hash);
+        if let Some(at) = self.find(key_hash)
+            && !self.entries[at as usize].is_done
+        {
+            self.expiries.remove(&(self.entries[at as usize].expires_at, at));
+            self.remove(at);
         }
     }
 
     /// Restores the key of a job that recovery found. Older than the time to live, or over the bound: it is left out.
     pub fn restore(&mut self, idempotency: Idempotency, job: MessageId, accepted_at: Timestamp, now: Timestamp) {
         let expires_at = accepted_at + IDEMPOTENCY_TTL;
-        if expires_at > now && self.entries.len() < self.keys_max && !self.entries.contains_key(&idempotency.key_hash) {
-            let entry = Entry { request_hash: idempotency.request_hash, job: Some(job), expires_at };
-            self.insert(idempotency.key_hash, entry);
+        let Idempotency { key_hash, request_hash } = idempotency;
+        if expires_at > now && self.entries.len() < self.keys_max && self.find(key_hash).is_none() {
+            self.insert(Entry { key_hash, request_hash, job, expires_at, is_done: true });
         }
     }
 
@@ -124,22 +138,29 @@ impl Keys {
         self.entries.is_empty()
     }
 
-    fn insert(&mut self, key_hash: u128, entry: Entry) {
-        self.expiries.insert((entry.expires_at, key_hash));
-        self.entries.insert(key_hash, entry);
+    fn find(&self, key_hash: u128) -> Option<u32> {
+        self.table.find(&key_hash, |at| self.entries[at as usize].key_hash)
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let at = self.entries.insert(entry) as u32;
+        self.table.insert(&entry.key_hash, at, |at| self.entries[at as usize].key_hash);
+        self.expiries.insert((entry.expires_at, at));
         assert_eq!(self.entries.len(), self.expiries.len(), "every key has one expiry");
     }
 
-    fn remove(&mut self, key_hash: u128) {
-        if let Some(entry) = self.entries.remove(&key_hash) {
-            self.expiries.remove(&(entry.expires_at, key_hash));
-        }
+    /// Takes out an entry whose expiry is out.
+    fn remove(&mut self, at: u32) {
+        let key_hash = self.entries[at as usize].key_hash;
+        self.table.remove(&key_hash, |at| self.entries[at as usize].key_hash);
+        self.entries.remove(at as usize);
     }
 
     fn expire(&mut self, now: Timestamp) {
-        while let Some(&(expires_at, key_hash)) = self.expiries.first().filter(|(at, _)| *at <= now) {
-            self.expiries.remove(&(expires_at, key_hash));
-            self.entries.remove(&key_hash);
+        while self.expiries.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, at)) = self.expiries.pop_first() {
+                self.remove(at);
+            }
         }
     }
 }

@@ -39,8 +39,7 @@ impl Shard {
             }
             self.groups[group as usize].state = GroupState::InFlight;
             let aim = Aim::Session(session);
-            let slot = AttemptSlot { group, aim, loading: false, started: now.instant };
-            let attempt = self.attempts.insert(slot) as u32;
+            let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started: now.instant });
             self.sessions[session as usize].state = SessionState::Busy { attempt };
             return self.load(now, attempt);
         }
@@ -72,12 +71,9 @@ impl Shard {
         let ready = match group.job {
             JobRef::Remote(work) => Ok(self.works[work as usize].job.clone()),
             JobRef::Local(job) => {
-                let slot = &mut self.jobs[job as usize];
-                let at_hand = slot.fresh.clone().or_else(|| slot.loaded.upgrade());
-                if at_hand.is_none() {
-                    slot.loaders.push(attempt);
-                }
-                at_hand.ok_or((slot.at, slot.loaders.len() == 1))
+                let at = self.jobs[job as usize].at;
+                let active = self.active_job(job);
+                active.at_hand().ok_or_else(|| (at, active.wait(attempt)))
             }
         };
         match ready {
@@ -94,11 +90,7 @@ impl Shard {
     /// The answer to the first attempt that asked for the job: it is for all that wait for it.
     pub(super) fn loaded(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
         let JobRef::Local(job) = self.groups[self.attempts[attempt as usize].group as usize].job else { return };
-        let slot = &mut self.jobs[job as usize];
-        if let Ok(job) = &result {
-            slot.loaded = Arc::downgrade(job);
-        }
-        for waiting in std::mem::take(&mut slot.loaders) {
+        for waiting in self.active_job(job).loaded(result.as_ref().ok()) {
             self.loaded_one(now, waiting, result.clone());
         }
     }
@@ -116,14 +108,6 @@ impl Shard {
                 }
             }
         }
-    }
-
-    fn end_attempt(&mut self, attempt: u32) -> AttemptSlot {
-        let slot = self.attempts.remove(attempt as usize);
-        if let Aim::Hand(..) = slot.aim {
-            self.handed -= 1;
-        }
-        slot
     }
 
     /// The job is at hand: drops what is suppressed by now, then sends (or hands over) the rest.
@@ -148,7 +132,7 @@ impl Shard {
         }
         match aim {
             Aim::Hand(owner, source) => {
-                self.attempts.remove(attempt as usize);
+                self.remove_attempt(attempt);
                 self.hand(group, owner, source, job);
             }
             Aim::Session(session) => {
@@ -164,7 +148,7 @@ impl Shard {
 
     /// A transaction has ended. The session asks for the next by itself, or ends.
     pub(super) fn outcome(&mut self, now: Moment, session: u32, outcome: TransactionOutcome) {
-        let slot = self.attempts.remove(outcome.tag as usize);
+        let slot = self.remove_attempt(outcome.tag as u32);
         assert_eq!(slot.aim, Aim::Session(session), "a transaction ends on its own session");
         self.sessions[session as usize].state = SessionState::Done;
         let group = slot.group;

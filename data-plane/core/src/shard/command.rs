@@ -83,11 +83,11 @@ impl Shard {
     }
 
     fn end_message(&mut self, now: Moment, message: MessageId, ending: Ending) -> usize {
-        let Some(job) = self.job_ids.get(&message).copied() else { return 0 };
-        let concerned = self.jobs[job as usize].open as usize;
+        let Some(job) = self.job_of(message) else { return 0 };
+        let concerned = usize::from(self.jobs[job as usize].open);
         self.jobs[job as usize].ending = Some(ending);
         let waits = |id: &u32| matches!(self.groups[*id as usize].state, GroupState::Scheduled { .. });
-        let groups: Vec<u32> = self.jobs[job as usize].groups.iter().copied().filter(waits).collect();
+        let groups: Vec<u32> = self.groups_in(job).filter(waits).collect();
         for group in groups {
             self.detach(group);
             self.end_by_operator(now, group, ending);

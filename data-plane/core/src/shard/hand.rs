@@ -7,7 +7,7 @@ use postrail_schema::event::AttemptFacts;
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use smallvec::SmallVec;
 
-use super::{Group, GroupState, JobRef, Output, Shard};
+use super::{Group, GroupState, JobRef, NONE, Output, Shard};
 use crate::base::{Instant, Moment};
 use crate::egress::RecipientOutcome;
 use crate::mail::Job;
@@ -64,7 +64,8 @@ impl Shard {
         let (entry, recipients, attempts) = (work.entry, work.recipients.clone(), work.attempts);
         let work = self.works.insert(work) as u32;
         let job = JobRef::Remote(work);
-        let group = Group { job, entry, recipients, attempts, requeues: 0, domain, state: GroupState::Moving };
+        let state = GroupState::Moving;
+        let group = Group { job, entry, recipients, attempts, requeues: 0, domain, next: NONE, state };
         let group = self.new_group(group);
         self.route(now, group);
     }

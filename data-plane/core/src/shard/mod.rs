@@ -14,8 +14,9 @@
 //! ```
 //!
 //! A *group* is what is tried together: recipients of one entry with one recipient domain and one attempt count. A job
-//! stays here until its last recipient settles; its content stays in memory only until its first attempt has ended, and
-//! only within a budget.
+//! stays here until its last recipient settles; its content stays in memory only until it has been tried or has to wait,
+//! and only within a budget. What waits costs a [`JobSlot`] and a [`Group`], whose sizes are checked below: the rest of a
+//! job is read from the spool when its turn comes.
 //!
 //! Invariants worth naming: a group is in exactly one [`GroupState`]; a recipient leaves only by a settling event that
 //! is in a [`Record`]; nothing starts on a path that is blocked, backs off or is at its limit; a suppressed recipient
@@ -23,6 +24,7 @@
 //!
 //! Deliberately absent: message content (sign renders it), sockets, files, clocks.
 
+mod active;
 mod attempt;
 mod command;
 mod domains;
@@ -32,18 +34,18 @@ mod route;
 mod settle;
 mod view;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use postrail_schema::event::Event;
-use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, SourceId, TenantId};
-use postrail_schema::limits::{FRESH_BYTES_MAX, WAITING_RECIPIENTS_MAX};
+use postrail_schema::event::{Event, EventBrief};
+use postrail_schema::ids::{MessageId, RecipientIndex, ShardId, SourceId, TenantId};
+use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX};
 use postrail_schema::snapshot::{Snapshot, TrafficClass};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::base::{Instant, Map, MapSeed, Moment, Random, Timestamp};
+use crate::base::{IndexTable, Instant, Map, MapSeed, Moment, Random, Timestamp};
 use crate::dns::{DnsFailure, MailHosts};
 use crate::egress::{Capabilities, SessionEnd, TransactionOutcome};
 use crate::events::dsn::ReportRequest;
@@ -56,8 +58,9 @@ pub use command::{Command, CommandTarget};
 pub use hand::{HandBack, HandResult, Work};
 pub use view::{MessageView, QueueView};
 
+use active::ActiveJob;
 use domains::Domains;
-use recover::RecoveredState;
+use recover::RecoveredStates;
 
 /// What a shard is made with.
 #[derive(Clone, Debug)]
@@ -71,14 +74,13 @@ pub struct Config {
 
 /// What happens to a shard.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "an input is passed by value once and never stored")]
 pub enum Input {
     /// A new configuration is in effect.
     Snapshot(Arc<Snapshot>),
     /// A job is durable at `at`.
     Accepted { job: Arc<Job>, at: Location },
     /// An event of the journal, in order, before the first `Recovered`.
-    Replayed(Event),
+    Replayed(EventBrief),
     /// A job that the spool held when it was opened.
     Recovered { meta: Box<JobMeta>, at: Location },
     /// Every job has been recovered.
@@ -198,30 +200,31 @@ pub struct Counters {
     pub handed: u64,
 }
 
+/// No index of a slab.
+const NONE: u32 = u32::MAX;
+
 /// A job with recipients that have not settled.
 #[derive(Debug)]
 struct JobSlot {
     id: MessageId,
     at: Location,
+    expires_at: Timestamp,
     tenant: TenantId,
     domain: postrail_schema::ids::SendingDomainId,
+    /// The first of its groups, which are a list by [`Group::next`]; [`NONE`]: it has none.
+    groups: u32,
+    /// Index of [`Shard::active`] while its content is at hand or an attempt is under way, else [`NONE`].
+    active: u32,
+    /// Recipients that have not settled.
+    open: u16,
     class: TrafficClass,
     interface: Interface,
-    expires_at: Timestamp,
-    /// Recipients that have not settled.
-    open: u32,
-    /// Recipients whose first attempt has not ended.
-    untried: u32,
-    /// The job with its content, until no recipient is untried.
-    fresh: Option<Arc<Job>>,
-    /// The job as some attempt has it at present: the others share it.
-    loaded: Weak<Job>,
-    /// Attempts that wait for one read of the job; the first of them asked for it.
-    loaders: Vec<u32>,
-    groups: SmallVec<[u32; 2]>,
     /// An operator's decision that takes effect when the attempt under way has ended.
     ending: Option<Ending>,
 }
+
+const _: () = assert!(size_of::<JobSlot>() <= 64 && size_of::<Group>() <= 64, "a million of each wait in memory");
+const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "the open recipients of a job have 16 bits");
 
 /// How an operator ends a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,6 +253,8 @@ struct Group {
     requeues: u8,
     /// Index of the recipient domain.
     domain: u32,
+    /// The next group of the same job, or [`NONE`].
+    next: u32,
     state: GroupState,
 }
 
@@ -320,12 +325,13 @@ pub struct Shard {
     random: Random,
     rules: Rules,
     jobs: Slab<JobSlot>,
-    job_ids: Map<MessageId, u32>,
+    job_ids: IndexTable,
+    active: Slab<ActiveJob>,
     works: Slab<Work>,
     groups: Slab<Group>,
     scheduled: ScheduledQueue,
-    /// Groups that only a new configuration (or their expiry) moves.
-    parked: BTreeSet<u32>,
+    /// How many of the scheduled groups only a new configuration (or their expiry) moves.
+    parked: usize,
     domains: Domains,
     paths: Slab<Path>,
     path_ids: Map<PathKey, u32>,
@@ -337,7 +343,7 @@ pub struct Shard {
     /// Paths that found every session of the shard in use, in the order in which they wanted one.
     starved: VecDeque<u32>,
     handed: usize,
-    recovered: Map<RecipientKey, RecoveredState>,
+    recovered: RecoveredStates,
     recovering: bool,
     outputs: VecDeque<Output>,
     fresh_bytes: usize,
@@ -354,11 +360,12 @@ impl Shard {
         Self {
             rules: Rules::new(snapshot, config.shard, config.shards),
             jobs: Slab::new(),
-            job_ids: seed.map(),
+            job_ids: seed.index_table(),
+            active: Slab::new(),
             works: Slab::new(),
             groups: Slab::new(),
             scheduled: ScheduledQueue::default(),
-            parked: BTreeSet::new(),
+            parked: 0,
             domains: Domains::new(&seed),
             paths: Slab::new(),
             path_ids: seed.map(),
@@ -368,7 +375,7 @@ impl Shard {
             freed: Vec::new(),
             starved: VecDeque::new(),
             handed: 0,
-            recovered: seed.map(),
+            recovered: RecoveredStates::new(&seed),
             recovering: true,
             outputs: VecDeque::new(),
             fresh_bytes: 0,
@@ -445,42 +452,34 @@ impl Shard {
 
     /// Whether the job is held here.
     pub fn holds(&self, message: MessageId) -> bool {
-        self.job_ids.contains_key(&message)
+        self.job_of(message).is_some()
     }
 
-    /// Keeps the content of fresh mail within its budget.
-    fn keep_fresh(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
-        let bytes = job.content.len();
-        if self.fresh_bytes + bytes > FRESH_BYTES_MAX {
-            return None;
-        }
-        self.fresh_bytes += bytes;
-        Some(job.clone())
+    /// The index of the job, if it is held here.
+    fn job_of(&self, message: MessageId) -> Option<u32> {
+        self.job_ids.find(&message, |job| self.jobs[job as usize].id)
     }
 
-    /// So many recipients of the job have had their first attempt.
-    fn tried(&mut self, job: u32, recipients: usize) {
-        let slot = &mut self.jobs[job as usize];
-        slot.untried = slot.untried.saturating_sub(recipients as u32);
-        if slot.untried == 0 {
-            self.drop_fresh(job);
-        }
-    }
-
-    fn drop_fresh(&mut self, job: u32) {
-        if let Some(fresh) = self.jobs.get_mut(job as usize).and_then(|slot| slot.fresh.take()) {
-            self.fresh_bytes -= fresh.content.len();
-        }
-    }
-
+    /// A group of a local job is in no list until [`Self::link_groups`].
     fn new_group(&mut self, group: Group) -> u32 {
         self.domains.retain(group.domain);
-        let job = group.job;
-        let id = self.groups.insert(group) as u32;
-        if let JobRef::Local(job) = job {
-            self.jobs[job as usize].groups.push(id);
+        self.groups.insert(group) as u32
+    }
+
+    /// Puts new groups, in their order, before the others of their job.
+    fn link_groups(&mut self, job: u32, groups: &[u32]) {
+        let mut next = self.jobs[job as usize].groups;
+        for group in groups.iter().rev() {
+            self.groups[*group as usize].next = next;
+            next = *group;
         }
-        id
+        self.jobs[job as usize].groups = next;
+    }
+
+    /// The groups of a job.
+    fn groups_in(&self, job: u32) -> impl Iterator<Item = u32> {
+        let first = Some(self.jobs[job as usize].groups).filter(|group| *group != NONE);
+        std::iter::successors(first, |group| Some(self.groups[*group as usize].next).filter(|next| *next != NONE))
     }
 
     /// Takes a group out of whatever waits; the caller puts it somewhere, or drops it.
@@ -490,9 +489,7 @@ impl Shard {
             GroupState::Scheduled { due, reason } => {
                 let was_there = self.scheduled.remove(due, group);
                 assert!(was_there, "a scheduled group is in the scheduled queue");
-                if reason.until_configured() {
-                    self.parked.remove(&group);
-                }
+                self.parked -= usize::from(reason.until_configured());
             }
             GroupState::Moving | GroupState::Resolving | GroupState::InFlight | GroupState::Handed => {}
             GroupState::Ready { .. } => unreachable!("groups leave a ready queue by being popped"),
@@ -502,11 +499,20 @@ impl Shard {
     fn drop_group(&mut self, id: u32) {
         let group = self.groups.remove(id as usize);
         self.domains.release(group.domain);
-        if let JobRef::Local(job) = group.job
-            && let Some(slot) = self.jobs.get_mut(job as usize)
-            && let Some(at) = slot.groups.iter().position(|known| *known == id)
-        {
-            slot.groups.swap_remove(at);
+        let JobRef::Local(job) = group.job else { return };
+        let Some(slot) = self.jobs.get_mut(job as usize) else { return };
+        if slot.groups == id {
+            slot.groups = group.next;
+            return;
+        }
+        let mut before = slot.groups;
+        while before != NONE {
+            let next = self.groups[before as usize].next;
+            if next == id {
+                self.groups[before as usize].next = group.next;
+                return;
+            }
+            before = next;
         }
     }
 

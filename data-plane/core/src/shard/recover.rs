@@ -4,31 +4,74 @@
 //! A job whose acceptance the journal does not hold (the crash fell between both logs) has its `Accepted` events written
 //! again: the ledger counts an event once by its key.
 
-use postrail_schema::event::{Event, EventKind};
+use postrail_schema::event::{EventBrief, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey};
 
 use super::{Output, Record, Shard};
-use crate::base::{Instant, Moment, Timestamp};
+use crate::base::{IndexTable, Instant, MapSeed, Moment, Timestamp};
 use crate::schedule::WaitReason;
 use crate::spool::{JobMeta, Location};
 
 /// What the journal says of a recipient.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct RecoveredState {
+#[derive(Clone, Copy, Debug)]
+struct RecoveredState {
+    message: MessageId,
+    index: RecipientIndex,
     accepted: bool,
     settled: bool,
     attempts: u16,
     next_attempt: Timestamp,
 }
 
+impl RecoveredState {
+    const fn new(key: RecipientKey) -> Self {
+        let RecipientKey { message, index } = key;
+        let next_attempt = Timestamp::from_unix_ms(0);
+        Self { message, index, accepted: false, settled: false, attempts: 0, next_attempt }
+    }
+
+    const fn key(&self) -> RecipientKey {
+        RecipientKey { message: self.message, index: self.index }
+    }
+}
+
+/// What the journal says of every recipient that it names, settled ones included, until recovery is over.
+#[derive(Debug)]
+pub(super) struct RecoveredStates {
+    states: Vec<RecoveredState>,
+    table: IndexTable,
+}
+
+impl RecoveredStates {
+    pub(super) fn new(seed: &MapSeed) -> Self {
+        Self { states: Vec::new(), table: seed.index_table() }
+    }
+
+    fn get(&self, key: RecipientKey) -> RecoveredState {
+        let found = self.table.find(&key, |at| self.states[at as usize].key());
+        found.map_or(RecoveredState::new(key), |at| self.states[at as usize])
+    }
+
+    fn entry(&mut self, key: RecipientKey) -> &mut RecoveredState {
+        let at = self.table.find(&key, |at| self.states[at as usize].key()).unwrap_or_else(|| {
+            let at = self.states.len() as u32;
+            self.states.push(RecoveredState::new(key));
+            self.table.insert(&key, at, |at| self.states[at as usize].key());
+            at
+        });
+        &mut self.states[at as usize]
+    }
+}
+
+const _: () = assert!(size_of::<RecoveredState>() <= 32, "millions of them are in memory while a shard recovers");
+
 impl Shard {
-    pub(super) fn replay(&mut self, event: Event) {
-        let key = RecipientKey { message: event.message, index: event.index };
-        let state = self.recovered.entry(key).or_default();
+    pub(super) fn replay(&mut self, event: EventBrief) {
+        let state = self.recovered.entry(RecipientKey { message: event.message, index: event.index });
         match event.kind {
             EventKind::Accepted => state.accepted = true,
             EventKind::Deferred => {
-                state.attempts = event.attempt.map_or(state.attempts + 1, |attempt| attempt.number);
+                state.attempts = event.attempt.unwrap_or(state.attempts.saturating_add(1));
                 state.next_attempt = Timestamp::from_unix_ms(event.next_attempt_ms);
             }
             kind if kind.settles() => state.settled = true,
@@ -38,7 +81,7 @@ impl Shard {
 
     pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
         let job = &meta.job;
-        if self.job_ids.contains_key(&job.id) {
+        if self.holds(job.id) {
             // Compaction had copied it before the crash: the copy that was found first serves, this one is released.
             let record = Record { finished: vec![(job.id, at)], ..Record::default() };
             self.outputs.push_back(Output::Record(Box::new(record)));
@@ -50,7 +93,7 @@ impl Shard {
         for index in (0..job.recipients.len() as u16).map(RecipientIndex) {
             let key = RecipientKey { message: job.id, index };
             // The state stays: another copy of the job may follow.
-            let mut state = self.recovered.get(&key).copied().unwrap_or_default();
+            let mut state = self.recovered.get(key);
             let carried = meta.carried(index);
             if !state.accepted && carried.is_none() {
                 missing.push(index);
@@ -77,7 +120,7 @@ impl Shard {
             self.outputs.push_back(Output::Record(Box::new(record)));
             return;
         }
-        let slot = self.insert_job(job, at, open.len(), None);
+        let slot = self.insert_job(job, at, open.len());
         self.schedule_recovered(now, slot, job, &open, &states);
     }
 
@@ -109,8 +152,7 @@ impl Shard {
     }
 
     pub(super) fn recovery_done(&mut self) {
-        self.recovered.clear();
-        self.recovered.shrink_to_fit();
+        self.recovered = RecoveredStates::new(&MapSeed::new(&mut self.random));
         self.recovering = false;
     }
 
@@ -120,8 +162,8 @@ impl Shard {
     }
 
     pub(super) fn moved(&mut self, message: MessageId, to: Location) {
-        if let Some(slot) = self.job_ids.get(&message) {
-            self.jobs[*slot as usize].at = to;
+        if let Some(job) = self.job_of(message) {
+            self.jobs[job as usize].at = to;
         }
     }
 
@@ -130,9 +172,9 @@ impl Shard {
     pub fn carried_state(&self, now: Moment, message: MessageId, recipients: usize) -> Vec<crate::spool::Carried> {
         let settled = crate::spool::Carried { settled: true, attempts: 0, next_attempt: Timestamp::default() };
         let mut states = vec![settled; recipients];
-        let Some(slot) = self.job_ids.get(&message) else { return states };
-        for group in &self.jobs[*slot as usize].groups {
-            let group = &self.groups[*group as usize];
+        let Some(job) = self.job_of(message) else { return states };
+        for group in self.groups_in(job) {
+            let group = &self.groups[group as usize];
             let next_attempt = match group.state {
                 super::GroupState::Scheduled { due, .. } => now.wall_of(due),
                 _ => now.wall,

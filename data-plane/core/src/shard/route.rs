@@ -1,7 +1,7 @@
 //! From acceptance to a path's ready queue: admission, placement, resolution, and what stops them.
 
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::event::{Event, EventKind, JobFacts};
@@ -9,10 +9,9 @@ use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
 use postrail_schema::snapshot::Snapshot;
 
-use smallvec::SmallVec;
-
 use super::{
-    Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, Output, SessionPlan, SessionSlot, SessionState, Shard,
+    Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, SessionPlan, SessionSlot, SessionState,
+    Shard,
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
@@ -30,35 +29,32 @@ impl Shard {
     /// A job is durable: its recipients become groups and go on their way.
     pub(super) fn accept(&mut self, now: Moment, job: Arc<Job>, at: Location) {
         self.record_accepted(&job);
-        let fresh = self.keep_fresh(&job);
         let open: Vec<_> = (0..job.recipients.len() as u16).map(RecipientIndex).collect();
-        let slot = self.insert_job(&job, at, open.len(), fresh);
+        let slot = self.insert_job(&job, at, open.len());
+        self.keep_fresh(slot, &job);
         for group in self.groups_of(slot, &job.recipients, &open) {
             self.route(now, group);
         }
     }
 
-    pub(super) fn insert_job(&mut self, job: &Job, at: Location, open: usize, fresh: Option<Arc<Job>>) -> u32 {
+    pub(super) fn insert_job(&mut self, job: &Job, at: Location, open: usize) -> u32 {
+        assert!(!self.holds(job.id), "a job is held once");
         let slot = JobSlot {
             id: job.id,
             at,
+            expires_at: job.expires_at,
             tenant: job.tenant,
             domain: job.domain,
+            groups: NONE,
+            active: NONE,
+            open: open as u16,
             class: job.class,
             interface: job.interface,
-            expires_at: job.expires_at,
-            open: open as u32,
-            untried: if fresh.is_some() { open as u32 } else { 0 },
-            fresh,
-            loaded: Weak::new(),
-            loaders: Vec::new(),
-            groups: SmallVec::new(),
             ending: None,
         };
         self.waiting += open;
         let slot = self.jobs.insert(slot) as u32;
-        let earlier = self.job_ids.insert(job.id, slot);
-        assert!(earlier.is_none(), "a job is held once");
+        self.job_ids.insert(&job.id, slot, |job| self.jobs[job as usize].id);
         slot
     }
 
@@ -88,11 +84,13 @@ impl Shard {
                 attempts: 0,
                 requeues: 0,
                 domain,
+                next: NONE,
                 state: GroupState::Moving,
             });
             groups.push(id);
             last = Some(id);
         }
+        self.link_groups(slot, &groups);
         groups
     }
 
@@ -300,7 +298,8 @@ impl Shard {
         self.outputs.push_back(Output::Open { session, plan: Box::new(plan) });
     }
 
-    /// Lets a group (in state `Moving`) wait until `due`, or its expiry if that is earlier.
+    /// Lets a group (in state `Moving`) wait until `due`, or its expiry if that is earlier. Content that was kept for its
+    /// first attempt is read from the spool then.
     pub(super) fn schedule(&mut self, now: Moment, group: u32, due: Instant, reason: WaitReason) {
         let JobRef::Local(job) = self.groups[group as usize].job else {
             return self.return_work(now, group, reason, due);
@@ -308,8 +307,9 @@ impl Shard {
         let due = due.min(now.instant_of(self.jobs[job as usize].expires_at));
         self.groups[group as usize].state = GroupState::Scheduled { due, reason };
         self.scheduled.insert(due, group);
-        if reason.until_configured() {
-            self.parked.insert(group);
+        self.parked += usize::from(reason.until_configured());
+        if self.groups[group as usize].attempts == 0 && reason != WaitReason::OtherShard {
+            self.tried(job, self.groups[group as usize].recipients.len());
         }
     }
 
@@ -325,8 +325,7 @@ impl Shard {
         self.handed += 1;
         self.groups[group as usize].state = GroupState::Handed;
         let aim = Aim::Hand(owner, source);
-        let slot = AttemptSlot { group, aim, loading: false, started: now.instant };
-        let attempt = self.attempts.insert(slot) as u32;
+        let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started: now.instant });
         self.load(now, attempt);
     }
 
@@ -343,12 +342,16 @@ impl Shard {
                 self.clear_path(now, path);
             }
         }
-        for group in std::mem::take(&mut self.parked) {
-            if let GroupState::Scheduled { due, .. } = self.groups[group as usize].state {
-                self.scheduled.remove(due, group);
+        if self.parked > 0 {
+            let is_parked = |group: &Group| match group.state {
+                GroupState::Scheduled { reason, .. } => reason.until_configured(),
+                _ => false,
+            };
+            let parked = self.groups.iter().filter(|(_, group)| is_parked(group)).map(|(id, _)| id as u32);
+            for group in parked.collect::<Vec<_>>() {
+                self.detach(group);
+                self.route(now, group);
             }
-            self.groups[group as usize].state = GroupState::Moving;
-            self.route(now, group);
         }
     }
 
@@ -388,7 +391,9 @@ impl Shard {
             self.outputs.push_back(Output::Quit { session });
         }
         while let Some(group) = self.scheduled.pop_due(now.instant) {
-            self.parked.remove(&group);
+            if let GroupState::Scheduled { reason, .. } = self.groups[group as usize].state {
+                self.parked -= usize::from(reason.until_configured());
+            }
             self.groups[group as usize].state = GroupState::Moving;
             self.route(now, group);
         }

@@ -236,8 +236,8 @@ impl Shard {
     /// Takes `settled` recipients off the job; the last one finishes it.
     fn finish(&mut self, record: &mut Record, job: u32, settled: usize, reports: Vec<ReportRecipient>) {
         let slot = &mut self.jobs[job as usize];
-        assert!(slot.open as usize >= settled, "a recipient settles once");
-        slot.open -= settled as u32;
+        assert!(usize::from(slot.open) >= settled, "a recipient settles once");
+        slot.open -= settled as u16;
         self.waiting -= settled;
         let (id, at) = (slot.id, slot.at);
         // Reports go to the envelope sender of an SMTP submission; REST submitters read events.
@@ -246,9 +246,9 @@ impl Shard {
         }
         if slot.open == 0 {
             record.finished.push((id, at));
-            self.drop_fresh(job);
-            self.jobs.remove(job as usize);
-            self.job_ids.remove(&id);
+            self.job_ids.remove(&id, |job| self.jobs[job as usize].id);
+            let slot = self.jobs.remove(job as usize);
+            self.forget_active(slot.active);
         }
     }
 

@@ -312,11 +312,22 @@ fn a_suspended_tenant_waits_and_goes_on_when_resumed() {
     let suspension =
         Suspension { id: SuspensionId(1), target: SuspensionTarget::Tenant(TenantId(1)), reason: String::new() };
     world.publish(|content| content.suspensions.push(suspension));
-    world.accept(&["a@one.test"]);
+    let job = world.accept(&["a@one.test"]);
+    assert_eq!(world.shard.fresh_bytes, 0, "what has to wait is read from the spool when its turn comes");
     world.pass(Duration::from_secs(3_600));
     assert!(world.outputs.iter().all(|output| matches!(output, Output::Record(_))));
     world.publish(|content| content.suspensions.clear());
-    world.reach_transaction();
+    world.resolve();
+    let session = world.opened()[0];
+    world.ready(session);
+    let attempt = world.take(|output| match output {
+        Output::Load { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    world.input(Input::Loaded { attempt: attempt.expect("it is loaded"), result: Ok(job) });
+    let (session, transact) = world.transact().expect("it goes on");
+    world.outcome(session, &transact, DELIVERED, 250);
+    assert!(world.shard.active.is_empty() && world.shard.groups.is_empty() && world.shard.job_ids.is_empty());
 }
 
 #[test]
@@ -461,7 +472,7 @@ fn recovery_knows_what_had_settled_and_what_had_been_tried() {
     events.push(settled);
     let mut after = World::new(&["0.0.0.0"], 0, 1);
     for event in events {
-        after.input(Input::Replayed(event));
+        after.input(Input::Replayed((&event).into()));
     }
     let meta =
         JobMeta { job: (*job).clone(), content_bytes: 3, progress: Vec::new(), moved_from: None, chunks: Vec::new() };
@@ -611,7 +622,7 @@ fn a_second_copy_of_a_settled_job_is_released_and_not_sent() {
     let mut events = route::accepted_events(&job);
     events.push(Event { kind: EventKind::Delivered, job: None, ..events[0].clone() });
     let mut after = World::new(&["0.0.0.0"], 0, 1);
-    events.into_iter().for_each(|event| after.input(Input::Replayed(event)));
+    events.iter().for_each(|event| after.input(Input::Replayed(event.into())));
     for segment in [2, 1] {
         let meta = JobMeta {
             job: (*job).clone(),

@@ -119,10 +119,10 @@ impl Shard {
 
     /// What waits of `message`; `None`: it is not held here.
     pub fn message_view(&self, now: Moment, message: MessageId) -> Option<MessageView> {
-        let slot = *self.job_ids.get(&message)?;
+        let job = self.job_of(message)?;
         let mut recipients = Vec::new();
-        for group in &self.jobs[slot as usize].groups {
-            let group = &self.groups[*group as usize];
+        for group in self.groups_in(job) {
+            let group = &self.groups[group as usize];
             recipients.extend(group.recipients.iter().map(|index| RecipientView {
                 index: index.0,
                 domain: self.domains.slot(group.domain).name.to_string(),

@@ -188,7 +188,7 @@ pub fn encode(job: &Job, moved: Option<&Moved>) -> Result<Encoded, EncodeError> 
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode(head: &Bytes) -> Result<JobMeta, DecodeError> {
-    let (mut meta, content) = decode_records(head)?;
+    let (mut meta, content) = decode_whole(head)?;
     if let Some(octets) = content {
         meta.job.content = content::decode(&head.slice_ref(octets), &mut meta.job.entries)?;
     }
@@ -200,7 +200,27 @@ pub fn decode(head: &Bytes) -> Result<JobMeta, DecodeError> {
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode_meta(head: &[u8]) -> Result<JobMeta, DecodeError> {
+    Ok(decode_whole(head)?.0)
+}
+
+/// As [`decode_meta`], of what [`without_content`] has left of a head frame.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_head(head: &[u8]) -> Result<JobMeta, DecodeError> {
     Ok(decode_records(head)?.0)
+}
+
+/// The records of a head frame before its content.
+pub fn without_content(head: &[u8]) -> &[u8] {
+    let mut bytes = 0;
+    for record in Records::new(head) {
+        match record {
+            Ok(record) if record.tag != CONTENT => bytes += record.bytes(),
+            _ => break,
+        }
+    }
+    &head[..bytes]
 }
 
 /// Gives a job the content that its chunks hold, payloads in order.
@@ -302,6 +322,15 @@ fn put_locations(to: &mut RecordWriter, tag: u8, locations: &[Location]) {
     });
 }
 
+/// A head with its content, inside or in chunks.
+fn decode_whole(head: &[u8]) -> Result<(JobMeta, Option<&[u8]>), DecodeError> {
+    let (meta, octets) = decode_records(head)?;
+    if octets.is_some() != meta.chunks.is_empty() {
+        return Err(DecodeError::Missing { record: "content" });
+    }
+    Ok((meta, octets))
+}
+
 /// The records of a head; the second value is the value of the content record.
 fn decode_records(head: &[u8]) -> Result<(JobMeta, Option<&[u8]>), DecodeError> {
     let mut records = Records::new(head);
@@ -328,9 +357,6 @@ fn decode_records(head: &[u8]) -> Result<(JobMeta, Option<&[u8]>), DecodeError> 
     let job = &meta.job;
     if job.recipients.is_empty() || job.recipients.iter().any(|r| usize::from(r.entry) >= job.entries.len()) {
         return Err(DecodeError::Value { record: "recipients" });
-    }
-    if octets.is_some() != meta.chunks.is_empty() {
-        return Err(DecodeError::Missing { record: "content" });
     }
     Ok((meta, octets))
 }

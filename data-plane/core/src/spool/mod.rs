@@ -6,6 +6,7 @@
 //! frame     = frame header, payload                the unit that a Location names            [segment]
 //! job head  = record*                              everything but the content, or all of it  [job_frame]
 //! chunk     = a piece of the content               where the content outgrows the head       [job_frame]
+//! summary   = the heads of a closed segment's jobs without their content, in a file beside it [summary]
 //! ```
 //!
 //! Invariants worth naming:
@@ -23,6 +24,7 @@ mod record;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
+pub mod summary;
 
 pub use job_frame::{Carried, DecodeError, EncodeError, JobMeta};
 pub use recovery::Decision;

@@ -80,6 +80,11 @@ impl<'a> Record<'a> {
         if self.required { Err(DecodeError::UnknownRecord { tag: self.tag }) } else { Ok(()) }
     }
 
+    /// Octets of the record with its header.
+    pub(super) const fn bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + self.value.len()
+    }
+
     pub(super) fn fields(&self) -> Fields<'a> {
         Fields { rest: self.value }
     }

@@ -206,7 +206,7 @@ impl Scanner {
     }
 
     fn replay(&mut self, batch: &[u8], header: &BatchHeader, found: &mut impl FnMut(Found<'_>)) {
-        for frame in Frames::new(batch, header).flatten() {
+        for frame in Frames::of_valid(batch, header).flatten() {
             found(Found::Frame(frame));
         }
         self.number = header.number + 1;

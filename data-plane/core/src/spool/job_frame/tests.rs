@@ -226,3 +226,16 @@ proptest! {
         prop_assert_eq!(decode(&whole(&job, None)).map(|meta| meta.job), Ok(job));
     }
 }
+
+#[test]
+fn a_head_without_its_content_says_the_same_of_the_job() {
+    for job in [smtp_job(b"body"), rest_job()] {
+        let moved = Moved { from: Location { segment: 1, offset: 2, bytes: 3 }, progress: vec![Carried::default(); 2] };
+        let Ok(Encoded::Whole(payload)) = encode(&job, Some(&moved)) else { panic!("a small job is one frame") };
+        let head = without_content(&payload);
+        assert!(head.len() < payload.len());
+        assert_eq!(decode_head(head), decode_meta(&payload));
+        assert!(decode_meta(head).is_err(), "a head frame has its content, or chunks");
+    }
+    assert_eq!(without_content(b"no records"), b"");
+}
