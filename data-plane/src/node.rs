@@ -14,6 +14,7 @@ use async_channel::Receiver;
 use postrail_core::base::Instant;
 use postrail_core::dns::ResolverConfig;
 use postrail_core::mail::Domain;
+use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::RetryPolicy;
 use postrail_schema::ids::ShardId;
 use postrail_schema::snapshot::{Snapshot, SnapshotError};
@@ -25,7 +26,7 @@ use crate::intake::listen::{self, Peers, Service};
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
-use crate::platform::glommio::{RunError, ShardThreads, run_shards};
+use crate::platform::glommio::{PinError, RunError, ShardPin, ShardThreads, check_pins, run_shards};
 use crate::shard::{NodeFacts, Parts, Runtime};
 use crate::spool::Spool;
 use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub admin: SocketAddr,
     /// 0: one a core.
     pub shards: u16,
+    /// What each shard is tied to, in order; shards beyond them run where the kernel puts them.
+    pub pins: Vec<ShardPin>,
     /// Empty: the system's.
     pub resolvers: Vec<SocketAddr>,
     /// Certificate chain and key in PEM; `None`: self-signed, made at the first start.
@@ -66,6 +69,8 @@ pub enum StartError {
     Hostname(String),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
     #[error(transparent)]
     Run(#[from] RunError),
     #[error("{0}")]
@@ -186,6 +191,7 @@ pub struct ShardSetup {
 /// # Errors
 /// [`StartError`], in words for the operator.
 pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
+    check_pins(&config.pins)?;
     let setup = prepare(&config)?;
     for (what, addresses) in [("SMTP", &config.smtp), ("SMTPS", &config.smtps), ("REST", &config.rest)] {
         for address in addresses {
@@ -193,7 +199,8 @@ pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
         }
     }
     probe("the admin API", config.admin)?;
-    let threads = ShardThreads::new(NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN));
+    let count = NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN);
+    let threads = ShardThreads { pins: config.pins.clone(), ..ShardThreads::new(count) };
     let (mesh, shards) = (setup.mesh.clone(), setup.node.shards);
     let (started, starting) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("postrail-node".to_owned());
@@ -261,6 +268,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
             acceptor: Some(Acceptor::new(identity.server_config()?)),
             connector: Connector::system()?,
             control_url: config.control_url.as_str().into(),
+            owners: owners(&config.pins),
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         listeners,
@@ -270,6 +278,13 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         inboxes: inboxes.into(),
         snapshot: last_snapshot(&config.data),
     })
+}
+
+fn owners(pins: &[ShardPin]) -> SourceOwners {
+    let of = |(shard, pin): (u16, &ShardPin)| {
+        pin.sources.iter().map(move |source| (*source, ShardId(shard))).collect::<Vec<_>>()
+    };
+    SourceOwners::new((0..).zip(pins).flat_map(of))
 }
 
 /// How many shards the data folder holds mail or events of. At least as many run, so that nothing is stranded in the

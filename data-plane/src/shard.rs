@@ -17,6 +17,7 @@ use postrail_core::dns::HostRule;
 use postrail_core::events::dsn;
 use postrail_core::intake::idempotency::Keys;
 use postrail_core::mail::Job;
+use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::{RetryPolicy, WaitReason};
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
@@ -50,6 +51,8 @@ pub struct NodeFacts {
     pub connector: Connector,
     /// `http://127.0.0.1:8081`: where jobs are looked up.
     pub control_url: Arc<str>,
+    /// Addresses whose shard the operator has named.
+    pub owners: SourceOwners,
 }
 
 /// Events that wait to be made durable at most before intake slows down.
@@ -115,7 +118,8 @@ impl<P: Platform> Runtime<P> {
     ) -> Self {
         let mut random = Random::new(platform.entropy());
         let now = Moment { instant: platform.now(), wall: platform.timestamp() };
-        let config = Config { shard: id, shards: node.shards, retry: node.retry, seed: random.next_u64() };
+        let seed = random.next_u64();
+        let config = Config { shard: id, shards: node.shards, retry: node.retry, seed, owners: node.owners.clone() };
         let seed = MapSeed::new(&mut random);
         let inner = Inner {
             id,

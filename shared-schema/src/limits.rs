@@ -238,6 +238,24 @@ pub const POOL_MEMBERS_MAX: usize = 1_000;
 /// Secrets of a credential that are valid at once.
 pub const LIVE_SECRETS_MAX: usize = 2;
 
+// --- host -------------------------------------------------------------------------------------------------------------
+
+/// Shards of one host.
+pub const SHARDS_MAX: usize = 4_096;
+/// The configuration file of `up`, octets.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// One file that `doctor` reads, octets: what is larger is as if it were not there.
+pub const DOCTOR_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Entries of one folder that `doctor` looks at.
+pub const DOCTOR_ENTRIES_MAX: usize = 4_096;
+/// CPUs that `doctor` knows of: the kernel's own bound is 8,192, of which no host has half.
+pub const DOCTOR_CPUS_MAX: usize = 4_096;
+/// Network interfaces that `doctor` examines.
+pub const DOCTOR_NICS_MAX: usize = 64;
+/// Source addresses that `doctor` examines, each with two or more questions to DNS.
+pub const DOCTOR_SOURCES_MAX: usize = 256;
+
+const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
 const _: () =

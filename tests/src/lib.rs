@@ -21,6 +21,7 @@
 pub mod child;
 pub mod clients;
 pub mod dialogue;
+pub mod host;
 pub mod judge;
 pub mod load;
 pub mod namespace;

@@ -1,6 +1,8 @@
 //! A network namespace joined to this one by a veth pair: a peer that is not on loopback.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -46,10 +48,40 @@ impl Namespace {
         let IpAddr::V4(first) = self.outside else { unreachable!("made of IPv4") };
         let [_, _, third, fourth] = first.octets();
         let second = Ipv4Addr::new(198, 19, third, fourth);
-        let near = self.name.replace("story", "sn");
+        let near = self.interface();
         ip(&format!("address add {second}/32 dev {near}"));
         ip(&format!("-n {} route add {second}/32 via {first}", self.name));
         second.into()
+    }
+
+    /// The name of this side's interface.
+    pub fn interface(&self) -> String {
+        self.name.replace("story", "sn")
+    }
+
+    /// Gives the namespace one more address, and this side a route to it through this pair; of several such routes to
+    /// one address the one with the least `metric` is taken.
+    pub fn add_inside(&self, address: Ipv4Addr, metric: u32) {
+        ip(&format!("-n {} address add {address}/32 dev lo", self.name));
+        ip(&format!("route add {address}/32 via {} dev {} metric {metric}", self.inside, self.interface()));
+    }
+
+    /// What `work` gives, done inside: sockets and threads that it makes stay there.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("our own namespace is there");
+        let inside = move || {
+            // SAFETY: the descriptor is open through the call, which moves this thread alone.
+            let moved = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(moved, 0, "root may enter its own namespace");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().expect("the work ends well"))
+    }
+
+    /// Has everything that arrives at this side's interface handled on one CPU, as an interrupt of a queue would.
+    pub fn steer(&self, cpu: usize) {
+        let path = format!("/sys/class/net/{}/queues/rx-0/rps_cpus", self.interface());
+        std::fs::write(path, format!("{:x}", 1_u64 << cpu)).expect("root may steer packets");
     }
 
     /// `program`, run inside.

@@ -14,6 +14,8 @@ mod input_smtp;
 mod input_start;
 mod operations;
 mod operations_control;
+mod operations_doctor;
+mod operations_pinning;
 mod operations_view;
 mod submission_clients;
 mod submission_idempotency;

@@ -1,4 +1,5 @@
-//! The platform on Linux: one glommio executor (io_uring) a shard, pinned to one core. No other file names glommio.
+//! The platform on Linux: one glommio executor (io_uring) a shard, tied to what its [`ShardPin`] says. No other file
+//! names glommio.
 //!
 //! What glommio 0.9 does badly is kept away from the pumps here:
 //! - it panics where io_uring is forbidden: [`run_shards`] asks the kernel first and says what to do;
@@ -42,11 +43,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
 
 mod kernel;
+mod pin;
 mod small_files;
 mod start;
 #[cfg(test)]
 mod tests;
 
+pub use kernel::raise_open_files;
+pub use pin::{PinError, ShardPin, check_pins};
 pub use start::{RunError, ShardFailure, ShardThreads, run_shards};
 
 /// The world of the shard whose thread this is; made by [`run_shards`].
@@ -60,8 +64,8 @@ struct World {
 
 impl Glommio {
     /// A handle; useful only on a thread that runs an executor.
-    fn new() -> Self {
-        Self(Rc::new(World { disk: GlommioDisk { tried: RefCell::default() }, net: GlommioNet }))
+    fn new(pin: ShardPin) -> Self {
+        Self(Rc::new(World { disk: GlommioDisk { tried: RefCell::default() }, net: GlommioNet { pin } }))
     }
 }
 
@@ -333,7 +337,9 @@ impl BlockFile for GlommioFile {
 }
 
 /// Sockets of this shard's executor.
-pub struct GlommioNet;
+pub struct GlommioNet {
+    pin: ShardPin,
+}
 
 impl Net for GlommioNet {
     type Stream = GlommioStream;
@@ -347,6 +353,10 @@ impl Net for GlommioNet {
         }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        if let Some(cpu) = self.pin.incoming_cpu() {
+            // Among the shards that listen here, the one whose CPU a connection arrives on is chosen (Linux 6.2).
+            socket.set_cpu_affinity(cpu)?;
+        }
         socket.bind(&at.into())?;
         socket.listen(LISTEN_BACKLOG)?;
         let local = socket.local_addr()?.as_socket();
@@ -360,6 +370,9 @@ impl Net for GlommioNet {
             // The port is chosen at connect, by the four-tuple: ports do not run out before the tuples do.
             kernel::choose_port_at_connect(&socket)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
+            if let Some(device) = self.pin.device(source) {
+                socket.bind_device(Some(device))?;
+            }
         }
         match socket.connect(&to.into()) {
             Ok(()) => {}

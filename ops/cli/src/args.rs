@@ -3,10 +3,16 @@
 //! Invariants worth naming: no secret is an option's value (the process list is public): secrets come from files or
 //! from the environment; options are long, and the same word means the same in every command.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+mod doctor;
+mod up;
+
+pub(crate) use doctor::DoctorOptions;
+pub(crate) use up::{LogForm, UpOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +20,7 @@ Examples:
   postrail up --domain example.org                  start; prints the first credential and the DKIM record
   postrail send --from a@example.org --to b@example.net --subject Hello --text 'It works'
   postrail trace 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f
+  postrail doctor                                   what of this host is in the way
   postrail queue                                    what waits, where, and why
   postrail domain add example.com --tenant shop     then publish the records that it prints";
 
@@ -31,15 +38,17 @@ pub(crate) struct Args {
 impl Args {
     /// The data folder: as told, else the host's usual place.
     pub(crate) fn data_folder(&self) -> PathBuf {
-        if let Some(told) = &self.data {
-            return told.clone();
-        }
-        // The owner of /proc/self is the effective user.
-        let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
-        match std::env::var_os("HOME") {
-            Some(home) if !is_root => PathBuf::from(home).join(".local/share/postrail"),
-            _ => PathBuf::from("/var/lib/postrail"),
-        }
+        self.data.clone().unwrap_or_else(usual_data_folder)
+    }
+}
+
+/// Where the data folder is if nobody says.
+pub(crate) fn usual_data_folder() -> PathBuf {
+    // The owner of /proc/self is the effective user.
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    match std::env::var_os("HOME") {
+        Some(home) if !is_root => PathBuf::from(home).join(".local/share/postrail"),
+        _ => PathBuf::from("/var/lib/postrail"),
     }
 }
 
@@ -71,6 +80,8 @@ pub(crate) struct Client<C: Subcommand> {
 pub(crate) enum Command {
     /// Start both planes in this process, until SIGTERM or Ctrl-C
     Up(Box<UpOptions>),
+    /// What of this host is in the way of mail, and what sets it right
+    Doctor(Box<DoctorOptions>),
     /// Start everything with a built-in receiver, send mails, show that none is lost, clean up
     Demo(DemoOptions),
     /// Customer accounts
@@ -93,68 +104,6 @@ pub(crate) enum Command {
     Trace(TraceOptions),
     /// Submit one mail by REST
     Send(SendOptions),
-}
-
-const UP_EXAMPLES: &str = "\
-Examples:
-  postrail up --domain example.org --hostname mail.example.org
-  postrail up --data /srv/postrail --smtp 0.0.0.0:2525 --tls-cert mail.pem --tls-key mail.key
-  postrail up --resolver 127.0.0.1:53 --shards 4 --log json
-
-The first start makes a tenant, a credential and the DKIM keys of --domain, and prints them; the secret is shown once
-and never again. Later starts continue with the same state.";
-
-#[derive(ClapArgs, Clone, Debug)]
-#[command(after_help = UP_EXAMPLES)]
-pub(crate) struct UpOptions {
-    /// SMTP submission with STARTTLS (repeatable)
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2525")]
-    pub(crate) smtp: Vec<SocketAddr>,
-    /// SMTP submission with TLS from the start (repeatable)
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:2465")]
-    pub(crate) smtps: Vec<SocketAddr>,
-    /// REST submission (repeatable)
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
-    pub(crate) rest: Vec<SocketAddr>,
-    /// Control API
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
-    pub(crate) api: SocketAddr,
-    /// Metrics, health and journal of the data plane
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8082")]
-    pub(crate) admin: SocketAddr,
-    /// Executors of the data plane [default: one a CPU]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_096))]
-    pub(crate) shards: Option<u16>,
-    /// This host's name in greetings and trace headers [default: the system's]
-    #[arg(long)]
-    pub(crate) hostname: Option<String>,
-    /// The first sending domain, made at the first start
-    #[arg(long, default_value = "example.test")]
-    pub(crate) domain: String,
-    /// Name server for the data plane (repeatable) [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) resolver: Vec<SocketAddr>,
-    /// Certificate chain, PEM [default: a self-signed one, made at the first start]
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// Form of the log, on standard error
-    #[arg(long, value_enum, default_value_t = LogForm::Text)]
-    pub(crate) log: LogForm,
-    /// Least severity that is logged, or a filter such as `info,postrail_data_plane=debug`
-    #[arg(long, value_name = "LEVEL", env = "POSTRAIL_LOG", default_value = "info")]
-    pub(crate) log_level: String,
-    /// Longest time for what is in flight to finish after SIGTERM
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) drain_seconds: u64,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LogForm {
-    Json,
-    Text,
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -189,6 +138,9 @@ pub(crate) struct DemoOptions {
     /// Print the summary as JSON, as the last line
     #[arg(long)]
     pub(crate) json: bool,
+    /// Let the kernel move the shards between CPUs: what pinning is worth shows in the summary
+    #[arg(long)]
+    pub(crate) no_pin: bool,
 }
 
 /// Which DKIM keys the demo's domain has.
@@ -515,7 +467,7 @@ mod tests {
         let args = Args::try_parse_from(line.split(' ')).expect("parses");
         assert_eq!(args.data_folder(), PathBuf::from("/tmp/x"));
         let Command::Up(up) = args.command else { panic!("up") };
-        assert_eq!((up.smtp.len(), up.smtps.len(), up.resolver.len()), (2, 1, 1));
+        assert_eq!((up.smtp.len(), up.smtps.len(), up.resolver.len()), (2, 0, 1));
     }
 
     #[test]

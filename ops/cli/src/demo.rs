@@ -27,7 +27,8 @@ use tokio::runtime::Runtime;
 use crate::args::{DemoOptions, DkimChoice};
 use crate::up::banner::FirstStart;
 use crate::up::planes::{Planes, PlanesOptions};
-use crate::up::{control_runtime, ports, shards};
+use crate::up::settings::pins;
+use crate::up::{control_runtime, ports};
 
 /// Recipients of one REST job.
 const RECIPIENTS_PER_JOB: u64 = 5;
@@ -120,7 +121,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         rest: vec![rest],
         api,
         admin,
-        shards: shards(options.shards),
+        pins: pins(&[], options.shards, options.no_pin),
         resolvers: vec![sink.name_server()],
         tls: None,
         drain: Duration::from_secs(5),

@@ -1,7 +1,8 @@
-//! `postrail`: both planes in one process, the demo, and the operator's commands.
+//! `postrail`: both planes in one process, the demo, the doctor, and the operator's commands.
 //!
-//! Every command but `up` and `demo` is a client of the control API (or, for `send`, of the submission API): the command
-//! line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly.
+//! Every command but `up`, `demo` and `doctor` is a client of the control API (or, for `send`, of the submission API): the command
+//! line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly
+//! (`doctor` has its own).
 
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use clap::Parser;
 mod args;
 mod client;
 mod demo;
+mod doctor;
 mod queue;
 mod resources;
 mod send;
@@ -24,7 +26,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let data = args.data_folder();
     let done = match args.command {
-        Command::Up(options) => return up::run(&data, &options),
+        Command::Up(options) => return up::run(args.data.as_deref(), &options),
+        Command::Doctor(options) => return doctor::run(&data, &options),
         Command::Demo(options) => return demo::run(&options),
         Command::Tenant(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::tenant(&api, client.command))

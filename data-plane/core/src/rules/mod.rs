@@ -1,8 +1,11 @@
 //! The snapshot as the data plane asks it: which source carries a mail, which shard owns a source, what is suspended.
 //!
-//! A shard owns source addresses: the limits of (source, site) are local to one executor. A source with an unspecified
-//! address (`0.0.0.0`, `::`: the host's choice) belongs to every shard, which then has its share of the limits.
+//! A shard owns source addresses: the limits of (source, site) are local to one executor. The operator may say which
+//! shard owns an address ([`SourceOwners`]); the others are dealt out in the order of their ids. A source with an
+//! unspecified address (`0.0.0.0`, `::`: the host's choice) belongs to every shard, which then has its share of the limits.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postrail_schema::ids::{SendingDomainId, ShardId, SourceId, TenantId};
@@ -37,18 +40,39 @@ impl Default for PathLimits {
     }
 }
 
+/// The addresses whose shard the operator has named. Every shard of a node has the same, so that all agree.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SourceOwners(Arc<BTreeMap<IpAddr, ShardId>>);
+
+impl SourceOwners {
+    /// Of two shards for one address the last counts.
+    pub fn new(owners: impl IntoIterator<Item = (IpAddr, ShardId)>) -> Self {
+        Self(Arc::new(owners.into_iter().collect()))
+    }
+
+    fn of(&self, address: IpAddr) -> Option<ShardId> {
+        self.0.get(&address).copied()
+    }
+}
+
 /// One shard's view of the present snapshot.
 #[derive(Clone, Debug)]
 pub struct Rules {
     snapshot: Arc<Snapshot>,
     shard: ShardId,
     shards: u16,
+    owners: SourceOwners,
 }
 
 impl Rules {
     pub fn new(snapshot: Arc<Snapshot>, shard: ShardId, shards: u16) -> Self {
         assert!(shard.0 < shards, "a shard is one of the host's shards");
-        Self { snapshot, shard, shards }
+        Self { snapshot, shard, shards, owners: SourceOwners::default() }
+    }
+
+    /// The same with owners that the operator has named. One beyond the host's shards counts as not named.
+    pub fn with_owners(self, owners: SourceOwners) -> Self {
+        Self { owners, ..self }
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -61,7 +85,12 @@ impl Rules {
         if found.address.is_unspecified() {
             return None;
         }
-        let position = self.snapshot.sources.values().filter(|s| !s.address.is_unspecified() && s.id < source).count();
+        let named = |address| self.owners.of(address).filter(|owner| owner.0 < self.shards);
+        if let Some(owner) = named(found.address) {
+            return Some(owner);
+        }
+        let is_dealt = |s: &&EgressSource| !s.address.is_unspecified() && named(s.address).is_none();
+        let position = self.snapshot.sources.values().filter(is_dealt).filter(|s| s.id < source).count();
         Some(ShardId((position % usize::from(self.shards)) as u16))
     }
 
@@ -198,6 +227,18 @@ mod tests {
         let snapshot = snapshot(&["127.0.0.2"], &[]);
         let rules = Rules::new(snapshot, ShardId(1), 2);
         assert_eq!(rules.place(SendingDomainId(1), &mut Random::new(1)), Placement::At(ShardId(0), SourceId(1)));
+    }
+
+    #[test]
+    fn a_named_owner_wins_and_the_other_addresses_are_dealt_out_as_if_it_were_not_there() {
+        let snapshot = snapshot(&["127.0.0.2", "127.0.0.3", "127.0.0.4"], &[]);
+        let owners =
+            SourceOwners::new([("127.0.0.2".parse().unwrap(), ShardId(1)), ("127.0.0.4".parse().unwrap(), ShardId(9))]);
+        for shard in [0, 1] {
+            let rules = Rules::new(snapshot.clone(), ShardId(shard), 2).with_owners(owners.clone());
+            let found: Vec<_> = (1..=4).map(|source| rules.owner(SourceId(source)).map(|owner| owner.0)).collect();
+            assert_eq!(found, [Some(1), Some(0), Some(1), None], "every shard sees the same owners");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ use crate::dns::{DnsFailure, MailHosts};
 use crate::egress::{Capabilities, SessionEnd, TransactionOutcome};
 use crate::events::dsn::ReportRequest;
 use crate::mail::{Domain, Interface, Job};
-use crate::rules::Rules;
+use crate::rules::{Rules, SourceOwners};
 use crate::schedule::{Path, PathKey, RetryPolicy, ScheduledQueue, WaitReason};
 use crate::spool::{JobMeta, Location};
 
@@ -70,6 +70,8 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// Entropy of the platform.
     pub seed: u64,
+    /// Addresses whose shard the operator has named.
+    pub owners: SourceOwners,
 }
 
 /// What happens to a shard.
@@ -358,7 +360,7 @@ impl Shard {
         let mut random = Random::new(config.seed);
         let seed = MapSeed::new(&mut random);
         Self {
-            rules: Rules::new(snapshot, config.shard, config.shards),
+            rules: Rules::new(snapshot, config.shard, config.shards).with_owners(config.owners.clone()),
             jobs: Slab::new(),
             job_ids: seed.index_table(),
             active: Slab::new(),

@@ -330,7 +330,8 @@ impl Shard {
     }
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
-        self.rules = Rules::new(snapshot, self.config.shard, self.config.shards);
+        let rules = Rules::new(snapshot, self.config.shard, self.config.shards);
+        self.rules = rules.with_owners(self.config.owners.clone());
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
             let blocked = self.blocked(&self.paths[path as usize].key);

@@ -69,7 +69,13 @@ impl World {
     fn new(sources: &[&str], shard: u16, shards: u16) -> Self {
         let content = content(sources);
         let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
-        let config = Config { shard: ShardId(shard), shards, retry: RetryPolicy::default(), seed: 7 };
+        let config = Config {
+            shard: ShardId(shard),
+            shards,
+            retry: RetryPolicy::default(),
+            seed: 7,
+            owners: SourceOwners::default(),
+        };
         let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
         let mut world = Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
         world.input(Input::RecoveryDone);

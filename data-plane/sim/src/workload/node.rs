@@ -7,6 +7,7 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use postrail_core::dns::ResolverConfig;
+use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::RetryPolicy;
 use postrail_data_plane::intake::listen::Service;
 use postrail_data_plane::mesh::Mesh;
@@ -37,6 +38,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
             acceptor: None,
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
+            owners: SourceOwners::default(),
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         listeners: vec![(Service::Smtp, client::SUBMISSION)],

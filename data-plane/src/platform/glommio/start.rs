@@ -11,12 +11,14 @@ use futures_util::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use postrail_schema::ids::ShardId;
 
-use super::{Glommio, kernel, panic_text};
+use super::{Glommio, ShardPin, kernel, panic_text};
 
 /// How many threads run shards, and what each takes from the kernel.
 #[derive(Clone, Debug)]
 pub struct ShardThreads {
     pub count: NonZeroU16,
+    /// What each shard is tied to, in order; a shard beyond them runs where the kernel puts it.
+    pub pins: Vec<ShardPin>,
     /// Octets of disk buffers that a shard registers with the kernel; they count as locked memory. Larger writes come
     /// from the heap.
     pub io_memory_bytes: usize,
@@ -26,7 +28,7 @@ pub struct ShardThreads {
 
 impl ShardThreads {
     pub const fn new(count: NonZeroU16) -> Self {
-        Self { count, io_memory_bytes: 1 << 20, ring_depth: 256 }
+        Self { count, pins: Vec::new(), io_memory_bytes: 1 << 20, ring_depth: 256 }
     }
 
     /// One shard for each core that this process may use.
@@ -67,7 +69,7 @@ pub enum ShardFailure {
     Panicked { shard: ShardId, text: String },
 }
 
-/// Runs `make_shard` on every shard's own thread and core until all have ended, and returns what they returned, in the
+/// Runs `make_shard` on every shard's own thread until all have ended, and returns what they returned, in the
 /// order of their ids. A panic of a shard is logged when it happens; the other shards run on to their own end.
 ///
 /// # Errors
@@ -89,15 +91,17 @@ where
     let (go, gate) = async_channel::bounded(usize::from(count));
     let mut failures = Vec::new();
     let mut running = Vec::new();
-    for (index, core) in (0..count).zip(cores.iter().copied().cycle()) {
+    for index in 0..count {
         let shard = ShardId(index);
+        let pin = threads.pins.get(usize::from(index)).cloned().unwrap_or_default();
+        let core = pin.cpu;
         let (started, gate, make_shard) = (started.clone(), gate.clone(), make_shard.clone());
         let main = move || async move {
             // The receiver lives until all shards have reported.
             let _ = started.send(());
             drop(started);
             match gate.recv().await {
-                Ok(()) => run_shard(shard, make_shard).await.map(Some),
+                Ok(()) => run_shard(shard, pin, make_shard).await.map(Some),
                 Err(_) => Ok(None),
             }
         };
@@ -125,12 +129,12 @@ where
     if failures.is_empty() { Ok(results) } else { Err(RunError::Shards(failures)) }
 }
 
-async fn run_shard<F, R, T>(shard: ShardId, make_shard: F) -> Result<T, ShardFailure>
+async fn run_shard<F, R, T>(shard: ShardId, pin: ShardPin, make_shard: F) -> Result<T, ShardFailure>
 where
     F: Fn(ShardId, Glommio) -> R,
     R: Future<Output = T>,
 {
-    let main = async { make_shard(shard, Glommio::new()).await };
+    let main = async { make_shard(shard, Glommio::new(pin)).await };
     AssertUnwindSafe(main).catch_unwind().await.map_err(|panic| {
         let text = panic_text(panic.as_ref()).to_owned();
         tracing::error!(%shard, panic = text, "a shard panicked");
@@ -138,8 +142,8 @@ where
     })
 }
 
-fn builder(threads: &ShardThreads, shard: ShardId, core: usize) -> LocalExecutorBuilder {
-    LocalExecutorBuilder::new(Placement::Fixed(core))
+fn builder(threads: &ShardThreads, shard: ShardId, core: Option<usize>) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
         .name(&format!("shard-{shard}"))
         .io_memory(threads.io_memory_bytes)
         .ring_depth(threads.ring_depth)

@@ -8,31 +8,35 @@ use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use postrail_data_plane::platform::glommio::{ShardPin, check_pins, raise_open_files};
 use postrail_schema::limits::DOMAIN_BYTES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{LogForm, UpOptions};
+use crate::args::{LogForm, UpOptions, usual_data_folder};
+use crate::doctor::limits::OPEN_FILES_WANTED;
 
 pub(crate) mod banner;
 pub(crate) mod folder;
 pub(crate) mod planes;
 pub(crate) mod ports;
+pub(crate) mod settings;
 
 use banner::Banner;
 use folder::DataFolder;
 use planes::{Planes, PlanesOptions};
+use settings::Settings;
 
 /// Threads of the control plane.
 const CONTROL_THREADS: usize = 2;
 /// Exit status where it could not start.
 const CANNOT_START: u8 = 2;
 
-pub(crate) fn run(data: &Path, options: &UpOptions) -> ExitCode {
+/// `data`: the folder that the command line or the environment names.
+pub(crate) fn run(data: Option<&Path>, options: &UpOptions) -> ExitCode {
     match serve(data, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,12 +46,16 @@ pub(crate) fn run(data: &Path, options: &UpOptions) -> ExitCode {
     }
 }
 
-fn serve(data: &Path, options: &UpOptions) -> Result<()> {
-    start_log(options)?;
-    check_addresses(options)?;
-    let folder = DataFolder::claim(data)?;
-    ports::check(&listeners(options), ports::PATIENCE)?;
-    let planes = planes_options(folder.path(), options)?;
+fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
+    let settings = Settings::gather(data, options)?;
+    start_log(&settings)?;
+    check_addresses(&settings)?;
+    let pins = settings.pins();
+    check_pins(&pins)?;
+    check_open_files();
+    let folder = DataFolder::claim(&settings.data.clone().unwrap_or_else(usual_data_folder))?;
+    ports::check(&listeners(&settings), ports::PATIENCE)?;
+    let planes = planes_options(folder.path(), &settings, pins)?;
     let runtime = control_runtime()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -104,7 +112,20 @@ impl Signals {
     }
 }
 
-fn start_log(options: &UpOptions) -> Result<()> {
+/// Says it where connections may run out of files; the limit is raised as far as it may be.
+fn check_open_files() {
+    match raise_open_files() {
+        Ok(files) if files < OPEN_FILES_WANTED => warn!(
+            files,
+            wanted = OPEN_FILES_WANTED,
+            "few files may be open, and every connection is one: raise `ulimit -n`, or LimitNOFILE in the service unit"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!(%error, "cannot raise the number of open files"),
+    }
+}
+
+fn start_log(options: &Settings) -> Result<()> {
     let level = &options.log_level;
     if !level.contains(['=', ',']) && level.parse::<tracing::level_filters::LevelFilter>().is_err() {
         bail!(
@@ -123,7 +144,7 @@ fn start_log(options: &UpOptions) -> Result<()> {
     Ok(())
 }
 
-fn listeners(options: &UpOptions) -> Vec<(&'static str, SocketAddr)> {
+fn listeners(options: &Settings) -> Vec<(&'static str, SocketAddr)> {
     let many = |option: &'static str, addresses: &[SocketAddr]| {
         addresses.iter().map(|address| (option, *address)).collect::<Vec<_>>()
     };
@@ -135,7 +156,7 @@ fn listeners(options: &UpOptions) -> Vec<(&'static str, SocketAddr)> {
 }
 
 /// Plain HTTP stays on loopback.
-fn check_addresses(options: &UpOptions) -> Result<()> {
+fn check_addresses(options: &Settings) -> Result<()> {
     for (option, address) in [("api", options.api), ("admin", options.admin)] {
         if !address.ip().is_loopback() {
             bail!(
@@ -144,14 +165,14 @@ fn check_addresses(options: &UpOptions) -> Result<()> {
         }
     }
     if let Some(address) = options.rest.iter().find(|address| !address.ip().is_loopback())
-        && options.tls_cert.is_none()
+        && options.tls.is_none()
     {
         bail!("--rest {address}: outside of loopback REST needs TLS; name a certificate by --tls-cert and --tls-key");
     }
     Ok(())
 }
 
-fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
+fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Result<PlanesOptions> {
     let resolvers = if options.resolver.is_empty() { system_resolvers()? } else { options.resolver.clone() };
     let hostname = match &options.hostname {
         Some(told) => told.clone(),
@@ -182,10 +203,10 @@ fn planes_options(data: &Path, options: &UpOptions) -> Result<PlanesOptions> {
         rest: options.rest.clone(),
         api: options.api,
         admin: options.admin,
-        shards: shards(options.shards),
+        pins,
         resolvers,
-        tls: options.tls_cert.clone().zip(options.tls_key.clone()),
-        drain: Duration::from_secs(options.drain_seconds),
+        tls: options.tls.clone(),
+        drain: options.drain,
     })
 }
 
@@ -199,15 +220,11 @@ fn check_name(option: &str, name: &str) -> Result<()> {
     bail!("\"{name}\" is no domain name: give one by --{option}")
 }
 
-/// As told, else one a CPU that this process may run on.
-pub(crate) fn shards(told: Option<u16>) -> u16 {
-    told.unwrap_or_else(|| {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        u16::try_from(cpus).unwrap_or(u16::MAX)
-    })
-}
-
-fn system_resolvers() -> Result<Vec<SocketAddr>> {
+/// The name servers of this host.
+///
+/// # Errors
+/// It names none.
+pub(crate) fn system_resolvers() -> Result<Vec<SocketAddr>> {
     let text = std::fs::read_to_string("/etc/resolv.conf")
         .context("cannot read /etc/resolv.conf; name a name server by --resolver IP:PORT")?;
     let found = name_servers(&text);
@@ -231,7 +248,7 @@ fn banner<'a>(options: &'a PlanesOptions, running: &'a Planes) -> Banner<'a> {
     Banner {
         data: &options.data,
         token_file: running.token_file(),
-        shards: options.shards,
+        shards: options.shards(),
         smtp: &options.smtp,
         smtps: &options.smtps,
         rest: &options.rest,
@@ -249,9 +266,9 @@ mod tests {
     use super::*;
     use crate::args::{Args, Command};
 
-    fn up(line: &str) -> UpOptions {
+    fn up(line: &str) -> Settings {
         let Command::Up(options) = Args::try_parse_from(line.split(' ')).expect("parses").command else { panic!("up") };
-        *options
+        Settings::gather(None, &options).expect("no file")
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use postrail_control_plane as control;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle, Publisher};
+use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tracing::{debug, error, warn};
 
@@ -44,11 +45,18 @@ pub(crate) struct PlanesOptions {
     pub(crate) rest: Vec<SocketAddr>,
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) shards: u16,
+    /// What each shard is tied to, in order; their number is that of the shards.
+    pub(crate) pins: Vec<ShardPin>,
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Certificate chain and private key, PEM files.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) drain: Duration,
+}
+
+impl PlanesOptions {
+    pub(crate) fn shards(&self) -> u16 {
+        u16::try_from(self.pins.len()).unwrap_or(u16::MAX)
+    }
 }
 
 /// Both planes, running.
@@ -164,7 +172,8 @@ fn node_config(options: &PlanesOptions, api: SocketAddr) -> NodeConfig {
         smtps: options.smtps.clone(),
         rest: options.rest.clone(),
         admin: options.admin,
-        shards: options.shards,
+        shards: options.shards(),
+        pins: options.pins.clone(),
         resolvers: options.resolvers.clone(),
         tls: options.tls.clone(),
         drain: options.drain,

@@ -1,0 +1,81 @@
+//! The options of `up`. Each may also stand in the file of `--config`, by the same name; so none has a default here:
+//! `up/settings.rs` knows what was not said.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Deserialize;
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  postrail up --domain example.org --hostname mail.example.org
+  postrail up --data /srv/postrail --smtp 0.0.0.0:2525 --tls-cert mail.pem --tls-key mail.key
+  postrail up --resolver 127.0.0.1:53 --shards 4 --log json
+  postrail up --config /etc/postrail/up.toml
+
+The first start makes a tenant, a credential and the DKIM keys of --domain, and prints them; the secret is shown once
+and never again. Later starts continue with the same state.
+
+A configuration file has these options by their names, and [[shard]] tables that tie a shard to a CPU, a network
+interface and source addresses (`postrail doctor --layout --toml` drafts them). An option given here wins.";
+
+#[derive(ClapArgs, Clone, Debug, Default)]
+#[command(after_help = UP_EXAMPLES)]
+pub(crate) struct UpOptions {
+    /// File with options, and with [[shard]] tables, in TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// SMTP submission with STARTTLS (repeatable) [default: 127.0.0.1:2525]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) smtp: Vec<SocketAddr>,
+    /// SMTP submission with TLS from the start (repeatable) [default: 127.0.0.1:2465]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) smtps: Vec<SocketAddr>,
+    /// REST submission (repeatable) [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) rest: Vec<SocketAddr>,
+    /// Control API [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) api: Option<SocketAddr>,
+    /// Metrics, health and journal of the data plane [default: 127.0.0.1:8082]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Executors of the data plane [default: one a [[shard]], else one a CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub(crate) shards: Option<u16>,
+    /// Let the kernel move the shards between CPUs
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// This host's name in greetings and trace headers [default: the system's]
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// The first sending domain, made at the first start [default: example.test]
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Name server for the data plane (repeatable) [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) resolver: Vec<SocketAddr>,
+    /// Certificate chain, PEM [default: a self-signed one, made at the first start]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Form of the log, on standard error [default: text]
+    #[arg(long, value_enum)]
+    pub(crate) log: Option<LogForm>,
+    /// Least severity that is logged, or a filter such as `info,postrail_data_plane=debug` [default: info]
+    #[arg(long, value_name = "LEVEL", env = "POSTRAIL_LOG")]
+    pub(crate) log_level: Option<String>,
+    /// Longest time for what is in flight to finish after SIGTERM [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) drain_seconds: Option<u64>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogForm {
+    Json,
+    Text,
+}

@@ -1,0 +1,200 @@
+//! `postrail doctor` on recorded hosts: what is wrong with each is found, with its remedy and the exit status.
+
+use std::path::Path;
+use std::process::Command;
+
+use postrail_tests::child::try_run;
+use postrail_tests::host;
+use postrail_tests::place::Place;
+use postrail_tests::postrail::binary;
+use serde_json::Value;
+
+/// Runs the doctor: exit status and what it printed.
+fn doctor(arguments: &[&str]) -> (Option<i32>, String) {
+    let (status, text) = try_run(Command::new(binary()).arg("doctor").args(arguments));
+    (status.code(), text)
+}
+
+/// The report on a recorded host, as JSON.
+fn report(tree: &Path, arguments: &[&str]) -> (Option<i32>, Value) {
+    let tree = tree.display().to_string();
+    let (status, text) = doctor(&[&["--root", &tree, "--json", "--data", "/srv/postrail"], arguments].concat());
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+/// The severity of the finding `id` whose subject has `what` in it.
+fn severity<'a>(report: &'a Value, id: &str, what: &str) -> &'a str {
+    finding(report, id, what)["severity"].as_str().expect("a severity")
+}
+
+fn finding<'a>(report: &'a Value, id: &str, what: &str) -> &'a Value {
+    let findings = report["findings"].as_array().expect("findings");
+    let is_it =
+        |finding: &&Value| finding["id"] == id && finding["what"].as_str().is_some_and(|text| text.contains(what));
+    findings.iter().find(is_it).unwrap_or_else(|| panic!("{id} {what} in {report:#}"))
+}
+
+#[test]
+fn a_server_whose_interrupts_are_on_the_wrong_socket() {
+    let place = Place::new("doctor-rack");
+    let tree = host::unpack(&place, "rack-mlx5");
+    let sources = ["--source", "203.0.113.10", "--source", "203.0.113.12"];
+    let (status, report) = report(&tree, &sources);
+    assert_eq!(status, Some(2), "io_uring is forbidden: {report:#}");
+    for (id, what, expected) in [
+        ("io_uring.disabled", "", "error"),
+        ("io_uring.kernel", "", "advice"),
+        ("io_uring.setup", "", "skipped"),
+        ("limits.memlock", "", "error"),
+        ("limits.nofile", "", "ok"),
+        ("cpu.governor", "", "ok"),
+        ("memory.thp", "", "advice"),
+        ("nic.irq", "ens3f0np0", "warning"),
+        ("nic.xps", "ens3f0np0", "ok"),
+        ("nic.ring", "ens3f0np0", "ok"),
+        ("net.netfilter.nf_conntrack_max", "", "warning"),
+        ("net.ipv4.ip_local_port_range", "", "advice"),
+        ("disk.file_system", "", "ok"),
+        ("disk.sync", "", "skipped"),
+        ("source.address", "203.0.113.10", "ok"),
+        ("source.address", "203.0.113.12", "error"),
+        ("source.ptr", "203.0.113.10", "skipped"),
+    ] {
+        assert_eq!(severity(&report, id, what), expected, "{id} {what}");
+    }
+    let irq = finding(&report, "nic.irq", "ens3f0np0");
+    assert_eq!(irq["wanted"], "one queue a CPU, of CPU 16-31");
+    let writes = irq["remedy"]["writes"].as_array().expect("writes");
+    assert_eq!(writes.len(), 32);
+    assert_eq!(writes[0]["path"], "proc/irq/120/smp_affinity_list");
+    assert_eq!(writes[0]["value"], "16");
+    let missing = finding(&report, "source.address", "203.0.113.12");
+    assert_eq!(missing["remedy"]["command"], "ip address add 203.0.113.12/32 dev ens3f0np0");
+}
+
+#[test]
+fn the_layout_of_a_server_begins_on_the_interfaces_socket_and_can_be_pasted() {
+    let place = Place::new("doctor-layout");
+    let tree = host::unpack(&place, "rack-mlx5").display().to_string();
+    let shown = ["--root", &tree, "--shards", "4", "--source", "203.0.113.11", "--layout"];
+    let (status, table) = doctor(&shown);
+    assert_eq!(status, Some(0), "{table}");
+    let row = table.lines().nth(1).expect("a row").split_whitespace().collect::<Vec<_>>();
+    assert_eq!(row, ["0", "16", "1", "ens3f0np0", "0", "120", "0", "203.0.113.11"], "{table}");
+    assert!(table.contains("echo 19 > /proc/irq/123/smp_affinity_list"), "{table}");
+    let (_, toml) = doctor(&[&shown[..], &["--toml"]].concat());
+    let file = place.join("up.toml");
+    std::fs::write(&file, &toml).expect("written");
+    let (_, report) = report(Path::new(&tree), &["--config", &file.display().to_string()]);
+    for (id, expected) in [("shard.cpu", "ok"), ("shard.nic", "ok"), ("shard.irq", "warning"), ("shard.source", "ok")] {
+        assert_eq!(severity(&report, id, "shard 0"), expected, "{id}: {toml}");
+    }
+}
+
+#[test]
+fn a_machine_in_the_cloud_that_is_set_up_as_advised() {
+    let place = Place::new("doctor-cloud");
+    let tree = host::unpack(&place, "cloud-ena");
+    let (status, report) = report(&tree, &["--source", "10.0.1.21"]);
+    assert_eq!(status, Some(0), "{report:#}");
+    for count in ["errors", "warnings", "advice"] {
+        assert_eq!(report["summary"][count], 0, "{report:#}");
+    }
+    assert_eq!(severity(&report, "cpu.governor", ""), "skipped");
+    assert_eq!(finding(&report, "nic.irq", "ens5")["found"], "4 queues interrupt CPU 0-3");
+    let (_, text) = doctor(&["--root", &tree.display().to_string()]);
+    assert!(text.contains("0 errors, 0 warnings, 0 pieces of advice"), "{text}");
+    assert!(text.contains("Not asked: ") && text.contains("a ring is set up"), "{text}");
+}
+
+#[test]
+fn a_machine_that_saves_power() {
+    let place = Place::new("doctor-laptop");
+    let tree = host::unpack(&place, "laptop");
+    let (status, report) = report(&tree, &["--source", "192.168.0.5", "--source", "2001:db8::5"]);
+    assert_eq!(status, Some(2), "an address is missing: {report:#}");
+    for (id, what, expected) in [
+        ("cpu.governor", "", "warning"),
+        ("cpu.clock", "", "warning"),
+        ("limits.nofile", "", "warning"),
+        ("nic.irq", "enp0s31f6", "ok"),
+        ("nic.rps", "enp0s31f6", "advice"),
+        ("nic.ring", "enp0s31f6", "advice"),
+        ("nic.offload", "enp0s31f6", "warning"),
+        ("net.core.somaxconn", "", "warning"),
+        ("net.ipv4.tcp_timestamps", "", "warning"),
+        ("net.ipv4.tcp_congestion_control", "", "advice"),
+        ("net.ipv4.tcp_sack", "", "skipped"),
+        ("disk.scheduler", "", "advice"),
+        ("source.address", "192.168.0.5", "ok"),
+        ("source.route", "192.168.0.5", "warning"),
+        ("source.address", "2001:db8::5", "error"),
+    ] {
+        assert_eq!(severity(&report, id, what), expected, "{id} {what}");
+    }
+    let tree = tree.display().to_string();
+    let (_, table) = doctor(&["--root", &tree, "--layout"]);
+    let cpus: Vec<&str> = table.lines().skip(1).map_while(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(cpus, ["0", "1", "2", "3", "4", "5", "6", "7"], "cores before their second threads: {table}");
+    assert!(table.contains("4 (2nd thread)"), "{table}");
+    let (status, text) = doctor(&["--root", &tree]);
+    assert_eq!(status, Some(1), "without sources there are only warnings: {text}");
+    assert!(text.contains("set by  ethtool -K enp0s31f6 tso on gro on"), "{text}");
+}
+
+#[test]
+fn this_host_is_recorded_and_judged_again_the_same() {
+    let place = Place::new("doctor-record");
+    let (tree, data) = (place.join("tree").display().to_string(), place.join("data").display().to_string());
+    let (_, live) = doctor(&["--json", "--data", &data, "--record", &tree, "--source", "127.0.0.1"]);
+    let live: Value = serde_json::from_str(&live).expect("JSON");
+    let (_, again) = report(Path::new(&tree), &["--source", "127.0.0.1", "--data", &data]);
+    assert_eq!(live["recorded"], false);
+    assert_eq!(again["recorded"], true);
+    let probes = ["io_uring.setup", "disk.sync", "disk.file_system", "net.netfilter.nf_conntrack_max"];
+    for finding in live["findings"].as_array().expect("findings") {
+        let id = finding["id"].as_str().expect("an id");
+        if !probes.contains(&id) {
+            let same = again["findings"].as_array().expect("findings").iter().any(|other| other == finding);
+            assert!(same, "{finding:#} is not in {again:#}");
+        }
+    }
+    let (status, text) = doctor(&["--record", &tree]);
+    assert_eq!(status, Some(3), "a folder that exists is not written over: {text}");
+}
+
+#[test]
+fn a_tree_that_is_none_and_a_hostile_one() {
+    let place = Place::new("doctor-hostile");
+    let (status, text) = doctor(&["--root", &place.join("absent").display().to_string()]);
+    assert_eq!(status, Some(3), "{text}");
+    let tree = place.join("hostile");
+    let junk: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for path in [
+        "proc/interrupts",
+        "proc/self/limits",
+        "proc/self/status",
+        "proc/self/mountinfo",
+        "proc/meminfo",
+        "proc/net/route",
+        "proc/net/fib_trie",
+        "proc/net/if_inet6",
+        "proc/sys/kernel/osrelease",
+        "proc/sys/net/core/somaxconn",
+        "sys/devices/system/cpu/online",
+        "sys/devices/system/node/node18446744073709551615/cpulist",
+        "sys/class/net/eth0/device/uevent",
+        "sys/class/net/eth0/queues/rx-99999999999/rps_cpus",
+        "sys/class/net/eth0/device/msi_irqs/4294967296",
+        "ethtool/eth0",
+    ] {
+        let path = tree.join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, &junk).expect("written");
+    }
+    std::os::unix::fs::symlink("/", tree.join("sys/class/net/eth1")).expect("linked");
+    std::os::unix::fs::symlink("/proc/sys/kernel/hostname", tree.join("proc/sys/kernel/hostname")).expect("linked");
+    let (status, report) = report(&tree, &["--source", "192.0.2.1"]);
+    assert_eq!(status, Some(2), "the source is missing: {report:#}");
+    assert!(report["host"].as_str().is_some_and(|host| host.starts_with("unknown: ")), "no link leads out: {report:#}");
+}
