@@ -82,7 +82,7 @@ impl World {
     fn record(&self, events: Vec<Event>) {
         let begun = self.app.ledger.cursor(ShardId(0)).unwrap();
         let next = Cursor { offset: begun.offset + 1, ..begun };
-        self.app.ledger.record(ShardId(0), begun, &Batch { events, unread: Vec::new() }, next).unwrap();
+        self.app.ledger.record(ShardId(0), begun, &Batch::of(&events, 128), next).unwrap();
     }
 }
 

@@ -4,12 +4,16 @@
 //! stored in one transaction, so that whoever crashes nothing is lost or counted twice; a settlement is never undone by a
 //! later event; sequence numbers grow and are never reused. Absent here: fetching (that is `reconcile::journal`).
 
+mod batch;
 mod sqlite;
 
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
 use postrail_schema::snapshot::Suppression;
 
+pub(crate) use batch::Batch;
+#[cfg(test)]
+pub(crate) use batch::frames;
 pub(crate) use sqlite::SqliteLedger;
 
 /// Where reading of a shard's journal goes on.
@@ -17,14 +21,6 @@ pub(crate) use sqlite::SqliteLedger;
 pub(crate) struct Cursor {
     pub segment: u64,
     pub offset: u64,
-}
-
-/// What one pull of a journal gave: events in order, and bytes that are no events.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Batch {
-    pub events: Vec<Event>,
-    /// Buffers that did not decode, kept so that a person can look at them.
-    pub unread: Vec<Vec<u8>>,
 }
 
 /// What is known of an accepted message.
@@ -115,6 +111,8 @@ pub(crate) enum LedgerError {
     SuppressionsFull { suppressions: usize },
     #[error("stored event {sequence} cannot be read")]
     Corrupt { sequence: u64 },
+    #[error("what is stored of the recipients of {message} cannot be read")]
+    CorruptRecipients { message: MessageId },
     #[error("syncing the ledger failed")]
     Sync(#[source] std::io::Error),
     #[error("the ledger database failed")]
@@ -148,13 +146,13 @@ pub(crate) trait Ledger: Send + Sync {
     fn make_durable(&self) -> Result<(), LedgerError>;
 
     /// # Errors
-    /// The database fails.
+    /// The database fails, or what it holds of the message cannot be read.
     fn message(&self, id: MessageId) -> Result<Option<Message>, LedgerError>;
 
     /// Up to `limit` recipients of a message with an index of at least `from`, ascending.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database fails, or what it holds of the message cannot be read.
     fn recipients(&self, id: MessageId, from: RecipientIndex, limit: u32) -> Result<Vec<Recipient>, LedgerError>;
 
     /// Events after `cursor`, of one tenant or of all. A page looks at a bounded number of events, so that it can be
@@ -221,4 +219,4 @@ pub(crate) trait Ledger: Send + Sync {
 }
 
 /// The format of the ledger that this version writes.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;

@@ -1,40 +1,42 @@
 //! Reading the ledger.
 
-use postrail_schema::event::EventKind;
+use std::collections::BinaryHeap;
+
+use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, TenantId};
 use postrail_schema::snapshot::Suppression;
-use postrail_schema::wire::decode_events;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::super::{AuditRecord, EventPage, LedgerError, Message, Recipient, Recorded, SuppressionRecord};
 use super::CHAIN_EVENTS_MAX;
+use super::chunk::{Chunk, ChunkReader, may_hold};
+use super::part::Events;
+use super::parts;
 
-pub(super) fn message(connection: &Connection, id: MessageId) -> Result<Option<Message>, rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "SELECT tenant, accepted_ms, credential, domain, interface, reverse_path, bytes, reference, campaign,
-                    cost_center, class, message_id_header, recipients
-             FROM messages WHERE id = ?1",
-        )?
-        .query_row([id.bits().to_be_bytes().as_slice()], |row| {
-            Ok(Message {
-                id,
-                tenant: TenantId(row.get(0)?),
-                accepted_ms: row.get(1)?,
-                credential: row.get(2)?,
-                domain: row.get(3)?,
-                interface: row.get(4)?,
-                reverse_path: row.get(5)?,
-                bytes: row.get(6)?,
-                reference: row.get(7)?,
-                campaign: row.get(8)?,
-                cost_center: row.get(9)?,
-                class: row.get(10)?,
-                message_id_header: row.get(11)?,
-                recipients: row.get(12)?,
-            })
-        })
-        .optional()
+/// What the first event that says something of the job tells of it.
+pub(super) fn message(connection: &Connection, id: MessageId) -> Result<Option<Message>, LedgerError> {
+    let recipients = parts::of_message(connection, id, RecipientIndex(0), usize::MAX)?;
+    let told = recipients.iter().map(|(_, events)| events.job).filter(|sequence| *sequence != 0).min();
+    let Some(sequence) = told else { return Ok(None) };
+    let mut reader = ChunkReader::new(connection)?;
+    let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
+    let job = event.job.as_ref().ok_or(LedgerError::Corrupt { sequence })?;
+    Ok(Some(Message {
+        id,
+        tenant: event.tenant,
+        accepted_ms: event.at_ms,
+        credential: job.credential.0,
+        domain: job.domain.0,
+        interface: job.interface.clone(),
+        reverse_path: job.reverse_path.clone(),
+        bytes: job.bytes,
+        reference: job.reference.clone(),
+        campaign: job.campaign.clone(),
+        cost_center: job.cost_center.clone(),
+        class: job.class.clone(),
+        message_id_header: job.message_id_header.clone(),
+        recipients: job.recipients,
+    }))
 }
 
 pub(super) fn recipients(
@@ -42,31 +44,73 @@ pub(super) fn recipients(
     id: MessageId,
     from: RecipientIndex,
     limit: u32,
-) -> Result<Vec<Recipient>, rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "SELECT idx, tenant, address, state, attempts, accepted_ms, changed_ms, settled_ms, next_attempt_ms,
-                    reply_code, enhanced_status, reply, reason
-             FROM recipients WHERE message = ?1 AND idx >= ?2 ORDER BY idx LIMIT ?3",
-        )?
-        .query_map(params![id.bits().to_be_bytes().as_slice(), from.0, limit], |row| {
-            Ok(Recipient {
-                key: RecipientKey { message: id, index: RecipientIndex(row.get(0)?) },
-                tenant: TenantId(row.get(1)?),
-                address: row.get(2)?,
-                state: EventKind::from_tag(row.get(3)?).ok_or(rusqlite::Error::InvalidQuery)?,
-                attempts: row.get(4)?,
-                accepted_ms: row.get(5)?,
-                changed_ms: row.get(6)?,
-                settled_ms: row.get(7)?,
-                next_attempt_ms: row.get(8)?,
-                reply_code: row.get(9)?,
-                enhanced_status: row.get(10)?,
-                reply: row.get(11)?,
-                reason: row.get(12)?,
-            })
-        })?
-        .collect()
+) -> Result<Vec<Recipient>, LedgerError> {
+    let found = parts::of_message(connection, id, from, limit as usize)?;
+    // In the order of sequences, so that each chunk is read once.
+    let mut wanted = Vec::with_capacity(found.len() * 3);
+    for (place, (_, events)) in found.iter().enumerate() {
+        let telling = [(events.first, Told::First), (events.stated, Told::Stated), (events.tried, Told::Tried)];
+        wanted.extend(telling.into_iter().filter(|(sequence, _)| *sequence != 0).map(|(at, told)| (at, place, told)));
+    }
+    wanted.sort_unstable_by_key(|(sequence, ..)| *sequence);
+    let mut recipients: Vec<_> = found.iter().map(|(index, events)| blank(id, *index, events)).collect();
+    let mut reader = ChunkReader::new(connection)?;
+    for (sequence, place, told) in wanted {
+        let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
+        let settled = found[place].1.settled;
+        tell(&mut recipients[place], event, told, settled);
+    }
+    Ok(recipients)
+}
+
+/// What an event tells of its recipient.
+#[derive(Clone, Copy)]
+enum Told {
+    First,
+    Stated,
+    Tried,
+}
+
+/// A recipient of which no event was read yet.
+fn blank(message: MessageId, index: RecipientIndex, events: &Events) -> Recipient {
+    Recipient {
+        key: RecipientKey { message, index },
+        tenant: TenantId(0),
+        address: String::new(),
+        state: EventKind::Accepted,
+        attempts: events.attempts,
+        accepted_ms: 0,
+        changed_ms: events.changed_ms,
+        settled_ms: 0,
+        next_attempt_ms: 0,
+        reply_code: 0,
+        enhanced_status: String::new(),
+        reply: String::new(),
+        reason: String::new(),
+    }
+}
+
+fn tell(recipient: &mut Recipient, event: &Event, told: Told, settled: bool) {
+    match told {
+        Told::First => {
+            recipient.tenant = event.tenant;
+            recipient.address.clone_from(&event.address);
+            recipient.accepted_ms = event.at_ms;
+        }
+        Told::Stated => {
+            recipient.state = event.kind;
+            recipient.next_attempt_ms = event.next_attempt_ms;
+            recipient.reason.clone_from(&event.reason);
+            recipient.settled_ms = if settled { event.at_ms } else { 0 };
+        }
+        Told::Tried => {
+            if let Some(attempt) = &event.attempt {
+                recipient.reply_code = attempt.reply_code;
+                recipient.enhanced_status.clone_from(&attempt.enhanced_status);
+                recipient.reply.clone_from(&attempt.reply);
+            }
+        }
+    }
 }
 
 pub(super) fn events(
@@ -76,19 +120,50 @@ pub(super) fn events(
     limit: u32,
 ) -> Result<EventPage, LedgerError> {
     let mut page = EventPage { events: Vec::new(), cursor, more: false };
-    let mut statement =
-        connection.prepare_cached("SELECT seq, tenant, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
-    let mut rows = statement.query(params![cursor, SCANNED_EVENTS_MAX + 1])?;
+    let from = cursor.saturating_add(1);
+    let mut select = connection.prepare_cached(
+        "SELECT first, count, links, body, tenants FROM events
+         WHERE first >= ifnull((SELECT first FROM events WHERE first <= ?1 ORDER BY first DESC LIMIT 1), 0)
+         ORDER BY first",
+    )?;
+    let mut rows = select.query([i64::try_from(from).unwrap_or(i64::MAX)])?;
     let mut scanned = 0;
     while let Some(row) = rows.next()? {
-        if scanned == SCANNED_EVENTS_MAX || page.events.len() == limit as usize {
+        let chunk_first: u64 = row.get(0)?;
+        let corrupt = || LedgerError::Corrupt { sequence: chunk_first };
+        let count: u64 = row.get(1).map_err(|_| corrupt())?;
+        let end = chunk_first.checked_add(count).filter(|end| *end != chunk_first).ok_or_else(corrupt)?;
+        let begin = chunk_first.max(from);
+        if begin >= end {
+            continue;
+        }
+        let room = SCANNED_EVENTS_MAX - scanned;
+        if room == 0 || page.events.len() == limit as usize {
             page.more = true;
             break;
         }
-        scanned += 1;
-        page.cursor = row.get(0)?;
-        if tenant.is_none_or(|tenant| row.get_ref(1).is_ok_and(|owner| owner.as_i64() == Ok(i64::from(tenant.0)))) {
-            page.events.push(recorded(row, 0, 2)?);
+        let listed = row.get_ref(4)?.as_blob().map_err(|_| corrupt())?;
+        if tenant.is_some_and(|tenant| !may_hold(listed, tenant)) {
+            let passed = room.min(end - begin);
+            scanned += passed;
+            page.cursor = begin + passed - 1;
+            page.more = page.cursor + 1 < end;
+        } else {
+            Chunk::read(row)?.events(begin, |sequence, event| {
+                if scanned == SCANNED_EVENTS_MAX || page.events.len() == limit as usize {
+                    page.more = true;
+                    return false;
+                }
+                scanned += 1;
+                page.cursor = sequence;
+                if tenant.is_none_or(|tenant| event.tenant == tenant) {
+                    page.events.push(Recorded { sequence, event });
+                }
+                true
+            })?;
+        }
+        if page.more {
+            break;
         }
     }
     Ok(page)
@@ -100,44 +175,31 @@ pub(super) fn trace(
     index: Option<RecipientIndex>,
     limit: u32,
 ) -> Result<Vec<Recorded>, LedgerError> {
-    let id = id.bits().to_be_bytes();
-    let (first, last) = index.map_or((0, u16::MAX), |index| (index.0, index.0));
-    let heads: Vec<u64> = connection
-        .prepare_cached("SELECT last_event FROM recipients WHERE message = ?1 AND idx BETWEEN ?2 AND ?3")?
-        .query_map(params![id.as_slice(), first, last], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    let mut statement = connection.prepare_cached("SELECT previous FROM events WHERE seq = ?1")?;
-    let mut sequences = Vec::with_capacity(heads.len());
-    for head in heads {
-        let mut next = head;
-        let mut length = 0;
-        // A chain ends at 0, or where old events were removed.
-        while next != 0 && length < CHAIN_EVENTS_MAX {
-            let Some(previous) = statement.query_row([next], |row| row.get(0)).optional()? else { break };
-            sequences.push(next);
-            next = previous;
-            length += 1;
+    let (from, recipients) = index.map_or((RecipientIndex(0), usize::MAX), |index| (index, 1));
+    let heads = parts::of_message(connection, id, from, recipients)?;
+    let mut reader = ChunkReader::new(connection)?;
+    // All chains at once from the latest event back, so that each chunk is read once.
+    let mut next: BinaryHeap<(u64, u32)> = heads
+        .iter()
+        .filter(|(found, _)| index.is_none_or(|index| *found == index))
+        .map(|(_, events)| (events.last, 1))
+        .collect();
+    let mut sequences = Vec::with_capacity(next.len());
+    while let Some((sequence, length)) = next.pop() {
+        // A chain ends at its first event, or where old events were removed.
+        let Some(previous) = reader.previous(sequence)? else { continue };
+        sequences.push(sequence);
+        if previous != 0 && length < CHAIN_EVENTS_MAX {
+            next.push((previous, length + 1));
         }
     }
-    sequences.sort_unstable();
+    sequences.reverse();
     sequences.truncate(limit as usize);
-    let mut statement = connection.prepare_cached("SELECT seq, body FROM events WHERE seq = ?1")?;
-    sequences
-        .into_iter()
-        .map(|sequence| {
-            let mut rows = statement.query([sequence])?;
-            let row = rows.next()?.ok_or(LedgerError::Corrupt { sequence })?;
-            recorded(row, 0, 1)
-        })
-        .collect()
-}
-
-fn recorded(row: &Row<'_>, sequence: usize, body: usize) -> Result<Recorded, LedgerError> {
-    let sequence = row.get(sequence)?;
-    let corrupt = || LedgerError::Corrupt { sequence };
-    let bytes = row.get_ref(body)?.as_blob().map_err(|_| corrupt())?;
-    let event = decode_events(bytes).ok().and_then(|mut events| events.pop()).ok_or_else(corrupt)?;
-    Ok(Recorded { sequence, event })
+    let recorded = sequences.into_iter().map(|sequence| {
+        let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?.clone();
+        Ok(Recorded { sequence, event })
+    });
+    recorded.collect()
 }
 
 pub(super) fn suppression(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
@@ -181,4 +243,4 @@ pub(super) fn audit(connection: &Connection, before: u64, limit: u32) -> Result<
 }
 
 /// Events that one page looks at, so that a tenant with few among many costs a bounded read.
-const SCANNED_EVENTS_MAX: u32 = 20_000;
+const SCANNED_EVENTS_MAX: u64 = 20_000;

@@ -1,41 +1,21 @@
 //! Storing a batch of events.
 //!
-//! The rows of a batch's recipients are worked on in memory and written once each, in key order, however many events the
-//! batch holds for them: mail that is accepted and delivered within one pull costs one recipient row.
+//! Buffers go into chunks as the journal gave them. What is kept of a batch's recipients is worked on in memory and
+//! written once for each part, in key order, however many events the batch holds for them.
 //!
 //! Invariants worth naming: the same event twice counts once, however far apart (an event that is not later than the
-//! recipient's latest is compared with those before); an event behind a settlement changes no state.
+//! recipient's latest, and of a kind that it has, is compared with those before); an event behind a settlement changes no
+//! state.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
-
-use postrail_schema::event::{Event, EventKind};
+use postrail_schema::event::Event;
 use postrail_schema::ids::ShardId;
-use postrail_schema::wire::encode_events;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use postrail_schema::wire::{EventHead, decode_events, encode_events};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::super::{Batch, Cursor, LedgerError};
 use super::CHAIN_EVENTS_MAX;
-
-/// A recipient's row while its batch is worked on.
-struct Row {
-    tenant: u32,
-    address: String,
-    state: u8,
-    attempts: u16,
-    accepted_ms: u64,
-    changed_ms: u64,
-    settled_ms: u64,
-    next_attempt_ms: u64,
-    reply_code: u16,
-    enhanced_status: String,
-    reply: String,
-    reason: String,
-    last_event: u64,
-    last_kind: u8,
-}
-
-type Key = (u128, u16);
+use super::chunk::{ChunkBuilder, ChunkReader, Link};
+use super::parts::{self, Parts};
 
 pub(super) fn cursor(connection: &Connection, shard: ShardId) -> Result<Cursor, rusqlite::Error> {
     let stored = connection
@@ -45,8 +25,29 @@ pub(super) fn cursor(connection: &Connection, shard: ShardId) -> Result<Cursor, 
     Ok(stored.unwrap_or_default())
 }
 
+/// Stores a batch and its cursor, both or nothing.
+///
+/// # Errors
+/// See [`super::Ledger::record`].
 pub(super) fn record(
     connection: &mut Connection,
+    parts: &mut Parts,
+    shard: ShardId,
+    begun: Cursor,
+    batch: &Batch,
+    next: Cursor,
+) -> Result<(), LedgerError> {
+    let stored = record_all(connection, parts, shard, begun, batch, next);
+    match stored {
+        Ok(()) => parts.committed(),
+        Err(_) => parts.forget(),
+    }
+    stored
+}
+
+fn record_all(
+    connection: &mut Connection,
+    parts: &mut Parts,
     shard: ShardId,
     begun: Cursor,
     batch: &Batch,
@@ -57,8 +58,8 @@ pub(super) fn record(
     if stored != begun {
         return Err(LedgerError::StaleCursor { shard, stored, begun });
     }
-    record_events(&transaction, &batch.events)?;
-    for body in &batch.unread {
+    record_events(&transaction, parts, batch)?;
+    for body in batch.unread() {
         transaction.execute(
             "INSERT INTO unread (shard, segment, offset, body) VALUES (?1, ?2, ?3, ?4)",
             params![shard.0, begun.segment, begun.offset, body],
@@ -74,186 +75,136 @@ pub(super) fn record(
     Ok(())
 }
 
-fn record_events(transaction: &Transaction<'_>, events: &[Event]) -> Result<(), rusqlite::Error> {
-    let mut sequence: u64 =
-        transaction.prepare_cached("SELECT ifnull(max(seq), 0) FROM events")?.query_row([], |row| row.get(0))?;
-    let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
-    {
-        let mut load = transaction.prepare_cached(LOAD)?;
-        let mut stored = transaction.prepare_cached("SELECT previous, body FROM events WHERE seq = ?1")?;
-        let mut insert_event =
-            transaction.prepare_cached("INSERT INTO events (seq, tenant, previous, body) VALUES (?1, ?2, ?3, ?4)")?;
-        let mut insert_message = transaction.prepare_cached(INSERT_MESSAGE)?;
-        for event in events {
-            let key = (event.message.bits(), event.index.0);
-            let row = match rows.entry(key) {
-                btree_map::Entry::Occupied(known) => known.into_mut(),
-                btree_map::Entry::Vacant(place) => {
-                    place.insert(load_row(&mut load, key)?.unwrap_or_else(|| Row::new(event)))
+/// Stores the events of a batch within a transaction.
+///
+/// # Errors
+/// The database fails, or what it holds of a recipient cannot be read.
+pub(super) fn record_events(transaction: &Connection, parts: &mut Parts, batch: &Batch) -> Result<(), LedgerError> {
+    parts.begin(transaction)?;
+    let mut recorder = Recorder {
+        connection: transaction,
+        load: parts::load(transaction)?,
+        parts,
+        last: last_sequence(transaction)?,
+        chunk: ChunkBuilder::default(),
+        kept: Vec::new(),
+        links: Vec::new(),
+    };
+    for (buffer, heads) in batch.buffers() {
+        recorder.add(buffer, heads)?;
+    }
+    recorder.chunk.write(transaction)?;
+    recorder.parts.write(transaction)?;
+    Ok(())
+}
+
+fn last_sequence(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let last = connection
+        .prepare_cached("SELECT first + count - 1 FROM events ORDER BY first DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+/// A batch on its way into a transaction.
+struct Recorder<'c> {
+    connection: &'c Connection,
+    load: CachedStatement<'c>,
+    parts: &'c mut Parts,
+    /// The sequence that was given last.
+    last: u64,
+    chunk: ChunkBuilder,
+    /// Of the buffer at hand: the places in it of the events that are kept, and their links.
+    kept: Vec<usize>,
+    links: Vec<Link>,
+}
+
+impl Recorder<'_> {
+    fn add(&mut self, buffer: &[u8], heads: &[EventHead]) -> Result<(), LedgerError> {
+        let first = self.last + 1;
+        let mut events = None;
+        self.kept.clear();
+        self.links.clear();
+        for (place, head) in heads.iter().enumerate() {
+            let mut recipient = self.parts.recipient(&mut self.load, head)?;
+            if recipient.may_hold(head) {
+                let last = recipient.last;
+                let events = events.get_or_insert_with(|| decode_events(buffer).unwrap_or_default());
+                if self.is_recorded(events, place, first, last)? {
+                    continue;
                 }
-            };
-            let body = encode_events(std::slice::from_ref(event));
-            if event.at_ms <= row.changed_ms && is_recorded(&mut stored, row.last_event, &body)? {
+                recipient = self.parts.recipient(&mut self.load, head)?;
+            }
+            self.links.push(Link { tenant: head.tenant, previous: recipient.last });
+            self.kept.push(place);
+            self.last += 1;
+            recipient.add(head, self.last);
+        }
+        if self.kept.len() == heads.len() {
+            return Ok(self.push(first, buffer)?);
+        }
+        let kept: Vec<Event> = self
+            .kept
+            .iter()
+            .filter_map(|place| events.as_ref().and_then(|events| events.get(*place)).cloned())
+            .collect();
+        Ok(self.push(first, &encode_events(&kept))?)
+    }
+
+    fn push(&mut self, first: u64, buffer: &[u8]) -> Result<(), rusqlite::Error> {
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        if !self.chunk.has_room(self.links.len(), buffer.len()) {
+            self.chunk.write(self.connection)?;
+        }
+        self.chunk.push(first, buffer, &self.links);
+        Ok(())
+    }
+
+    /// Whether the chain that ends with the sequence `last` holds the event at `place` of the buffer at hand, whose
+    /// first kept event has the sequence `first`.
+    fn is_recorded(&mut self, events: &[Event], place: usize, first: u64, last: u64) -> Result<bool, LedgerError> {
+        let Some(event) = events.get(place) else { return Ok(false) };
+        self.chunk.write(self.connection)?;
+        let mut stored = ChunkReader::new(self.connection)?;
+        let mut next = last;
+        for _ in 0..CHAIN_EVENTS_MAX {
+            if next == 0 {
+                break;
+            }
+            if next >= first {
+                let kept = (next - first) as usize;
+                if events[self.kept[kept]] == *event {
+                    return Ok(true);
+                }
+                next = self.links[kept].previous;
                 continue;
             }
-            sequence += 1;
-            insert_event.execute(params![sequence, event.tenant.0, row.last_event, body])?;
-            if event.job.is_some() {
-                write_message(&mut insert_message, event)?;
+            match stored.event(next) {
+                Ok(Some(earlier)) if earlier == event => return Ok(true),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // Who reads it is told; nothing can be said to equal it.
+                Err(LedgerError::Corrupt { sequence }) => tracing::warn!(sequence, "stored event cannot be compared"),
+                Err(error) => return Err(error),
             }
-            row.apply(event, sequence);
+            match stored.previous(next) {
+                Ok(Some(previous)) => next = previous,
+                Ok(None) | Err(LedgerError::Corrupt { .. }) => break,
+                Err(error) => return Err(error),
+            }
         }
-    }
-    let mut upsert = transaction.prepare_cached(UPSERT)?;
-    for (key, row) in &rows {
-        write_row(&mut upsert, *key, row)?;
-    }
-    Ok(())
-}
-
-impl Row {
-    fn new(event: &Event) -> Self {
-        Self {
-            tenant: event.tenant.0,
-            address: event.address.clone(),
-            state: EventKind::Accepted as u8,
-            attempts: 0,
-            accepted_ms: event.at_ms,
-            changed_ms: 0,
-            settled_ms: 0,
-            next_attempt_ms: 0,
-            reply_code: 0,
-            enhanced_status: String::new(),
-            reply: String::new(),
-            reason: String::new(),
-            last_event: 0,
-            last_kind: 0,
-        }
-    }
-
-    fn apply(&mut self, event: &Event, sequence: u64) {
-        self.last_event = sequence;
-        self.last_kind = event.kind as u8;
-        self.changed_ms = event.at_ms;
-        if self.settled_ms != 0 {
-            return;
-        }
-        let waits = matches!(event.kind, EventKind::Accepted | EventKind::Deferred | EventKind::Quarantined);
-        if waits || event.kind.settles() {
-            self.state = event.kind as u8;
-            self.next_attempt_ms = event.next_attempt_ms;
-            self.reason.clone_from(&event.reason);
-        }
-        if event.kind.settles() {
-            self.settled_ms = event.at_ms;
-        }
-        if let Some(attempt) = &event.attempt {
-            self.attempts = self.attempts.max(attempt.number);
-            self.reply_code = attempt.reply_code;
-            self.enhanced_status.clone_from(&attempt.enhanced_status);
-            self.reply.clone_from(&attempt.reply);
-        }
+        Ok(false)
     }
 }
-
-/// Whether the chain of events that ends with number `last` holds one of these octets. Encoding is deterministic.
-fn is_recorded(stored: &mut CachedStatement<'_>, last: u64, body: &[u8]) -> Result<bool, rusqlite::Error> {
-    let mut next = last;
-    for _ in 0..CHAIN_EVENTS_MAX {
-        let step = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get_ref(1)?.as_blob()? == body));
-        match stored.query_row([next], step).optional()? {
-            Some((_, true)) => return Ok(true),
-            Some((previous, false)) => next = previous,
-            None => return Ok(false),
-        }
-    }
-    Ok(false)
-}
-
-fn load_row(load: &mut CachedStatement<'_>, key: Key) -> Result<Option<Row>, rusqlite::Error> {
-    load.query_row(params![key.0.to_be_bytes().as_slice(), key.1], |row| {
-        Ok(Row {
-            tenant: row.get(0)?,
-            address: row.get(1)?,
-            state: row.get(2)?,
-            attempts: row.get(3)?,
-            accepted_ms: row.get(4)?,
-            changed_ms: row.get(5)?,
-            settled_ms: row.get(6)?,
-            next_attempt_ms: row.get(7)?,
-            reply_code: row.get(8)?,
-            enhanced_status: row.get(9)?,
-            reply: row.get(10)?,
-            reason: row.get(11)?,
-            last_event: row.get(12)?,
-            last_kind: row.get(13)?,
-        })
-    })
-    .optional()
-}
-
-fn write_row(upsert: &mut CachedStatement<'_>, key: Key, row: &Row) -> Result<(), rusqlite::Error> {
-    upsert.execute(params![
-        key.0.to_be_bytes().as_slice(),
-        key.1,
-        row.tenant,
-        row.address,
-        row.state,
-        row.attempts,
-        row.accepted_ms,
-        row.changed_ms,
-        row.settled_ms,
-        row.next_attempt_ms,
-        row.reply_code,
-        row.enhanced_status,
-        row.reply,
-        row.reason,
-        row.last_event,
-        row.last_kind,
-    ])?;
-    Ok(())
-}
-
-fn write_message(insert: &mut CachedStatement<'_>, event: &Event) -> Result<(), rusqlite::Error> {
-    let Some(job) = &event.job else { return Ok(()) };
-    insert.execute(params![
-        event.message.bits().to_be_bytes().as_slice(),
-        event.tenant.0,
-        event.at_ms,
-        job.credential.0,
-        job.domain.0,
-        job.interface,
-        job.reverse_path,
-        job.bytes,
-        job.reference,
-        job.campaign,
-        job.cost_center,
-        job.class,
-        job.message_id_header,
-        job.recipients,
-    ])?;
-    Ok(())
-}
-
-const LOAD: &str = "
-    SELECT tenant, address, state, attempts, accepted_ms, changed_ms, settled_ms, next_attempt_ms, reply_code,
-           enhanced_status, reply, reason, last_event, last_kind
-    FROM recipients WHERE message = ?1 AND idx = ?2";
-const UPSERT: &str = "
-    INSERT OR REPLACE INTO recipients (message, idx, tenant, address, state, attempts, accepted_ms, changed_ms, settled_ms,
-        next_attempt_ms, reply_code, enhanced_status, reply, reason, last_event, last_kind)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-const INSERT_MESSAGE: &str = "
-    INSERT OR IGNORE INTO messages (id, tenant, accepted_ms, credential, domain, interface, reverse_path, bytes, reference,
-        campaign, cost_center, class, message_id_header, recipients)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 
 #[cfg(test)]
 mod tests {
-    use postrail_schema::event::{AttemptFacts, JobFacts};
+    use postrail_schema::event::{AttemptFacts, EventKind, JobFacts};
     use postrail_schema::ids::{MessageId, RecipientIndex, Revision, TenantId};
 
-    use super::super::super::Ledger;
+    use super::super::super::{Ledger, frames};
     use super::super::SqliteLedger;
     use super::*;
 
@@ -282,7 +233,7 @@ mod tests {
     }
 
     fn batch(events: Vec<Event>) -> Batch {
-        Batch { events, unread: Vec::new() }
+        Batch::of(&events, 128)
     }
 
     fn ledger() -> (tempfile::TempDir, SqliteLedger) {
@@ -309,13 +260,14 @@ mod tests {
         let (_folder, ledger) = ledger();
         ledger
             .writer()
+            .connection
             .execute_batch("CREATE TRIGGER crash BEFORE INSERT ON cursors BEGIN SELECT raise(ABORT, 'power'); END")
             .unwrap();
         let events = batch(vec![event(EventKind::Accepted, 1, 10)]);
         assert!(ledger.record(SHARD, at(0), &events, at(100)).is_err());
         assert_eq!(ledger.events(None, 0, 10).unwrap().events, []);
         assert_eq!(ledger.cursor(SHARD).unwrap(), at(0));
-        ledger.writer().execute_batch("DROP TRIGGER crash").unwrap();
+        ledger.writer().connection.execute_batch("DROP TRIGGER crash").unwrap();
         ledger.record(SHARD, at(0), &events, at(100)).unwrap();
         assert_eq!(ledger.events(None, 0, 10).unwrap().events.len(), 1);
     }
@@ -365,7 +317,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_events_are_kept_apart() {
         let (_folder, ledger) = ledger();
-        let unread = Batch { events: Vec::new(), unread: vec![b"noise".to_vec()] };
+        let unread = Batch::read(frames(&[b"noise"]));
         ledger.record(SHARD, at(0), &unread, at(9)).unwrap();
         let kept: Vec<u8> = ledger.reader().query_row("SELECT body FROM unread", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, b"noise");

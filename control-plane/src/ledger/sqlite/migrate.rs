@@ -1,0 +1,133 @@
+//! Ledgers of format 1, which held each event and each recipient's state in a row of its own.
+//!
+//! Their events are stored again in the present form, in their order and with their sequences, in one transaction;
+//! suppressions, the audit trail and cursors stay as they are.
+
+use postrail_schema::event::Event;
+use postrail_schema::limits::EVENTS_BYTES_MAX;
+use postrail_schema::wire::{decode_events, encode_events};
+use rusqlite::{Connection, Transaction};
+
+use super::super::{Batch, FORMAT, LedgerError};
+use super::SCHEMA;
+use super::parts::Parts;
+use super::record::record_events;
+
+/// Brings a ledger of format 1 to this one.
+///
+/// # Errors
+/// The database fails, or a stored event cannot be read: then nothing is changed.
+pub(super) fn from_format_1(connection: &mut Connection) -> Result<(), LedgerError> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch("ALTER TABLE events RENAME TO events_1; DROP TABLE recipients; DROP TABLE messages")?;
+    transaction.execute_batch(SCHEMA)?;
+    move_events(&transaction)?;
+    transaction.execute_batch("DROP TABLE events_1")?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn move_events(transaction: &Transaction<'_>) -> Result<(), LedgerError> {
+    let mut parts = Parts::default();
+    let mut select = transaction.prepare("SELECT seq, body FROM events_1 ORDER BY seq")?;
+    let mut rows = select.query([])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        let sequence = row.get(0)?;
+        let body = row.get_ref(1)?.as_blob().map_err(|_| LedgerError::Corrupt { sequence })?;
+        events.append(&mut decode_events(body).map_err(|_| LedgerError::Corrupt { sequence })?);
+        if events.len() >= EVENTS_PER_BATCH {
+            store(transaction, &mut parts, &mut events)?;
+        }
+    }
+    store(transaction, &mut parts, &mut events)
+}
+
+fn store(transaction: &Transaction<'_>, parts: &mut Parts, events: &mut Vec<Event>) -> Result<(), LedgerError> {
+    let mut body = Vec::new();
+    for some in events.chunks(EVENTS_PER_BUFFER) {
+        let buffer = encode_events(some);
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        body.extend_from_slice(&length.to_le_bytes());
+        body.extend_from_slice(&buffer);
+    }
+    record_events(transaction, parts, &Batch::read(body))?;
+    events.clear();
+    Ok(())
+}
+
+/// Events that are stored together, and in one buffer of them.
+const EVENTS_PER_BATCH: usize = 4_096;
+const EVENTS_PER_BUFFER: usize = 32;
+
+const _: () =
+    assert!(EVENTS_PER_BUFFER * 16 * 1024 <= EVENTS_BYTES_MAX, "a buffer with every text at its bound is read");
+
+#[cfg(test)]
+mod tests {
+    use postrail_schema::event::EventKind;
+    use postrail_schema::ids::{MessageId, RecipientIndex, ShardId};
+    use rusqlite::params;
+
+    use super::super::super::{Cursor, Ledger, SuppressionRecord};
+    use super::super::SqliteLedger;
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../../../shared-schema/golden/events-1.bin");
+
+    /// A ledger as format 1 wrote it, with these bodies of events.
+    fn former(path: &std::path::Path, bodies: &[Vec<u8>]) {
+        let connection = Connection::open(path).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE messages (id BLOB PRIMARY KEY) WITHOUT ROWID;
+                 CREATE TABLE recipients (message BLOB NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (message, idx)) WITHOUT ROWID;
+                 CREATE TABLE events (seq INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, previous INTEGER NOT NULL, body BLOB NOT NULL);
+                 CREATE TABLE cursors (shard INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset INTEGER NOT NULL);
+                 CREATE TABLE suppressions (tenant INTEGER NOT NULL, address TEXT NOT NULL, reason TEXT NOT NULL,
+                     created_ms INTEGER NOT NULL, PRIMARY KEY (tenant, address)) WITHOUT ROWID;
+                 INSERT INTO cursors VALUES (0, 3, 4096);
+                 INSERT INTO suppressions VALUES (1, 'a@receiver.example', 'asked to', 5);
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        for body in bodies {
+            connection.execute("INSERT INTO events (tenant, previous, body) VALUES (1, 0, ?1)", params![body]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_ledger_of_format_1_keeps_its_events_cursors_and_suppressions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        let events = decode_events(GOLDEN).unwrap();
+        former(&path, &events.chunks(1).map(encode_events).collect::<Vec<_>>());
+        for _ in 0..2 {
+            let ledger = SqliteLedger::open(&path).unwrap();
+            let page = ledger.events(None, 0, 10).unwrap();
+            assert_eq!(page.events.iter().map(|recorded| recorded.sequence).collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(page.events.into_iter().map(|recorded| recorded.event).collect::<Vec<_>>(), events);
+            assert_eq!(ledger.cursor(ShardId(0)).unwrap(), Cursor { segment: 3, offset: 4_096 });
+            let kept: Vec<SuppressionRecord> = ledger.suppressions(None, None, 10).unwrap();
+            assert_eq!(kept[0].suppression.address, "a@receiver.example");
+            let recipients = ledger.recipients(events[0].message, RecipientIndex(0), 10).unwrap();
+            assert_eq!((recipients[0].state, recipients[0].reply_code), (EventKind::Deferred, 451));
+            assert_eq!(ledger.message(events[0].message).unwrap().unwrap().reference, "order-1");
+            assert_eq!(ledger.message(MessageId::from_bits(1)).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_ledger_of_format_1_that_cannot_be_read_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        former(&path, &[GOLDEN.to_vec(), b"noise".to_vec()]);
+        for _ in 0..2 {
+            assert!(matches!(SqliteLedger::open(&path), Err(LedgerError::Corrupt { sequence: 2 })));
+        }
+        let left = Connection::open(&path).unwrap();
+        let events: u32 = left.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+        assert_eq!(events, 2);
+    }
+}
