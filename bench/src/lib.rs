@@ -4,19 +4,26 @@
 //! - [`sink`]: scripted SMTP receivers behind a name server of their own,
 //! - [`tally`]: every recipient is numbered, and accounted for from the planned time to the last delivery,
 //! - [`meter`]: the CPU time that the measured threads took,
-//! - [`report`]: the summary.
+//! - [`report`]: the summary,
+//! - [`limit`]: what the machine can do at best,
+//! - [`page`], [`compare`], [`sla`], [`history`]: what is done with results.
 //!
 //! Invariants worth naming: a recipient's number is in its address, so that losses and duplicates are counted a
 //! recipient and not a mail; latency counts from the planned time, so that a slow server cannot hide behind a load
 //! generator that waits for it. Deliberately absent: TLS, and the plans and peers of the bench product.
 
+pub mod compare;
+mod figures;
+pub mod history;
 pub mod limit;
 pub mod machine;
 pub mod meter;
+pub mod page;
 pub mod report;
 pub mod result;
 pub mod run;
 pub mod sink;
+pub mod sla;
 pub mod source;
 pub mod tally;
 

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use postrail_bench::{limit, run};
+use postrail_bench::{compare, history, limit, page, run, sla};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,16 +28,28 @@ struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Set two results beside each other: ratios, and which is better
+    Compare(compare::Args),
+    /// Show the results that were kept, or keep one more
+    History(history::Args),
     /// Measure what this machine can do at best: signatures, durable appends, bytes, a null relay
     Limit(limit::Args),
+    /// Make the HTML page of a result that was kept as JSON
+    Page(page::Args),
     /// Run a plan: start the server in a fresh folder (or use --target), send, receive, account, measure
     Run(run::Args),
+    /// Say whether the contract of a plan held: clause by clause, tenant by tenant
+    Sla(sla::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
+        Command::Compare(args) => compare::run(&args),
+        Command::History(args) => history::run(&args),
         Command::Limit(args) => limit::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Run(args) => run::run(args),
+        Command::Sla(args) => sla::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("postrail-bench: {error:#}");

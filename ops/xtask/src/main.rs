@@ -1,4 +1,4 @@
-//! `cargo xtask tidy|schema`: the house rules, and generated code.
+//! `cargo xtask tidy|schema|instructions`: the house rules, generated code, and counts of the hot functions.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod instructions;
 mod schema;
 mod tidy;
 
@@ -18,6 +19,12 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Count the instructions of the hot functions and compare them with bench/instructions.toml
+    Instructions {
+        /// Write the baseline instead
+        #[arg(long)]
+        update: bool,
+    },
     /// Check the house rules that no compiler checks
     Tidy,
     /// Generate shared-schema/src/generated from shared-schema/schema
@@ -41,6 +48,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("xtask lies in ops/xtask")?;
     match Args::parse().task {
+        Task::Instructions { update } => instructions::run(top, update),
         Task::Tidy => tidy::run(top),
         Task::Schema { check } => schema::run(check),
     }

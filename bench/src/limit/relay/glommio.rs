@@ -15,10 +15,10 @@ use anyhow::{Result, anyhow, bail};
 use async_channel::{Receiver, Sender};
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::{LocalExecutorBuilder, Placement};
 
 use super::dialogue::{self, EHLO, GREETING, Mail, Replies, Step};
 use super::{MAILS_WAITING_MAX, Plan};
+use crate::limit::executor;
 
 /// Octets of a receiver's replies.
 const REPLY_BYTES: usize = 4_096;
@@ -27,10 +27,8 @@ const REPLY_BYTES: usize = 4_096;
 type Spare = Rc<RefCell<Vec<Mail>>>;
 
 pub(super) fn serve(plan: Plan) -> Result<()> {
-    LocalExecutorBuilder::new(Placement::Fixed(0))
+    executor()
         .name("relay")
-        .io_memory(1 << 20)
-        .ring_depth(256)
         .spawn(move || async move { run(plan).await })
         .and_then(glommio::ExecutorJoinHandle::join)
         .map_err(|error| anyhow!("the executor failed: {error}"))?
