@@ -24,13 +24,13 @@ pub(super) struct Cost {
 }
 
 /// CPU time of this process so far, user and system, the kernel's io_uring workers among it.
-pub(super) fn of_this_process() -> Duration {
+pub(super) fn of_this_pid() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// CPU time of all living threads of process `pid` so far; `None` where it is gone or the kernel does not tell.
-pub(super) fn of_process(pid: u32) -> Option<Duration> {
+pub(super) fn of_pid(pid: u32) -> Option<Duration> {
     let mut nanos = 0_u64;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         // Nanoseconds on a CPU come first. A thread that has just ended is left out.
@@ -64,14 +64,14 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn start() -> Self {
-        Self { wall: Instant::now(), cpu: of_this_process() }
+        Self { wall: Instant::now(), cpu: of_this_pid() }
     }
 
     /// What each of `count` repetitions took since the start.
     pub(super) fn each(&self, count: u64) -> Cost {
         let count = count.max(1) as f64;
         Cost {
-            cpu_us: (of_this_process() - self.cpu).as_secs_f64() * 1e6 / count,
+            cpu_us: (of_this_pid() - self.cpu).as_secs_f64() * 1e6 / count,
             wall_us: self.wall.elapsed().as_secs_f64() * 1e6 / count,
         }
     }

@@ -152,7 +152,7 @@ impl Relay {
 
     /// CPU of all its threads so far, user and system.
     fn cpu(&self) -> Result<Duration> {
-        cpu::of_process(self.child.id()).context("the relay is gone")
+        cpu::of_pid(self.child.id()).context("the relay is gone")
     }
 }
 
