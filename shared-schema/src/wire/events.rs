@@ -3,7 +3,7 @@
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
 use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
-use crate::event::{AttemptFacts, Event, EventKind, JobFacts};
+use crate::event::{AttemptFacts, Event, EventBrief, EventKind, JobFacts};
 use crate::generated::event as wire;
 use crate::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, SourceId, TenantId};
 use crate::limits::EVENTS_BYTES_MAX;
@@ -24,6 +24,14 @@ pub fn encode_events(events: &[Event]) -> Vec<u8> {
 /// [`WireError`] when the bytes are no events, or of a newer format.
 pub fn decode_events(bytes: &[u8]) -> Result<Vec<Event>, WireError> {
     verified(bytes)?.events().into_iter().flatten().map(read_event).collect()
+}
+
+/// As [`decode_events`], but only what recovery reads: without a copy of any text.
+///
+/// # Errors
+/// As [`decode_events`].
+pub fn decode_event_briefs(bytes: &[u8]) -> Result<Vec<EventBrief>, WireError> {
+    verified(bytes)?.events().into_iter().flatten().map(read_brief).collect()
 }
 
 /// What joining needs of an event, without its texts.
@@ -156,6 +164,16 @@ fn read_head(event: wire::Event<'_>) -> Result<EventHead, WireError> {
         tenant: TenantId(event.tenant()),
         has_job: event.job().is_some(),
         attempt: attempt.map(|attempt| attempt.number()),
+    })
+}
+
+fn read_brief(event: wire::Event<'_>) -> Result<EventBrief, WireError> {
+    Ok(EventBrief {
+        kind: read_kind(&event)?,
+        message: read_message(&event),
+        index: RecipientIndex(event.index()),
+        attempt: event.attempt().map(|attempt| attempt.number()),
+        next_attempt_ms: event.next_attempt_ms(),
     })
 }
 
@@ -347,6 +365,8 @@ mod tests {
         fn decoding_what_was_encoded_gives_the_same_events(events in events()) {
             let bytes = encode_events(&events);
             prop_assert_eq!(heads(&bytes).unwrap(), events.iter().map(head_of).collect::<Vec<_>>());
+            let briefs: Vec<_> = events.iter().map(EventBrief::from).collect();
+            prop_assert_eq!(decode_event_briefs(&bytes).unwrap(), briefs);
             prop_assert_eq!(decode_events(&bytes).unwrap(), events);
         }
 

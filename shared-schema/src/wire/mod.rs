@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, Vector, VerifierOptions, WIPOffset};
 
-pub use events::{EventHead, decode_events, encode_events, read_heads};
+pub use events::{EventHead, decode_event_briefs, decode_events, encode_events, read_heads};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The format that this code writes, and the newest that it reads.
