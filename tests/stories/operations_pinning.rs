@@ -20,8 +20,12 @@ use serde_json::json;
 fn cpus() -> Vec<usize> {
     let (status, text) = try_run(Command::new("taskset").args(["-c", "-p", &std::process::id().to_string()]));
     assert!(status.success(), "{text}");
-    let list = text.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-    let parts = list.split(',').flat_map(|part| {
+    parse_list(text.trim().rsplit(' ').next().unwrap_or_default())
+}
+
+/// `0-2,5` as numbers.
+fn parse_list(list: &str) -> Vec<usize> {
+    let parts = list.trim().split(',').flat_map(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         first.parse::<usize>().expect("a CPU")..=last.parse().expect("a CPU")
     });
@@ -88,8 +92,10 @@ fn mail_of_a_source_leaves_by_its_interface_and_is_handled_on_its_shard() {
     const MAILS: usize = 8;
     let place = Place::new("pinning");
     let body = "A line of some length, as mails have them.\n".repeat(500);
-    let net = Net::new(&place, Ipv4Addr::new(198, 51, 100, 25));
-    let names = NameServer::start(&place, &[("away.test.", "@ MX 10 mx\nmx A 198.51.100.25")]);
+    // Out of a network for examples (RFC 5737); of two such stories at once each has its own.
+    let target = Ipv4Addr::new(198, 51, 100, u8::try_from(std::process::id() % 250 + 1).expect("below 256"));
+    let net = Net::new(&place, target);
+    let names = NameServer::start(&place, &[("away.test.", &format!("@ MX 10 mx\nmx A {target}"))]);
     let submission = free_on(Ipv4Addr::UNSPECIFIED.into());
     let [resolver, file, smtp] = [names.address().to_string(), net.file.display().to_string(), submission.to_string()];
     let options = ["--resolver", &resolver, "--config", &file, "--smtp", &smtp];
@@ -106,11 +112,7 @@ fn mail_of_a_source_leaves_by_its_interface_and_is_handled_on_its_shard() {
         let foreign = counter(&postrail, "postrail_egress_connections_total", other);
         let bytes = [0, 1].map(|side| net.sent_bytes(side));
         for number in 0..MAILS {
-            let mut command = side.command("swaks");
-            command.args(["--server", &side.outside.to_string(), "--port", &submission.port().to_string(), "--tls"]);
-            command.args(["--auth", "PLAIN", "--auth-user", &postrail.username]);
-            command.args(["--auth-password", &postrail.secret, "--from", &format!("app@{DOMAIN}")]);
-            run(command.args(["--to", &format!("user{number}@away.test"), "--body", &body]));
+            submit_by(&postrail, side, submission, &format!("user{number}@away.test"), &body);
         }
         let arrived = net.receivers[shard].wait_for(MAILS);
         assert!(arrived.iter().all(|mail| mail.peer.map(|peer| peer.ip()) == Some(side.outside)), "{arrived:?}");
@@ -121,10 +123,23 @@ fn mail_of_a_source_leaves_by_its_interface_and_is_handled_on_its_shard() {
         assert!(counter(&postrail, "postrail_egress_connections_total", shard) > connections);
         assert_eq!(counter(&postrail, "postrail_egress_connections_total", other), foreign);
         let taken = counter(&postrail, "postrail_accepted_recipients_total", shard) - accepted;
-        assert_eq!(taken, MAILS as u64, "what arrives at the interface is handled by its shard");
+        // On one CPU both shards are equally near.
+        let by_interface = taken == MAILS as u64 || cpus().len() == 1;
+        assert!(by_interface, "what arrives at the interface is handled by its shard: {taken} of {MAILS}");
     }
-    assert_eq!(net.receivers[0].arrived().len(), MAILS);
+    // The source is the first shard's, the mail comes to the second: it is handed over, and leaves by the first interface.
+    submit_by(&postrail, &net.sides[1], submission, "other@away.test", "Hello.\n");
+    net.receivers[0].wait_for(MAILS + 1);
+    assert_eq!(counter(&postrail, "postrail_mesh_handed_total", 1), 1);
     assert_eq!(net.receivers[1].arrived().len(), MAILS);
+}
+
+/// Submits a mail from the inside of a namespace, so that it arrives by that interface.
+fn submit_by(postrail: &Postrail, side: &Namespace, submission: SocketAddr, to: &str, body: &str) {
+    let mut command = side.command("swaks");
+    command.args(["--server", &side.outside.to_string(), "--port", &submission.port().to_string(), "--tls"]);
+    command.args(["--auth", "PLAIN", "--auth-user", &postrail.username, "--auth-password", &postrail.secret]);
+    run(command.args(["--from", &format!("app@{DOMAIN}"), "--to", to, "--body", body]));
 }
 
 #[test]
@@ -143,19 +158,17 @@ fn every_shard_runs_on_its_cpu_unless_it_is_told_not_to_be_pinned() {
     }
 }
 
-/// The CPUs that the thread of this name may use.
-fn allowed_of(pid: u32, thread: &str) -> Vec<usize> {
-    wait::until(&format!("the thread {thread}"), || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let mut statuses = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
-        let status =
-            statuses.find(|status| status.lines().next().is_some_and(|line| line == format!("Name:\t{thread}")))?;
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim().to_owned();
-        let parts = list.split(',').flat_map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            first.parse::<usize>().expect("a CPU")..=last.parse().expect("a CPU")
-        });
-        Some(parts.collect())
+/// The CPUs that the executor of this name may use. Its helpers have its name, too, but are started after it.
+fn allowed_of(pid: u32, executor: &str) -> Vec<usize> {
+    wait::until(&format!("the thread {executor}"), || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let mut tasks: Vec<(u32, PathBuf)> =
+            tasks.filter_map(|task| Some((task.file_name().to_str()?.parse().ok()?, task.path()))).collect();
+        tasks.sort();
+        let statuses = tasks.into_iter().filter_map(|(_, task)| std::fs::read_to_string(task.join("status")).ok());
+        let name = format!("Name:\t{executor}-");
+        let status = statuses.into_iter().find(|status| status.starts_with(&name))?;
+        Some(parse_list(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?))
     })
 }
 

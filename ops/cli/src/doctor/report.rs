@@ -64,6 +64,9 @@ impl Report {
         for fixed in &self.fixed {
             let _ = writeln!(text, "  {fixed}");
         }
+        if !self.fixed.is_empty() {
+            text.push_str("  It holds until the next restart: what is to stay goes into /etc/sysctl.d and the like.\n");
+        }
         for subject in Subject::ALL {
             let shown =
                 |finding: &&Finding| finding.subject == subject && (all || finding.severity > Severity::Skipped);

@@ -83,7 +83,7 @@ impl Root {
         let Some(entries) = self.resolve(path).and_then(|full| fs::read_dir(full).ok()) else { return Vec::new() };
         let names = entries.flatten().take(DOCTOR_ENTRIES_MAX).filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| !name.chars().any(char::is_control)).collect();
-        names.sort_by_key(|name| (trailing_number(name).map_or(0, |number| number + 1), name.clone()));
+        names.sort_by_key(|name| (trailing_number(name).map_or(0, |number| number.saturating_add(1)), name.clone()));
         names
     }
 
@@ -160,9 +160,12 @@ mod tests {
     #[test]
     fn names_with_numbers_come_in_the_order_of_the_numbers() {
         let scratch = Scratch::new("doctor-names").expect("a temporary folder");
-        for name in ["rx-10", "rx-9", "rx-0"] {
+        for name in ["rx-18446744073709551615", "rx-10", "rx-9", "rx-0"] {
             fs::write(scratch.path().join(name), "").expect("written");
         }
-        assert_eq!(Root::recorded(scratch.path()).expect("a folder").names("."), ["rx-0", "rx-9", "rx-10"]);
+        assert_eq!(
+            Root::recorded(scratch.path()).expect("a folder").names("."),
+            ["rx-0", "rx-9", "rx-10", "rx-18446744073709551615"]
+        );
     }
 }

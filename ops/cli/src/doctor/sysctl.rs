@@ -177,7 +177,7 @@ impl Rule {
             Self::AtMost(most) => last().is_some_and(|value| value <= most),
             Self::Wide(least) => {
                 let first = words.next().and_then(|word| word.parse::<u64>().ok());
-                first.zip(last()).is_some_and(|(first, last)| last.saturating_sub(first) + 1 >= least)
+                first.zip(last()).is_some_and(|(first, last)| last.saturating_sub(first) >= least - 1)
             }
         }
     }
@@ -211,7 +211,10 @@ fn conntrack(count: Option<u64>, most: Option<u64>) -> Option<Finding> {
     .unless(most >= CONNTRACK_WANTED, Severity::Advice)
     .unless(!is_near, Severity::Warning)
     .remedy(|| {
-        Remedy::by_hand(format!("sysctl -w net.netfilter.nf_conntrack_max={}", most.max(CONNTRACK_WANTED / 2) * 2))
+        Remedy::by_hand(format!(
+            "sysctl -w net.netfilter.nf_conntrack_max={}",
+            most.max(CONNTRACK_WANTED / 2).saturating_mul(2)
+        ))
     });
     Some(finding)
 }
@@ -256,6 +259,7 @@ mod tests {
             (Rule::Wide(50_000), "10240 65535", true),
             (Rule::Wide(50_000), "32768 60999", false),
             (Rule::Wide(50_000), "65535 1", false),
+            (Rule::Wide(50_000), "0 18446744073709551615", true),
             (Rule::Wide(50_000), "junk", false),
             (Rule::OneOf(&["1"]), "1", true),
             (Rule::OneOf(&["1"]), "", false),

@@ -78,6 +78,10 @@ fn interrupt(line: &str) -> Option<(u32, &str)> {
 fn nic(root: &Root, name: String, interrupts: &[(u32, &str)]) -> Nic {
     let folder = format!("sys/class/net/{name}");
     let queues = root.names(&format!("{folder}/queues"));
+    for queue in queues.iter().filter(|queue| queue.starts_with("tx-")) {
+        // Read for the recording: a queue without a choice of CPUs has no other file that can be read.
+        root.text(&format!("{folder}/queues/{queue}/tx_timeout"));
+    }
     let count = |kind: &str| queues.iter().filter(|queue| queue.starts_with(kind)).count();
     let masks = |kind: &str, file: &str| {
         let of_kind = queues.iter().filter(|queue| queue.starts_with(kind));
