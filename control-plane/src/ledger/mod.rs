@@ -5,6 +5,8 @@
 //! later event; sequence numbers grow and are never reused. Absent here: fetching (that is `reconcile::journal`).
 
 mod batch;
+#[cfg(test)]
+mod cost;
 mod sqlite;
 
 use postrail_schema::event::{Event, EventKind};

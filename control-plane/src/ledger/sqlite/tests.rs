@@ -216,7 +216,7 @@ fn a_job_of_many_recipients_is_told_of_each_and_page_by_page() {
 }
 
 #[test]
-fn what_another_process_wrote_is_seen() {
+fn what_another_connection_wrote_is_seen() {
     let mut world = World::new();
     world.record(&[event(EventKind::Accepted, 1, 0, 10)], 1);
     let other = SqliteLedger::open(&world.folder.path().join("ledger.db")).unwrap();
