@@ -90,6 +90,8 @@ struct Inner<P: Platform> {
     /// Woken when the next deadline has come nearer.
     nearer: (Sender<()>, Receiver<()>),
     armed: Cell<Instant>,
+    /// Outputs are being carried out, further up the stack.
+    driving: Cell<bool>,
     draining: Cell<bool>,
     /// Who waits until every record so far is durable.
     fences: RefCell<Vec<Sender<()>>>,
@@ -97,6 +99,15 @@ struct Inner<P: Platform> {
     intake_sessions: Cell<usize>,
     /// Octets of submissions that are being received.
     intake_bytes: Cell<usize>,
+}
+
+/// Ends the carrying out of outputs, also by a panic.
+struct Driving<'a>(&'a Cell<bool>);
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// The parts that are opened before a runtime can be made.
@@ -137,6 +148,7 @@ impl<P: Platform> Runtime<P> {
             records: async_channel::unbounded(),
             nearer: async_channel::bounded(1),
             armed: Cell::new(Instant::FAR),
+            driving: Cell::new(false),
             draining: Cell::new(false),
             fences: RefCell::default(),
             recording: Cell::new(false),
@@ -261,7 +273,13 @@ impl<P: Platform> Runtime<P> {
         self.drive();
     }
 
+    /// Carries out what the core asks for. A task that is spawned for it may run at once and give the core its answer:
+    /// what follows from that is carried out here too, one after the other and not within each other.
     fn drive(&self) {
+        if self.0.driving.replace(true) {
+            return;
+        }
+        let _driving = Driving(&self.0.driving);
         loop {
             let output = self.0.heart.borrow_mut().poll();
             let Some(output) = output else { break };
