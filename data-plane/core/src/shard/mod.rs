@@ -221,6 +221,8 @@ struct JobSlot {
     open: u16,
     class: TrafficClass,
     interface: Interface,
+    /// Somebody asked for reports of success: a delivery may lead to one, which needs the job's content.
+    reports_success: bool,
     /// An operator's decision that takes effect when the attempt under way has ended.
     ending: Option<Ending>,
 }

@@ -50,6 +50,7 @@ impl Shard {
             open: open as u16,
             class: job.class,
             interface: job.interface,
+            reports_success: job.recipients.iter().any(|recipient| recipient.notify.on_success()),
             ending: None,
         };
         self.waiting += open;

@@ -241,7 +241,8 @@ impl Shard {
         self.waiting -= settled;
         let (id, at) = (slot.id, slot.at);
         // Reports go to the envelope sender of an SMTP submission; REST submitters read events.
-        if slot.interface == Interface::Smtp && !reports.is_empty() {
+        let due = |report: &ReportRecipient| report.action == Action::Failed || slot.reports_success;
+        if slot.interface == Interface::Smtp && reports.iter().any(due) {
             record.report = Some((at, ReportRequest { message: id, recipients: reports }));
         }
         if slot.open == 0 {
