@@ -144,6 +144,11 @@ pub const COMPACTION_JOBS_MAX: usize = 4_096;
 pub const DAMAGE_REPORTS_MAX: usize = 1_000;
 /// Pause before a log that could not begin a segment tries again (452 4.3.1, HTTP 507 meanwhile).
 pub const LOG_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Least time between the beginnings of two batches of the spool, and of the journal: one sync is for all that came.
+pub const SPOOL_GATHERING: Duration = Duration::from_millis(1);
+pub const JOURNAL_GATHERING: Duration = Duration::from_millis(5);
+/// Octets that wait for a batch from which on it begins at once.
+pub const LOG_GATHER_BYTES: usize = 256 * 1024;
 /// How often the spool looks at the disk's usage.
 pub const SPOOL_USAGE_PERIOD: Duration = Duration::from_secs(2);
 /// Octets of recent events that one shard keeps in memory, so that a ledger that keeps up reads no disk.

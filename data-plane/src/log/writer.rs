@@ -1,12 +1,18 @@
-//! The one task that writes a log: self-clocking group commit.
+//! The one task that writes a log: group commit.
 //!
-//! While a batch is on its way to the disk, appends gather; the next batch takes them all. There is no timer.
+//! While a batch is on its way to the disk, appends gather; the next batch takes them all. Batches begin at least
+//! [`Shared::gathering`] apart, since on a fast disk every append would else pay for a sync of its own; a lone append
+//! after a pause does not wait, and neither does a batch that is large enough.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use postrail_core::base::Instant;
 use postrail_core::spool::segment::{BATCH_HEADER_BYTES, BatchWriter, FIRST_BATCH, Identity, padded};
 use postrail_core::spool::{Location, LogKind, SegmentHeader};
-use postrail_schema::limits::{BLOCK_BYTES, LOG_RETRY_DELAY, SEGMENT_BYTES, SEGMENTS_FREE_MAX};
+use postrail_schema::limits::{
+    BLOCK_BYTES, JOURNAL_GATHERING, LOG_GATHER_BYTES, LOG_RETRY_DELAY, SEGMENT_BYTES, SEGMENTS_FREE_MAX, SPOOL_GATHERING,
+};
 
 use super::segments::{FileKind, Segment, close};
 use super::{AppendError, DurableBatch, FileOf, Queued, Shared};
@@ -24,9 +30,12 @@ struct Place<F> {
 /// Writes until the last handle of the log is gone and everything queued is answered.
 pub(super) async fn run<P: Platform>(shared: Rc<Shared<P>>, woken: async_channel::Receiver<()>) {
     let _vital = Vital("log writer");
+    let mut begun = shared.platform.now();
     loop {
+        shared.gather(begun).await;
         let batch = shared.take_batch();
         if !batch.is_empty() {
+            begun = shared.platform.now();
             shared.commit(batch).await;
         } else if woken.recv().await.is_err() {
             break;
@@ -39,6 +48,27 @@ pub(super) async fn run<P: Platform>(shared: Rc<Shared<P>>, woken: async_channel
 }
 
 impl<P: Platform> Shared<P> {
+    /// Waits until a batch may begin that follows one begun at `last`.
+    async fn gather(&self, last: Instant) {
+        let until = last + self.gathering();
+        let waits = {
+            let state = self.state.borrow();
+            !state.queue.is_empty() && state.bytes_queued < LOG_GATHER_BYTES
+        };
+        if waits && self.platform.now() < until {
+            self.platform.sleep_until(until).await;
+        }
+    }
+
+    /// The least time from the beginning of one batch to that of the next. Clients wait for the spool; nobody waits for
+    /// the journal.
+    fn gathering(&self) -> Duration {
+        match self.kind {
+            LogKind::Spool => SPOOL_GATHERING,
+            LogKind::Journal => JOURNAL_GATHERING,
+        }
+    }
+
     /// All that waits, up to a batch.
     fn take_batch(&self) -> Vec<Queued> {
         let mut state = self.state.borrow_mut();
