@@ -63,6 +63,8 @@ struct SessionPump<'a, P: Platform> {
     idle: bool,
     capabilities: Option<Arc<Capabilities>>,
     pending: Vec<Bytes>,
+    /// Small pieces on their way to one write.
+    joined: Vec<u8>,
 }
 
 impl<'a, P: Platform> SessionPump<'a, P> {
@@ -84,6 +86,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             idle: false,
             capabilities: None,
             pending: Vec::new(),
+            joined: Vec::new(),
         }
     }
 
@@ -199,11 +202,12 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         if pending.is_empty() {
             return;
         }
+        let joined = &mut self.joined;
+        joined.clear();
         let write = async {
-            let mut joined = Vec::new();
             for piece in pending.drain(..) {
                 if joined.len() + piece.len() > JOIN_BYTES && !joined.is_empty() {
-                    stream.write_all(&joined).await?;
+                    stream.write_all(joined).await?;
                     joined.clear();
                 }
                 if piece.len() >= JOIN_BYTES {
@@ -212,7 +216,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
                     joined.extend_from_slice(&piece);
                 }
             }
-            stream.write_all(&joined).await?;
+            stream.write_all(joined).await?;
             stream.flush().await
         };
         let failure = match self.runtime.platform().timeout(limit, write).await {

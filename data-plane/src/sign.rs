@@ -2,7 +2,7 @@
 //!
 //! Private keys are unsealed once and kept as ready contexts, by key id and sealed bytes, so that signing parses no key.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -47,7 +47,8 @@ struct Opened {
 struct Shared {
     job: MessageId,
     body: SharedBody,
-    hash: BodyHash,
+    /// Made for the first copy that is signed.
+    hash: OnceCell<BodyHash>,
 }
 
 /// The signer of one shard.
@@ -78,15 +79,18 @@ impl Signer {
         let job = &transact.job;
         let shared = self.shared(job);
         let mut message = render::render_with(job, usize::from(transact.entry), &shared.body);
-        let mut hash = shared.hash;
+        let mut converted_hash = None;
         if message.eight_bit
             && !capabilities.eight_bit_mime
             && let Ok(converted) = seven_bit::convert(&message)
         {
-            hash = dkim::body_hash(&converted.body);
+            converted_hash = Some(dkim::body_hash(&converted.body));
             message = converted;
         }
-        if let Some(domain) = transact.snapshot.domains.get(&job.domain) {
+        let domain = transact.snapshot.domains.get(&job.domain);
+        if let Some(domain) = domain.filter(|domain| !domain.keys.is_empty()) {
+            let hash = converted_hash
+                .unwrap_or_else(|| *shared.hash.get_or_init(|| dkim::body_hash(shared.body.bytes())));
             let plan = dkim::plan_with(&message, &domain.name, &domain.keys, at, hash);
             message.signatures = self.sign_all(plan, &domain.keys)?;
         }
@@ -116,8 +120,7 @@ impl Signer {
             return shared.clone();
         }
         let body = render::body(job);
-        let hash = dkim::body_hash(body.bytes());
-        let shared = Rc::new(Shared { job: job.id, body, hash });
+        let shared = Rc::new(Shared { job: job.id, body, hash: OnceCell::new() });
         // After a job of one copy nothing follows: it does not displace one of many.
         if job.entries.len() > 1 {
             *self.last.borrow_mut() = Some(shared.clone());
