@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use postrail_bench::{compare, history, limit, page, run, sla};
+use postrail_bench::{compare, history, limit, page, peers, run, sla};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +36,8 @@ enum Command {
     Limit(limit::Args),
     /// Make the HTML page of a result that was kept as JSON
     Page(page::Args),
+    /// Run a plan against Postrail, Postfix, Exim, OpenSMTPD, Haraka and others in turn, and set them beside each other
+    Peers(peers::Args),
     /// Run a plan: start the server in a fresh folder (or use --target), send, receive, account, measure
     Run(run::Args),
     /// Say whether the contract of a plan held: clause by clause, tenant by tenant
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::History(args) => history::run(&args),
         Command::Limit(args) => limit::run(&args),
         Command::Page(args) => page::run(&args),
+        Command::Peers(args) => peers::run(&args),
         Command::Run(args) => run::run(args),
         Command::Sla(args) => sla::run(&args),
     };

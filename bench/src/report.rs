@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::account::rounded;
 use crate::tally::Tally;
 
 /// What a run came to. All totals are in recipients. The JSON keys are a contract.
@@ -41,7 +42,7 @@ impl Summary {
             sent: counts.accepted + counts.refused + counts.doubtful,
             accepted: counts.accepted,
             delivered: counts.delivered,
-            lost: tally.lost().count() as u64,
+            lost: tally.lost(),
             duplicated: counts.duplicated,
             refused: counts.refused,
             doubtful: counts.doubtful,
@@ -90,11 +91,6 @@ impl fmt::Display for Summary {
         }
         Ok(())
     }
-}
-
-/// To three decimals: more would claim more than was measured.
-fn rounded(value: f64) -> f64 {
-    (value * 1_000.0).round() / 1_000.0
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct RunResult {
     /// The plan's name.
     pub plan: String,
-    /// The commit that the bench was built from, with `-dirty` where files differed; `unknown` outside a checkout.
+    /// The commit of the checkout that the bench ran in, with `-dirty` where files differ; `unknown` outside of one.
     pub commit: String,
     pub machine: Machine,
     /// Recipients that were handed to the target, however it answered.

@@ -1,39 +1,69 @@
 //! The account of one run: what became of every numbered recipient, and when.
 //!
-//! Invariants worth naming: numbers run from 0 to the capacity and are never reused within a run; a slot is written
-//! without locks by whoever saw the fact (source or sink); times are microseconds since the start of the run.
+//! Invariants worth naming: a number is never reused within a run; a slot is written without locks by whoever saw the
+//! fact (source or sink); times are ticks of 10 µs since the start of the run, so that a slot has 20 octets; memory is
+//! made in chunks as numbers are used. Deliberately absent: sums over slots, which are `account`'s.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
+use crate::account::Account;
+use crate::result::Latency;
 
-/// Significant digits of the latency histograms.
-const DIGITS: u8 = 3;
-/// Longest latency that is told apart, microseconds; a longer one counts as this.
-const LATENCY_MICROS_MAX: u64 = 24 * 3_600 * 1_000_000;
+/// Microseconds of a tick. 32 bits of them are 11.9 hours.
+const TICK_MICROS: u128 = 10;
+/// Slots of a chunk.
+const CHUNK: usize = 1 << 16;
+/// Most recipients of a run: their slots take 2.7 GB.
+pub const RECIPIENTS_MAX: u64 = 1 << 27;
+/// Bit of [`Slot::deliveries`] that says that a receiver rejected the recipient for good.
+const REJECTED: u32 = 1 << 31;
 
 /// The account of one run; shared by its sources and its sink.
 pub struct Tally {
     start: Instant,
-    slots: Box<[Slot]>,
+    capacity: u64,
+    chunks: Box<[OnceLock<Box<[Slot]>>]>,
     accepted: AtomicU64,
     refused: AtomicU64,
     doubtful: AtomicU64,
     delivered: AtomicU64,
     duplicated: AtomicU64,
+    rejected: AtomicU64,
+    deferred: AtomicU64,
     unknown: AtomicU64,
     mixed_up: AtomicU64,
+    reports: AtomicU64,
 }
 
-/// Times as microseconds since the start plus one; 0 where it did not happen.
+/// Times as ticks since the start plus one; 0 where it did not happen.
 #[derive(Default)]
 struct Slot {
-    planned: AtomicU64,
-    accepted: AtomicU64,
-    delivered: AtomicU64,
+    planned: AtomicU32,
+    accepted: AtomicU32,
+    attempted: AtomicU32,
+    delivered: AtomicU32,
     deliveries: AtomicU32,
+}
+
+/// What is known of one recipient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Fate {
+    /// Since the start of the run, like all times here.
+    pub(crate) planned: Option<Duration>,
+    pub(crate) accepted: Option<Duration>,
+    pub(crate) attempted: Option<Duration>,
+    pub(crate) delivered: Option<Duration>,
+    pub(crate) deliveries: u32,
+    pub(crate) is_rejected: bool,
+}
+
+impl Fate {
+    /// Whether it was acknowledged, and its receiver neither took nor rejected it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.accepted.is_some() && self.delivered.is_none() && !self.is_rejected
+    }
 }
 
 /// Running totals, in recipients.
@@ -49,39 +79,50 @@ pub struct Counts {
     pub delivered: u64,
     /// Deliveries beyond the first of a recipient.
     pub duplicated: u64,
+    /// Rejected for good by their receiver.
+    pub rejected: u64,
+    /// Times that a receiver has asked to come back later.
+    pub deferred: u64,
     /// Deliveries to an address that carries no number of this run.
     pub unknown: u64,
     /// Deliveries whose content was made for another recipient.
     pub mixed_up: u64,
+    /// Mails to the senders' own domains.
+    pub reports: u64,
 }
 
-/// Latency percentiles, milliseconds.
-#[derive(Clone, Copy, PartialEq, Debug, Default, serde::Serialize)]
-pub struct Percentiles {
-    pub p50: f64,
-    pub p99: f64,
-    pub max: f64,
+impl Counts {
+    /// Recipients that have had their last: delivered, or rejected by the receiver.
+    pub fn settled(&self) -> u64 {
+        self.delivered + self.rejected
+    }
 }
 
 impl Tally {
-    /// An account of `capacity` recipients that starts now.
-    pub fn new(capacity: usize) -> Arc<Self> {
+    /// An account of at most `capacity` recipients (and of [`RECIPIENTS_MAX`]) that starts now.
+    pub fn new(capacity: u64) -> Arc<Self> {
+        let capacity = capacity.min(RECIPIENTS_MAX);
+        let chunks = usize::try_from(capacity.div_ceil(CHUNK as u64)).unwrap_or(0);
         Arc::new(Self {
             start: Instant::now(),
-            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            capacity,
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             doubtful: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             duplicated: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             mixed_up: AtomicU64::new(0),
+            reports: AtomicU64::new(0),
         })
     }
 
-    /// Recipients that this account holds.
-    pub fn capacity(&self) -> usize {
-        self.slots.len()
+    /// Recipients that this account may hold.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// When the run started.
@@ -92,14 +133,14 @@ impl Tally {
     /// Recipient `number` is due at `at`, whether or not the source is able to send it then.
     pub fn plan(&self, number: u64, at: Instant) {
         if let Some(slot) = self.slot(number) {
-            slot.planned.store(self.micros(at), Ordering::Relaxed);
+            slot.planned.store(self.ticks(at), Ordering::Relaxed);
         }
     }
 
     /// The server has acknowledged recipient `number`.
     pub fn accept(&self, number: u64, at: Instant) {
         if let Some(slot) = self.slot(number) {
-            slot.accepted.store(self.micros(at), Ordering::Relaxed);
+            slot.accepted.store(self.ticks(at), Ordering::Relaxed);
             self.accepted.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -114,14 +155,37 @@ impl Tally {
         self.doubtful.fetch_add(recipients, Ordering::Relaxed);
     }
 
+    /// A receiver hears of recipient `number`; only the first time counts.
+    pub fn attempt(&self, number: u64, at: Instant) {
+        if let Some(slot) = self.slot(number)
+            && slot.attempted.load(Ordering::Relaxed) == 0
+        {
+            slot.attempted.store(self.ticks(at), Ordering::Relaxed);
+        }
+    }
+
+    /// A receiver asks to come back later.
+    pub fn defer(&self) {
+        self.deferred.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A receiver has rejected recipient `number` for good; only the first time counts.
+    pub fn reject(&self, number: u64) {
+        if let Some(slot) = self.slot(number)
+            && slot.deliveries.fetch_or(REJECTED, Ordering::Relaxed) & REJECTED == 0
+        {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// A receiver has taken a mail for recipient `number`.
     pub fn deliver(&self, number: u64, at: Instant) {
         let Some(slot) = self.slot(number) else {
             self.deliver_unknown();
             return;
         };
-        if slot.deliveries.fetch_add(1, Ordering::Relaxed) == 0 {
-            slot.delivered.store(self.micros(at), Ordering::Relaxed);
+        if slot.deliveries.fetch_add(1, Ordering::Relaxed) & !REJECTED == 0 {
+            slot.delivered.store(self.ticks(at), Ordering::Relaxed);
             self.delivered.fetch_add(1, Ordering::Relaxed);
         } else {
             self.duplicated.fetch_add(1, Ordering::Relaxed);
@@ -138,6 +202,11 @@ impl Tally {
         self.mixed_up.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A report came back to a sender.
+    pub fn report(&self) {
+        self.reports.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The totals so far.
     pub fn counts(&self) -> Counts {
         let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
@@ -147,63 +216,93 @@ impl Tally {
             doubtful: load(&self.doubtful),
             delivered: load(&self.delivered),
             duplicated: load(&self.duplicated),
+            rejected: load(&self.rejected),
+            deferred: load(&self.deferred),
             unknown: load(&self.unknown),
             mixed_up: load(&self.mixed_up),
+            reports: load(&self.reports),
         }
     }
 
-    /// Recipients that were acknowledged and never delivered, by number.
-    pub fn lost(&self) -> impl Iterator<Item = u64> + '_ {
-        self.slots.iter().enumerate().filter_map(|(number, slot)| {
-            let lost = slot.accepted.load(Ordering::Relaxed) > 0 && slot.delivered.load(Ordering::Relaxed) == 0;
-            lost.then_some(number as u64)
-        })
+    /// Recipients that were acknowledged, and that their receivers neither took nor rejected.
+    pub fn lost(&self) -> u64 {
+        self.fates(0..self.capacity, 1).filter(Fate::is_lost).count() as u64
     }
 
     /// From the planned time to the acknowledgement.
-    pub fn ack_ms(&self) -> Percentiles {
-        self.percentiles(|slot| &slot.accepted)
+    pub fn ack_ms(&self) -> Latency {
+        self.account().ack.latency()
     }
 
     /// From the planned time to the first delivery.
-    pub fn delivery_ms(&self) -> Percentiles {
-        self.percentiles(|slot| &slot.delivered)
+    pub fn delivery_ms(&self) -> Latency {
+        self.account().delivery.latency()
     }
 
     /// From the first planned time to the last delivery.
     pub fn duration(&self) -> Duration {
-        let times = |pick: fn(&Slot) -> &AtomicU64| {
-            self.slots.iter().map(move |slot| pick(slot).load(Ordering::Relaxed)).filter(|at| *at > 0)
-        };
-        let first = times(|slot| &slot.planned).min().unwrap_or(0);
-        let last = times(|slot| &slot.delivered).max().unwrap_or(0);
-        Duration::from_micros(last.saturating_sub(first))
+        self.account().duration()
     }
 
-    fn percentiles(&self, pick: fn(&Slot) -> &AtomicU64) -> Percentiles {
-        let mut histogram = Histogram::<u64>::new_with_bounds(1, LATENCY_MICROS_MAX, DIGITS)
-            .expect("the bounds are constants in order");
-        for slot in &self.slots {
-            let (from, to) = (slot.planned.load(Ordering::Relaxed), pick(slot).load(Ordering::Relaxed));
-            if from > 0 && to > 0 {
-                histogram.saturating_record(to.saturating_sub(from));
+    fn account(&self) -> Account {
+        Account::of(self.fates(0..self.capacity, 1))
+    }
+
+    /// What is known of every `stride`th number of `numbers`; unused chunks are passed over.
+    pub(crate) fn fates(&self, numbers: std::ops::Range<u64>, stride: u64) -> impl Iterator<Item = Fate> + '_ {
+        let end = numbers.end.min(self.capacity);
+        let mut number = numbers.start;
+        std::iter::from_fn(move || {
+            while number < end {
+                let at = number;
+                number += stride.max(1);
+                if let Some(slot) = self.used(at) {
+                    return Some(slot.fate());
+                }
             }
-        }
-        let ms = |micros: u64| micros as f64 / 1_000.0;
-        Percentiles {
-            p50: ms(histogram.value_at_quantile(0.50)),
-            p99: ms(histogram.value_at_quantile(0.99)),
-            max: ms(histogram.max()),
-        }
+            None
+        })
     }
 
     fn slot(&self, number: u64) -> Option<&Slot> {
-        self.slots.get(usize::try_from(number).ok()?)
+        let (chunk, at) = self.place(number)?;
+        Some(&self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect())[at])
     }
 
-    fn micros(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.start).as_micros();
-        u64::try_from(since).unwrap_or(u64::MAX - 1) + 1
+    fn used(&self, number: u64) -> Option<&Slot> {
+        let (chunk, at) = self.place(number)?;
+        self.chunks[chunk].get().map(|slots| &slots[at])
+    }
+
+    fn place(&self, number: u64) -> Option<(usize, usize)> {
+        if number >= self.capacity {
+            return None;
+        }
+        let number = usize::try_from(number).ok()?;
+        Some((number / CHUNK, number % CHUNK))
+    }
+
+    fn ticks(&self, at: Instant) -> u32 {
+        let since = at.saturating_duration_since(self.start).as_micros() / TICK_MICROS;
+        u32::try_from(since).unwrap_or(u32::MAX - 1).saturating_add(1)
+    }
+}
+
+impl Slot {
+    fn fate(&self) -> Fate {
+        let time = |at: &AtomicU32| {
+            let ticks = u64::from(at.load(Ordering::Relaxed)).checked_sub(1)?;
+            Some(Duration::from_micros(ticks * TICK_MICROS as u64))
+        };
+        let deliveries = self.deliveries.load(Ordering::Relaxed);
+        Fate {
+            planned: time(&self.planned),
+            accepted: time(&self.accepted),
+            attempted: time(&self.attempted),
+            delivered: time(&self.delivered),
+            deliveries: deliveries & !REJECTED,
+            is_rejected: deliveries & REJECTED != 0,
+        }
     }
 }
 
@@ -212,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recipient_that_was_accepted_and_not_delivered_is_lost() {
+    fn a_recipient_that_was_accepted_and_neither_delivered_nor_rejected_is_lost() {
         let tally = Tally::new(3);
         let now = tally.start();
         for number in 0..3 {
@@ -220,8 +319,9 @@ mod tests {
             tally.accept(number, now);
         }
         tally.deliver(0, now);
-        tally.deliver(2, now);
-        assert_eq!(tally.lost().collect::<Vec<_>>(), [1]);
+        tally.reject(2);
+        tally.reject(2);
+        assert_eq!((tally.lost(), tally.counts().rejected), (1, 1));
     }
 
     #[test]
@@ -247,9 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_attempt_counts() {
+        let tally = Tally::new(1);
+        let start = tally.start();
+        tally.accept(0, start);
+        tally.attempt(0, start + Duration::from_millis(1));
+        tally.attempt(0, start + Duration::from_millis(9));
+        let fate = tally.fates(0..1, 1).next().expect("its chunk is in use");
+        assert_eq!(fate.attempted, Some(Duration::from_millis(1)));
+    }
+
+    #[test]
     fn an_empty_account_has_zeros() {
         let tally = Tally::new(0);
-        assert_eq!(tally.delivery_ms(), Percentiles::default());
+        assert_eq!(tally.delivery_ms(), Latency::default());
         assert_eq!(tally.duration(), Duration::ZERO);
+        assert_eq!(Tally::new(RECIPIENTS_MAX).fates(0..RECIPIENTS_MAX, 7).count(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The stories: what Postrail promises, shown on the built binary with real counterparts.
 
+mod bench;
 mod delivery_content;
 mod delivery_names;
 mod delivery_receivers;

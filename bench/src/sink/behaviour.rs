@@ -23,8 +23,13 @@ pub struct Behaviour {
     pub reply_delay: Duration,
     /// Open connections beyond this are answered 421.
     pub connections_max: Option<usize>,
-    /// Recipients a minute beyond this are answered 450.
+    /// Recipients a minute beyond this are answered 450, or 421 with the end of the session.
     pub rate_per_minute_max: Option<u32>,
+    /// Whether a rate that is passed ends the session.
+    pub closes_over_rate: bool,
+    /// Every session is answered 421 until the sink is told to release.
+    pub holds: bool,
+    pub offers_starttls: bool,
     pub offers_pipelining: bool,
     pub offers_8bitmime: bool,
     pub offers_smtputf8: bool,
@@ -39,6 +44,9 @@ impl Default for Behaviour {
             reply_delay: Duration::ZERO,
             connections_max: None,
             rate_per_minute_max: None,
+            closes_over_rate: false,
+            holds: false,
+            offers_starttls: false,
             offers_pipelining: true,
             offers_8bitmime: true,
             offers_smtputf8: true,
@@ -52,6 +60,8 @@ pub enum Verdict {
     Take,
     Defer(&'static str),
     Reject(&'static str),
+    /// Not now, and no more in this session.
+    Close(&'static str),
 }
 
 /// What a receiver remembers between recipients.
@@ -68,6 +78,14 @@ impl Memory {
 }
 
 impl Behaviour {
+    /// Whether every recipient is taken, whatever came before.
+    pub fn takes_all(&self) -> bool {
+        self.defer_share <= 0.0
+            && self.reject_share <= 0.0
+            && self.greylist.is_none()
+            && self.rate_per_minute_max.is_none()
+    }
+
     /// The answer to a recipient that is offered at `now`.
     pub fn judge(&self, memory: &mut Memory, recipient: &[u8], now: Instant) -> Verdict {
         let key = fingerprint(recipient);
@@ -76,7 +94,11 @@ impl Behaviour {
             return Verdict::Reject("550 5.1.1 no such mailbox here");
         }
         if self.over_rate(memory, now) {
-            return Verdict::Defer("450 4.7.28 too many mails from you, come back later");
+            return if self.closes_over_rate {
+                Verdict::Close("421 4.7.28 too many mails from you, come back later")
+            } else {
+                Verdict::Defer("450 4.7.28 too many mails from you, come back later")
+            };
         }
         let defers = share < self.reject_share + self.defer_share;
         if !defers && self.greylist.is_none() {
@@ -157,5 +179,7 @@ mod tests {
         let verdicts: Vec<_> = (0..3).map(|number| judged(&behaviour, &mut memory, number, now)).collect();
         assert!(matches!(verdicts[..], [Verdict::Take, Verdict::Take, Verdict::Defer(_)]), "{verdicts:?}");
         assert_eq!(judged(&behaviour, &mut memory, 3, now + Duration::from_secs(60)), Verdict::Take);
+        let behaviour = Behaviour { closes_over_rate: true, rate_per_minute_max: Some(0), ..Behaviour::default() };
+        assert!(matches!(judged(&behaviour, &mut Memory::new(now), 1, now), Verdict::Close(_)));
     }
 }

@@ -9,13 +9,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::stream::{self, Stream};
+use crate::tally::Tally;
 
 mod behaviour;
 mod session;
@@ -39,6 +43,8 @@ pub struct ReceiverPlan {
     pub zone: String,
     pub address: IpAddr,
     pub behaviour: Behaviour,
+    /// Whether it is where the load's senders are: mails to it are reports.
+    pub is_sender: bool,
 }
 
 /// What to start.
@@ -56,7 +62,12 @@ impl Default for SinkPlan {
     fn default() -> Self {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self {
-            receivers: vec![ReceiverPlan { zone: "demo.test".into(), address, behaviour: Behaviour::default() }],
+            receivers: vec![ReceiverPlan {
+                zone: "demo.test".into(),
+                address,
+                behaviour: Behaviour::default(),
+                is_sender: false,
+            }],
             port: 0,
             name_server: SocketAddr::new(address, 0),
         }
@@ -68,6 +79,7 @@ pub struct Sink {
     port: u16,
     name_server: SocketAddr,
     sessions: Arc<AtomicU64>,
+    is_released: Arc<AtomicBool>,
     /// Ends all tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -77,9 +89,12 @@ struct Receiver {
     name: String,
     behaviour: Behaviour,
     memory: Mutex<Memory>,
-    tally: Arc<crate::tally::Tally>,
+    tally: Arc<Tally>,
     open: AtomicUsize,
     sessions: Arc<AtomicU64>,
+    is_released: Arc<AtomicBool>,
+    is_sender: bool,
+    acceptor: Option<TlsAcceptor>,
 }
 
 impl Sink {
@@ -87,29 +102,36 @@ impl Sink {
     ///
     /// # Errors
     /// A zone that is no domain name, or a port that cannot be bound.
-    pub async fn start(plan: SinkPlan, tally: Arc<crate::tally::Tally>) -> io::Result<Self> {
+    pub async fn start(plan: SinkPlan, tally: Arc<Tally>) -> io::Result<Self> {
         let mut tasks = JoinSet::new();
         let mut port = plan.port;
         let sessions = Arc::new(AtomicU64::new(0));
+        let is_released = Arc::new(AtomicBool::new(false));
         let mut zones = Vec::with_capacity(plan.receivers.len());
         for receiver in plan.receivers {
             zones.push(Zone::new(&receiver.zone, receiver.address)?);
             let listener = TcpListener::bind((receiver.address, port)).await?;
             port = listener.local_addr()?.port();
+            let name = format!("mx.{}", receiver.zone);
+            let acceptor =
+                receiver.behaviour.offers_starttls.then(|| stream::acceptor(vec![name.clone()])).transpose()?;
             let receiver = Arc::new(Receiver {
-                name: format!("mx.{}", receiver.zone),
+                name,
                 behaviour: receiver.behaviour,
                 memory: Mutex::new(Memory::new(Instant::now())),
                 tally: tally.clone(),
                 open: AtomicUsize::new(0),
                 sessions: sessions.clone(),
+                is_released: is_released.clone(),
+                is_sender: receiver.is_sender,
+                acceptor,
             });
             tasks.spawn(receiver.listen(listener));
         }
         let server = NameServer::bind(plan.name_server).await?;
         let name_server = server.address();
         tasks.spawn(server.serve(zones.into()));
-        Ok(Self { port, name_server, sessions, _tasks: tasks })
+        Ok(Self { port, name_server, sessions, is_released, _tasks: tasks })
     }
 
     /// The port of every receiver.
@@ -120,6 +142,11 @@ impl Sink {
     /// Where the name server answers, over UDP and TCP.
     pub fn name_server(&self) -> SocketAddr {
         self.name_server
+    }
+
+    /// Receivers that hold take mail from now on.
+    pub fn release(&self) {
+        self.is_released.store(true, Ordering::Release);
     }
 
     /// Sessions that were opened so far, at all receivers.
@@ -143,24 +170,25 @@ impl Receiver {
         }
     }
 
-    async fn serve(self: Arc<Self>, mut stream: TcpStream) {
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let holds = self.behaviour.holds && !self.is_released.load(Ordering::Acquire);
         let over = self.behaviour.connections_max.is_some_and(|limit| open > limit);
         // How a session ends is the sender's to judge; the tally holds what was delivered.
-        let _ = if over {
-            stream.write_all(b"421 4.7.0 too many connections from you\r\n").await
-        } else {
-            self.converse(&mut stream).await
+        let _ = match (holds, over) {
+            (true, _) => turn_away(stream, b"421 4.3.2 not now, come back later\r\n").await,
+            (_, true) => turn_away(stream, b"421 4.7.0 too many connections from you\r\n").await,
+            _ => self.converse(stream).await,
         };
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    async fn converse(&self, stream: &mut TcpStream) -> io::Result<()> {
+    async fn converse(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let mut stream = Stream::Plain(stream);
         self.wait_to_reply().await;
-        stream.write_all(format!("220 {} ESMTP\r\n", self.name).as_bytes()).await?;
-        let script = Script { name: &self.name, behaviour: &self.behaviour, memory: &self.memory, tally: &self.tally };
+        stream.send(format!("220 {} ESMTP\r\n", self.name).as_bytes()).await?;
         let mut session = Session::default();
         let mut output = Vec::with_capacity(512);
         loop {
@@ -170,13 +198,28 @@ impl Receiver {
                 return Ok(());
             }
             output.clear();
+            let script = Script {
+                name: &self.name,
+                behaviour: &self.behaviour,
+                memory: &self.memory,
+                tally: &self.tally,
+                is_sender: self.is_sender,
+                may_start_tls: self.acceptor.is_some() && !stream.is_tls(),
+            };
             let flow = session.advance(&script, Instant::now(), &mut output);
             if !output.is_empty() {
                 self.wait_to_reply().await;
-                stream.write_all(&output).await?;
+                stream.send(&output).await?;
             }
-            if flow == Flow::Close {
-                return stream.shutdown().await;
+            match (flow, &self.acceptor) {
+                (Flow::Close, _) => return stream.shutdown().await,
+                (Flow::StartTls, Some(acceptor)) => {
+                    let handshake = stream.into_server_tls(acceptor);
+                    let secured = tokio::time::timeout(SESSION_IDLE, handshake).await;
+                    stream = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                    session = Session::default();
+                }
+                _ => {}
             }
         }
     }
@@ -186,4 +229,10 @@ impl Receiver {
             tokio::time::sleep(self.behaviour.reply_delay).await;
         }
     }
+}
+
+/// Says that there is no service, and closes.
+async fn turn_away(mut stream: TcpStream, reply: &[u8]) -> io::Result<()> {
+    stream.write_all(reply).await?;
+    stream.shutdown().await
 }

@@ -1,9 +1,9 @@
 //! One SMTP session of a scripted receiver, without its socket: bytes in, reply bytes out.
 //!
 //! It is made to be fast and forgiving, not to be a mail server: it checks the order of commands just enough to keep
-//! the account right, keeps no mail, and reads of a message only its head. Invariants worth naming: memory is bounded
-//! by [`MESSAGE_BYTES_MAX`]; a recipient is entered in the tally when end-of-data is answered 250, before that reply
-//! is written.
+//! the account right, keeps no mail, and reads of a message only its head. Invariants worth naming: what is kept of a
+//! message is at most [`HEAD_BYTES_MAX`] and one read; a recipient is entered in the tally when end-of-data is answered
+//! 250, before that reply is written; replies to a group of commands are one write.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -19,7 +19,7 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 4_096;
 /// Recipients of a transaction: over it 452.
 const RECIPIENTS_MAX: usize = 1_000;
-/// What is looked at of a message to find its number, octets.
+/// What is kept and looked at of a message to find its number, octets.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The header field that tells which recipients a message was made for: `X-Bench-Id: <first>-<last>`.
@@ -29,6 +29,8 @@ pub const ID_HEADER: &str = "X-Bench-Id";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Flow {
     Continue,
+    /// The handshake follows; what was said before it is forgotten.
+    StartTls,
     Close,
 }
 
@@ -38,6 +40,10 @@ pub(super) struct Script<'a> {
     pub(super) behaviour: &'a Behaviour,
     pub(super) memory: &'a Mutex<Memory>,
     pub(super) tally: &'a Tally,
+    /// Whether mails here are reports to the senders of the load.
+    pub(super) is_sender: bool,
+    /// Whether STARTTLS may be offered now.
+    pub(super) may_start_tls: bool,
 }
 
 /// The state of one session.
@@ -46,6 +52,9 @@ pub(super) struct Session {
     input: Vec<u8>,
     /// How far `input` has been searched for the end of data.
     searched: usize,
+    /// Octets of the message that are not kept any more; its head was read before they went.
+    passed: usize,
+    made_for: Option<(u64, u64)>,
     has_sender: bool,
     recipients: Vec<Option<u64>>,
     in_data: bool,
@@ -65,14 +74,18 @@ impl Session {
         while flow == Flow::Continue {
             let rest = &input[at..];
             if self.in_data {
-                let Some((message, consumed)) = end_of_data(rest, &mut self.searched) else {
-                    if rest.len() > MESSAGE_BYTES_MAX {
+                let Some((message, consumed)) = end_of_data(rest, self.passed == 0, &mut self.searched) else {
+                    if self.passed + rest.len() > MESSAGE_BYTES_MAX {
                         output.extend_from_slice(b"552 5.3.4 message too large\r\n");
                         flow = Flow::Close;
                     }
+                    at += self.pass(rest);
                     break;
                 };
-                self.take_message(script, &rest[..message], now);
+                if self.passed == 0 {
+                    self.made_for = made_for(&rest[..message]);
+                }
+                self.take_message(script, now);
                 output.extend_from_slice(b"250 2.0.0 taken\r\n");
                 at += consumed;
                 continue;
@@ -99,13 +112,12 @@ impl Session {
             self.has_sender = true;
             output.extend_from_slice(b"250 2.1.0 ok\r\n");
         } else if starts("RCPT TO:") {
-            self.recipient(script, &line["RCPT TO:".len()..], now, output);
+            return self.recipient(script, &line["RCPT TO:".len()..], now, output);
         } else if starts("DATA") {
             if self.recipients.is_empty() {
                 output.extend_from_slice(b"503 5.5.1 no valid recipients\r\n");
             } else {
                 self.in_data = true;
-                self.searched = 0;
                 output.extend_from_slice(b"354 go ahead\r\n");
             }
         } else if starts("EHLO ") {
@@ -116,6 +128,10 @@ impl Session {
             output.extend_from_slice(b"250 ");
             output.extend_from_slice(script.name.as_bytes());
             output.extend_from_slice(b"\r\n");
+        } else if starts("STARTTLS") && script.may_start_tls {
+            self.reset();
+            output.extend_from_slice(b"220 2.0.0 go ahead\r\n");
+            return Flow::StartTls;
         } else if starts("RSET") {
             self.reset();
             output.extend_from_slice(b"250 2.0.0 ok\r\n");
@@ -130,40 +146,74 @@ impl Session {
         Flow::Continue
     }
 
-    fn recipient(&mut self, script: &Script<'_>, argument: &[u8], now: Instant, output: &mut Vec<u8>) {
+    fn recipient(&mut self, script: &Script<'_>, argument: &[u8], now: Instant, output: &mut Vec<u8>) -> Flow {
         if !self.has_sender {
             output.extend_from_slice(b"503 5.5.1 MAIL first\r\n");
-            return;
+            return Flow::Continue;
         }
         if self.recipients.len() >= RECIPIENTS_MAX {
             output.extend_from_slice(b"452 4.5.3 too many recipients\r\n");
-            return;
+            return Flow::Continue;
         }
         let address = path(argument);
-        let verdict = {
+        let number = number_of(address);
+        if let Some(number) = number {
+            script.tally.attempt(number, now);
+        }
+        let verdict = if script.behaviour.takes_all() {
+            Verdict::Take
+        } else {
             let mut memory = script.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             script.behaviour.judge(&mut memory, address, now)
         };
-        match verdict {
+        let (reply, flow) = match verdict {
             Verdict::Take => {
-                self.recipients.push(number_of(address));
-                output.extend_from_slice(b"250 2.1.5 ok\r\n");
+                self.recipients.push(number);
+                ("250 2.1.5 ok", Flow::Continue)
             }
-            Verdict::Defer(reply) | Verdict::Reject(reply) => {
-                output.extend_from_slice(reply.as_bytes());
-                output.extend_from_slice(b"\r\n");
+            Verdict::Defer(reply) => {
+                script.tally.defer();
+                (reply, Flow::Continue)
             }
-        }
+            Verdict::Close(reply) => {
+                script.tally.defer();
+                (reply, Flow::Close)
+            }
+            Verdict::Reject(reply) => {
+                if let Some(number) = number {
+                    script.tally.reject(number);
+                }
+                (reply, Flow::Continue)
+            }
+        };
+        output.extend_from_slice(reply.as_bytes());
+        output.extend_from_slice(b"\r\n");
+        flow
     }
 
-    fn take_message(&mut self, script: &Script<'_>, message: &[u8], now: Instant) {
-        let made_for = made_for(&message[..message.len().min(HEAD_BYTES_MAX)]);
+    /// Lets go of what a message in progress does not need any more; the octets to drop from the front of `rest`.
+    fn pass(&mut self, rest: &[u8]) -> usize {
+        if self.passed == 0 {
+            if rest.len() < HEAD_BYTES_MAX {
+                return 0;
+            }
+            self.made_for = made_for(rest);
+        }
+        // The end of data may be half here.
+        let gone = rest.len().saturating_sub(END_OF_DATA.len() - 1);
+        self.passed += gone;
+        self.searched = 0;
+        gone
+    }
+
+    fn take_message(&mut self, script: &Script<'_>, now: Instant) {
         for number in self.recipients.drain(..) {
             match number {
+                _ if script.is_sender => script.tally.report(),
                 None => script.tally.deliver_unknown(),
                 Some(number) => {
                     script.tally.deliver(number, now);
-                    if made_for.is_some_and(|(first, last)| !(first..=last).contains(&number)) {
+                    if self.made_for.is_some_and(|(first, last)| !(first..=last).contains(&number)) {
                         script.tally.deliver_mixed_up();
                     }
                 }
@@ -177,6 +227,8 @@ impl Session {
         self.in_data = false;
         self.recipients.clear();
         self.searched = 0;
+        self.passed = 0;
+        self.made_for = None;
     }
 }
 
@@ -185,6 +237,7 @@ fn greet(script: &Script<'_>, output: &mut Vec<u8>) {
         (script.behaviour.offers_pipelining, "PIPELINING"),
         (script.behaviour.offers_8bitmime, "8BITMIME"),
         (script.behaviour.offers_smtputf8, "SMTPUTF8"),
+        (script.may_start_tls, "STARTTLS"),
         (true, "SIZE 67108864"),
     ];
     for line in std::iter::once(script.name).chain(offers.iter().filter(|(on, _)| *on).map(|(_, word)| *word)) {
@@ -195,17 +248,18 @@ fn greet(script: &Script<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
 }
 
+const END_OF_DATA: &[u8] = b"\r\n.\r\n";
+
 /// The message's length and what its end consumes, once `CRLF . CRLF` has arrived. `searched` speeds up the next call.
-fn end_of_data(input: &[u8], searched: &mut usize) -> Option<(usize, usize)> {
-    const END: &[u8] = b"\r\n.\r\n";
-    if input.starts_with(b".\r\n") {
+fn end_of_data(input: &[u8], is_start: bool, searched: &mut usize) -> Option<(usize, usize)> {
+    if is_start && input.starts_with(b".\r\n") {
         return Some((0, 3));
     }
-    let from = searched.saturating_sub(END.len() - 1);
-    if let Some(found) = memmem::find(&input[from..], END) {
+    let from = searched.saturating_sub(END_OF_DATA.len() - 1);
+    if let Some(found) = memmem::find(&input[from..], END_OF_DATA) {
         let at = from + found;
         *searched = 0;
-        return Some((at + 2, at + END.len()));
+        return Some((at + 2, at + END_OF_DATA.len()));
     }
     *searched = input.len();
     None
@@ -226,7 +280,8 @@ fn number_of(address: &[u8]) -> Option<u64> {
 }
 
 /// The range in the message's [`ID_HEADER`], if it has one.
-fn made_for(head: &[u8]) -> Option<(u64, u64)> {
+fn made_for(message: &[u8]) -> Option<(u64, u64)> {
+    let head = &message[..message.len().min(HEAD_BYTES_MAX)];
     let header_end = memmem::find(head, b"\r\n\r\n").unwrap_or(head.len());
     for line in head[..header_end].split(|octet| *octet == b'\n') {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
@@ -259,8 +314,14 @@ mod tests {
         }
 
         fn says(&mut self, input: &str) -> (String, Flow) {
-            let script =
-                Script { name: "mx.demo.test", behaviour: &self.behaviour, memory: &self.memory, tally: &self.tally };
+            let script = Script {
+                name: "mx.demo.test",
+                behaviour: &self.behaviour,
+                memory: &self.memory,
+                tally: &self.tally,
+                is_sender: false,
+                may_start_tls: self.behaviour.offers_starttls,
+            };
             self.session.input().extend_from_slice(input.as_bytes());
             let mut output = Vec::new();
             let flow = self.session.advance(&script, Instant::now(), &mut output);
@@ -302,6 +363,39 @@ mod tests {
         world.says(PIPELINED);
         world.says("x-bench-id: 4-9\r\n\r\nhello\r\n.\r\n");
         assert_eq!(world.tally.counts().mixed_up, 1);
+    }
+
+    #[test]
+    fn a_large_message_is_passed_on_and_its_end_found_at_every_split() {
+        let message = format!("X-Bench-Id: 3-3\r\n\r\n{}\r\n.\r\n", "0123456789\r\n".repeat(4_000));
+        for from_end in 0..8 {
+            let mut world = World::new(Behaviour::default());
+            world.says(PIPELINED);
+            let (early, late) = message.split_at(message.len() - from_end);
+            let replies = [world.says(&early[..30_000]).0, world.says(&early[30_000..]).0, world.says(late).0].concat();
+            assert_eq!(replies, "250 2.0.0 taken\r\n", "{from_end} octets later");
+            assert!(world.session.input().capacity() < 3 * message.len());
+            assert_eq!((world.tally.counts().delivered, world.tally.counts().mixed_up), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_passed_rate_ends_the_session_where_the_script_says_so() {
+        let behaviour = Behaviour { rate_per_minute_max: Some(0), closes_over_rate: true, ..Behaviour::default() };
+        let mut world = World::new(behaviour);
+        let (replies, flow) = world.says(PIPELINED);
+        assert!(replies.contains("421 4.7.28") && !replies.contains("354"), "{replies}");
+        assert_eq!((flow, world.tally.counts().deferred), (Flow::Close, 1));
+    }
+
+    #[test]
+    fn starttls_is_offered_and_taken_where_the_script_says_so() {
+        let mut world = World::new(Behaviour { offers_starttls: true, ..Behaviour::default() });
+        assert!(world.says("EHLO x\r\n").0.contains("STARTTLS"));
+        assert_eq!(world.says("STARTTLS\r\n").1, Flow::StartTls);
+        let mut world = World::new(Behaviour::default());
+        assert!(!world.says("EHLO x\r\n").0.contains("STARTTLS"));
+        assert!(world.says("STARTTLS\r\n").0.starts_with("502"));
     }
 
     #[test]

@@ -1,25 +1,30 @@
 //! Load: numbered mails of chosen sizes over several connections, by SMTP or REST.
 //!
-//! A [`Load`] hands out numbers to its connections. In a closed loop a connection takes the next mail as soon as the
-//! last is answered; in an open loop mail `n` is due at `start + n / rate`, and a mail that is sent late counts as
-//! late: its latency starts when it was due. Deliberately absent: TLS, and a second try of a mail whose connection
-//! broke (it is counted as doubtful, since sending it again would hide a duplicate).
+//! A [`Load`] keeps its connections over several phases (a warm-up, then what is measured), so that what a login costs is
+//! not part of a mail. Its connections draw numbers from one sequence. In a closed loop a connection takes the next mail
+//! as soon as the last is answered; in an open loop the `n`th recipient is due at `start + n / rate`, and a mail that is
+//! sent late counts as late: its latency starts when it was due. Deliberately absent: a second try of a mail whose
+//! connection broke (it is counted as doubtful, since sending it again would hide a duplicate).
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 use crate::tally::Tally;
 
+mod draw;
 mod message;
 mod rest;
 mod smtp;
 
-pub use message::Composer;
+pub use draw::Draw;
+pub(crate) use draw::spread;
+pub use message::{Composer, Mix, Numbers};
 
 /// Longest time that a server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,10 +47,19 @@ pub enum Pace {
 /// How mails are handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interface {
-    /// SMTP with AUTH PLAIN, envelope commands in one group.
+    /// SMTP with AUTH PLAIN where a login is given; envelope commands in one group where the server offers PIPELINING.
     Smtp,
-    /// `POST /v2/jobs`, with this many recipients a job.
-    Rest { recipients_per_job: u64 },
+    /// `POST /v2/jobs`.
+    Rest,
+}
+
+/// The encryption of a load's connections.
+#[derive(Clone, Default)]
+pub enum Tls {
+    #[default]
+    None,
+    StartTls(TlsConnector),
+    Implicit(TlsConnector),
 }
 
 /// The username and secret to submit with.
@@ -55,78 +69,271 @@ pub struct Login {
     pub secret: String,
 }
 
+/// The numbers of one load: `first`, `first + stride`, and so on. Loads of one run must not share numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lane {
+    pub first: u64,
+    pub stride: u64,
+}
+
+impl Lane {
+    /// All numbers: for a run with one load.
+    pub const ALL: Self = Self { first: 0, stride: 1 };
+
+    /// The number at `position` of this lane.
+    pub fn number(&self, position: u64) -> u64 {
+        self.first + position * self.stride
+    }
+}
+
 /// One load to run.
 #[derive(Clone)]
 pub struct LoadPlan {
     pub interface: Interface,
     pub target: SocketAddr,
+    pub tls: Tls,
     pub login: Option<Login>,
-    /// The numbers of the recipients; loads of one run must not share numbers.
-    pub numbers: std::ops::Range<u64>,
+    pub lane: Lane,
     pub connections: usize,
-    pub pace: Pace,
     pub composer: Arc<Composer>,
 }
 
-/// Sizes of messages, octets, spread evenly.
-pub type Sizes = RangeInclusive<usize>;
-
-/// What the connections of one load share.
-struct Load {
-    plan: LoadPlan,
-    next: AtomicU64,
-    start: Instant,
-    tally: Arc<Tally>,
+/// A stretch of load.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Phase {
+    pub pace: Pace,
+    /// Nothing is taken that is due at this moment or later.
+    pub until: Option<Instant>,
+    /// Recipients at most.
+    pub recipients_max: Option<u64>,
 }
 
-/// Runs one load to its end: until every number was sent, or no connection can be opened any more.
-pub async fn run(plan: LoadPlan, tally: Arc<Tally>) {
-    let connections = plan.connections;
-    let next = AtomicU64::new(plan.numbers.start);
-    let load = Arc::new(Load { plan, next, start: Instant::now(), tally });
-    let mut tasks = JoinSet::new();
-    for _ in 0..connections {
-        let load = load.clone();
-        tasks.spawn(async move {
-            match load.plan.interface {
-                Interface::Smtp => smtp::run(&load).await,
-                Interface::Rest { recipients_per_job } => rest::run(&load, recipients_per_job).await,
-            }
-        });
-    }
-    while tasks.join_next().await.is_some() {}
+/// A running load. Its connections end when it is dropped.
+pub struct Load {
+    shared: Arc<Shared>,
+    orders: watch::Sender<Order>,
+    tasks: JoinSet<()>,
+}
+
+/// What the connections of one load share.
+struct Shared {
+    plan: LoadPlan,
+    tally: Arc<Tally>,
+    /// The next position of the lane.
+    position: AtomicU64,
+    /// The next mail or job.
+    mail: AtomicU64,
+    /// Connections that still take from the present phase.
+    busy: AtomicUsize,
+    /// Connections that have not given up.
+    living: AtomicUsize,
+}
+
+/// What the connections are to do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Order {
+    stretch: Option<Stretch>,
+    /// Say goodbye after it.
+    finish: bool,
+}
+
+/// A phase that has begun.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    phase: Phase,
+    start: Instant,
+    /// Its first position.
+    position: u64,
 }
 
 impl Load {
-    /// The next `count` numbers (fewer at the end), when they are due, and entered as planned; `None`: all are sent.
-    async fn take(&self, count: u64) -> Option<std::ops::Range<u64>> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let last = self.plan.numbers.end.min(first.saturating_add(count));
-        if first >= last {
-            return None;
+    /// Starts the connections on the current tokio runtime; they open with the first phase.
+    pub fn start(plan: LoadPlan, tally: Arc<Tally>) -> Self {
+        let (orders, listening) = watch::channel(Order::default());
+        let connections = plan.connections.max(1);
+        let shared = Arc::new(Shared {
+            plan,
+            tally,
+            position: AtomicU64::new(0),
+            mail: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            living: AtomicUsize::new(connections),
+        });
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            let work = Work { shared: shared.clone(), orders: listening.clone(), over: None, is_busy: false };
+            let interface = work.shared.plan.interface;
+            tasks.spawn(async move {
+                match interface {
+                    Interface::Smtp => smtp::run(work).await,
+                    Interface::Rest => rest::run(work).await,
+                }
+            });
         }
-        let due = match self.plan.pace {
-            Pace::Closed => Instant::now(),
-            Pace::Open { rate_per_s } => {
-                let position = (first - self.plan.numbers.start) as f64;
-                let due = self.start + Duration::from_secs_f64(position / rate_per_s.max(f64::MIN_POSITIVE));
-                tokio::time::sleep_until(due.into()).await;
-                due
-            }
-        };
-        for number in first..last {
-            self.tally.plan(number, due);
-        }
-        Some(first..last)
+        Self { shared, orders, tasks }
     }
 
-    fn accept(&self, numbers: std::ops::Range<u64>) {
+    /// Begins `phase` now, at the position that it gives; the former one must be over.
+    pub fn begin(&self, phase: Phase) -> u64 {
+        let position = self.position();
+        self.shared.busy.store(self.shared.living.load(Ordering::Acquire), Ordering::Release);
+        let stretch = Stretch { phase, start: Instant::now(), position };
+        self.orders.send_modify(|order| order.stretch = Some(stretch));
+        position
+    }
+
+    /// Ends the present phase early: what is under way is answered, and nothing more is taken.
+    pub fn halt(&self) {
+        self.orders.send_modify(|order| {
+            if let Some(stretch) = &mut order.stretch {
+                stretch.phase.until = Some(Instant::now());
+            }
+        });
+    }
+
+    /// Whether every connection has had the last answer of the present phase.
+    pub fn is_idle(&self) -> bool {
+        self.shared.busy.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether no connection could be opened any more.
+    pub fn has_given_up(&self) -> bool {
+        self.shared.living.load(Ordering::Acquire) == 0
+    }
+
+    /// The position that the next mail will have.
+    pub fn position(&self) -> u64 {
+        self.shared.position.load(Ordering::Acquire)
+    }
+
+    /// The numbers of this load.
+    pub fn lane(&self) -> Lane {
+        self.shared.plan.lane
+    }
+
+    /// Waits for the end of the present phase, and closes the connections politely.
+    pub async fn finish(mut self) {
+        self.orders.send_modify(|order| order.finish = true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// One load's single phase, to its end.
+pub async fn run(plan: LoadPlan, phase: Phase, tally: Arc<Tally>) {
+    let load = Load::start(plan, tally);
+    load.begin(phase);
+    load.finish().await;
+}
+
+/// One connection's side of a load.
+struct Work {
+    shared: Arc<Shared>,
+    orders: watch::Receiver<Order>,
+    /// The start of the last phase that is over for this connection.
+    over: Option<Instant>,
+    is_busy: bool,
+}
+
+impl Work {
+    /// The recipients of the next mail, when they are due, and entered as planned; `None`: say goodbye.
+    async fn next(&mut self) -> Option<Numbers> {
+        loop {
+            let order = *self.orders.borrow_and_update();
+            if let Some(stretch) = order.stretch
+                && self.over != Some(stretch.start)
+            {
+                self.is_busy = true;
+                if let Some((numbers, due)) = self.shared.take(&stretch)
+                    && self.is_due(due).await
+                {
+                    for number in numbers.iter() {
+                        self.shared.tally.plan(number, due);
+                    }
+                    return Some(numbers);
+                }
+                self.over = Some(stretch.start);
+                self.is_busy = false;
+                self.shared.busy.fetch_sub(1, Ordering::AcqRel);
+            }
+            if order.finish || self.orders.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// Waits until `due`; false where the phase is cut short before.
+    async fn is_due(&mut self, due: Instant) -> bool {
+        if due <= Instant::now() {
+            return true;
+        }
+        let sleep = tokio::time::sleep_until(due.into());
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                () = &mut sleep => return true,
+                changed = self.orders.changed() => {
+                    let stretch = self.orders.borrow_and_update().stretch;
+                    let until = stretch.and_then(|stretch| stretch.phase.until);
+                    if changed.is_err() || until.is_some_and(|until| due >= until) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// No connection can be opened: this one's share is given up.
+    fn give_up(&mut self) {
+        self.shared.living.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The server has acknowledged `numbers`.
+    fn accept(&self, numbers: impl Iterator<Item = u64>) {
         let now = Instant::now();
         for number in numbers {
-            self.tally.accept(number, now);
+            self.shared.tally.accept(number, now);
         }
     }
 }
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.is_busy {
+            self.shared.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Shared {
+    /// Draws the next mail and when it is due; `None`: the phase is over.
+    fn take(&self, stretch: &Stretch) -> Option<(Numbers, Instant)> {
+        let Stretch { phase, start, position: first } = *stretch;
+        let taken = self.position.load(Ordering::Acquire).saturating_sub(first);
+        let left = phase.recipients_max.map_or(u64::MAX, |max| max.saturating_sub(taken));
+        let due = match phase.pace {
+            Pace::Closed => Instant::now(),
+            Pace::Open { rate_per_s } => {
+                start + Duration::from_secs_f64((taken as f64 / rate_per_s.max(RATE_MIN)).min(DUE_SECONDS_MAX))
+            }
+        };
+        if left == 0 || phase.until.is_some_and(|until| due >= until) {
+            return None;
+        }
+        let mail = self.mail.fetch_add(1, Ordering::AcqRel);
+        let count = self.plan.composer.recipients(mail).min(left);
+        let position = self.position.fetch_add(count, Ordering::AcqRel);
+        let lane = self.plan.lane;
+        if lane.number(position + count - 1) >= self.tally.capacity() {
+            return None;
+        }
+        Some((Numbers { first: lane.number(position), count, stride: lane.stride }, due))
+    }
+}
+
+/// The slowest open loop, recipients a second.
+const RATE_MIN: f64 = 0.001;
+/// The latest that a mail may be due after the start of its phase, seconds.
+const DUE_SECONDS_MAX: f64 = 1e9;
 
 /// `work`, or an error when the server does not answer in time.
 async fn answered<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {

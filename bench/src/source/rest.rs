@@ -3,42 +3,39 @@
 //! Only what the submission API answers is understood: a status line, header fields, and a body of a given length.
 
 use std::io;
-use std::net::SocketAddr;
-use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
-use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::{CONNECT_TRIES, Composer, Load, OFFERS_MAX, RETRY_PAUSE, answered};
+use super::message::push_number;
+use super::{CONNECT_TRIES, Composer, LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered};
 use crate::sink::ID_HEADER;
+use crate::stream::Stream;
 
 /// Head and body of one response, octets.
-const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Sends jobs over one connection at a time, until the load has none left or no connection can be opened.
-pub(super) async fn run(load: &Load, recipients_per_job: u64) {
-    let authorization = load.plan.login.as_ref().map_or_else(String::new, |login| {
-        format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{}:{}", login.username, login.secret)))
-    });
+/// Sends jobs over one connection at a time, until there are none left or no connection can be opened.
+pub(super) async fn run(mut work: Work) {
     let mut connection = None;
-    while let Some(numbers) = load.take(recipients_per_job.max(1)).await {
-        let count = numbers.end - numbers.start;
-        let request = request(load.plan.target, &authorization, &job(&load.plan.composer, numbers.clone()));
+    let mut request = Request::new(&work.shared.plan);
+    while let Some(numbers) = work.next().await {
+        request.write(&work.shared.plan.composer, numbers);
         for offer in 0.. {
             if connection.is_none() {
-                connection = connect(load).await;
+                connection = connect(&work.shared.plan).await;
             }
             let Some(open) = connection.as_mut() else {
-                load.tally.doubt(count);
+                work.shared.tally.doubt(numbers.count);
+                work.give_up();
                 return;
             };
             match answered(open.exchange(&request)).await {
                 Ok(Response { status: 202, keep, .. }) => {
-                    load.accept(numbers.clone());
+                    work.accept(numbers.iter());
                     if !keep {
                         connection = None;
                     }
@@ -51,11 +48,11 @@ pub(super) async fn run(load: &Load, recipients_per_job: u64) {
                     continue;
                 }
                 Ok(_) => {
-                    load.tally.refuse(count);
+                    work.shared.tally.refuse(numbers.count);
                     connection = None;
                 }
                 Err(_) => {
-                    load.tally.doubt(count);
+                    work.shared.tally.doubt(numbers.count);
                     connection = None;
                 }
             }
@@ -64,41 +61,65 @@ pub(super) async fn run(load: &Load, recipients_per_job: u64) {
     }
 }
 
-/// The JSON of one job: a shared text, and each recipient with a number of its own.
-fn job(composer: &Composer, numbers: Range<u64>) -> String {
-    let content = composer.lines(composer.size(numbers.start));
-    let recipients: Vec<_> = numbers
-        .clone()
-        .map(|number| {
-            json!({"mail": {"to": [{"email": composer.recipient(number)}],
-                            "xHeaders": {ID_HEADER: format!("{number}-{number}")}}})
-        })
-        .collect();
-    json!({
-        "subject": {"content": format!("Job from number {}", numbers.start)},
-        "body": {"contentType": "text/plain", "content": if content.is_empty() { "Short.\r\n" } else { content }},
-        "recipients": recipients,
-        "mail": {"from": {"email": composer.sender()}, "mimeFrom": {"email": composer.sender()}},
-    })
-    .to_string()
+/// The buffers of a request.
+struct Request {
+    /// Request line and fields, up to the length's value.
+    fields: String,
+    head: String,
+    body: Vec<u8>,
 }
 
-fn request(target: SocketAddr, authorization: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST /v2/jobs HTTP/1.1\r\nHost: {target}\r\n{authorization}Content-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+impl Request {
+    fn new(plan: &LoadPlan) -> Self {
+        let authorization = plan.login.as_ref().map_or_else(String::new, |login| {
+            format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{}:{}", login.username, login.secret)))
+        });
+        let fields = format!(
+            "POST /v2/jobs HTTP/1.1\r\nHost: {}\r\n{authorization}Content-Type: application/json\r\nContent-Length: ",
+            plan.target
+        );
+        Self { fields, head: String::new(), body: Vec::new() }
+    }
+
+    /// One job: a shared text, and each recipient with a number of its own.
+    fn write(&mut self, composer: &Composer, numbers: Numbers) {
+        let body = &mut self.body;
+        body.clear();
+        body.extend_from_slice(b"{\"subject\":{\"content\":\"Job from number ");
+        push_number(numbers.first, body);
+        body.extend_from_slice(b"\"},\"body\":{\"contentType\":\"text/plain\",\"content\":\"");
+        body.extend_from_slice(composer.json_lines(composer.size(numbers.first)).as_bytes());
+        body.extend_from_slice(b"\"},\"mail\":{\"from\":{\"email\":\"");
+        body.extend_from_slice(composer.sender().as_bytes());
+        body.extend_from_slice(b"\"},\"mimeFrom\":{\"email\":\"");
+        body.extend_from_slice(composer.sender().as_bytes());
+        body.extend_from_slice(b"\"}},\"recipients\":[");
+        for number in numbers.iter() {
+            if number != numbers.first {
+                body.push(b',');
+            }
+            body.extend_from_slice(b"{\"mail\":{\"to\":[{\"email\":\"");
+            composer.push_recipient(number, body);
+            body.extend_from_slice(b"\"}],\"xHeaders\":{\"");
+            body.extend_from_slice(ID_HEADER.as_bytes());
+            body.extend_from_slice(b"\":\"");
+            push_number(number, body);
+            body.push(b'-');
+            push_number(number, body);
+            body.extend_from_slice(b"\"}}}");
+        }
+        body.extend_from_slice(b"]}");
+        self.head.clear();
+        self.head.push_str(&self.fields);
+        self.head.push_str(&body.len().to_string());
+        self.head.push_str("\r\n\r\n");
+    }
 }
 
-async fn connect(load: &Load) -> Option<Connection> {
+async fn connect(plan: &LoadPlan) -> Option<Connection> {
     for attempt in 0..CONNECT_TRIES {
-        let opened = tokio::time::timeout(super::ANSWER_TIMEOUT, TcpStream::connect(load.plan.target)).await;
-        if let Ok(Ok(stream)) = opened
-            && stream.set_nodelay(true).is_ok()
-        {
-            return Some(Connection { stream, input: Vec::new() });
+        if let Ok(open) = answered(Connection::open(plan)).await {
+            return Some(open);
         }
         tokio::time::sleep(RETRY_PAUSE * (attempt + 1)).await;
     }
@@ -106,7 +127,7 @@ async fn connect(load: &Load) -> Option<Connection> {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     input: Vec<u8>,
 }
 
@@ -118,8 +139,23 @@ struct Response {
 }
 
 impl Connection {
-    async fn exchange(&mut self, request: &[u8]) -> io::Result<Response> {
-        self.stream.write_all(request).await?;
+    async fn open(plan: &LoadPlan) -> io::Result<Self> {
+        let stream = TcpStream::connect(plan.target).await?;
+        stream.set_nodelay(true)?;
+        let stream = Stream::Plain(stream);
+        let stream = match &plan.tls {
+            Tls::None => stream,
+            // HTTP has no upgrade in the middle: both kinds are TLS from the start.
+            Tls::StartTls(connector) | Tls::Implicit(connector) => {
+                stream.into_client_tls(connector, plan.target.ip()).await?
+            }
+        };
+        Ok(Self { stream, input: Vec::new() })
+    }
+
+    async fn exchange(&mut self, request: &Request) -> io::Result<Response> {
+        let mut parts = [request.head.as_bytes(), &request.body].map(io::IoSlice::new);
+        self.stream.write_parts(&mut parts).await?;
         loop {
             if let Some((response, consumed)) = parse(&self.input)? {
                 self.input.drain(..consumed);
@@ -165,6 +201,7 @@ fn parse(input: &[u8]) -> io::Result<Option<(Response, usize)>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Draw, Mix};
     use super::*;
 
     #[test]
@@ -185,10 +222,13 @@ mod tests {
 
     #[test]
     fn a_job_numbers_each_recipient() {
-        let composer = Composer::new("news@a.test", "demo.test", 5, 2_000..=2_000);
-        let job: serde_json::Value = serde_json::from_str(&job(&composer, 7..9)).expect("JSON");
-        assert_eq!(job["recipients"][1]["mail"]["to"][0]["email"], "m8@d3.demo.test");
-        assert_eq!(job["recipients"][1]["mail"]["xHeaders"]["X-Bench-Id"], "8-8");
+        let mix = Mix::new("news@a.test", vec!["d0.demo.test".into()], Draw::Fixed(2_000));
+        let mut request = Request { fields: String::new(), head: String::new(), body: Vec::new() };
+        request.write(&Composer::new(mix), Numbers { first: 7, count: 2, stride: 1 });
+        let job: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+        assert_eq!(request.head, format!("{}\r\n\r\n", request.body.len()));
+        assert_eq!(job["recipients"][1]["mail"]["to"][0]["email"], "m000000008@d0.demo.test");
+        assert_eq!(job["recipients"][1]["mail"]["xHeaders"]["X-Bench-Id"], "000000008-000000008");
         assert!(job["body"]["content"].as_str().expect("text").len() > 1_900);
     }
 }

@@ -1,43 +1,51 @@
-//! One SMTP connection of a load: AUTH PLAIN, then transactions of one recipient, their commands in one group where
-//! the server offers PIPELINING.
+//! One SMTP connection of a load: TLS and AUTH PLAIN where asked for, then transactions.
+//!
+//! Where the server offers PIPELINING, MAIL, all RCPT and DATA are one write and the message is another, as good
+//! clients do. Buffers are kept over the mails of a connection; only what carries a number is written anew.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IoSlice};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::{CONNECT_TRIES, Load, Login, OFFERS_MAX, RETRY_PAUSE, answered};
+use super::{CONNECT_TRIES, LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered};
+use crate::stream::Stream;
 
 /// One reply, octets.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Room that is made for one read, octets.
+const READ_BYTES: usize = 4 * 1024;
 
-/// Sends mails over one connection at a time, until the load has none left or no connection can be opened.
-pub(super) async fn run(load: &Load) {
+/// Sends mails over one connection at a time, until there are none left or no connection can be opened.
+pub(super) async fn run(mut work: Work) {
     let mut connection = None;
-    while let Some(numbers) = load.take(1).await {
-        let number = numbers.start;
-        let message = load.plan.composer.message(number);
+    let mut envelope = Envelope::default();
+    while let Some(numbers) = work.next().await {
         for offer in 0.. {
             if connection.is_none() {
-                connection = connect(load).await;
+                connection = connect(&work.shared.plan).await;
             }
             let Some(open) = connection.as_mut() else {
-                load.tally.doubt(1);
+                work.shared.tally.doubt(numbers.count);
+                work.give_up();
                 return;
             };
-            let envelope = (load.plan.composer.sender(), load.plan.composer.recipient(number));
-            match answered(open.transact(envelope.0, &envelope.1, message.as_bytes())).await {
-                Ok(200..=299) => load.accept(number..number + 1),
-                Ok(400..=499) if offer < OFFERS_MAX => {
+            match answered(envelope.transact(open, &work.shared.plan, numbers)).await {
+                Ok(Outcome::Taken) => {
+                    let taken = numbers.iter().zip(&envelope.codes).filter(|(_, code)| **code < 400);
+                    let count = envelope.codes.iter().filter(|code| **code < 400).count() as u64;
+                    work.accept(taken.map(|(number, _)| number));
+                    work.shared.tally.refuse(numbers.count - count);
+                }
+                Ok(Outcome::Later) if offer < OFFERS_MAX => {
                     tokio::time::sleep(RETRY_PAUSE).await;
                     continue;
                 }
-                Ok(_) => load.tally.refuse(1),
+                Ok(Outcome::Later | Outcome::Refused) => work.shared.tally.refuse(numbers.count),
                 Err(_) => {
-                    load.tally.doubt(1);
+                    work.shared.tally.doubt(numbers.count);
                     connection = None;
                 }
             }
@@ -50,9 +58,9 @@ pub(super) async fn run(load: &Load) {
     }
 }
 
-async fn connect(load: &Load) -> Option<Connection> {
+async fn connect(plan: &LoadPlan) -> Option<Connection> {
     for attempt in 0..CONNECT_TRIES {
-        if let Ok(open) = answered(Connection::open(load.plan.target, load.plan.login.as_ref())).await {
+        if let Ok(open) = answered(Connection::open(plan)).await {
             return Some(open);
         }
         tokio::time::sleep(RETRY_PAUSE * (attempt + 1)).await;
@@ -60,69 +68,159 @@ async fn connect(load: &Load) -> Option<Connection> {
     None
 }
 
+/// What became of a transaction; the recipients' own codes are in [`Envelope::codes`].
+enum Outcome {
+    Taken,
+    Later,
+    Refused,
+}
+
+impl Outcome {
+    fn of(code: u16) -> Self {
+        if code >= 500 { Self::Refused } else { Self::Later }
+    }
+}
+
+/// The buffers of a transaction.
+#[derive(Default)]
+struct Envelope {
+    commands: Vec<u8>,
+    /// Where each command of `commands` ends.
+    ends: Vec<usize>,
+    head: Vec<u8>,
+    /// The answers to RCPT.
+    codes: Vec<u16>,
+}
+
+impl Envelope {
+    async fn transact(&mut self, open: &mut Connection, plan: &LoadPlan, numbers: Numbers) -> io::Result<Outcome> {
+        let body = plan.composer.message(numbers, &mut self.head);
+        self.write(plan, numbers);
+        let (mail, data) = if open.pipelining { self.group(open).await? } else { self.one_by_one(open).await? };
+        if data != 354 {
+            let refused = [mail].into_iter().chain(self.codes.iter().copied()).find(|code| *code >= 400);
+            expect(open.command("RSET\r\n").await?, 250)?;
+            return Ok(Outcome::of(refused.unwrap_or(data)));
+        }
+        open.stream.write_parts(&mut [self.head.as_slice(), body[0], body[1]].map(IoSlice::new)).await?;
+        let code = open.code().await?;
+        Ok(if code < 400 { Outcome::Taken } else { Outcome::of(code) })
+    }
+
+    fn write(&mut self, plan: &LoadPlan, numbers: Numbers) {
+        self.commands.clear();
+        self.ends.clear();
+        self.commands.extend_from_slice(b"MAIL FROM:<");
+        self.commands.extend_from_slice(plan.composer.sender().as_bytes());
+        self.commands.extend_from_slice(b">\r\n");
+        self.ends.push(self.commands.len());
+        for number in numbers.iter() {
+            self.commands.extend_from_slice(b"RCPT TO:<");
+            plan.composer.push_recipient(number, &mut self.commands);
+            self.commands.extend_from_slice(b">\r\n");
+            self.ends.push(self.commands.len());
+        }
+        self.commands.extend_from_slice(b"DATA\r\n");
+        self.ends.push(self.commands.len());
+    }
+
+    /// All commands in one write; the codes of MAIL and DATA.
+    async fn group(&mut self, open: &mut Connection) -> io::Result<(u16, u16)> {
+        open.stream.send(&self.commands).await?;
+        let mail = open.code().await?;
+        self.codes.clear();
+        for _ in 2..self.ends.len() {
+            self.codes.push(open.code().await?);
+        }
+        Ok((mail, open.code().await?))
+    }
+
+    /// Each command after the reply to the last, up to one that leaves nothing to send.
+    async fn one_by_one(&mut self, open: &mut Connection) -> io::Result<(u16, u16)> {
+        self.codes.clear();
+        let (mut from, mut mail) = (0, 0);
+        for (index, end) in self.ends.iter().copied().enumerate() {
+            open.stream.send(&self.commands[from..end]).await?;
+            let code = open.code().await?;
+            from = end;
+            match index {
+                0 if code >= 400 => return Ok((code, 0)),
+                0 => mail = code,
+                _ if end == self.commands.len() => return Ok((mail, code)),
+                _ => self.codes.push(code),
+            }
+        }
+        Ok((mail, 0))
+    }
+}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     input: Vec<u8>,
+    /// How much of `input` has been read as replies.
+    read: usize,
     pipelining: bool,
 }
 
 impl Connection {
-    async fn open(target: SocketAddr, login: Option<&Login>) -> io::Result<Self> {
-        let stream = TcpStream::connect(target).await?;
+    async fn open(plan: &LoadPlan) -> io::Result<Self> {
+        let stream = TcpStream::connect(plan.target).await?;
         stream.set_nodelay(true)?;
-        let mut open = Self { stream, input: Vec::new(), pipelining: false };
+        let mut open = Self { stream: Stream::Plain(stream), input: Vec::new(), read: 0, pipelining: false };
+        if let Tls::Implicit(connector) = &plan.tls {
+            open.stream = open.stream.into_client_tls(connector, plan.target.ip()).await?;
+        }
         expect(open.reply().await?, 220)?;
-        let greeting = open.command("EHLO bench.test\r\n").await?;
-        open.pipelining = greeting.text.to_ascii_uppercase().contains("PIPELINING");
-        expect(greeting, 250)?;
-        if let Some(login) = login {
+        open.greet().await?;
+        if let Tls::StartTls(connector) = &plan.tls {
+            expect(open.command("STARTTLS\r\n").await?, 220)?;
+            open.stream = open.stream.into_client_tls(connector, plan.target.ip()).await?;
+            open.greet().await?;
+        }
+        if let Some(login) = &plan.login {
             let token = STANDARD.encode(format!("\0{}\0{}", login.username, login.secret));
             expect(open.command(&format!("AUTH PLAIN {token}\r\n")).await?, 235)?;
         }
         Ok(open)
     }
 
-    /// One transaction; the code that decided it.
-    async fn transact(&mut self, sender: &str, recipient: &str, message: &[u8]) -> io::Result<u16> {
-        let commands = [format!("MAIL FROM:<{sender}>\r\n"), format!("RCPT TO:<{recipient}>\r\n"), "DATA\r\n".into()];
-        let mut codes = [0; 3];
-        if self.pipelining {
-            self.stream.write_all(commands.concat().as_bytes()).await?;
-            for code in &mut codes {
-                *code = self.reply().await?.code;
-            }
-        } else {
-            for (command, code) in commands.iter().zip(&mut codes) {
-                *code = self.command(command).await?.code;
-                if *code >= 400 {
-                    break;
-                }
-            }
-        }
-        if codes[2] != 354 {
-            let refusal = codes.into_iter().find(|code| *code >= 400).unwrap_or(codes[2]);
-            expect(self.command("RSET\r\n").await?, 250)?;
-            return Ok(refusal);
-        }
-        self.stream.write_all(message).await?;
-        self.stream.write_all(b".\r\n").await?;
-        Ok(self.reply().await?.code)
+    async fn greet(&mut self) -> io::Result<()> {
+        let greeting = self.command("EHLO bench.test\r\n").await?;
+        self.pipelining = greeting.text.to_ascii_uppercase().contains("PIPELINING");
+        expect(greeting, 250)
     }
 
     async fn command(&mut self, command: &str) -> io::Result<Reply> {
-        self.stream.write_all(command.as_bytes()).await?;
+        self.stream.send(command.as_bytes()).await?;
         self.reply().await
     }
 
+    /// The next reply with its text.
     async fn reply(&mut self) -> io::Result<Reply> {
+        let (code, length) = self.whole_reply().await?;
+        let text = String::from_utf8_lossy(&self.input[self.read..self.read + length]).into_owned();
+        self.read += length;
+        Ok(Reply { code, text })
+    }
+
+    /// The next reply's code.
+    async fn code(&mut self) -> io::Result<u16> {
+        let (code, length) = self.whole_reply().await?;
+        self.read += length;
+        Ok(code)
+    }
+
+    async fn whole_reply(&mut self) -> io::Result<(u16, usize)> {
         loop {
-            if let Some((reply, consumed)) = Reply::parse(&self.input)? {
-                self.input.drain(..consumed);
-                return Ok(reply);
+            if let Some(found) = parse(&self.input[self.read..])? {
+                return Ok(found);
             }
-            if self.input.len() > REPLY_BYTES_MAX {
+            if self.input.len() - self.read > REPLY_BYTES_MAX {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an endless reply"));
             }
+            self.input.drain(..self.read);
+            self.read = 0;
+            self.input.reserve(READ_BYTES);
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -130,29 +228,27 @@ impl Connection {
     }
 }
 
-#[derive(PartialEq, Eq, Debug)]
 struct Reply {
     code: u16,
     text: String,
 }
 
-impl Reply {
-    /// The first whole reply in `input` and its length; `None` where more must come.
-    fn parse(input: &[u8]) -> io::Result<Option<(Self, usize)>> {
-        let mut at = 0;
-        while let Some(length) = memchr::memchr(b'\n', &input[at..]) {
-            let line = &input[at..at + length];
-            at += length + 1;
-            let code = line.get(..3).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-            let Some(code) = code else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply without a code"));
-            };
-            if line.get(3) != Some(&b'-') {
-                return Ok(Some((Self { code, text: String::from_utf8_lossy(&input[..at]).into_owned() }, at)));
-            }
+/// The code of the first whole reply in `input`, and its length; `None` where more must come.
+fn parse(input: &[u8]) -> io::Result<Option<(u16, usize)>> {
+    let mut at = 0;
+    while let Some(length) = memchr::memchr(b'\n', &input[at..]) {
+        let line = &input[at..at + length];
+        at += length + 1;
+        let digits = line.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
+        let Some(digits) = digits else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply without a code"));
+        };
+        if line.get(3) != Some(&b'-') {
+            let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+            return Ok(Some((code, at)));
         }
-        Ok(None)
     }
+    Ok(None)
 }
 
 fn expect(reply: Reply, code: u16) -> io::Result<()> {
@@ -166,9 +262,8 @@ mod tests {
     #[test]
     fn a_reply_ends_with_the_line_that_has_no_hyphen() {
         let input = b"250-a\r\n250-PIPELINING\r\n250 b\r\n354 go\r\n";
-        let (reply, consumed) = Reply::parse(input).expect("a reply").expect("whole");
-        assert_eq!((reply.code, consumed), (250, 30));
-        assert_eq!(Reply::parse(&input[..20]).expect("no error"), None);
-        assert!(Reply::parse(b"nonsense\r\n").is_err());
+        assert_eq!(parse(input).expect("a reply"), Some((250, 30)));
+        assert_eq!(parse(&input[..20]).expect("no error"), None);
+        assert!(parse(b"nonsense\r\n").is_err());
     }
 }

@@ -44,6 +44,28 @@ pub(crate) struct DomainBody {
     name: String,
     #[serde(default)]
     pool: Option<String>,
+    /// The DKIM keys to make; one of each algorithm by default. An empty list: its mail is not signed.
+    #[serde(default)]
+    dkim_keys: Option<Vec<DkimAlgorithm>>,
+}
+
+/// What a DKIM key signs with.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+pub(crate) enum DkimAlgorithm {
+    /// RSA of 2,048 bits.
+    #[serde(rename = "rsa-sha256")]
+    Rsa,
+    #[serde(rename = "ed25519-sha256")]
+    Ed25519,
+}
+
+impl From<DkimAlgorithm> for KeyAlgorithm {
+    fn from(algorithm: DkimAlgorithm) -> Self {
+        match algorithm {
+            DkimAlgorithm::Rsa => Self::RsaSha256,
+            DkimAlgorithm::Ed25519 => Self::Ed25519Sha256,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -71,7 +93,8 @@ pub(crate) async fn create(
     ForTenant(tenant): ForTenant,
     Body(body): Body<DomainBody>,
 ) -> Result<(StatusCode, Json<DomainView>), ProblemDocument> {
-    let new = NewDomain { tenant, name: body.name, pool: body.pool };
+    let algorithms = body.dkim_keys.map(|keys| keys.into_iter().map(KeyAlgorithm::from).collect());
+    let new = NewDomain { tenant, name: body.name, pool: body.pool, algorithms };
     let domain = shared.run(move |app| app.create_domain(&new)).await?;
     Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &domain, shared.app.hostname()))))
 }

@@ -15,6 +15,8 @@ pub(crate) struct NewDomain {
     pub name: String,
     /// By name; `None`: the default pool.
     pub pool: Option<String>,
+    /// The algorithms of its DKIM keys; `None`: all. Without one its mail is not signed.
+    pub algorithms: Option<Vec<KeyAlgorithm>>,
 }
 
 /// A record to publish.
@@ -40,13 +42,17 @@ impl App {
     /// The name is taken or malformed, or tenant or pool do not exist.
     pub(crate) fn create_domain(&self, new: &NewDomain) -> Result<SendingDomain, AppError> {
         let name = names::domain("/name", &new.name, false)?;
+        let algorithms = new.algorithms.as_deref().unwrap_or(&ALGORITHMS);
+        if algorithms.iter().enumerate().any(|(index, algorithm)| algorithms[..index].contains(algorithm)) {
+            return Err(AppError::invalid("/dkim_keys", "a domain has one key of an algorithm"));
+        }
         self.change(|draft| {
             if draft.desired.domain(&name).is_some() {
                 return Err(AppError::conflict(format!("domain {name} exists")));
             }
             let tenant = draft.tenant(&new.tenant)?.id;
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
-            let keys = make_keys(&self.master, &ALGORITHMS, || draft.counters().next_key())?;
+            let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
             let domain = SendingDomain { id: draft.counters().next_domain(), tenant, name: name.clone(), keys, pool };
             draft.put(domain.clone())?;
             Ok(domain)

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use postrail_bench::meter::{BENCH_THREAD, server_cpu};
 use postrail_bench::report::Summary;
 use postrail_bench::sink::{Sink, SinkPlan};
-use postrail_bench::source::{self, Composer, Interface, LoadPlan, Login, Pace};
+use postrail_bench::source::{self, Composer, Draw, Interface, Lane, LoadPlan, Login, Mix, Pace, Phase, Tls};
 use postrail_bench::tally::Tally;
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tokio::runtime::Runtime;
@@ -31,7 +31,7 @@ use crate::up::settings::pins;
 use crate::up::{control_runtime, ports};
 
 /// Recipients of one REST job.
-const RECIPIENTS_PER_JOB: u64 = 5;
+const RECIPIENTS_PER_JOB: u32 = 5;
 /// Domains that the recipients are spread over.
 const DOMAINS: u64 = 50;
 /// The domain that mail is sent from.
@@ -74,7 +74,7 @@ fn demo(options: &DemoOptions) -> Result<Option<Summary>> {
         .enable_all()
         .build()
         .context("cannot start the load's threads")?;
-    let tally = Tally::new(usize::try_from(options.mails).context("too many mails")?);
+    let tally = Tally::new(options.mails);
     let sink = bench.block_on(Sink::start(SinkPlan::default(), tally.clone())).context("cannot start the receiver")?;
     let planes_options = planes_options(options, &scratch, &sink)?;
     let planes = control.block_on(Planes::start(&planes_options))?;
@@ -136,24 +136,25 @@ fn login(planes: &Planes) -> Result<Login> {
     Ok(Login { username: username.clone(), secret: secret.clone() })
 }
 
-/// Half of the mails by SMTP, the others by REST.
-fn loads(options: &DemoOptions, planes: &PlanesOptions, login: Login) -> Vec<LoadPlan> {
-    let sizes = options.size.map_or(1_000..=50_000, |size| size as usize..=size as usize);
-    let composer = Arc::new(Composer::new(&format!("demo@{SENDER_DOMAIN}"), "demo.test", DOMAINS, sizes));
-    let half = options.mails / 2;
+/// Half of the mails by SMTP, the others by REST; each with how many recipients it has.
+fn loads(options: &DemoOptions, planes: &PlanesOptions, login: Login) -> Vec<(LoadPlan, u64)> {
+    let sizes = options.size.map_or_else(|| Draw::even(1_000, 50_000), Draw::Fixed);
+    let domains = (0..DOMAINS).map(|index| format!("d{index}.demo.test")).collect();
+    let mix = Mix::new(&format!("demo@{SENDER_DOMAIN}"), domains, sizes);
     let connections = usize::from(options.connections) / 2;
-    let load = |interface, target, numbers| LoadPlan {
+    let load = |interface, target, first, recipients| LoadPlan {
         interface,
         target,
+        tls: Tls::None,
         login: Some(login.clone()),
-        numbers,
+        lane: Lane { first, stride: 2 },
         connections,
-        pace: Pace::Closed,
-        composer: composer.clone(),
+        composer: Arc::new(Composer::new(Mix { recipients: Draw::Fixed(recipients), ..mix.clone() })),
     };
+    let half = options.mails / 2;
     vec![
-        load(Interface::Smtp, planes.smtp[0], half..options.mails),
-        load(Interface::Rest { recipients_per_job: RECIPIENTS_PER_JOB }, planes.rest[0], 0..half),
+        (load(Interface::Smtp, planes.smtp[0], 0, 1), options.mails - half),
+        (load(Interface::Rest, planes.rest[0], 1, RECIPIENTS_PER_JOB), half),
     ]
 }
 
@@ -162,11 +163,15 @@ fn watch(
     options: &DemoOptions,
     tally: &Arc<Tally>,
     bench: &Runtime,
-    loads: Vec<LoadPlan>,
+    loads: Vec<(LoadPlan, u64)>,
     interrupted: &AtomicBool,
 ) -> Option<Summary> {
     let cpu_before = server_cpu();
-    let running: Vec<_> = loads.into_iter().map(|load| bench.spawn(source::run(load, tally.clone()))).collect();
+    let run = |(load, recipients)| {
+        let phase = Phase { pace: Pace::Closed, until: None, recipients_max: Some(recipients) };
+        bench.spawn(source::run(load, phase, tally.clone()))
+    };
+    let running: Vec<_> = loads.into_iter().map(run).collect();
     let mut live = LiveLine::new(options.mails);
     let patience = Duration::from_secs(options.patience);
     let mut progress = (Instant::now(), 0);

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use super::cpu::{self, Cost};
 use super::{CONNECTIONS, MAIL_BYTES};
 use crate::sink::{Sink, SinkPlan};
-use crate::source::{Composer, Interface, LoadPlan, Login, Pace};
+use crate::source::{Composer, Draw, Interface, Lane, Load, LoadPlan, Login, Mix, Pace, Phase, Tls};
 use crate::tally::Tally;
 
 mod dialogue;
@@ -85,24 +85,29 @@ pub(super) fn measure(ring: Ring, time: Duration, connections: usize) -> Result<
 /// others; a single slice is measured itself.
 async fn one_load(ring: Ring, connections: usize, slices: &[u64]) -> Result<Cost> {
     let total: u64 = slices.iter().sum();
-    let tally = Tally::new(usize::try_from(total)?);
+    let tally = Tally::new(total + 1);
     let sink = Sink::start(SinkPlan::default(), tally.clone()).await.context("the receivers did not start")?;
     let relay = Relay::start(ring, (Ipv4Addr::LOCALHOST, sink.port()).into(), connections)?;
-    let mut load = LoadPlan {
+    let mix = Mix::new("news@bench.test", vec!["demo.test".into()], Draw::Fixed(u32::try_from(MAIL_BYTES)?));
+    let plan = LoadPlan {
         interface: Interface::Smtp,
         target: relay.address,
+        tls: Tls::None,
         login: Some(Login { username: "bench".into(), secret: "bench".into() }),
-        numbers: 0..0,
+        lane: Lane::ALL,
         connections: CONNECTIONS,
-        pace: Pace::Closed,
-        composer: Arc::new(Composer::new("news@bench.test", "demo.test", 1, MAIL_BYTES..=MAIL_BYTES)),
+        composer: Arc::new(Composer::new(mix)),
     };
+    let load = Load::start(plan, tally.clone());
     let mut costs = Vec::new();
     for mails in slices {
-        load.numbers = load.numbers.end..load.numbers.end + mails;
         let (start, cpu) = (Instant::now(), relay.cpu()?);
-        crate::source::run(load.clone(), tally.clone()).await;
-        settle(&tally, load.numbers.end).await?;
+        let phase = Phase { pace: Pace::Closed, until: None, recipients_max: Some(*mails) };
+        let sent = load.begin(phase) + mails;
+        while !load.is_idle() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        settle(&tally, sent).await?;
         let each = |time: Duration| time.as_secs_f64() * 1e6 / *mails as f64;
         costs.push(Cost { cpu_us: each(relay.cpu()?.saturating_sub(cpu)), wall_us: each(start.elapsed()) });
     }

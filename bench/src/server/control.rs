@@ -1,0 +1,200 @@
+//! What the bench asks of a Postrail's two HTTP ports: set-up, and whether its ledger has caught up.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use reqwest::blocking::Client;
+use serde_json::{Value, json};
+
+use crate::plan::Dkim;
+use crate::source::Login;
+
+/// Longest time for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Time without any new event in the ledger after which it counts as caught up, whatever the counters say.
+const QUIET: Duration = Duration::from_secs(5);
+/// Recipients' last steps, by the data plane's counters: each is an event at least.
+const COUNTERS: [&str; 7] = [
+    "postrail_accepted_recipients_total",
+    "postrail_delivered_recipients_total",
+    "postrail_deferred_attempts_total",
+    "postrail_bounced_recipients_total",
+    "postrail_expired_recipients_total",
+    "postrail_suppressed_recipients_total",
+    "postrail_cancelled_recipients_total",
+];
+
+/// The control API and the metrics of a running Postrail.
+#[derive(Clone)]
+pub struct Control {
+    http: Client,
+    api: SocketAddr,
+    admin: SocketAddr,
+    token: String,
+}
+
+/// Metrics in Prometheus' text form.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// The sum over all labels of `name`.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let lines = self.0.lines().filter(of_name);
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    /// The values of all labels of `name`.
+    fn each(&self, name: &str) -> impl Iterator<Item = u64> {
+        let of_name = move |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        self.0.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+    }
+}
+
+impl Control {
+    /// Talks to the two ports, as the operator whose token is in `data`.
+    ///
+    /// # Errors
+    /// The token cannot be read.
+    pub fn open(api: SocketAddr, admin: SocketAddr, data: &Path) -> Result<Self> {
+        let file = data.join("operator.token");
+        let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Self { http: client()?, api, admin, token: token.trim().to_owned() })
+    }
+
+    /// A tenant with its sending domain and a credential.
+    ///
+    /// # Errors
+    /// The server refuses, with its words.
+    pub fn make_tenant(&self, name: &str, weight: u32, domain: &str, dkim: Dkim) -> Result<Login> {
+        self.post("/v2/tenants", &json!({"name": name, "weight": weight}))?;
+        let keys: &[&str] = match dkim {
+            Dkim::None => &[],
+            Dkim::Rsa => &["rsa-sha256"],
+            Dkim::Ed25519 => &["ed25519-sha256"],
+            Dkim::Both => &["rsa-sha256", "ed25519-sha256"],
+        };
+        self.post(&format!("/v2/domains?tenant={name}"), &json!({"name": domain, "dkim_keys": keys}))?;
+        let issued = self.post(&format!("/v2/credentials?tenant={name}"), &json!({"username": name}))?;
+        let secret = issued["secret"].as_str().context("the new credential has no secret")?;
+        Ok(Login { username: name.to_owned(), secret: secret.to_owned() })
+    }
+
+    /// Mail for all domains goes to their own MX at `port`, also at loopback.
+    ///
+    /// # Errors
+    /// The server refuses, with its words.
+    pub fn make_route(&self, port: u16) -> Result<()> {
+        self.post("/v2/routes", &json!({"domain": "*", "port": port, "allow_private": true}))?;
+        Ok(())
+    }
+
+    /// Tries now what waits for its next attempt.
+    ///
+    /// # Errors
+    /// The server refuses, with its words.
+    pub fn retry_all(&self) -> Result<()> {
+        self.post("/v2/queue/retry", &json!({}))?;
+        Ok(())
+    }
+
+    /// Waits until every shard works under the newest revision.
+    ///
+    /// # Errors
+    /// It does not happen within `limit`.
+    pub fn wait_settled(&self, limit: Duration) -> Result<()> {
+        until(limit, "the configuration is not in effect", || {
+            let newest = self.get_json(self.api, "/readyz")?["revision"].as_u64().unwrap_or(u64::MAX);
+            let metrics = self.data_metrics()?;
+            let mut shards = metrics.each("postrail_snapshot_revision").peekable();
+            Ok(shards.peek().is_some() && shards.all(|revision| revision == newest))
+        })
+    }
+
+    /// Waits until the ledger holds what the data plane has counted; false where it does not within `limit`.
+    pub fn wait_ledger(&self, limit: Duration) -> bool {
+        let mut last = (0, Instant::now());
+        let caught_up = until(limit, "the ledger is behind", || {
+            let events = self.control_metrics()?.sum("postrail_control_journal_events_total");
+            if events != last.0 {
+                last = (events, Instant::now());
+            }
+            let metrics = self.data_metrics()?;
+            let counted: u64 = COUNTERS.iter().map(|name| metrics.sum(name)).sum();
+            Ok(events >= counted || last.1.elapsed() > QUIET)
+        });
+        caught_up.is_ok()
+    }
+
+    /// The data plane's metrics.
+    pub(crate) fn data_metrics(&self) -> Result<Metrics> {
+        Ok(Metrics(self.http.get(format!("http://{}/metrics", self.admin)).send()?.text()?))
+    }
+
+    fn control_metrics(&self) -> Result<Metrics> {
+        Ok(Metrics(self.http.get(format!("http://{}/metrics", self.api)).send()?.text()?))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let request = self.http.post(format!("http://{}{path}", self.api)).bearer_auth(&self.token).json(body);
+        let answer = request.send().with_context(|| format!("the server does not answer to POST {path}"))?;
+        let status = answer.status();
+        let text = answer.text().unwrap_or_default();
+        if !status.is_success() {
+            bail!("the server refuses POST {path} with {status}: {text}");
+        }
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    fn get_json(&self, at: SocketAddr, path: &str) -> Result<Value> {
+        let text = self.http.get(format!("http://{at}{path}")).send()?.text()?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+/// Whether both ports answer that they are ready.
+pub(super) fn is_ready(http: &Client, api: SocketAddr, admin: SocketAddr) -> bool {
+    [format!("http://{admin}/readyz"), format!("http://{api}/healthz")]
+        .iter()
+        .all(|url| http.get(url).send().is_ok_and(|answer| answer.status().is_success()))
+}
+
+pub(super) fn client() -> Result<Client> {
+    Client::builder().timeout(ANSWER_TIMEOUT).build().context("cannot make an HTTP client")
+}
+
+/// Looks until `check` is true; an error of `check` counts as false, and the last one is told.
+pub(super) fn until(limit: Duration, what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + limit;
+    loop {
+        let checked = check();
+        if matches!(checked, Ok(true)) {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let seconds = limit.as_secs();
+            return match checked {
+                Err(error) => Err(error.context(format!("{what} after {seconds} s"))),
+                Ok(_) => bail!("{what} after {seconds} s"),
+            };
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_labels_and_of_no_other_name() {
+        let text = "# HELP a_total x\na_total{shard=\"0\"} 3\na_total{shard=\"1\"} 4\na_total_more 9\na 1\n";
+        let metrics = Metrics(text.into());
+        assert_eq!((metrics.sum("a_total"), metrics.sum("a"), metrics.sum("b")), (7, 1, 0));
+        assert_eq!(metrics.each("a_total").collect::<Vec<_>>(), [3, 4]);
+    }
+}
