@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::account::rounded;
-use crate::result::ProcessResult;
+use crate::result::ProgramCost;
 
 /// Processes in a tree at most.
 const TREE_MAX: usize = 4_096;
@@ -66,17 +66,17 @@ pub fn usage(watched: &[Watched]) -> Option<Vec<Usage>> {
 
 /// The usage of this process alone.
 pub fn own_usage() -> Usage {
-    process_usage(std::process::id()).unwrap_or_default()
+    usage_of(std::process::id()).unwrap_or_default()
 }
 
 /// What `watched` have used between two looks, a mail.
-pub(crate) fn results(watched: &[Watched], before: &[Usage], after: &[Usage], mails: u64) -> Vec<ProcessResult> {
+pub(crate) fn results(watched: &[Watched], before: &[Usage], after: &[Usage], mails: u64) -> Vec<ProgramCost> {
     let per_mail = |before: u64, after: u64| rounded(after.saturating_sub(before) as f64 / mails.max(1) as f64);
     let all = watched.iter().zip(before.iter().zip(after));
     all.map(|(process, (before, after))| {
         let total = after.cpu_nanos.saturating_sub(before.cpu_nanos);
         let user = after.cpu_user_nanos.saturating_sub(before.cpu_user_nanos).min(total);
-        ProcessResult {
+        ProgramCost {
             name: process.name.clone(),
             cpu_user_us_per_mail: rounded(user as f64 / 1_000.0 / mails.max(1) as f64),
             cpu_system_us_per_mail: rounded((total - user) as f64 / 1_000.0 / mails.max(1) as f64),
@@ -89,7 +89,7 @@ pub(crate) fn results(watched: &[Watched], before: &[Usage], after: &[Usage], ma
 }
 
 fn tree_usage(root: u32, children: &BTreeMap<u32, Vec<u32>>) -> Option<Usage> {
-    let mut total = process_usage(root)?;
+    let mut total = usage_of(root)?;
     let mut open: Vec<u32> = children.get(&root).cloned().unwrap_or_default();
     let mut seen = 0;
     while let Some(pid) = open.pop() {
@@ -98,7 +98,7 @@ fn tree_usage(root: u32, children: &BTreeMap<u32, Vec<u32>>) -> Option<Usage> {
             break;
         }
         // One that has just ended is in its parent's sums at the next look.
-        if let Some(usage) = process_usage(pid) {
+        if let Some(usage) = usage_of(pid) {
             total.add(&usage);
         }
         open.extend(children.get(&pid).into_iter().flatten());
@@ -122,7 +122,7 @@ fn children() -> BTreeMap<u32, Vec<u32>> {
 }
 
 /// The usage of one process and of its children that have ended.
-fn process_usage(pid: u32) -> Option<Usage> {
+fn usage_of(pid: u32) -> Option<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = stat_fields(&stat)?;
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);

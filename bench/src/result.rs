@@ -52,7 +52,7 @@ pub struct RunResult {
     pub context_switches_per_mail: Option<f64>,
     /// The same figures for each of the target's processes.
     #[serde(default)]
-    pub processes: Vec<ProcessResult>,
+    pub processes: Vec<ProgramCost>,
     /// CPU of the bench's own process (load and receivers), microseconds a delivered recipient: not in `cpu_us_per_mail`.
     #[serde(default)]
     pub bench_cpu_us_per_mail: Option<f64>,
@@ -130,7 +130,7 @@ pub struct Latency {
 
 /// One process of the target.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct ProcessResult {
+pub struct ProgramCost {
     pub name: String,
     pub cpu_user_us_per_mail: f64,
     pub cpu_system_us_per_mail: f64,

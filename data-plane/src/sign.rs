@@ -89,8 +89,8 @@ impl Signer {
         }
         let domain = transact.snapshot.domains.get(&job.domain);
         if let Some(domain) = domain.filter(|domain| !domain.keys.is_empty()) {
-            let hash = converted_hash
-                .unwrap_or_else(|| *shared.hash.get_or_init(|| dkim::body_hash(shared.body.bytes())));
+            let hash =
+                converted_hash.unwrap_or_else(|| *shared.hash.get_or_init(|| dkim::body_hash(shared.body.bytes())));
             let plan = dkim::plan_with(&message, &domain.name, &domain.keys, at, hash);
             message.signatures = self.sign_all(plan, &domain.keys)?;
         }

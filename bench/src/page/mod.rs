@@ -406,7 +406,7 @@ const PROCESSES_MAX: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::ProcessResult;
+    use crate::result::ProgramCost;
 
     fn sample() -> RunResult {
         let series = (0..30).map(|second| SeriesPoint {
@@ -424,7 +424,7 @@ mod tests {
             rate_per_s: 2_950.0,
             cpu_us_per_mail: Some(109.0),
             series: series.collect(),
-            processes: vec![ProcessResult { name: "data & control".into(), ..ProcessResult::default() }],
+            processes: vec![ProgramCost { name: "data & control".into(), ..ProgramCost::default() }],
             ..RunResult::default()
         };
         result.curves.ack = [(0.0, 0.4), (50.0, 2.0), (99.0, 8.0), (100.0, 31.0)]

@@ -10,7 +10,7 @@ use super::server::Running;
 use super::site::{HOSTNAME, SELECTOR, Signing, Site, version_line};
 
 pub(super) fn start(site: &Site) -> Result<Running> {
-    let program = site.unpacked("haraka/node_modules/Haraka/haraka.js")?;
+    let program = site.unpacked("haraka/node_modules/Haraka/bin/haraka")?;
     site.make_folder("queue", 0o755, 0, 0)?;
     for (name, text) in files(site) {
         site.write(&format!("config/{name}"), &text)?;
@@ -18,11 +18,10 @@ pub(super) fn start(site: &Site) -> Result<Running> {
     if let Some(signing) = &site.signing {
         write_keys(site, signing)?;
     }
-    let script = format!("cd '{}'\nexec node '{}'", site.folder.display(), program.display());
-    let environment = [("HARAKA", site.folder.display().to_string())];
-    let mut haraka = Kept::start("haraka", &script, &site.folder, &environment)?;
+    let script = format!("exec node '{}' -c '{}'", program.display(), site.folder.display());
+    let mut haraka = Kept::start("haraka", &script, &site.folder, &[])?;
     haraka.wait_listening(site.listen)?;
-    let manifest = program.with_file_name("package.json");
+    let manifest = site.unpacked("haraka/node_modules/Haraka/package.json")?;
     let manifest = fs::read_to_string(&manifest).context("cannot read Haraka's package.json")?;
     let manifest: serde_json::Value = serde_json::from_str(&manifest).context("Haraka's package.json")?;
     let node = version_line(Command::new("node").arg("--version"), "v")?;

@@ -92,7 +92,7 @@ impl Kept {
     }
 
     /// Process 1 of the namespace, as we see it.
-    fn first_process(&self) -> Option<i32> {
+    fn first_child(&self) -> Option<i32> {
         let id = self.child.id();
         fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?.split_whitespace().next()?.parse().ok()
     }
@@ -101,7 +101,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            match self.first_process() {
+            match self.first_child() {
                 // SAFETY: kill takes plain numbers; the pid is that of the only child of our own child, which waits for
                 // it and was itself not waited for.
                 Some(first) => drop(unsafe { libc::kill(first, libc::SIGKILL) }),
@@ -130,7 +130,7 @@ mod tests {
         kept.wait("finish its work", || pid_file.exists()).expect("it does");
         let usage = processes::usage(&[kept.watched()]).expect("it lives");
         assert!(kept.group.is_none() || usage[0].cpu_nanos > 20_000_000, "{usage:?}");
-        let first = kept.first_process().expect("process 1");
+        let first = kept.first_child().expect("process 1");
         let group = kept.group.as_ref().map(|group| group.path().to_owned());
         drop(kept);
         assert!(!Path::new(&format!("/proc/{first}")).exists());

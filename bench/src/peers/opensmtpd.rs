@@ -45,9 +45,11 @@ fn mounts(site: &Site, root: &Path) -> String {
 fn configuration(site: &Site) -> String {
     let filter = site.signing.as_ref().map_or_else(String::new, filter);
     let filtered = if filter.is_empty() { "" } else { " filter \"sign\"" };
-    // Without the first two limits a session ends after 100 mails.
+    // Without these limits a session ends after 100 mails, and the next one to a host begins 5 s later.
     format!(
-        "smtp max-message-size \"50M\"\nsmtp limit max-mails 100000000\nsmtp limit max-rcpt 1000\n{filter}\
+        "smtp max-message-size \"50M\"\nsmtp limit max-mails 100000000\nsmtp limit max-rcpt 1000\n\
+         mta limit max-mail-per-session 100000000\nmta limit conn-delay-route 0\nmta limit disconn-delay-route 0\n\
+         {filter}\
          listen on {ip} port {port} hostname {HOSTNAME}{filtered}\n\
          action \"out\" relay host \"smtp://{sink}\" helo {HOSTNAME}\nmatch from any for any action \"out\"\n",
         ip = site.listen.ip(),

@@ -29,7 +29,7 @@ pub enum PlanError {
     Unreadable { path: PathBuf, error: std::io::Error },
     Syntax(toml::de::Error),
     Unsound { what: String },
-    InFile { path: PathBuf, error: Box<PlanError> },
+    InFile { path: PathBuf, error: Box<Self> },
 }
 
 impl PlanError {

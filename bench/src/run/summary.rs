@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::machine;
-use crate::result::{Latency, RunResult};
+use crate::result::{Latency, RunResult, WaitingResult};
 
 /// The table of `result`.
 pub fn table(result: &RunResult) -> String {
@@ -67,18 +67,23 @@ pub fn table(result: &RunResult) -> String {
         }
     }
     if let Some(waiting) = &result.waiting {
-        row("waiting recipients", waiting.recipients.to_string());
-        row("  memory before, empty, MiB", format!("{:.1}", waiting.empty_rss_mb));
-        row("  memory before the kill, MiB", format!("{:.1}", waiting.waiting_rss_mb));
-        row("  memory after the start, MiB", format!("{:.1}", waiting.recovered_rss_mb));
-        row("  octets of each beyond 64 MiB", format!("{:.0}", waiting.bytes_per_waiting_mail));
-        row("  first accepted after, s", format!("{:.2}", waiting.first_accepted_s));
-        row("  first delivery after, s", format!("{:.2}", waiting.first_delivery_s));
-        row("  all back after, s", format!("{:.2}", waiting.recovered_s));
+        waiting_rows(waiting, &mut row);
     }
     let RunResult { plan, target, commit, .. } = result;
     let interrupted = if result.interrupted { " (interrupted)" } else { "" };
     format!("\n{plan} at {target}, commit {commit}{interrupted}\n{}\n\n{text}", machine::line(&result.machine))
+}
+
+/// What an idle plan found.
+fn waiting_rows(waiting: &WaitingResult, row: &mut impl FnMut(&str, String)) {
+    row("waiting recipients", waiting.recipients.to_string());
+    row("  memory before, empty, MiB", format!("{:.1}", waiting.empty_rss_mb));
+    row("  memory before the kill, MiB", format!("{:.1}", waiting.waiting_rss_mb));
+    row("  memory after the start, MiB", format!("{:.1}", waiting.recovered_rss_mb));
+    row("  octets of each beyond 64 MiB", format!("{:.0}", waiting.bytes_per_waiting_mail));
+    row("  first accepted after, s", format!("{:.2}", waiting.first_accepted_s));
+    row("  first delivery after, s", format!("{:.2}", waiting.first_delivery_s));
+    row("  all back after, s", format!("{:.2}", waiting.recovered_s));
 }
 
 fn latency(latency: &Latency) -> String {

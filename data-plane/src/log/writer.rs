@@ -11,7 +11,8 @@ use postrail_core::base::Instant;
 use postrail_core::spool::segment::{BATCH_HEADER_BYTES, BatchWriter, FIRST_BATCH, Identity, padded};
 use postrail_core::spool::{Location, LogKind, SegmentHeader};
 use postrail_schema::limits::{
-    BLOCK_BYTES, JOURNAL_GATHERING, LOG_GATHER_BYTES, LOG_RETRY_DELAY, SEGMENT_BYTES, SEGMENTS_FREE_MAX, SPOOL_GATHERING,
+    BLOCK_BYTES, JOURNAL_GATHERING, LOG_GATHER_BYTES, LOG_RETRY_DELAY, SEGMENT_BYTES, SEGMENTS_FREE_MAX,
+    SPOOL_GATHERING,
 };
 
 use super::segments::{FileKind, Segment, close};
