@@ -157,10 +157,14 @@ impl Control {
 }
 
 /// Whether both ports answer that they are ready.
-pub(super) fn is_ready(http: &Client, api: SocketAddr, admin: SocketAddr) -> bool {
-    [format!("http://{admin}/readyz"), format!("http://{api}/healthz")]
-        .iter()
-        .all(|url| http.get(url).send().is_ok_and(|answer| answer.status().is_success()))
+pub(super) fn is_ready(http: &Client, api: SocketAddr, admin: SocketAddr) -> Result<bool> {
+    for url in [format!("http://{admin}/readyz"), format!("http://{api}/healthz")] {
+        let answer = http.get(&url).send()?;
+        if !answer.status().is_success() {
+            bail!("{url} says {}", answer.text().unwrap_or_default());
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn client() -> Result<Client> {

@@ -166,7 +166,7 @@ impl Postrail {
         let mut ended = None;
         until(READY_TIMEOUT, "the server is not ready", || {
             ended = child.try_wait().context("cannot wait for the server")?;
-            Ok(ended.is_some() || control::is_ready(&http, api, admin))
+            Ok(ended.is_some() || control::is_ready(&http, api, admin)?)
         })?;
         match ended {
             Some(status) => bail!("the server ended with {status} instead of starting"),
@@ -192,9 +192,9 @@ impl Drop for Postrail {
 }
 
 fn spawn(binary: &Path, arguments: &[String], log: &Path) -> Result<Child> {
-    let out = File::options().create(true).append(true).open(log).context("cannot write the server's log")?;
-    let err = out.try_clone().context("cannot write the server's log")?;
-    let started = Command::new(binary).args(arguments).stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+    let log = File::options().create(true).append(true).open(log).context("cannot write the server's log")?;
+    // What it prints is the credential of its first start, which nobody is to see.
+    let started = Command::new(binary).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
     started.with_context(|| format!("cannot start {}", binary.display()))
 }
 
