@@ -15,6 +15,9 @@ pub(super) fn start(site: &Site) -> Result<Running> {
     for (name, text) in files(site) {
         site.write(&format!("config/{name}"), &text)?;
     }
+    // Haraka has no defaults of its own for this one: its package's file is taken as it is.
+    let connections = site.unpacked("haraka/node_modules/Haraka/config/connection.ini")?;
+    fs::copy(connections, site.folder.join("config/connection.ini")).context("cannot copy connection.ini")?;
     if let Some(signing) = &site.signing {
         write_keys(site, signing)?;
     }

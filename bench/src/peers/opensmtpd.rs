@@ -48,7 +48,7 @@ fn configuration(site: &Site) -> String {
     // Without these limits a session ends after 100 mails, and the next one to a host begins 5 s later.
     format!(
         "smtp max-message-size \"50M\"\nsmtp limit max-mails 100000000\nsmtp limit max-rcpt 1000\n\
-         mta limit max-mail-per-session 100000000\nmta limit conn-delay-route 0\nmta limit disconn-delay-route 0\n\
+         mta limit session-mail-max 100000000\nmta limit conn-delay-route 0\nmta limit reconn-delay-route 0\n\
          {filter}\
          listen on {ip} port {port} hostname {HOSTNAME}{filtered}\n\
          action \"out\" relay host \"smtp://{sink}\" helo {HOSTNAME}\nmatch from any for any action \"out\"\n",

@@ -122,7 +122,8 @@ fn opendkim_conf(site: &Site, signing: &Signing) -> String {
     let (at, domains, key) = (site.folder.display(), signing.domains.join(","), signing.key.display());
     format!(
         "Mode s\nSyslog no\nUMask 000\nSocket local:{at}/opendkim.socket\nDomain {domains}\nSelector {SELECTOR}\n\
-         KeyFile {key}\nCanonicalization relaxed/relaxed\nSignatureAlgorithm rsa-sha256\nOversignHeaders From\n"
+         KeyFile {key}\nRequireSafeKeys no\nCanonicalization relaxed/relaxed\n\
+         SignatureAlgorithm rsa-sha256\nOversignHeaders From\n"
     )
 }
 

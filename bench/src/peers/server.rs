@@ -74,7 +74,9 @@ impl Server {
                 "as TUNING_README says: connection cache, no flow delay, 50 deliveries at once; OpenDKIM signs"
             }
             Self::Exim => "delivery at once by a process a mail, split spool, no message logs; signs itself",
-            Self::Opensmtpd => "as shipped, without its limit of mails a session; filter-dkimsign signs",
+            Self::Opensmtpd => {
+                "without its limits of mails a session and its pauses between sessions; filter-dkimsign signs"
+            }
             Self::Haraka => "relay plugin alone, a worker a CPU, 100 deliveries at once; dkim plugin signs",
             Self::External => "as its command sets it up",
         }
