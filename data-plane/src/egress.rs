@@ -29,6 +29,8 @@ pub enum SessionCommand {
 const READ_BYTES: usize = 4_096;
 /// Small pieces are joined into one write up to this size; larger ones are written as they are.
 const JOIN_BYTES: usize = 64 * 1024;
+/// Octets of the buffer of joined pieces that a session keeps between its mails.
+const JOINED_BYTES_KEPT: usize = 16 * 1024;
 /// How long a connection attempt to one address may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -226,6 +228,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         };
         self.pending = pending;
         self.pending.clear();
+        self.joined.shrink_to(JOINED_BYTES_KEPT);
         match failure {
             None => {}
             Some(Some(error)) => self.feed(Input::Reset(&error)),

@@ -402,8 +402,8 @@ impl<P: Platform> Runtime<P> {
         }
     }
 
-    /// Writes summaries of closed segments; empties segments that hold little that is needed; and, when events fill their bound, the oldest segment, for
-    /// whose sake they are kept.
+    /// Writes summaries of closed segments; empties segments that hold little that is needed; and, when events fill their
+    /// bound, the oldest segment, for whose sake they are kept.
     async fn keep_compact(self) {
         loop {
             let until = self.0.platform.now() + COMPACTION_PERIOD;
