@@ -16,4 +16,5 @@ pub mod ids;
 pub mod limits;
 pub mod problem;
 pub mod snapshot;
+pub mod standing;
 pub mod wire;

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::standing::Standing;
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default)]
@@ -80,6 +81,9 @@ pub struct SendingDomain {
     pub keys: Vec<DkimKey>,
     /// The pool of this domain's mail; `None`: the default pool.
     pub pool: Option<PoolId>,
+    /// What DNS says for it, and so whether it may send.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Tenant,
 };
+use postrail_schema::standing::Standing;
 
 use super::domains::{DnsRecord, dns_records};
 use super::keys::{ALGORITHMS, make_keys};
@@ -108,8 +109,14 @@ impl App {
         let algorithms = if algorithms.is_empty() { &ALGORITHMS } else { algorithms };
         let tenant = draft.tenant(DEFAULT)?.id;
         let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
-        let domain =
-            SendingDomain { id: draft.counters().next_domain(), tenant, name: name.to_owned(), keys, pool: None };
+        let domain = SendingDomain {
+            id: draft.counters().next_domain(),
+            tenant,
+            name: name.to_owned(),
+            keys,
+            pool: None,
+            standing: Standing::Trusted,
+        };
         draft.put(domain.clone())?;
         Ok(domain)
     }

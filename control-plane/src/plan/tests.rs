@@ -70,6 +70,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             name: "sender.example".into(),
             keys: Vec::new(),
             pool: None,
+            standing: Default::default(),
         }],
         sources: vec![EgressSource {
             id: SourceId(1),

@@ -195,6 +195,7 @@ mod tests {
                 name: "example.com".to_owned(),
                 keys: vec![],
                 pool: None,
+                standing: Default::default(),
             }],
             pools: vec![EgressPool { id: PoolId(1), name: "default".to_owned(), tenant: None, members }],
             sources,
