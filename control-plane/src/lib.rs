@@ -24,4 +24,5 @@ mod server;
 mod store;
 
 pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
+pub use plan::allocation;
 pub use server::{Config, Handle, Started, start};

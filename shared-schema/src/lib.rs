@@ -2,6 +2,7 @@
 //!
 //! - [`ids`]: identifiers and their text forms,
 //! - [`limits`]: every bound of the product, checked against each other at compile time,
+//! - [`allocation`]: which host may use which address, and what hosts say of themselves,
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
 //! - [`event`]: what became of a recipient,
 //! - [`problem`]: findings with a severity,
@@ -10,6 +11,7 @@
 //! Wire forms are flatbuffers (`schema/*.fbs`, one noun a file); the code in `generated` is committed and its
 //! freshness is checked. Nothing here does I/O.
 
+pub mod allocation;
 pub mod event;
 mod generated;
 pub mod ids;

@@ -243,6 +243,34 @@ pub const POOL_MEMBERS_MAX: usize = 1_000;
 /// Secrets of a credential that are valid at once.
 pub const LIVE_SECRETS_MAX: usize = 2;
 
+// --- addresses that move ------------------------------------------------------------------------------------------------
+
+/// Octets of a host's name.
+pub const HOST_NAME_BYTES_MAX: usize = 63;
+/// Hosts of one installation.
+pub const HOSTS_MAX: usize = 1_000;
+/// Addresses that one host is given.
+pub const HOST_GRANTS_MAX: usize = 4_096;
+/// From when a keepalive was sent until what it holds may pass on to another host.
+pub const ADDRESS_LEASE: Duration = Duration::from_secs(10);
+/// The shortest and longest lease that may be configured.
+pub const ADDRESS_LEASE_MIN: Duration = Duration::from_secs(4);
+pub const ADDRESS_LEASE_MAX: Duration = Duration::from_secs(600);
+/// What a host holds less than its lease: for clocks that run apart (50 ms a second), for whole seconds in which the
+/// kernel counts an address's life, and for what was begun at the last moment.
+pub const ADDRESS_LEASE_MARGIN: Duration = Duration::from_millis(1_500);
+/// The part of a lease between two keepalives.
+pub const ADDRESS_KEEPALIVES: u32 = 5;
+/// How long what is in flight on an address may last that is to be given up.
+pub const ADDRESS_RELEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// Addresses that are moved at a time for an even spread; those of hosts that are gone or drain are not counted.
+pub const ALLOCATION_MOVES_MAX: usize = 32;
+/// A control plane that heard nothing of its store for so long counts every host's lease anew.
+pub const OBSERVER_SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Connections of a path whose address has just come, and how long until they may double.
+pub const MOVED_PATH_CONNECTIONS: usize = 1;
+pub const MOVED_PATH_PERIOD: Duration = Duration::from_secs(30);
+
 // --- host -------------------------------------------------------------------------------------------------------------
 
 /// Shards of one host.
@@ -260,6 +288,10 @@ pub const DOCTOR_NICS_MAX: usize = 64;
 /// Source addresses that `doctor` examines, each with two or more questions to DNS.
 pub const DOCTOR_SOURCES_MAX: usize = 256;
 
+const _: () =
+    assert!(ADDRESS_LEASE_MARGIN.as_millis() * 2 < ADDRESS_LEASE_MIN.as_millis(), "the shortest lease holds something");
+const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis(), "the default is allowed");
+const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");
