@@ -21,7 +21,7 @@ mod ledger;
 mod plan;
 mod reconcile;
 mod server;
-mod store;
+pub mod store;
 
 pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
 pub use plan::allocation;

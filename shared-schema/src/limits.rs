@@ -228,6 +228,20 @@ pub const TLS_SESSIONS_MAX: usize = 4_096;
 
 /// One published snapshot, octets.
 pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Operations of one etcd transaction (its own default, `--max-txn-ops`).
+pub const ETCD_OPERATIONS_MAX: usize = 128;
+/// One request to etcd, octets: its own default is 1.5 MiB (`--max-request-bytes`), less what frames the operations.
+pub const ETCD_REQUEST_BYTES_MAX: usize = 1_400_000;
+/// Ids of one chunk of a publication: what changes together on the wire when one record does.
+pub const CHUNK_IDS: u32 = 64;
+/// Chunks of routes, which have no ids: a route's chunk is drawn from its domain.
+pub const ROUTE_CHUNKS: u32 = 256;
+/// One chunk of a publication, octets.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Chunks of a publication.
+pub const CHUNKS_MAX: usize = 32_768;
+/// The manifest of a publication, octets.
+pub const MANIFEST_BYTES_MAX: usize = 1_300_000;
 /// Suppressions of all tenants: over it 409 until some are deleted.
 pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 /// Resources of one kind (tenants, domains, credentials, …): over it 409.
@@ -292,6 +306,13 @@ const _: () =
     assert!(ADDRESS_LEASE_MARGIN.as_millis() * 2 < ADDRESS_LEASE_MIN.as_millis(), "the shortest lease holds something");
 const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis(), "the default is allowed");
 const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
+const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a request");
+const _: () = assert!(CHUNKS_MAX * 32 + 1_024 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
+const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
+const _: () = assert!(
+    7 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + ROUTE_CHUNKS as usize <= CHUNKS_MAX,
+    "all resources fit the chunks, if their ids are dense"
+);
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");

@@ -141,7 +141,7 @@ impl Rules {
     }
 
     fn suspended(&self, matches: impl Fn(&SuspensionTarget) -> bool) -> bool {
-        self.snapshot.suspensions.iter().any(|suspension| matches(&suspension.target))
+        self.snapshot.suspensions.values().any(|suspension| matches(&suspension.target))
     }
 }
 

@@ -389,10 +389,10 @@ proptest::proptest! {
 
 #[test]
 fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
-    let mut domains: Vec<_> = snapshot().domains.into_values().collect();
+    let mut domains: Vec<_> = snapshot().domains.values().map(|domain| SendingDomain::clone(domain)).collect();
     domains[0].standing = Standing::Unproved { missing: DomainRecord::Ownership };
     let snapshot = Snapshot::new(SnapshotContent {
-        tenants: snapshot().tenants.into_values().collect(),
+        tenants: snapshot().tenants.values().cloned().collect(),
         domains,
         ..SnapshotContent::default()
     });
