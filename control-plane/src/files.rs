@@ -1,4 +1,4 @@
-//! The secret files of the data folder, readable by their owner only.
+//! The small files of the data folder, readable by their owner only: what is secret, and who this is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -49,6 +49,27 @@ pub(crate) fn operator_token(path: &Path, make: impl FnOnce() -> io::Result<Stri
     }
 }
 
+/// What tells this installation from others, at `path`; made if there is none.
+///
+/// # Errors
+/// The file cannot be read or written, or does not hold 32 hexadecimal digits.
+pub(crate) fn installation(path: &Path) -> io::Result<u128> {
+    match fs::read_to_string(path) {
+        Ok(text) => u128::from_str_radix(text.trim(), 16)
+            .ok()
+            .filter(|_| text.trim().len() == 32)
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "an installation's id has 32 hexadecimal digits")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let mut octets = [0; 16];
+            rand::fill(&mut octets).map_err(|_| io::Error::other("no random octets"))?;
+            let id = u128::from_be_bytes(octets);
+            write_secret(path, format!("{id:032x}\n").as_bytes())?;
+            Ok(id)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes `bytes` to `path`, whole or not at all, synced.
 ///
 /// # Errors
@@ -93,6 +114,19 @@ mod tests {
             fs::write(&path, vec![1; octets]).unwrap();
             assert_eq!(master_key(&path).unwrap_err().kind(), ErrorKind::InvalidData);
             assert_eq!(fs::read(&path).unwrap().len(), octets);
+        }
+    }
+
+    #[test]
+    fn an_installation_keeps_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("installation.id");
+        let id = installation(&path).unwrap();
+        assert_eq!(installation(&path).unwrap(), id);
+        assert_ne!(installation(&folder.path().join("another.id")).unwrap(), id);
+        for noise in ["", "12", "xyz", "+0000000000000000000000000000001x"] {
+            fs::write(&path, noise).unwrap();
+            assert!(installation(&path).is_err(), "{noise:?}");
         }
     }
 }

@@ -21,8 +21,8 @@ mod ledger;
 mod plan;
 mod reconcile;
 mod server;
-pub mod store;
+mod store;
 
 pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
-pub use plan::allocation;
+pub use ledger::{AddressError, PostgresAddress};
 pub use server::{Config, Handle, Started, start};

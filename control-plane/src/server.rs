@@ -12,14 +12,16 @@ use tokio::task::JoinSet;
 use crate::api;
 use crate::app::{App, Bootstrap, DataPlane, FirstStart, Parts, Publish, make_operator_token};
 use crate::files;
-use crate::ledger::SqliteLedger;
+use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
 use crate::reconcile::{JournalGauges, follow_store, pull_journals};
 use crate::store::{ConfigStore, EmbeddedStore};
 
 /// What the control plane runs with.
 pub struct Config {
-    /// The data folder: `config.db`, `ledger.db`, `master.key`, `operator.token`.
+    /// The data folder: `config.db`, `ledger.db`, `master.key`, `operator.token`, `installation.id`.
     pub data: PathBuf,
+    /// The server that holds the ledger, in place of `ledger.db`.
+    pub ledger: Option<PostgresAddress>,
     /// Where the API listens; loopback only.
     pub api: SocketAddr,
     /// The data plane's admin listener, such as `http://127.0.0.1:8082`.
@@ -82,7 +84,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
 
 struct Opened {
     app: Arc<App>,
-    store: Arc<dyn ConfigStore>,
+    store: watch::Receiver<u64>,
     first: Option<FirstStart>,
 }
 
@@ -90,17 +92,23 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
     let at = |name: &str| config.data.join(name);
     let master = files::master_key(&at("master.key")).context("reading master.key")?;
-    let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&at("config.db")).context("opening config.db")?);
-    let ledger = Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?);
+    let store = Arc::new(EmbeddedStore::open(&at("config.db")).context("opening config.db")?);
+    let ledger: Arc<dyn Ledger> = match &config.ledger {
+        None => Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?),
+        Some(address) => {
+            let installation = files::installation(&at("installation.id")).context("reading installation.id")?;
+            Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
+        }
+    };
+    let watch = store.watch();
     let data_plane = DataPlane::new(&config.data_plane_admin).context("setting up the client of the data plane")?;
     let hostname = bootstrap.hostname.clone();
-    let app =
-        App::new(Parts { store: Arc::clone(&store), ledger, data_plane, publish: config.publish, master, hostname })
-            .context("reading the configuration")?;
+    let app = App::new(Parts { store, ledger, data_plane, publish: config.publish, master, hostname })
+        .context("reading the configuration")?;
     let token = files::operator_token(&at("operator.token"), || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &token).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), store, first })
+    Ok(Opened { app: Arc::new(app), store: watch, first })
 }
 
 #[cfg(test)]

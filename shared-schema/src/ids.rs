@@ -53,6 +53,16 @@ small_id!(
     SuspensionId
 );
 
+small_id!(
+    /// A host that runs a data plane, with its spool and its journals: one with an empty data folder is another host.
+    HostId
+);
+
+impl HostId {
+    /// The host of a single process, which is registered nowhere.
+    pub const LOCAL: Self = Self(0);
+}
+
 /// Index of a data-plane shard on its host.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default)]
 #[serde(transparent)]

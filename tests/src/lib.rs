@@ -9,6 +9,7 @@
 //! - [`dialogue`]: a plain SMTP client that says exactly what it is told,
 //! - [`namespace`]: a peer that is not on loopback,
 //! - [`zone`]: a real name server (Knot) with the story's zones,
+//! - [`postgres`]: a real PostgreSQL server for the ledger,
 //! - [`peers`]: real receivers: Postfix, Exim, OpenSMTPD,
 //! - [`receiver`]: a scripted receiver for behaviour that no real one can be made to show,
 //! - [`judge`]: what others' verifiers say of a mail,
@@ -27,6 +28,7 @@ pub mod load;
 pub mod namespace;
 pub mod peers;
 pub mod place;
+pub mod postgres;
 pub mod postrail;
 pub mod receiver;
 pub mod scene;

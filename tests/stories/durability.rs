@@ -60,7 +60,7 @@ impl Chance {
 }
 
 /// Waits until nothing waits any more, with everything tried at once.
-fn empty_queue(postrail: &Postrail) {
+pub(crate) fn empty_queue(postrail: &Postrail) {
     wait::within(Duration::from_secs(90), "the queue to be empty", || {
         postrail.control("POST", "/v2/queue/retry", Some(&json!({})));
         std::thread::sleep(Duration::from_millis(100));
@@ -83,7 +83,7 @@ fn by_number(prefix: &str, arrived: &[Arrived]) -> BTreeMap<u64, Vec<Instant>> {
 }
 
 /// Settling events of the ledger by address, read page by page.
-fn settlements(postrail: &Postrail) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn settlements(postrail: &Postrail) -> BTreeMap<String, Vec<String>> {
     const SETTLING: [&str; 6] = ["delivered", "bounced", "expired", "cancelled", "suppressed", "rejected"];
     let mut addresses: BTreeMap<String, String> = BTreeMap::new();
     let mut settled: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -108,7 +108,7 @@ fn settlements(postrail: &Postrail) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Every acknowledged recipient has exactly one settling event, a delivery, within the ledger's second.
-fn assert_settled_once(postrail: &Postrail, prefix: &str, acknowledged: &BTreeSet<u64>) {
+pub(crate) fn assert_settled_once(postrail: &Postrail, prefix: &str, acknowledged: &BTreeSet<u64>) {
     let address = |number: &u64| format!("{prefix}+{number}@receiver.test");
     let settled = wait::until("the ledger to have every settlement", || {
         let settled = settlements(postrail);

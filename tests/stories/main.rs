@@ -13,6 +13,7 @@ mod durability_measure;
 mod input_rest;
 mod input_smtp;
 mod input_start;
+mod ledger_postgresql;
 mod operations;
 mod operations_control;
 mod operations_doctor;

@@ -107,6 +107,10 @@ impl From<AppError> for ProblemDocument {
                     body.get("detail").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned),
                 )
             },
+            AppError::Ledger(ref source) if source.is_away() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "request without the ledger");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
+            }
             AppError::Snapshot(_)
             | AppError::Load(_)
             | AppError::Store(_)
@@ -119,6 +123,9 @@ impl From<AppError> for ProblemDocument {
         }
     }
 }
+
+/// Where the ledger is, is no news to the operator and none to others.
+const LEDGER_AWAY: &str = "the ledger does not answer; mail goes on, and its events are stored once the ledger is back";
 
 impl IntoResponse for ProblemDocument {
     fn into_response(self) -> Response {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use postrail_schema::event::{AttemptFacts, Event, EventKind, JobFacts};
-use postrail_schema::ids::{MessageId, RecipientIndex, Revision, ShardId, TenantId};
+use postrail_schema::ids::{HostId, MessageId, RecipientIndex, Revision, ShardId, TenantId};
 use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire::decode_snapshot;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::app::{Bootstrap, DataPlane, FirstStart, Parts};
-use crate::ledger::{Batch, Cursor, SqliteLedger};
+use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
 use crate::store::EmbeddedStore;
 
 /// An installation after its first start, with nobody at the data plane's address.
@@ -80,9 +80,10 @@ impl World {
     }
 
     fn record(&self, events: Vec<Event>) {
-        let begun = self.app.ledger.cursor(ShardId(0)).unwrap();
+        let journal = JournalId { host: HostId::LOCAL, shard: ShardId(0) };
+        let begun = self.app.ledger.cursor(journal).unwrap();
         let next = Cursor { offset: begun.offset + 1, ..begun };
-        self.app.ledger.record(ShardId(0), begun, &Batch::of(&events, 128), next).unwrap();
+        self.app.ledger.record(journal, begun, &Batch::of(&events, 128), next).unwrap();
     }
 }
 

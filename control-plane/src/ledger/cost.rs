@@ -82,6 +82,7 @@ fn measure(mails: u64, batch: u64, later: bool) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.db");
     let ledger = SqliteLedger::open(&path).unwrap();
+    let journal = JournalId { host: HostId::LOCAL, shard: ShardId(0) };
     let cursor = |offset| Cursor { segment: 0, offset };
     let (mut cpu_us, mut elapsed_us, mut wire_bytes) = (0, 0, 0);
     let mut waiting = Vec::new();
@@ -101,7 +102,7 @@ fn measure(mails: u64, batch: u64, later: bool) {
         let body = frames(&events.chunks(16).map(encode_events).collect::<Vec<_>>());
         wire_bytes += body.len() as u64;
         let (cpu, begun) = (thread_cpu_us(), Instant::now());
-        ledger.record(ShardId(0), cursor(at), &Batch::read(body), cursor(at + 1)).unwrap();
+        ledger.record(journal, cursor(at), &Batch::read(body), cursor(at + 1)).unwrap();
         at += 1;
         if at % 40 == 0 {
             ledger.make_durable().unwrap();

@@ -1,21 +1,41 @@
 //! The ledger: what became of every recipient, and what grows with it (suppressions, the audit trail).
 //!
-//! Events come from the data plane's journals, one a shard. Invariants worth naming: a batch and the cursor behind it are
+//! ```text
+//! Ledger   sqlite, postgres: transactions, cursors, suppressions, the audit trail
+//!   |      record, read: events and recipients, common to both
+//! Rows     sqlite, postgres: rows of chunks and parts
+//! ```
+//!
+//! Events come from the journals of data planes, one a shard of a host. Invariants worth naming: a batch and the cursor behind it are
 //! stored in one transaction, so that whoever crashes nothing is lost or counted twice; a settlement is never undone by a
 //! later event; sequence numbers grow and are never reused. Absent here: fetching (that is `reconcile::journal`).
 
 mod batch;
+mod chunk;
 #[cfg(test)]
 mod cost;
+mod part;
+mod parts;
+mod postgres;
+mod read;
+mod record;
+mod rows;
 mod sqlite;
+#[cfg(test)]
+mod suite;
+mod varint;
+
+use std::fmt;
 
 use postrail_schema::event::{Event, EventKind};
-use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
+use postrail_schema::ids::{HostId, MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
 use postrail_schema::snapshot::Suppression;
 
 pub(crate) use batch::Batch;
 #[cfg(test)]
 pub(crate) use batch::frames;
+pub use postgres::{AddressError, PostgresAddress};
+pub(crate) use postgres::{PostgresError, PostgresLedger};
 pub(crate) use sqlite::SqliteLedger;
 
 /// Where reading of a shard's journal goes on.
@@ -23,6 +43,19 @@ pub(crate) use sqlite::SqliteLedger;
 pub(crate) struct Cursor {
     pub segment: u64,
     pub offset: u64,
+}
+
+/// The journal of one shard of one host.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct JournalId {
+    pub host: HostId,
+    pub shard: ShardId,
+}
+
+impl fmt::Display for JournalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {} of host {}", self.shard, self.host)
+    }
 }
 
 /// What is known of an accepted message.
@@ -105,8 +138,8 @@ pub(crate) struct AuditRecord {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LedgerError {
-    #[error("the cursor of shard {shard} is {stored:?}, the batch began at {begun:?}")]
-    StaleCursor { shard: ShardId, stored: Cursor, begun: Cursor },
+    #[error("the cursor of {journal} is {stored:?}, the batch began at {begun:?}: somebody else stored it")]
+    StaleCursor { journal: JournalId, stored: Cursor, begun: Cursor },
     #[error("the ledger was written by a newer version (format {found}, this one reads {FORMAT})")]
     NewerFormat { found: u32 },
     #[error("{suppressions} suppressions are the most that are kept")]
@@ -119,6 +152,15 @@ pub(crate) enum LedgerError {
     Sync(#[source] std::io::Error),
     #[error("the ledger database failed")]
     Sqlite(#[source] rusqlite::Error),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+impl LedgerError {
+    /// Whether the ledger is elsewhere and does not answer at present, which passes.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.ends_the_connection())
+    }
 }
 
 impl From<rusqlite::Error> for LedgerError {
@@ -129,17 +171,18 @@ impl From<rusqlite::Error> for LedgerError {
 
 /// The ledger. Calls block; async callers hand them to a blocking thread.
 pub(crate) trait Ledger: Send + Sync {
-    /// Where reading of `shard` goes on; the beginning where nothing was read.
+    /// Where reading of `journal` goes on; the beginning where nothing was read.
     ///
     /// # Errors
     /// Every call fails when the database does.
-    fn cursor(&self, shard: ShardId) -> Result<Cursor, LedgerError>;
+    fn cursor(&self, journal: JournalId) -> Result<Cursor, LedgerError>;
 
-    /// Stores `batch`, which was read from `begun` on, and `next` as the cursor: both or nothing.
+    /// Stores `batch`, which was read from `begun` on, and `next` as the journal's cursor: both or nothing. Of several
+    /// control planes that read the same journal, one stores a batch.
     ///
     /// # Errors
     /// [`LedgerError::StaleCursor`] when the stored cursor is not `begun`: the batch was stored before.
-    fn record(&self, shard: ShardId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError>;
+    fn record(&self, journal: JournalId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError>;
 
     /// Returns when everything recorded so far survives a loss of power; only then may journals be trimmed.
     ///
@@ -221,4 +264,7 @@ pub(crate) trait Ledger: Send + Sync {
 }
 
 /// The format of the ledger that this version writes.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
+
+/// Events of one recipient that are looked at, from the latest back.
+const CHAIN_EVENTS_MAX: u32 = 10_000;

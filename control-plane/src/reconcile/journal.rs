@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use postrail_schema::ids::ShardId;
+use postrail_schema::ids::{HostId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::{App, AppError, JournalAnswer, PulledJournal};
-use crate::ledger::{Batch, Cursor, LedgerError};
+use crate::ledger::{Batch, Cursor, JournalId, LedgerError};
 
 /// What the metrics tell of the pulls.
 #[derive(Debug, Default)]
@@ -43,7 +43,8 @@ pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut
     let Some(shards) = shard_count(&app, &mut stop).await else { return };
     let mut tasks = JoinSet::new();
     for shard in 0..shards {
-        let puller = Puller { app: Arc::clone(&app), gauges: Arc::clone(&gauges), shard: ShardId(shard) };
+        let journal = JournalId { host: HostId::LOCAL, shard: ShardId(shard) };
+        let puller = Puller { app: Arc::clone(&app), gauges: Arc::clone(&gauges), journal };
         tasks.spawn(puller.run(stop.clone()));
     }
     while tasks.join_next().await.is_some() {}
@@ -67,14 +68,14 @@ async fn shard_count(app: &App, stop: &mut watch::Receiver<bool>) -> Option<u16>
 struct Puller {
     app: Arc<App>,
     gauges: Arc<JournalGauges>,
-    shard: ShardId,
+    journal: JournalId,
 }
 
 impl Puller {
     async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
         let mut trim = Trim::default();
-        // What the ledger has as its cursor, where it is known: nobody else writes it.
+        // What the ledger has as its cursor, where it is known. Whoever else stores what we have pulled makes ours stale.
         let mut cursor = None;
         while !*stop.borrow() {
             match self.pull_once(&mut cursor, &mut trim, &mut stop).await {
@@ -87,7 +88,7 @@ impl Puller {
                 Err(error) => {
                     cursor = None;
                     self.gauges.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(shard = self.shard.0, error = &error as &dyn std::error::Error, "journal not taken");
+                    tracing::warn!(journal = %self.journal, error = &error as &dyn std::error::Error, "journal not taken");
                     if paused(&mut stop, pause).await {
                         return;
                     }
@@ -104,14 +105,14 @@ impl Puller {
         trim: &mut Trim,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Duration, AppError> {
-        let (app, shard) = (Arc::clone(&self.app), self.shard);
+        let (app, journal) = (Arc::clone(&self.app), self.journal);
         let begun = match *cursor {
             Some(known) => known,
-            None => blocking(move || app.ledger.cursor(shard)).await?,
+            None => blocking(move || app.ledger.cursor(journal)).await?,
         };
         let answer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(Duration::ZERO),
-            answer = self.app.data_plane.pull(shard, begun, WAIT) => answer?,
+            answer = self.app.data_plane.pull(journal.shard, begun, WAIT) => answer?,
         };
         let answered = Instant::now();
         self.gauges.pulled_ms.store(crate::app::now_ms(), Ordering::Relaxed);
@@ -127,7 +128,7 @@ impl Puller {
         if trim.is_due(next) {
             let app = Arc::clone(&self.app);
             blocking(move || app.ledger.make_durable()).await?;
-            self.app.data_plane.trim(shard, next).await?;
+            self.app.data_plane.trim(journal.shard, next).await?;
             trim.done(next);
         }
         Ok(rest_after(bytes).saturating_sub(answered.elapsed()))
@@ -140,24 +141,24 @@ impl Puller {
         }
         if begun != Cursor::default() {
             self.gauges.gaps.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(shard = self.shard.0, ?begun, ?oldest, "the journal does not have what follows the ledger");
+            tracing::error!(journal = %self.journal, ?begun, ?oldest, "the journal does not have what follows the ledger");
         }
         Ok(PulledJournal { body: Vec::new(), next: oldest })
     }
 
     async fn store(&self, begun: Cursor, pulled: PulledJournal) -> Result<(), AppError> {
-        let (app, shard) = (Arc::clone(&self.app), self.shard);
+        let (app, journal) = (Arc::clone(&self.app), self.journal);
         let next = pulled.next;
         let (events, unread) = blocking(move || {
             let batch = Batch::read(pulled.body);
             let counts = (batch.events() as u64, batch.unread().len() as u64);
-            app.ledger.record(shard, begun, &batch, next).map(|()| counts)
+            app.ledger.record(journal, begun, &batch, next).map(|()| counts)
         })
         .await?;
         self.gauges.events.fetch_add(events, Ordering::Relaxed);
         self.gauges.unread.fetch_add(unread, Ordering::Relaxed);
         if unread > 0 {
-            tracing::error!(shard = shard.0, segment = begun.segment, offset = begun.offset, unread, "events not read");
+            tracing::error!(%journal, segment = begun.segment, offset = begun.offset, unread, "events not read");
         }
         Ok(())
     }

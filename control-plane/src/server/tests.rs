@@ -87,6 +87,7 @@ async fn launch(folder: &std::path::Path, admin: &str) -> (Started, Arc<Mutex<Ve
     let seen = Arc::clone(&published);
     let config = Config {
         data: folder.to_owned(),
+        ledger: None,
         api: "127.0.0.1:0".parse().unwrap(),
         data_plane_admin: admin.to_owned(),
         publish: Box::new(move |bytes| seen.lock().unwrap().push(decode_snapshot(&bytes).unwrap().revision.0)),
@@ -179,6 +180,7 @@ async fn an_address_that_others_reach_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config {
         data: folder.path().to_owned(),
+        ledger: None,
         api: "0.0.0.0:0".parse().unwrap(),
         data_plane_admin: "http://127.0.0.1:1".into(),
         publish: Box::new(|_| {}),

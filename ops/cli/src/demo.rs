@@ -123,6 +123,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         admin,
         pins: pins(&[], options.shards, options.no_pin),
         resolvers: vec![sink.name_server()],
+        ledger: None,
         tls: None,
         drain: Duration::from_secs(5),
     })

@@ -1,17 +1,19 @@
-//! Ledgers of format 1, which held each event and each recipient's state in a row of its own.
+//! Ledgers of earlier formats, each brought to the present one in one transaction.
 //!
-//! Their events are stored again in the present form, in their order and with their sequences, in one transaction;
-//! suppressions, the audit trail and cursors stay as they are.
+//! - Format 1 held each event and each recipient's state in a row of its own. The events are stored again in the present
+//!   form, in their order and with their sequences; suppressions and the audit trail stay as they are.
+//! - Format 2 had the journals of one host only: cursors and unread octets did not name it.
 
 use postrail_schema::event::Event;
+use postrail_schema::ids::HostId;
 use postrail_schema::limits::EVENTS_BYTES_MAX;
 use postrail_schema::wire::{decode_events, encode_events};
 use rusqlite::{Connection, Transaction};
 
+use super::super::parts::Parts;
+use super::super::record::Recorder;
 use super::super::{Batch, FORMAT, LedgerError};
-use super::SCHEMA;
-use super::parts::Parts;
-use super::record::record_events;
+use super::{SCHEMA, last_sequence, version};
 
 /// Brings a ledger of format 1 to this one.
 ///
@@ -20,12 +22,37 @@ use super::record::record_events;
 pub(super) fn from_format_1(connection: &mut Connection) -> Result<(), LedgerError> {
     let transaction = connection.transaction()?;
     transaction.execute_batch("ALTER TABLE events RENAME TO events_1; DROP TABLE recipients; DROP TABLE messages")?;
-    transaction.execute_batch(SCHEMA)?;
+    name_the_host(&transaction)?;
     move_events(&transaction)?;
     transaction.execute_batch("DROP TABLE events_1")?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Brings a ledger of format 2 to this one.
+///
+/// # Errors
+/// The database fails: then nothing is changed.
+pub(super) fn from_format_2(connection: &mut Connection) -> Result<(), LedgerError> {
+    let transaction = connection.transaction()?;
+    name_the_host(&transaction)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Makes the tables of this format; what was there of journals is the single process's own.
+fn name_the_host(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+    let host = HostId::LOCAL;
+    transaction.execute_batch("ALTER TABLE cursors RENAME TO cursors_2; ALTER TABLE unread RENAME TO unread_2")?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(&format!(
+        "INSERT INTO cursors SELECT {host}, shard, segment, offset FROM cursors_2;
+         INSERT INTO unread SELECT seq, {host}, shard, segment, offset, body FROM unread_2;
+         DROP TABLE cursors_2;
+         DROP TABLE unread_2;"
+    ))
 }
 
 fn move_events(transaction: &Transaction<'_>) -> Result<(), LedgerError> {
@@ -52,7 +79,13 @@ fn store(transaction: &Transaction<'_>, parts: &mut Parts, events: &mut Vec<Even
         body.extend_from_slice(&length.to_le_bytes());
         body.extend_from_slice(&buffer);
     }
-    record_events(transaction, parts, &Batch::read(body))?;
+    let version = version(transaction)?;
+    let mut rows = &**transaction;
+    let mut recorder = Recorder::begin(&mut rows, parts, version, last_sequence(transaction)?)?;
+    recorder.add(HostId::LOCAL, &Batch::read(body))?;
+    recorder.finish()?;
+    // What follows sees it, within this transaction.
+    parts.committed(version);
     events.clear();
     Ok(())
 }
@@ -70,7 +103,7 @@ mod tests {
     use postrail_schema::ids::{MessageId, RecipientIndex, ShardId};
     use rusqlite::params;
 
-    use super::super::super::{Cursor, Ledger, SuppressionRecord};
+    use super::super::super::{Cursor, JournalId, Ledger, SuppressionRecord};
     use super::super::SqliteLedger;
     use super::*;
 
@@ -85,6 +118,8 @@ mod tests {
                  CREATE TABLE recipients (message BLOB NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (message, idx)) WITHOUT ROWID;
                  CREATE TABLE events (seq INTEGER PRIMARY KEY, tenant INTEGER NOT NULL, previous INTEGER NOT NULL, body BLOB NOT NULL);
                  CREATE TABLE cursors (shard INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset INTEGER NOT NULL);
+                 CREATE TABLE unread (seq INTEGER PRIMARY KEY, shard INTEGER NOT NULL, segment INTEGER NOT NULL,
+                     offset INTEGER NOT NULL, body BLOB NOT NULL);
                  CREATE TABLE suppressions (tenant INTEGER NOT NULL, address TEXT NOT NULL, reason TEXT NOT NULL,
                      created_ms INTEGER NOT NULL, PRIMARY KEY (tenant, address)) WITHOUT ROWID;
                  INSERT INTO cursors VALUES (0, 3, 4096);
@@ -108,7 +143,10 @@ mod tests {
             let page = ledger.events(None, 0, 10).unwrap();
             assert_eq!(page.events.iter().map(|recorded| recorded.sequence).collect::<Vec<_>>(), [1, 2]);
             assert_eq!(page.events.into_iter().map(|recorded| recorded.event).collect::<Vec<_>>(), events);
-            assert_eq!(ledger.cursor(ShardId(0)).unwrap(), Cursor { segment: 3, offset: 4_096 });
+            assert_eq!(
+                ledger.cursor(JournalId { host: HostId::LOCAL, shard: ShardId(0) }).unwrap(),
+                Cursor { segment: 3, offset: 4_096 }
+            );
             let kept: Vec<SuppressionRecord> = ledger.suppressions(None, None, 10).unwrap();
             assert_eq!(kept[0].suppression.address, "a@receiver.example");
             let recipients = ledger.recipients(events[0].message, RecipientIndex(0), 10).unwrap();
@@ -129,5 +167,32 @@ mod tests {
         let left = Connection::open(&path).unwrap();
         let events: u32 = left.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
         assert_eq!(events, 2);
+    }
+
+    #[test]
+    fn a_ledger_of_format_2_keeps_its_cursors_as_those_of_the_only_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        drop(SqliteLedger::open(&path).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "DROP TABLE cursors; DROP TABLE unread;
+                 CREATE TABLE cursors (shard INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset INTEGER NOT NULL);
+                 CREATE TABLE unread (seq INTEGER PRIMARY KEY, shard INTEGER NOT NULL, segment INTEGER NOT NULL,
+                     offset INTEGER NOT NULL, body BLOB NOT NULL);
+                 INSERT INTO cursors VALUES (0, 3, 4096), (1, 2, 0);
+                 INSERT INTO unread VALUES (7, 1, 2, 0, x'0102');
+                 PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        for _ in 0..2 {
+            let ledger = SqliteLedger::open(&path).unwrap();
+            let at = |host, shard| ledger.cursor(JournalId { host: HostId(host), shard: ShardId(shard) }).unwrap();
+            let moved = [at(0, 0), at(0, 1), at(1, 0)].map(|cursor| (cursor.segment, cursor.offset));
+            assert_eq!(moved, [(3, 4_096), (2, 0), (0, 0)]);
+            let unread = "SELECT seq * 100 + shard * 10 + length(body) FROM unread WHERE host = 0";
+            assert_eq!(connection.query_row(unread, [], |row| row.get::<_, u32>(0)).unwrap(), 712);
+        }
     }
 }

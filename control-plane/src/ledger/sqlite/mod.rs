@@ -1,9 +1,9 @@
 //! The ledger of a single process: one SQLite file in WAL mode.
 //!
 //! ```text
-//! events       first sequence -> a chunk: consecutive events as the journal gave them, and links back (`chunk`)
-//! recipients   (message, part) -> where the events of 32 recipients are (`part`)
-//! cursors      shard -> segment, offset
+//! events       first sequence -> a chunk: consecutive events as the journal gave them, and links back
+//! recipients   (message, part) -> where the events of 32 recipients are
+//! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq
 //! ```
@@ -16,27 +16,24 @@
 //!
 //! One process writes the file; another one's writing is noticed, and costs speed only. Absent here: expiry of old events.
 
-mod chunk;
 mod migrate;
-mod part;
-mod parts;
-mod read;
-mod record;
-mod varint;
+mod rows;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use postrail_schema::ids::{MessageId, RecipientIndex, ShardId, TenantId};
+use postrail_schema::ids::{MessageId, RecipientIndex, TenantId};
 use postrail_schema::limits::SUPPRESSIONS_MAX;
 use postrail_schema::snapshot::Suppression;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use self::parts::Parts;
+use super::parts::Parts;
+use super::record::Recorder;
 use super::{
-    AuditRecord, Batch, Cursor, EventPage, FORMAT, Ledger, LedgerError, Message, Recipient, Recorded, SuppressionRecord,
+    AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
+    SuppressionRecord, read,
 };
 
 /// See the module head.
@@ -62,6 +59,7 @@ impl SqliteLedger {
         match found {
             0 | FORMAT => connection.execute_batch(SCHEMA)?,
             1 => migrate::from_format_1(&mut connection)?,
+            2 => migrate::from_format_2(&mut connection)?,
             _ => return Err(LedgerError::NewerFormat { found }),
         }
         connection.pragma_update(None, "user_version", FORMAT)?;
@@ -93,13 +91,18 @@ impl SqliteLedger {
 }
 
 impl Ledger for SqliteLedger {
-    fn cursor(&self, shard: ShardId) -> Result<Cursor, LedgerError> {
-        Ok(record::cursor(&self.reader(), shard)?)
+    fn cursor(&self, journal: JournalId) -> Result<Cursor, LedgerError> {
+        Ok(cursor(&self.reader(), journal)?)
     }
 
-    fn record(&self, shard: ShardId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError> {
-        let writer = &mut *self.writer();
-        record::record(&mut writer.connection, &mut writer.parts, shard, begun, batch, next)
+    fn record(&self, journal: JournalId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError> {
+        let mut writer = self.writer();
+        let stored = writer.record(journal, begun, batch, next);
+        match stored {
+            Ok(version) => writer.parts.committed(version),
+            Err(_) => writer.parts.forget(),
+        }
+        stored.map(drop)
     }
 
     fn make_durable(&self) -> Result<(), LedgerError> {
@@ -114,19 +117,19 @@ impl Ledger for SqliteLedger {
     }
 
     fn message(&self, id: MessageId) -> Result<Option<Message>, LedgerError> {
-        read::message(&self.reader(), id)
+        read::message(&mut &*self.reader(), id)
     }
 
     fn recipients(&self, id: MessageId, from: RecipientIndex, limit: u32) -> Result<Vec<Recipient>, LedgerError> {
-        read::recipients(&self.reader(), id, from, limit)
+        read::recipients(&mut &*self.reader(), id, from, limit)
     }
 
     fn events(&self, tenant: Option<TenantId>, cursor: u64, limit: u32) -> Result<EventPage, LedgerError> {
-        read::events(&self.reader(), tenant, cursor, limit)
+        read::events(&mut &*self.reader(), tenant, cursor, limit)
     }
 
     fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError> {
-        read::trace(&self.reader(), id, index, limit)
+        read::trace(&mut &*self.reader(), id, index, limit)
     }
 
     fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError> {
@@ -167,7 +170,7 @@ impl Ledger for SqliteLedger {
             .query_row(
                 "SELECT tenant, address, reason, created_ms FROM suppressions WHERE tenant = ?1 AND address = ?2",
                 params![suppression.tenant.0, suppression.address],
-                read::suppression,
+                suppression_of,
             )
             .optional()?;
         Ok(found)
@@ -179,7 +182,7 @@ impl Ledger for SqliteLedger {
         after: Option<&Suppression>,
         limit: u32,
     ) -> Result<Vec<SuppressionRecord>, LedgerError> {
-        Ok(read::suppressions(&self.reader(), tenant, after, limit)?)
+        Ok(suppressions(&self.reader(), tenant, after, limit)?)
     }
 
     fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError> {
@@ -204,8 +207,102 @@ impl Ledger for SqliteLedger {
     }
 
     fn audit(&self, before: u64, limit: u32) -> Result<Vec<AuditRecord>, LedgerError> {
-        Ok(read::audit(&self.reader(), before, limit)?)
+        Ok(audit(&self.reader(), before, limit)?)
     }
+}
+
+impl Writer {
+    /// Stores a batch and its cursor, both or nothing; the version behind it.
+    fn record(&mut self, journal: JournalId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<u64, LedgerError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let stored = cursor(&transaction, journal)?;
+        if stored != begun {
+            return Err(LedgerError::StaleCursor { journal, stored, begun });
+        }
+        let version = version(&transaction)?;
+        let mut rows = &*transaction;
+        let mut recorder = Recorder::begin(&mut rows, &mut self.parts, version, last_sequence(&transaction)?)?;
+        recorder.add(journal.host, batch)?;
+        recorder.finish()?;
+        for body in batch.unread() {
+            transaction.execute(
+                "INSERT INTO unread (host, shard, segment, offset, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![journal.host.0, journal.shard.0, begun.segment, begun.offset, body],
+            )?;
+        }
+        transaction
+            .prepare_cached(
+                "INSERT INTO cursors (host, shard, segment, offset) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (host, shard) DO UPDATE SET segment = excluded.segment, offset = excluded.offset",
+            )?
+            .execute(params![journal.host.0, journal.shard.0, next.segment, next.offset])?;
+        transaction.commit()?;
+        Ok(version)
+    }
+}
+
+fn cursor(connection: &Connection, journal: JournalId) -> Result<Cursor, rusqlite::Error> {
+    let stored = connection
+        .prepare_cached("SELECT segment, offset FROM cursors WHERE host = ?1 AND shard = ?2")?
+        .query_row(params![journal.host.0, journal.shard.0], |row| {
+            Ok(Cursor { segment: row.get(0)?, offset: row.get(1)? })
+        })
+        .optional()?;
+    Ok(stored.unwrap_or_default())
+}
+
+/// Changes when another connection has written.
+fn version(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let version: i64 = connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+    Ok(version.unsigned_abs())
+}
+
+fn last_sequence(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let last = connection
+        .prepare_cached("SELECT first + count - 1 FROM events ORDER BY first DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+fn suppression_of(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
+    let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
+    Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
+}
+
+fn suppressions(
+    connection: &Connection,
+    tenant: Option<TenantId>,
+    after: Option<&Suppression>,
+    limit: u32,
+) -> Result<Vec<SuppressionRecord>, rusqlite::Error> {
+    // Tenant ids begin at 1, so (0, "") is before all.
+    let (after_tenant, after_address) = after.map_or((0, ""), |after| (after.tenant.0, after.address.as_str()));
+    let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
+    connection
+        .prepare_cached(
+            "SELECT tenant, address, reason, created_ms FROM suppressions
+             WHERE (tenant, address) > (?1, ?2) AND tenant BETWEEN ?3 AND ?4 ORDER BY tenant, address LIMIT ?5",
+        )?
+        .query_map(params![after_tenant, after_address, first, last, limit], suppression_of)?
+        .collect()
+}
+
+fn audit(connection: &Connection, before: u64, limit: u32) -> Result<Vec<AuditRecord>, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "SELECT seq, at_ms, actor, action, status FROM audit WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
+        )?
+        .query_map(params![before, limit], |row| {
+            Ok(AuditRecord {
+                sequence: row.get(0)?,
+                at_ms: row.get(1)?,
+                actor: row.get(2)?,
+                action: row.get(3)?,
+                status: row.get(4)?,
+            })
+        })?
+        .collect()
 }
 
 fn connect(path: &Path, cache_kib: u32) -> Result<Connection, rusqlite::Error> {
@@ -228,9 +325,6 @@ const LOG_BYTES: u32 = 32 * 1024 * 1024;
 const WRITER_CACHE_KIB: u32 = 8 * 1024;
 const READER_CACHE_KIB: u32 = 4 * 1024;
 
-/// Events of one recipient that are looked at, from the latest back.
-const CHAIN_EVENTS_MAX: u32 = 10_000;
-
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS events (
         first INTEGER PRIMARY KEY, count INTEGER NOT NULL, tenants BLOB NOT NULL, links BLOB NOT NULL, body BLOB NOT NULL
@@ -238,10 +332,13 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS recipients (
         message BLOB NOT NULL, part INTEGER NOT NULL, events BLOB NOT NULL, PRIMARY KEY (message, part)
     ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS cursors (shard INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS cursors (
+        host INTEGER NOT NULL, shard INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+        PRIMARY KEY (host, shard)
+    ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS unread (
-        seq INTEGER PRIMARY KEY, shard INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
-        body BLOB NOT NULL
+        seq INTEGER PRIMARY KEY, host INTEGER NOT NULL, shard INTEGER NOT NULL, segment INTEGER NOT NULL,
+        offset INTEGER NOT NULL, body BLOB NOT NULL
     );
     CREATE TABLE IF NOT EXISTS suppressions (
         tenant INTEGER NOT NULL, address TEXT NOT NULL, reason TEXT NOT NULL, created_ms INTEGER NOT NULL,
@@ -254,4 +351,4 @@ const SCHEMA: &str = "
 ";
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -53,7 +53,6 @@ fn content(sources: &[&str]) -> SnapshotContent {
             name: "sender.test".to_owned(),
             keys: vec![],
             pool: None,
-            standing: Default::default(),
         }],
         pools: vec![EgressPool {
             id: PoolId(1),

@@ -80,7 +80,6 @@ fn content() -> SnapshotContent {
             name: "us.example".to_owned(),
             keys: Vec::new(),
             pool: None,
-            standing: Default::default(),
         }],
         sources: vec![EgressSource {
             id: source,

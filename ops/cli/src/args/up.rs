@@ -13,6 +13,7 @@ Examples:
   postrail up --data /srv/postrail --smtp 0.0.0.0:2525 --tls-cert mail.pem --tls-key mail.key
   postrail up --resolver 127.0.0.1:53 --shards 4 --log json
   postrail up --config /etc/postrail/up.toml
+  postrail up --ledger postgres://postrail@127.0.0.1/postrail --ledger-password-file /etc/postrail/ledger.password
 
 The first start makes a tenant, a credential and the DKIM keys of --domain, and prints them; the secret is shown once
 and never again. Later starts continue with the same state.
@@ -62,6 +63,13 @@ pub(crate) struct UpOptions {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Keep the ledger in a PostgreSQL database (postgres://USER@HOST:PORT/DATABASE, without password), or from
+    /// POSTRAIL_LEDGER [default: ledger.db in the data folder]
+    #[arg(long, value_name = "URL")]
+    pub(crate) ledger: Option<String>,
+    /// File with the password for --ledger, or from POSTRAIL_LEDGER_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger_password_file: Option<PathBuf>,
     /// Form of the log, on standard error [default: text]
     #[arg(long, value_enum)]
     pub(crate) log: Option<LogForm>,

@@ -21,6 +21,7 @@ use crate::doctor::limits::OPEN_FILES_WANTED;
 
 pub(crate) mod banner;
 pub(crate) mod folder;
+mod ledger;
 pub(crate) mod planes;
 pub(crate) mod ports;
 pub(crate) mod settings;
@@ -205,6 +206,7 @@ fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Resul
         admin: options.admin,
         pins,
         resolvers,
+        ledger: options.ledger.clone(),
         tls: options.tls.clone(),
         drain: options.drain,
     })

@@ -50,6 +50,8 @@ pub(crate) struct PlanesOptions {
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Certificate chain and private key, PEM files.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// The server that holds the ledger, in place of the data folder.
+    pub(crate) ledger: Option<control::PostgresAddress>,
     pub(crate) drain: Duration,
 }
 
@@ -80,6 +82,7 @@ impl Planes {
         };
         let config = control::Config {
             data: options.data.clone(),
+            ledger: options.ledger.clone(),
             api: options.api,
             data_plane_admin: format!("http://{}", options.admin),
             publish,

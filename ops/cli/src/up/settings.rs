@@ -22,10 +22,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use postrail_control_plane::PostgresAddress;
 use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::limits::{CONFIG_FILE_BYTES_MAX, SHARDS_MAX};
 use serde::Deserialize;
 
+use super::ledger::LedgerTold;
 use crate::args::{LogForm, UpOptions};
 use crate::doctor::cpus::Cpus;
 use crate::doctor::layout::Layout;
@@ -49,6 +51,8 @@ pub(crate) struct ConfigFile {
     resolver: Option<Vec<SocketAddr>>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    ledger: Option<String>,
+    ledger_password_file: Option<PathBuf>,
     log: Option<LogForm>,
     log_level: Option<String>,
     drain_seconds: Option<u64>,
@@ -85,6 +89,7 @@ pub(crate) struct Settings {
     pub(crate) domain: String,
     pub(crate) resolver: Vec<SocketAddr>,
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) ledger: Option<PostgresAddress>,
     pub(crate) log: LogForm,
     pub(crate) log_level: String,
     pub(crate) drain: Duration,
@@ -114,6 +119,11 @@ impl Settings {
         if cert.is_some() != key.is_some() {
             bail!("tls-cert and tls-key belong together: name both or none");
         }
+        let ledger = LedgerTold {
+            option: options.ledger,
+            file: file.ledger,
+            password_file: options.ledger_password_file.or(file.ledger_password_file),
+        };
         Ok(Self {
             data: data.map(Path::to_owned).or(file.data),
             smtp: told(options.smtp, file.smtp, Some(2525)),
@@ -127,6 +137,7 @@ impl Settings {
             domain: options.domain.or(file.domain).unwrap_or_else(|| "example.test".to_owned()),
             resolver: told(options.resolver, file.resolver, None),
             tls: cert.zip(key),
+            ledger: ledger.address(|name| std::env::var(name).ok())?,
             log: options.log.or(file.log).unwrap_or(LogForm::Text),
             log_level: options.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             drain: Duration::from_secs(options.drain_seconds.or(file.drain_seconds).unwrap_or(DRAIN_SECONDS)),

@@ -1,25 +1,22 @@
-//! Reading the ledger.
+//! Reading what became of mail: jobs, recipients and events, out of chunks and parts.
 
 use std::collections::BinaryHeap;
 
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey, TenantId};
-use postrail_schema::snapshot::Suppression;
-use rusqlite::{Connection, Row, params};
 
-use super::super::{AuditRecord, EventPage, LedgerError, Message, Recipient, Recorded, SuppressionRecord};
-use super::CHAIN_EVENTS_MAX;
 use super::chunk::{Chunk, ChunkReader, may_hold};
 use super::part::Events;
-use super::parts;
+use super::rows::Rows;
+use super::{CHAIN_EVENTS_MAX, EventPage, LedgerError, Message, Recipient, Recorded, parts};
 
 /// What the first event that says something of the job tells of it.
-pub(super) fn message(connection: &Connection, id: MessageId) -> Result<Option<Message>, LedgerError> {
-    let recipients = parts::of_message(connection, id, RecipientIndex(0), usize::MAX)?;
+pub(super) fn message(rows: &mut impl Rows, id: MessageId) -> Result<Option<Message>, LedgerError> {
+    let recipients = parts::of_message(rows, id, RecipientIndex(0), usize::MAX)?;
     let told = recipients.iter().map(|(_, events)| events.job).filter(|sequence| *sequence != 0).min();
     let Some(sequence) = told else { return Ok(None) };
-    let mut reader = ChunkReader::new(connection)?;
-    let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
+    let mut reader = ChunkReader::default();
+    let event = reader.event(rows, sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
     let job = event.job.as_ref().ok_or(LedgerError::Corrupt { sequence })?;
     Ok(Some(Message {
         id,
@@ -40,12 +37,12 @@ pub(super) fn message(connection: &Connection, id: MessageId) -> Result<Option<M
 }
 
 pub(super) fn recipients(
-    connection: &Connection,
+    rows: &mut impl Rows,
     id: MessageId,
     from: RecipientIndex,
     limit: u32,
 ) -> Result<Vec<Recipient>, LedgerError> {
-    let found = parts::of_message(connection, id, from, limit as usize)?;
+    let found = parts::of_message(rows, id, from, limit as usize)?;
     // In the order of sequences, so that each chunk is read once.
     let mut wanted = Vec::with_capacity(found.len() * 3);
     for (place, (_, events)) in found.iter().enumerate() {
@@ -54,9 +51,9 @@ pub(super) fn recipients(
     }
     wanted.sort_unstable_by_key(|(sequence, ..)| *sequence);
     let mut recipients: Vec<_> = found.iter().map(|(index, events)| blank(id, *index, events)).collect();
-    let mut reader = ChunkReader::new(connection)?;
+    let mut reader = ChunkReader::default();
     for (sequence, place, told) in wanted {
-        let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
+        let event = reader.event(rows, sequence)?.ok_or(LedgerError::Corrupt { sequence })?;
         let settled = found[place].1.settled;
         tell(&mut recipients[place], event, told, settled);
     }
@@ -114,42 +111,33 @@ fn tell(recipient: &mut Recipient, event: &Event, told: Told, settled: bool) {
 }
 
 pub(super) fn events(
-    connection: &Connection,
+    rows: &mut impl Rows,
     tenant: Option<TenantId>,
     cursor: u64,
     limit: u32,
 ) -> Result<EventPage, LedgerError> {
     let mut page = EventPage { events: Vec::new(), cursor, more: false };
     let from = cursor.saturating_add(1);
-    let mut select = connection.prepare_cached(
-        "SELECT first, count, links, body, tenants FROM events
-         WHERE first >= ifnull((SELECT first FROM events WHERE first <= ?1 ORDER BY first DESC LIMIT 1), 0)
-         ORDER BY first",
-    )?;
-    let mut rows = select.query([i64::try_from(from).unwrap_or(i64::MAX)])?;
     let mut scanned = 0;
-    while let Some(row) = rows.next()? {
-        let chunk_first: u64 = row.get(0)?;
-        let corrupt = || LedgerError::Corrupt { sequence: chunk_first };
-        let count: u64 = row.get(1).map_err(|_| corrupt())?;
-        let end = chunk_first.checked_add(count).filter(|end| *end != chunk_first).ok_or_else(corrupt)?;
-        let begin = chunk_first.max(from);
+    rows.chunks(from, tenant, |row| {
+        let corrupt = LedgerError::Corrupt { sequence: row.first };
+        let end = row.first.checked_add(row.count).filter(|end| *end != row.first).ok_or(corrupt)?;
+        let begin = row.first.max(from);
         if begin >= end {
-            continue;
+            return Ok(true);
         }
         let room = SCANNED_EVENTS_MAX - scanned;
         if room == 0 || page.events.len() == limit as usize {
             page.more = true;
-            break;
+            return Ok(false);
         }
-        let listed = row.get_ref(4)?.as_blob().map_err(|_| corrupt())?;
-        if tenant.is_some_and(|tenant| !may_hold(listed, tenant)) {
+        if tenant.is_some_and(|tenant| !may_hold(row.tenants, tenant)) {
             let passed = room.min(end - begin);
             scanned += passed;
             page.cursor = begin + passed - 1;
             page.more = page.cursor + 1 < end;
         } else {
-            Chunk::read(row)?.events(begin, |sequence, event| {
+            Chunk::read(&row)?.events(begin, |sequence, event| {
                 if scanned == SCANNED_EVENTS_MAX || page.events.len() == limit as usize {
                     page.more = true;
                     return false;
@@ -162,22 +150,20 @@ pub(super) fn events(
                 true
             })?;
         }
-        if page.more {
-            break;
-        }
-    }
+        Ok(!page.more)
+    })?;
     Ok(page)
 }
 
 pub(super) fn trace(
-    connection: &Connection,
+    rows: &mut impl Rows,
     id: MessageId,
     index: Option<RecipientIndex>,
     limit: u32,
 ) -> Result<Vec<Recorded>, LedgerError> {
     let (from, recipients) = index.map_or((RecipientIndex(0), usize::MAX), |index| (index, 1));
-    let heads = parts::of_message(connection, id, from, recipients)?;
-    let mut reader = ChunkReader::new(connection)?;
+    let heads = parts::of_message(rows, id, from, recipients)?;
+    let mut reader = ChunkReader::default();
     // All chains at once from the latest event back, so that each chunk is read once.
     let mut next: BinaryHeap<(u64, u32)> = heads
         .iter()
@@ -187,7 +173,7 @@ pub(super) fn trace(
     let mut sequences = Vec::with_capacity(next.len());
     while let Some((sequence, length)) = next.pop() {
         // A chain ends at its first event, or where old events were removed.
-        let Some(previous) = reader.previous(sequence)? else { continue };
+        let Some(previous) = reader.previous(rows, sequence)? else { continue };
         sequences.push(sequence);
         if previous != 0 && length < CHAIN_EVENTS_MAX {
             next.push((previous, length + 1));
@@ -196,50 +182,10 @@ pub(super) fn trace(
     sequences.reverse();
     sequences.truncate(limit as usize);
     let recorded = sequences.into_iter().map(|sequence| {
-        let event = reader.event(sequence)?.ok_or(LedgerError::Corrupt { sequence })?.clone();
+        let event = reader.event(rows, sequence)?.ok_or(LedgerError::Corrupt { sequence })?.clone();
         Ok(Recorded { sequence, event })
     });
     recorded.collect()
-}
-
-pub(super) fn suppression(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
-    let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
-    Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
-}
-
-pub(super) fn suppressions(
-    connection: &Connection,
-    tenant: Option<TenantId>,
-    after: Option<&Suppression>,
-    limit: u32,
-) -> Result<Vec<SuppressionRecord>, rusqlite::Error> {
-    // Tenant ids begin at 1, so (0, "") is before all.
-    let (after_tenant, after_address) = after.map_or((0, ""), |after| (after.tenant.0, after.address.as_str()));
-    let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
-    connection
-        .prepare_cached(
-            "SELECT tenant, address, reason, created_ms FROM suppressions
-             WHERE (tenant, address) > (?1, ?2) AND tenant BETWEEN ?3 AND ?4 ORDER BY tenant, address LIMIT ?5",
-        )?
-        .query_map(params![after_tenant, after_address, first, last, limit], suppression)?
-        .collect()
-}
-
-pub(super) fn audit(connection: &Connection, before: u64, limit: u32) -> Result<Vec<AuditRecord>, rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "SELECT seq, at_ms, actor, action, status FROM audit WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
-        )?
-        .query_map(params![before, limit], |row| {
-            Ok(AuditRecord {
-                sequence: row.get(0)?,
-                at_ms: row.get(1)?,
-                actor: row.get(2)?,
-                action: row.get(3)?,
-                status: row.get(4)?,
-            })
-        })?
-        .collect()
 }
 
 /// Events that one page looks at, so that a tenant with few among many costs a bounded read.

@@ -15,10 +15,9 @@ use std::ops::Range;
 use postrail_schema::event::Event;
 use postrail_schema::ids::TenantId;
 use postrail_schema::wire::decode_events;
-use rusqlite::{CachedStatement, Connection, Row, params};
 
-use super::super::LedgerError;
-use super::varint;
+use super::rows::{ChunkRow, Rows, WriteRows};
+use super::{LedgerError, varint};
 
 /// An event's tenant, and the sequence of its recipient's event before (0: none).
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +62,10 @@ impl ChunkBuilder {
     }
 
     /// Writes what is there, if anything is, and begins anew.
-    pub(super) fn write(&mut self, connection: &Connection) -> Result<(), rusqlite::Error> {
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(super) fn write(&mut self, rows: &mut impl WriteRows) -> Result<(), LedgerError> {
         if self.count == 0 {
             return Ok(());
         }
@@ -72,9 +74,8 @@ impl ChunkBuilder {
         } else {
             self.tenants.iter().flat_map(|tenant| tenant.0.to_le_bytes()).collect()
         };
-        connection
-            .prepare_cached("INSERT INTO events (first, count, tenants, links, body) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![self.first, self.count, tenants, self.links, self.body])?;
+        let Self { first, count, links, body, .. } = &*self;
+        rows.put_chunk(ChunkRow { first: *first, count: *count, tenants: &tenants, links, body })?;
         self.count = 0;
         self.tenants.clear();
         self.links.clear();
@@ -97,17 +98,13 @@ struct Buffer {
 }
 
 impl Chunk {
-    /// The chunk of a row that begins with `first, count, links, body`.
+    /// The chunk of a row.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] with its first sequence.
-    pub(super) fn read(row: &Row<'_>) -> Result<Self, LedgerError> {
-        let first = row.get(0)?;
-        let corrupt = || LedgerError::Corrupt { sequence: first };
-        let count: u64 = row.get(1).map_err(|_| corrupt())?;
-        let links = row.get_ref(2)?.as_blob().map_err(|_| corrupt())?;
-        let body = row.get_ref(3)?.as_blob().map_err(|_| corrupt())?;
-        Self::parse(first, count, links, body).ok_or_else(corrupt)
+    pub(super) fn read(row: &ChunkRow<'_>) -> Result<Self, LedgerError> {
+        let corrupt = LedgerError::Corrupt { sequence: row.first };
+        Self::parse(row.first, row.count, row.links, row.body).ok_or(corrupt)
     }
 
     fn parse(first: u64, count: u64, mut links: &[u8], body: &[u8]) -> Option<Self> {
@@ -176,27 +173,20 @@ pub(super) fn may_hold(tenants: &[u8], tenant: TenantId) -> bool {
 }
 
 /// Finds events by their sequence. What lies together is read once when it is asked for one after the other.
-pub(super) struct ChunkReader<'c> {
-    select: CachedStatement<'c>,
+#[derive(Default)]
+pub(super) struct ChunkReader {
     chunk: Option<Chunk>,
     /// The buffer that was decoded last: its number in the chunk, the sequence of its first event, its events.
     decoded: Option<(usize, u64, Vec<Event>)>,
 }
 
-impl<'c> ChunkReader<'c> {
-    pub(super) fn new(connection: &'c Connection) -> Result<Self, rusqlite::Error> {
-        let select = connection.prepare_cached(
-            "SELECT first, count, links, body FROM events WHERE first <= ?1 ORDER BY first DESC LIMIT 1",
-        )?;
-        Ok(Self { select, chunk: None, decoded: None })
-    }
-
+impl ChunkReader {
     /// The sequence of the recipient's event before, 0 where there is none; `None` where the event is not there.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`].
-    pub(super) fn previous(&mut self, sequence: u64) -> Result<Option<u64>, LedgerError> {
-        let chunk = self.seek(sequence)?;
+    pub(super) fn previous(&mut self, rows: &mut impl Rows, sequence: u64) -> Result<Option<u64>, LedgerError> {
+        let chunk = self.seek(rows, sequence)?;
         Ok(chunk.map(|chunk| chunk.previous[(sequence - chunk.first) as usize]))
     }
 
@@ -204,8 +194,8 @@ impl<'c> ChunkReader<'c> {
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`].
-    pub(super) fn event(&mut self, sequence: u64) -> Result<Option<&Event>, LedgerError> {
-        let Some(buffer) = self.seek(sequence)?.map(|chunk| chunk.buffer_of(sequence)) else { return Ok(None) };
+    pub(super) fn event(&mut self, rows: &mut impl Rows, sequence: u64) -> Result<Option<&Event>, LedgerError> {
+        let Some(buffer) = self.seek(rows, sequence)?.map(|chunk| chunk.buffer_of(sequence)) else { return Ok(None) };
         if self.decoded.as_ref().is_none_or(|(known, ..)| *known != buffer) {
             let chunk = self.chunk.as_ref().expect("it was found");
             let (first, events) = chunk.decode(buffer)?;
@@ -215,13 +205,10 @@ impl<'c> ChunkReader<'c> {
     }
 
     /// The chunk that holds that sequence.
-    fn seek(&mut self, sequence: u64) -> Result<Option<&Chunk>, LedgerError> {
+    fn seek(&mut self, rows: &mut impl Rows, sequence: u64) -> Result<Option<&Chunk>, LedgerError> {
         if self.chunk.as_ref().is_none_or(|chunk| !chunk.sequences().contains(&sequence)) {
             (self.decoded, self.chunk) = (None, None);
-            let mut rows = self.select.query([sequence])?;
-            if let Some(row) = rows.next()? {
-                self.chunk = Some(Chunk::read(row)?);
-            }
+            self.chunk = rows.chunk_before(sequence)?;
         }
         Ok(self.chunk.as_ref().filter(|chunk| chunk.sequences().contains(&sequence)))
     }

@@ -1,0 +1,318 @@
+//! The ledger of several processes: a PostgreSQL database.
+//!
+//! ```text
+//! schema postrail_ledger
+//! head         one row: format, installation, and the sequence that was given last
+//! events       first sequence -> a chunk: consecutive events as the journal gave them, and links back
+//! recipients   (message, part) -> where the events of 32 recipients are
+//! cursors      (host, shard) -> segment, position
+//! unread       bytes of a journal that did not decode
+//! suppressions (tenant, address)      audit  seq
+//! ```
+//!
+//! Chunks and parts are those of the SQLite ledger. Storing holds the row of `head` from its first statement to the commit:
+//! batches of all control planes follow one another, so that sequences have no gap, a reader that has seen one has seen
+//! all before it, and of two control planes with the same batch the second finds another cursor.
+//!
+//! Invariants worth naming: every wait has a limit, here and in the server; a connection on which anything but a
+//! statement failed is not used again; a commit whose answer was lost counts as failed, and the cursor tells the truth.
+//! Commits are durable when they return. Absent here: expiry of old events, and a say in the server's replication.
+
+mod address;
+mod error;
+mod pool;
+mod rows;
+mod schema;
+mod session;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use postrail_schema::ids::{MessageId, RecipientIndex, TenantId};
+use postrail_schema::limits::SUPPRESSIONS_MAX;
+use postrail_schema::snapshot::Suppression;
+use tokio_postgres::Row;
+
+use self::pool::Pool;
+use self::rows::SessionRows;
+use self::session::{Server, Session, signed, unsigned};
+use super::parts::Parts;
+use super::record::Recorder;
+use super::{
+    AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
+    SuppressionRecord, read,
+};
+
+pub use address::{AddressError, PostgresAddress};
+pub(crate) use error::PostgresError;
+
+/// See the module head.
+pub(crate) struct PostgresLedger {
+    server: Arc<Server>,
+    writer: Mutex<Writer>,
+    pool: Pool,
+}
+
+/// The connection that stores batches, while there is one.
+#[derive(Default)]
+struct Writer {
+    session: Option<Session>,
+    parts: Parts,
+    /// Counts connections, so that what one has stored is not taken for the state that another finds.
+    connections: u64,
+}
+
+impl PostgresLedger {
+    /// Connects, and makes the ledger's tables where there are none.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses us, or holds a ledger of a newer format or of another installation.
+    pub(crate) fn open(address: &PostgresAddress, installation: u128) -> Result<Self, LedgerError> {
+        let server = Arc::new(Server::new(address)?);
+        let mut session = Session::connect(&server)?;
+        schema::prepare(&mut session, installation)?;
+        let pool = Pool::new(Arc::clone(&server));
+        let writer = Writer { session: Some(session), connections: 1, ..Writer::default() };
+        Ok(Self { server, writer: Mutex::new(writer), pool })
+    }
+
+    /// A panic within a transaction leaves a connection in the midst of it: the server undoes it when it is closed.
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(|poisoned| {
+            let mut writer = poisoned.into_inner();
+            *writer = Writer { connections: writer.connections, ..Writer::default() };
+            self.writer.clear_poison();
+            writer
+        })
+    }
+
+    /// Reads what became of mail.
+    fn read<T>(&self, call: impl FnOnce(&mut SessionRows<'_>) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        self.pool.with(|session| call(&mut SessionRows::new(session)))
+    }
+}
+
+impl Ledger for PostgresLedger {
+    fn cursor(&self, journal: JournalId) -> Result<Cursor, LedgerError> {
+        self.pool.with(|session| cursor(session, journal))
+    }
+
+    fn record(&self, journal: JournalId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError> {
+        let mut writer = self.writer();
+        let Writer { session, parts, connections } = &mut *writer;
+        let connected = match session {
+            Some(open) if !open.is_broken() => open,
+            _ => {
+                *session = None;
+                *connections += 1;
+                session.insert(Session::connect(&self.server)?)
+            }
+        };
+        let connection = *connections;
+        let stored = connected.transaction(|session| store(session, parts, connection, journal, begun, batch, next));
+        match stored {
+            Ok(last) => parts.committed(version(connection, last)),
+            Err(_) => parts.forget(),
+        }
+        stored.map(drop)
+    }
+
+    fn make_durable(&self) -> Result<(), LedgerError> {
+        // Sessions ask for commits that are durable when they return.
+        Ok(())
+    }
+
+    fn message(&self, id: MessageId) -> Result<Option<Message>, LedgerError> {
+        self.read(|rows| read::message(rows, id))
+    }
+
+    fn recipients(&self, id: MessageId, from: RecipientIndex, limit: u32) -> Result<Vec<Recipient>, LedgerError> {
+        self.read(|rows| read::recipients(rows, id, from, limit))
+    }
+
+    fn events(&self, tenant: Option<TenantId>, cursor: u64, limit: u32) -> Result<EventPage, LedgerError> {
+        self.read(|rows| read::events(rows, tenant, cursor, limit))
+    }
+
+    fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError> {
+        self.read(|rows| read::trace(rows, id, index, limit))
+    }
+
+    fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError> {
+        let tenant = i64::from(record.suppression.tenant.0);
+        let created_ms = signed(record.created_ms);
+        self.pool.with(|session| {
+            session.transaction(|session| {
+                // One at a time, so that two cannot both be the last that has room.
+                session.execute("SELECT pg_advisory_xact_lock($1)", &[&SUPPRESSIONS_LOCK])?;
+                let row = session.query(
+                    "INSERT INTO suppressions (tenant, address, reason, created_ms) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (tenant, address)
+                     DO UPDATE SET reason = excluded.reason, created_ms = excluded.created_ms RETURNING xmax = 0",
+                    &[&tenant, &record.suppression.address, &record.reason, &created_ms],
+                )?;
+                let new = row.first().is_some_and(|row| row.get(0));
+                if new && count(session, "SELECT count(*) FROM suppressions")? > SUPPRESSIONS_MAX as u64 {
+                    return Err(LedgerError::SuppressionsFull { suppressions: SUPPRESSIONS_MAX });
+                }
+                Ok(new)
+            })
+        })
+    }
+
+    fn unsuppress(&self, suppression: &Suppression) -> Result<bool, LedgerError> {
+        let tenant = i64::from(suppression.tenant.0);
+        self.pool.with(|session| {
+            let removed = session.execute(
+                "DELETE FROM suppressions WHERE tenant = $1 AND address = $2",
+                &[&tenant, &suppression.address],
+            )?;
+            Ok(removed == 1)
+        })
+    }
+
+    fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError> {
+        let tenant = i64::from(suppression.tenant.0);
+        self.pool.with(|session| {
+            let rows = session.query(
+                "SELECT tenant, address, reason, created_ms FROM suppressions WHERE tenant = $1 AND address = $2",
+                &[&tenant, &suppression.address],
+            )?;
+            Ok(rows.first().map(suppression_of))
+        })
+    }
+
+    fn suppressions(
+        &self,
+        tenant: Option<TenantId>,
+        after: Option<&Suppression>,
+        limit: u32,
+    ) -> Result<Vec<SuppressionRecord>, LedgerError> {
+        // Tenant ids begin at 1, so (0, "") is before all.
+        let (after_tenant, after_address) = after.map_or((0, ""), |after| (after.tenant.0, after.address.as_str()));
+        let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
+        let [after_tenant, first, last, limit] = [after_tenant, first, last, limit].map(i64::from);
+        self.pool.with(|session| {
+            let rows = session.query(
+                "SELECT tenant, address, reason, created_ms FROM suppressions
+                 WHERE (tenant, address) > ($1, $2) AND tenant BETWEEN $3 AND $4 ORDER BY tenant, address LIMIT $5",
+                &[&after_tenant, &after_address, &first, &last, &limit],
+            )?;
+            Ok(rows.iter().map(suppression_of).collect())
+        })
+    }
+
+    fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError> {
+        self.pool.with(|session| {
+            let rows = session.query("SELECT tenant, address FROM suppressions ORDER BY tenant, address", &[])?;
+            Ok(rows.iter().map(|row| Suppression { tenant: tenant_of(row), address: row.get(1) }).collect())
+        })
+    }
+
+    fn audit_begin(&self, at_ms: u64, actor: &str, action: &str) -> Result<u64, LedgerError> {
+        let sql = "INSERT INTO audit (at_ms, actor, action) VALUES ($1, $2, $3) RETURNING seq";
+        self.pool.with(|session| {
+            let rows = session.query(sql, &[&signed(at_ms), &actor, &action])?;
+            Ok(rows.first().map_or(0, |row| unsigned(row.get(0))))
+        })
+    }
+
+    fn audit_end(&self, sequence: u64, status: u16) -> Result<(), LedgerError> {
+        let sql = "UPDATE audit SET status = $2 WHERE seq = $1";
+        self.pool.with(|session| {
+            session.execute(sql, &[&signed(sequence), &i32::from(status)])?;
+            Ok(())
+        })
+    }
+
+    fn audit(&self, before: u64, limit: u32) -> Result<Vec<AuditRecord>, LedgerError> {
+        let before = if before == 0 { i64::MAX } else { signed(before) };
+        self.pool.with(|session| {
+            let rows = session.query(
+                "SELECT seq, at_ms, actor, action, status FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+                &[&before, &i64::from(limit)],
+            )?;
+            let record = |row: &Row| AuditRecord {
+                sequence: unsigned(row.get(0)),
+                at_ms: unsigned(row.get(1)),
+                actor: row.get(2),
+                action: row.get(3),
+                status: u16::try_from(row.get::<_, i32>(4)).unwrap_or(0),
+            };
+            Ok(rows.iter().map(record).collect())
+        })
+    }
+}
+
+/// Stores a batch and its cursor within a transaction; the sequence that was given last.
+fn store(
+    session: &mut Session,
+    parts: &mut Parts,
+    connection: u64,
+    journal: JournalId,
+    begun: Cursor,
+    batch: &Batch,
+    next: Cursor,
+) -> Result<u64, LedgerError> {
+    let head = session.query("SELECT format, last FROM head FOR UPDATE", &[])?;
+    let (format, last) = head.first().map_or((0, 0), |row| (row.get(0), unsigned(row.get(1))));
+    if format != i64::from(FORMAT) {
+        return Err(schema::unknown_format(format));
+    }
+    let stored = cursor(session, journal)?;
+    if stored != begun {
+        return Err(LedgerError::StaleCursor { journal, stored, begun });
+    }
+    let mut rows = SessionRows::new(session);
+    let mut recorder = Recorder::begin(&mut rows, parts, version(connection, last), last)?;
+    recorder.add(journal.host, batch)?;
+    let last = recorder.finish()?;
+    rows.flush()?;
+    let (host, shard) = (i64::from(journal.host.0), i32::from(journal.shard.0));
+    for body in batch.unread() {
+        session.execute(
+            "INSERT INTO unread (host, shard, segment, position, body) VALUES ($1, $2, $3, $4, $5)",
+            &[&host, &shard, &signed(begun.segment), &signed(begun.offset), &body],
+        )?;
+    }
+    session.execute(
+        "WITH given AS (UPDATE head SET last = $5)
+         INSERT INTO cursors (host, shard, segment, position) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (host, shard) DO UPDATE SET segment = excluded.segment, position = excluded.position",
+        &[&host, &shard, &signed(next.segment), &signed(next.offset), &signed(last)],
+    )?;
+    Ok(last)
+}
+
+fn cursor(session: &mut Session, journal: JournalId) -> Result<Cursor, LedgerError> {
+    let rows = session.query(
+        "SELECT segment, position FROM cursors WHERE host = $1 AND shard = $2",
+        &[&i64::from(journal.host.0), &i32::from(journal.shard.0)],
+    )?;
+    let cursor = rows.first().map(|row| Cursor { segment: unsigned(row.get(0)), offset: unsigned(row.get(1)) });
+    Ok(cursor.unwrap_or_default())
+}
+
+/// What [`Parts`] compare: another one when another connection, or another process, has stored something.
+fn version(connection: u64, last: u64) -> u64 {
+    // No ledger has 2^48 events, and no process makes 2^16 connections that all begin at the same one.
+    connection << 48 ^ last
+}
+
+fn count(session: &mut Session, sql: &'static str) -> Result<u64, LedgerError> {
+    Ok(session.query(sql, &[])?.first().map_or(0, |row| unsigned(row.get(0))))
+}
+
+fn tenant_of(row: &Row) -> TenantId {
+    TenantId(u32::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
+fn suppression_of(row: &Row) -> SuppressionRecord {
+    let suppression = Suppression { tenant: tenant_of(row), address: row.get(1) };
+    SuppressionRecord { suppression, reason: row.get(2), created_ms: unsigned(row.get(3)) }
+}
+
+/// The advisory lock under which suppressions are added; the number has no meaning.
+const SUPPRESSIONS_LOCK: i64 = 0x706f_7374_7375_7070;

@@ -1,0 +1,555 @@
+//! What every ledger does, whatever its database: one suite, run with SQLite and with PostgreSQL.
+//!
+//! Each case gets an empty ledger. What only one database can do (formats of old, a server that goes away) is tested
+//! beside it.
+
+use postrail_schema::event::{AttemptFacts, JobFacts};
+use postrail_schema::ids::Revision;
+
+use super::*;
+
+/// Changes octets.
+pub(super) type Edit<'e> = &'e dyn Fn(&mut Vec<u8>);
+
+/// A database with a ledger in it, and hands that damage it.
+pub(super) trait Backend {
+    /// Opens the ledger, as a process does that starts.
+    fn try_open(&self) -> Result<Box<dyn Ledger>, LedgerError>;
+    /// Says that the ledger is of a format.
+    fn set_format(&self, format: u32);
+    /// The only number that a query gives.
+    fn number(&self, query: &str) -> u64;
+    /// Executes a statement that changes one row.
+    fn change(&self, statement: &str);
+    /// Rewrites a column of octets of the only row with `filter`.
+    fn edit(&self, table: &str, column: &str, filter: &str, edit: Edit<'_>);
+    /// Whether storing a cursor fails from now on.
+    fn fail_cursors(&self, fail: bool);
+
+    fn open(&self) -> Box<dyn Ledger> {
+        self.try_open().unwrap()
+    }
+}
+
+/// A ledger under test, and where the journal of [`JOURNAL`] is read.
+pub(super) struct World {
+    backend: Box<dyn Backend>,
+    ledger: Box<dyn Ledger>,
+    at: u64,
+}
+
+const JOURNAL: JournalId = JournalId { host: HostId(1), shard: ShardId(0) };
+
+fn at(offset: u64) -> Cursor {
+    Cursor { segment: 0, offset }
+}
+
+fn event(kind: EventKind, message: u128, index: u16, at_ms: u64) -> Event {
+    let accepted = kind == EventKind::Accepted;
+    let attempt = AttemptFacts { number: 1, reply_code: 250, reply: "ok".into(), ..AttemptFacts::default() };
+    Event {
+        kind,
+        message: MessageId::from_bits(message),
+        index: RecipientIndex(index),
+        at_ms,
+        revision: Revision(1),
+        tenant: TenantId(1),
+        address: if accepted { format!("r{index}@receiver.example") } else { String::new() },
+        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }),
+        attempt: (!accepted).then_some(attempt),
+        reason: kind.name().into(),
+        next_attempt_ms: 0,
+    }
+}
+
+impl World {
+    pub(super) fn new(backend: impl Backend + 'static) -> Self {
+        Self { ledger: backend.open(), backend: Box::new(backend), at: 0 }
+    }
+
+    fn reopen(&mut self) {
+        self.ledger = self.backend.open();
+    }
+
+    fn try_record(&mut self, events: &[Event], per_buffer: usize) -> Result<(), LedgerError> {
+        self.ledger.record(JOURNAL, at(self.at), &Batch::of(events, per_buffer), at(self.at + 1))?;
+        self.at += 1;
+        Ok(())
+    }
+
+    fn record(&mut self, events: &[Event], per_buffer: usize) {
+        self.try_record(events, per_buffer).unwrap();
+    }
+
+    fn number(&self, query: &str) -> u64 {
+        self.backend.number(query)
+    }
+
+    /// Every event, by pages of `limit`.
+    fn all(&self, tenant: Option<TenantId>, limit: u32) -> Vec<Recorded> {
+        let (mut all, mut cursor) = (Vec::new(), 0);
+        loop {
+            let page = self.ledger.events(tenant, cursor, limit).unwrap();
+            assert!(page.events.len() <= limit as usize && page.cursor >= cursor);
+            all.extend(page.events);
+            cursor = page.cursor;
+            if !page.more {
+                return all;
+            }
+        }
+    }
+
+    fn kinds(&self, message: u128, index: Option<u16>) -> Vec<(u64, EventKind)> {
+        let trace = self.ledger.trace(MessageId::from_bits(message), index.map(RecipientIndex), 1_000).unwrap();
+        trace.into_iter().map(|recorded| (recorded.sequence, recorded.event.kind)).collect()
+    }
+
+    fn sequences(&self) -> Vec<u64> {
+        self.all(None, 1_000).iter().map(|recorded| recorded.sequence).collect()
+    }
+}
+
+/// Makes the list of cases, and a test with SQLite of each.
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub(super) const CASES: &[(&str, fn(World))] = &[$((stringify!($name), $name)),*];
+
+        mod with_sqlite {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(super::super::sqlite::tests::world());
+                }
+            )*
+        }
+    };
+}
+
+cases![
+    a_batch_that_is_pulled_again_after_a_crash_is_not_counted_twice,
+    a_batch_whose_writing_fails_leaves_neither_events_nor_cursor,
+    an_event_that_the_journal_holds_twice_counts_once,
+    what_follows_a_settlement_is_kept_but_does_not_undo_it,
+    each_shard_of_each_host_has_its_own_cursor,
+    of_two_that_store_the_same_batch_one_is_told_to_look_again,
+    bytes_that_are_no_events_are_kept_apart,
+    a_page_of_one_tenant_skips_the_others_and_goes_on_at_its_cursor,
+    events_keep_their_order_and_sequence_over_the_borders_of_chunks,
+    a_buffer_larger_than_a_chunk_has_one_of_its_own,
+    a_tenants_pages_pass_over_the_chunks_of_others_and_miss_nothing,
+    a_page_looks_at_a_bounded_number_of_events_also_where_it_passes_chunks_over,
+    an_event_counts_once_however_many_chunks_lie_between,
+    an_event_of_the_same_kind_and_time_that_says_something_else_is_kept,
+    a_job_of_many_recipients_is_told_of_each_and_page_by_page,
+    hosts_whose_clocks_differ_lose_nothing,
+    what_another_ledger_wrote_is_seen,
+    a_batch_that_fails_leaves_nothing_in_memory_either,
+    a_damaged_chunk_is_an_error_with_its_sequence,
+    damaged_recipients_are_an_error_with_their_message,
+    a_ledger_of_a_newer_format_is_refused,
+    suppressions_are_kept_once_and_paged_by_tenant_and_address,
+    acts_are_written_before_they_are_done_and_read_from_the_newest,
+];
+
+fn a_batch_that_is_pulled_again_after_a_crash_is_not_counted_twice(mut world: World) {
+    let events = Batch::of(&[event(EventKind::Accepted, 1, 0, 10), event(EventKind::Delivered, 1, 0, 20)], 2);
+    world.ledger.record(JOURNAL, at(0), &events, at(100)).unwrap();
+    world.reopen();
+    assert_eq!(world.ledger.cursor(JOURNAL).unwrap(), at(100));
+    let again = world.ledger.record(JOURNAL, at(0), &events, at(100));
+    assert!(matches!(again, Err(LedgerError::StaleCursor { stored, .. }) if stored == at(100)));
+    assert_eq!(world.sequences(), [1, 2]);
+}
+
+fn a_batch_whose_writing_fails_leaves_neither_events_nor_cursor(mut world: World) {
+    world.backend.fail_cursors(true);
+    let accepted = [event(EventKind::Accepted, 1, 0, 10)];
+    assert!(world.try_record(&accepted, 1).is_err());
+    assert_eq!((world.sequences(), world.ledger.cursor(JOURNAL).unwrap()), (vec![], at(0)));
+    world.backend.fail_cursors(false);
+    world.record(&accepted, 1);
+    assert_eq!(world.sequences(), [1]);
+}
+
+fn an_event_that_the_journal_holds_twice_counts_once(mut world: World) {
+    let (accepted, delivered) = (event(EventKind::Accepted, 1, 0, 10), event(EventKind::Delivered, 1, 0, 20));
+    world.record(&[accepted.clone(), delivered.clone(), delivered.clone()], 128);
+    world.record(&[accepted, delivered], 128);
+    assert_eq!(world.sequences(), [1, 2]);
+    world.record(&[event(EventKind::Complained, 1, 0, 20)], 128);
+    assert_eq!(world.sequences(), [1, 2, 3], "another kind at the same time is no repetition");
+}
+
+fn what_follows_a_settlement_is_kept_but_does_not_undo_it(mut world: World) {
+    let waits = [(EventKind::Accepted, 10), (EventKind::Deferred, 20), (EventKind::Delivered, 30)];
+    let later = [(EventKind::Bounced, 40), (EventKind::Complained, 50)];
+    for (kind, at_ms) in waits.into_iter().chain(later) {
+        world.record(&[event(kind, 1, 0, at_ms)], 1);
+    }
+    let recipients = world.ledger.recipients(MessageId::from_bits(1), RecipientIndex(0), 10).unwrap();
+    assert_eq!(recipients[0].state, EventKind::Delivered);
+    assert_eq!((recipients[0].settled_ms, recipients[0].changed_ms), (30, 50));
+    let kinds: Vec<_> = world.kinds(1, None).into_iter().map(|(_, kind)| kind).collect();
+    let wanted: Vec<_> = waits.into_iter().chain(later).map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, wanted);
+}
+
+fn each_shard_of_each_host_has_its_own_cursor(mut world: World) {
+    let journals =
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(host, shard)| JournalId { host: HostId(host), shard: ShardId(shard) });
+    for (place, journal) in (1..).zip(journals) {
+        let accepted = Batch::of(&[event(EventKind::Accepted, u128::from(place), 0, 10)], 1);
+        world.ledger.record(journal, at(0), &accepted, at(place)).unwrap();
+    }
+    world.reopen();
+    assert_eq!(journals.map(|journal| world.ledger.cursor(journal).unwrap()), [1, 2, 3, 4].map(at));
+    assert_eq!(world.sequences(), [1, 2, 3, 4]);
+}
+
+fn of_two_that_store_the_same_batch_one_is_told_to_look_again(world: World) {
+    let ledgers = [world.backend.open(), world.backend.open()];
+    for round in 0..20_u64 {
+        let events = Batch::of(&[event(EventKind::Accepted, u128::from(round) + 1, 0, 10)], 1);
+        let (ledgers, events) = (&ledgers, &events);
+        let stored = std::thread::scope(|scope| {
+            let both = ledgers
+                .each_ref()
+                .map(|ledger| scope.spawn(move || ledger.record(JOURNAL, at(round), events, at(round + 1))));
+            both.map(|one| one.join().unwrap())
+        });
+        assert_eq!(stored.iter().filter(|stored| stored.is_ok()).count(), 1, "{stored:?}");
+        let stale =
+            |error: &LedgerError| matches!(error, LedgerError::StaleCursor { stored, .. } if *stored == at(round + 1));
+        assert!(stored.iter().filter_map(|stored| stored.as_ref().err()).all(stale), "{stored:?}");
+    }
+    assert_eq!(world.sequences(), (1..=20).collect::<Vec<_>>());
+}
+
+fn bytes_that_are_no_events_are_kept_apart(world: World) {
+    let unread = Batch::read(frames(&[
+        &b"noise"[..],
+        &postrail_schema::wire::encode_events(&[event(EventKind::Accepted, 1, 0, 10)]),
+    ]));
+    world.ledger.record(JOURNAL, at(0), &unread, at(9)).unwrap();
+    assert_eq!(world.number("SELECT length(body) FROM unread WHERE host = 1 AND shard = 0"), 5);
+    assert_eq!(world.sequences(), [1]);
+}
+
+fn a_page_of_one_tenant_skips_the_others_and_goes_on_at_its_cursor(mut world: World) {
+    let events = (1..=6_u32)
+        .map(|n| Event { tenant: TenantId(n % 2), ..event(EventKind::Accepted, u128::from(n), 0, u64::from(n)) });
+    world.record(&events.collect::<Vec<_>>(), 128);
+    let page = world.ledger.events(Some(TenantId(1)), 0, 2).unwrap();
+    assert_eq!(page.events.iter().map(|recorded| recorded.sequence).collect::<Vec<_>>(), [1, 3]);
+    assert!(page.more);
+    let page = world.ledger.events(Some(TenantId(1)), page.cursor, 2).unwrap();
+    assert_eq!(page.events.iter().map(|recorded| recorded.sequence).collect::<Vec<_>>(), [5]);
+}
+
+fn events_keep_their_order_and_sequence_over_the_borders_of_chunks(mut world: World) {
+    let mut before = 0;
+    let mut events = Vec::new();
+    for (per_buffer, batch) in [(1, 1), (1, 300), (7, 1_000), (128, 1_000), (300, 600)] {
+        let some: Vec<_> = (before + 1..=before + 1_000).map(|n| event(EventKind::Accepted, n, 0, 10)).collect();
+        some.chunks(batch).for_each(|some| world.record(some, per_buffer));
+        before += 1_000;
+        events.extend(some);
+        assert!(world.number("SELECT count(*) FROM events") > 1);
+        assert_eq!(u128::from(world.number("SELECT sum(count) FROM events")), before);
+    }
+    for limit in [13, 255, 256, 257, 1_000] {
+        let all = world.all(None, limit);
+        assert!(all.iter().map(|recorded| recorded.sequence).eq(1..=5_000));
+        assert!(all.iter().map(|recorded| &recorded.event).eq(&events));
+    }
+    for sequence in [1, 256, 257, 512, 1_000, 1_256, 1_300, 3_128, 4_300, 5_000] {
+        assert_eq!(world.kinds(sequence, Some(0)), [(sequence as u64, EventKind::Accepted)]);
+    }
+}
+
+fn a_buffer_larger_than_a_chunk_has_one_of_its_own(mut world: World) {
+    let long = |n| Event { reason: "x".repeat(1_000), ..event(EventKind::Accepted, n, 0, 10) };
+    let events: Vec<_> = (1..=200).map(long).collect();
+    world.record(&events[..1], 1);
+    world.record(&events[1..], 100);
+    assert_eq!(world.number("SELECT count(*) FROM events"), 3);
+    assert!(world.number("SELECT max(length(body)) FROM events") > 64 * 1024);
+    assert!(world.all(None, 1_000).into_iter().map(|recorded| recorded.event).eq(events));
+}
+
+fn a_tenants_pages_pass_over_the_chunks_of_others_and_miss_nothing(mut world: World) {
+    let of = |tenant: u32, n: u128| Event { tenant: TenantId(tenant), ..event(EventKind::Accepted, n, 0, 10) };
+    // Chunks of one tenant, of two, and of more than are listed.
+    let first = (1..=600).map(|n| of(1, n));
+    let second = (601..=1_200).map(|n| of(if n % 50 == 0 { 2 } else { 3 }, n));
+    let third = (1_201..=1_800).map(|n| of((n % 100) as u32, n));
+    let events: Vec<_> = first.chain(second).chain(third).collect();
+    events.chunks(600).for_each(|some| world.record(some, 16));
+    assert!(world.number("SELECT count(*) FROM events WHERE length(tenants) = 0") > 0);
+    for tenant in [1, 2, 3, 99, 1_000].map(TenantId) {
+        for limit in [1, 5, 1_000] {
+            let found: Vec<_> = world.all(Some(tenant), limit).into_iter().map(|recorded| recorded.sequence).collect();
+            let wanted: Vec<_> =
+                (1..).zip(&events).filter(|(_, event)| event.tenant == tenant).map(|(at, _): (u64, _)| at).collect();
+            assert_eq!(found, wanted, "{tenant} by {limit}");
+        }
+    }
+    let none = world.ledger.events(Some(TenantId(1_000)), 0, 10).unwrap();
+    assert_eq!((none.events.len(), none.cursor, none.more), (0, 1_800, false));
+}
+
+fn a_page_looks_at_a_bounded_number_of_events_also_where_it_passes_chunks_over(mut world: World) {
+    let events: Vec<_> = (1..=20_100).map(|n| event(EventKind::Accepted, n, 0, 10)).collect();
+    world.record(&events, 128);
+    for tenant in [TenantId(1), TenantId(2)] {
+        let limit = if tenant.0 == 1 { u32::MAX } else { 10 };
+        let page = world.ledger.events(Some(tenant), 0, limit).unwrap();
+        assert_eq!((page.cursor, page.more), (20_000, true));
+        let page = world.ledger.events(Some(tenant), page.cursor, limit).unwrap();
+        assert_eq!((page.cursor, page.more), (20_100, false));
+    }
+}
+
+fn an_event_counts_once_however_many_chunks_lie_between(mut world: World) {
+    let repeated = [event(EventKind::Accepted, 1, 0, 10), event(EventKind::Deferred, 1, 0, 20)];
+    world.record(&repeated, 2);
+    let others: Vec<_> = (2..=800).map(|n| event(EventKind::Accepted, n, 0, 15)).collect();
+    world.record(&others, 16);
+    // Within a buffer of others, and after a start, which knows nothing of recent mail.
+    for _ in 0..2 {
+        let mixed = [&repeated[..1], &others[..3], &repeated[1..]].concat();
+        world.record(&mixed, 8);
+        world.reopen();
+    }
+    assert_eq!(world.number("SELECT sum(count) FROM events"), 801);
+    let last = event(EventKind::Delivered, 1, 0, 20);
+    world.record(&[repeated[1].clone(), last.clone(), others[0].clone(), last], 4);
+    let kinds = [(1, EventKind::Accepted), (2, EventKind::Deferred), (802, EventKind::Delivered)];
+    assert_eq!(world.kinds(1, Some(0)), kinds);
+    let sequences: Vec<_> = world.all(None, 1_000).iter().map(|recorded| recorded.sequence).collect();
+    assert_eq!(sequences, (1..=802).collect::<Vec<_>>());
+}
+
+fn an_event_of_the_same_kind_and_time_that_says_something_else_is_kept(mut world: World) {
+    let deferred = event(EventKind::Deferred, 1, 0, 20);
+    let other = Event { reason: "greylisted".into(), ..deferred.clone() };
+    world.record(&[event(EventKind::Accepted, 1, 0, 10), deferred.clone(), other.clone(), deferred], 2);
+    world.record(&[other], 1);
+    assert_eq!(world.kinds(1, None).len(), 3);
+    assert_eq!(world.ledger.recipients(MessageId::from_bits(1), RecipientIndex(0), 1).unwrap()[0].reason, "greylisted");
+}
+
+fn a_job_of_many_recipients_is_told_of_each_and_page_by_page(mut world: World) {
+    let accepted: Vec<_> = (0..1_000).map(|index| event(EventKind::Accepted, 7, index, 10)).collect();
+    let settled: Vec<_> = (0..1_000)
+        .rev()
+        .map(|index| event(if index % 2 == 0 { EventKind::Delivered } else { EventKind::Deferred }, 7, index, 20))
+        .collect();
+    world.record(&accepted, 128);
+    settled.chunks(90).for_each(|some| world.record(some, 128));
+    let message = MessageId::from_bits(7);
+    let all = world.ledger.recipients(message, RecipientIndex(0), 1_000).unwrap();
+    assert_eq!(all.len(), 1_000);
+    for (index, recipient) in (0..).zip(&all) {
+        assert_eq!((recipient.key.index.0, &recipient.address), (index, &format!("r{index}@receiver.example")));
+        let wanted = if index % 2 == 0 { (EventKind::Delivered, 20) } else { (EventKind::Deferred, 0) };
+        assert_eq!((recipient.state, recipient.settled_ms), wanted);
+        assert_eq!((recipient.accepted_ms, recipient.changed_ms, recipient.attempts), (10, 20, 1));
+    }
+    for (from, limit) in [(0, 1), (31, 2), (32, 32), (990, 100), (1_000, 5)] {
+        let page = world.ledger.recipients(message, RecipientIndex(from), limit).unwrap();
+        let begin = usize::from(from);
+        assert_eq!(page, all[begin..(begin + limit as usize).min(1_000)]);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM recipients"), 32);
+    assert_eq!(world.ledger.trace(message, None, 1_000).unwrap().len(), 1_000);
+    assert_eq!(world.kinds(7, Some(999)).len(), 2);
+    assert_eq!(world.kinds(7, Some(1_000)), []);
+}
+
+fn hosts_whose_clocks_differ_lose_nothing(world: World) {
+    // Both use shard 0; the second host's clock is behind, so that its ids are older than all that was stored before.
+    let id = |ms: u64, n: u64| MessageId::new(ms, ShardId(0), n).bits();
+    let behind = JournalId { host: HostId(2), ..JOURNAL };
+    let store = |journal, place, events: &[Event]| {
+        world.ledger.record(journal, at(place), &Batch::of(events, 16), at(place + 1)).unwrap();
+    };
+    for n in 0..50 {
+        let (ahead, late) = (id(2_000_000 + n, n), id(1_000_000 + n, n));
+        store(JOURNAL, n, &[event(EventKind::Accepted, ahead, 0, 10), event(EventKind::Deferred, ahead, 0, 20)]);
+        store(behind, 2 * n, &[event(EventKind::Accepted, late, 0, 10)]);
+        store(behind, 2 * n + 1, &[event(EventKind::Accepted, late, 0, 10), event(EventKind::Delivered, late, 0, 20)]);
+    }
+    assert_eq!(world.sequences(), (1..=200).collect::<Vec<_>>());
+    for n in 0..50 {
+        for (message, last) in
+            [(id(2_000_000 + n, n), EventKind::Deferred), (id(1_000_000 + n, n), EventKind::Delivered)]
+        {
+            let kinds: Vec<_> = world.kinds(message, Some(0)).into_iter().map(|(_, kind)| kind).collect();
+            assert_eq!(kinds, [EventKind::Accepted, last]);
+        }
+    }
+}
+
+fn what_another_ledger_wrote_is_seen(mut world: World) {
+    world.record(&[event(EventKind::Accepted, 1, 0, 10)], 1);
+    let other = world.backend.open();
+    let both = [event(EventKind::Deferred, 1, 0, 20), event(EventKind::Accepted, 2, 0, 20)];
+    other.record(JOURNAL, at(1), &Batch::of(&both, 2), at(2)).unwrap();
+    world.at = 2;
+    world.record(&[event(EventKind::Accepted, 2, 0, 20), event(EventKind::Delivered, 1, 0, 30)], 2);
+    assert_eq!(world.kinds(1, None).len(), 3);
+    assert_eq!(world.kinds(2, None), [(3, EventKind::Accepted)]);
+}
+
+fn a_batch_that_fails_leaves_nothing_in_memory_either(mut world: World) {
+    world.backend.fail_cursors(true);
+    let accepted = event(EventKind::Accepted, 1, 0, 10);
+    assert!(world.try_record(std::slice::from_ref(&accepted), 1).is_err());
+    world.backend.fail_cursors(false);
+    world.record(&[accepted, event(EventKind::Delivered, 1, 0, 20)], 1);
+    assert_eq!(world.kinds(1, None), [(1, EventKind::Accepted), (2, EventKind::Delivered)]);
+}
+
+fn a_damaged_chunk_is_an_error_with_its_sequence(mut world: World) {
+    world.record(&[event(EventKind::Accepted, 1, 0, 10)], 1);
+    world.record(&[event(EventKind::Accepted, 2, 0, 10), event(EventKind::Delivered, 2, 0, 20)], 2);
+    let check = |damage: &str| {
+        let id = MessageId::from_bits(2);
+        let corrupt = |error: LedgerError| matches!(error, LedgerError::Corrupt { sequence: 2 | 3 });
+        assert!(world.ledger.events(None, 0, 10).is_err_and(corrupt), "{damage}");
+        assert!(world.ledger.recipients(id, RecipientIndex(0), 10).is_err_and(corrupt), "{damage}");
+        assert!(world.ledger.message(id).is_err_and(corrupt), "{damage}");
+        assert!(world.ledger.trace(id, None, 10).is_err_and(corrupt), "{damage}");
+        assert_eq!(world.kinds(1, None).len(), 1, "{damage}: what lies elsewhere is read");
+    };
+    let damages: [(&str, Edit<'_>); 14] = [
+        ("links", &Vec::clear),
+        ("links", &|octets| *octets = vec![0xff]),
+        ("links", &|octets| *octets = [&[0xff; 9][..], &[1]].concat()),
+        ("links", &|octets| *octets = vec![2, 1]),
+        ("links", &|octets| octets.extend([1, 0])),
+        ("body", &Vec::clear),
+        ("body", &|octets| *octets = b"text".to_vec()),
+        ("body", &|octets| octets.truncate(octets.len() - 1)),
+        ("body", &|octets| octets.push(0)),
+        ("body", &|octets| octets.fill(0)),
+        ("body", &|octets| octets[4..].fill(0)),
+        ("body", &|octets| octets[..4].fill(0xff)),
+        ("body", &|octets| octets[0] ^= 1),
+        ("links", &|octets| octets[0] = 1),
+    ];
+    for (place, (column, damage)) in damages.into_iter().enumerate() {
+        let mut former = Vec::new();
+        let kept = std::cell::RefCell::new(&mut former);
+        world.backend.edit("events", column, "first = 2", &|octets| {
+            kept.borrow_mut().clone_from(octets);
+            damage(octets);
+        });
+        check(&format!("damage {place} of {column}"));
+        world.backend.edit("events", column, "first = 2", &|octets| octets.clone_from(&former));
+    }
+    for count in [0, 1, 3, 2_000_000_000] {
+        world.backend.change(&format!("UPDATE events SET count = {count} WHERE first = 2"));
+        check(&format!("a count of {count}"));
+    }
+}
+
+fn damaged_recipients_are_an_error_with_their_message(mut world: World) {
+    world.record(&[event(EventKind::Accepted, 2, 0, 10)], 1);
+    let check = |damage: &str| {
+        let id = MessageId::from_bits(2);
+        let corrupt = |error: LedgerError| matches!(error, LedgerError::CorruptRecipients { message } if message == id);
+        assert!(world.ledger.recipients(id, RecipientIndex(0), 10).is_err_and(corrupt), "{damage}");
+        assert!(world.ledger.message(id).is_err_and(corrupt), "{damage}");
+        assert!(world.ledger.trace(id, None, 10).is_err_and(corrupt), "{damage}");
+        assert_eq!(world.all(None, 10).len(), 1, "{damage}: its events are read");
+    };
+    let damages: [Edit<'_>; 4] =
+        [&|octets| *octets = vec![0], &|octets| octets[0] = 0x20, &|octets| octets.extend(octets.clone()), &|octets| {
+            *octets = vec![0; 9]
+        }];
+    for (place, damage) in damages.into_iter().enumerate() {
+        let mut former = Vec::new();
+        let kept = std::cell::RefCell::new(&mut former);
+        world.backend.edit("recipients", "events", "part = 0", &|octets| {
+            kept.borrow_mut().clone_from(octets);
+            damage(octets);
+        });
+        check(&format!("damage {place}"));
+        world.backend.edit("recipients", "events", "part = 0", &|octets| octets.clone_from(&former));
+    }
+    world.backend.change("UPDATE recipients SET part = 2048");
+    check("a part that there cannot be");
+    world.backend.change("UPDATE recipients SET part = 0");
+    // What is kept in memory was written over by somebody else; the batch that meets it is not stored.
+    world.backend.edit("recipients", "events", "part = 0", &|octets| octets.clear());
+    world.backend.edit("recipients", "events", "part = 0", &|octets| octets.push(9));
+    world.reopen();
+    let refused = world.try_record(&[event(EventKind::Delivered, 2, 0, 20)], 1);
+    assert!(matches!(refused, Err(LedgerError::CorruptRecipients { .. })), "{refused:?}");
+    assert_eq!(world.ledger.cursor(JOURNAL).unwrap(), at(1));
+}
+
+fn a_ledger_of_a_newer_format_is_refused(world: World) {
+    world.backend.set_format(FORMAT + 1);
+    let newer = |error: &LedgerError| matches!(error, LedgerError::NewerFormat { found } if *found == FORMAT + 1);
+    assert!(world.backend.try_open().is_err_and(|error| newer(&error)));
+}
+
+fn suppressions_are_kept_once_and_paged_by_tenant_and_address(mut world: World) {
+    let record = |tenant: u32, address: &str, reason: &str| SuppressionRecord {
+        suppression: Suppression { tenant: TenantId(tenant), address: address.to_owned() },
+        reason: reason.to_owned(),
+        created_ms: 5,
+    };
+    let addresses = ["b@x.example", "B@x.example", "a_b@x.example", "ab@x.example", "\u{e4}@x.example"];
+    for (tenant, address) in
+        [2, 1, 4_000_000_000].into_iter().flat_map(|tenant| addresses.map(|address| (tenant, address)))
+    {
+        assert!(world.ledger.suppress(&record(tenant, address, "asked to")).unwrap());
+    }
+    let renewed = record(2, "b@x.example", "bounced");
+    assert!(!world.ledger.suppress(&renewed).unwrap(), "it was there");
+    world.reopen();
+    assert_eq!(world.ledger.suppression(&renewed.suppression).unwrap(), Some(renewed.clone()));
+    let all = world.ledger.all_suppressions().unwrap();
+    assert_eq!(all.len(), 15);
+    assert!(all.is_sorted_by_key(|one| (one.tenant, one.address.clone())), "{all:?}");
+    for (tenant, wanted) in
+        [(None, 0..15), (Some(TenantId(1)), 0..5), (Some(TenantId(4_000_000_000)), 10..15), (Some(TenantId(3)), 0..0)]
+    {
+        for limit in [1, 4, 100] {
+            let mut paged: Vec<Suppression> = Vec::new();
+            loop {
+                let page = world.ledger.suppressions(tenant, paged.last(), limit).unwrap();
+                if page.is_empty() {
+                    break;
+                }
+                assert!(page.len() <= limit as usize);
+                paged.extend(page.into_iter().map(|record| record.suppression));
+            }
+            assert_eq!(paged, all[wanted.clone()], "{tenant:?} by {limit}");
+        }
+    }
+    assert!(world.ledger.unsuppress(&renewed.suppression).unwrap());
+    assert!(!world.ledger.unsuppress(&renewed.suppression).unwrap());
+    assert_eq!(world.ledger.suppression(&renewed.suppression).unwrap(), None);
+    assert_eq!(world.ledger.all_suppressions().unwrap().len(), 14);
+}
+
+fn acts_are_written_before_they_are_done_and_read_from_the_newest(mut world: World) {
+    let begun: Vec<_> =
+        (0..5).map(|n| world.ledger.audit_begin(1_000 + n, "operator", &format!("POST /v2/{n}")).unwrap()).collect();
+    assert!(begun.is_sorted_by(|one, next| one < next));
+    world.ledger.audit_end(begun[3], 201).unwrap();
+    world.reopen();
+    let records = world.ledger.audit(0, 2).unwrap();
+    let told = |record: &AuditRecord| (record.sequence, record.at_ms, record.action.clone(), record.status);
+    let wanted = [(begun[4], 1_004, "POST /v2/4".to_owned(), 0), (begun[3], 1_003, "POST /v2/3".to_owned(), 201)];
+    assert_eq!(records.iter().map(told).collect::<Vec<_>>(), wanted);
+    assert_eq!(records[0].actor, "operator");
+    let rest: Vec<_> = world.ledger.audit(begun[3], 10).unwrap().iter().map(|record| record.sequence).collect();
+    assert_eq!(rest, [begun[2], begun[1], begun[0]]);
+    assert_eq!(world.ledger.audit(begun[0], 10).unwrap(), []);
+}
