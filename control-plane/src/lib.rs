@@ -21,8 +21,9 @@ mod ledger;
 mod plan;
 mod reconcile;
 mod server;
-mod store;
+pub mod store;
 
 pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
 pub use ledger::{AddressError, PostgresAddress};
+pub use plan::allocation;
 pub use server::{Config, Handle, Started, start};

@@ -84,7 +84,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
 
 struct Opened {
     app: Arc<App>,
-    store: watch::Receiver<u64>,
+    store: Arc<dyn ConfigStore>,
     first: Option<FirstStart>,
 }
 
@@ -92,7 +92,7 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
     let at = |name: &str| config.data.join(name);
     let master = files::master_key(&at("master.key")).context("reading master.key")?;
-    let store = Arc::new(EmbeddedStore::open(&at("config.db")).context("opening config.db")?);
+    let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&at("config.db")).context("opening config.db")?);
     let ledger: Arc<dyn Ledger> = match &config.ledger {
         None => Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?),
         Some(address) => {
@@ -100,15 +100,15 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
             Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
         }
     };
-    let watch = store.watch();
     let data_plane = DataPlane::new(&config.data_plane_admin).context("setting up the client of the data plane")?;
     let hostname = bootstrap.hostname.clone();
-    let app = App::new(Parts { store, ledger, data_plane, publish: config.publish, master, hostname })
-        .context("reading the configuration")?;
+    let app =
+        App::new(Parts { store: Arc::clone(&store), ledger, data_plane, publish: config.publish, master, hostname })
+            .context("reading the configuration")?;
     let token = files::operator_token(&at("operator.token"), || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &token).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), store: watch, first })
+    Ok(Opened { app: Arc::new(app), store, first })
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! The nouns that both planes share.
 //!
 //! - [`ids`]: identifiers and their text forms,
+//! - [`keys`]: the whole key space of the configuration store,
 //! - [`limits`]: every bound of the product, checked against each other at compile time,
+//! - [`allocation`]: which host may use which address, and what hosts say of themselves,
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
+//! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`problem`]: findings with a severity,
 //! - [`wire`]: snapshots and events as bytes, and back.
@@ -10,10 +13,14 @@
 //! Wire forms are flatbuffers (`schema/*.fbs`, one noun a file); the code in `generated` is committed and its
 //! freshness is checked. Nothing here does I/O.
 
+pub mod allocation;
 pub mod event;
 mod generated;
 pub mod ids;
+pub mod keys;
 pub mod limits;
 pub mod problem;
+pub mod publication;
 pub mod snapshot;
+pub mod standing;
 pub mod wire;

@@ -228,6 +228,20 @@ pub const TLS_SESSIONS_MAX: usize = 4_096;
 
 /// One published snapshot, octets.
 pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Operations of one etcd transaction (its own default, `--max-txn-ops`).
+pub const ETCD_OPERATIONS_MAX: usize = 128;
+/// One request to etcd, octets: its own default is 1.5 MiB (`--max-request-bytes`), less what frames the operations.
+pub const ETCD_REQUEST_BYTES_MAX: usize = 1_400_000;
+/// Ids of one chunk of a publication: what changes together on the wire when one record does.
+pub const CHUNK_IDS: u32 = 64;
+/// Chunks of routes, which have no ids: a route's chunk is drawn from its domain.
+pub const ROUTE_CHUNKS: u32 = 256;
+/// One chunk of a publication, octets.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Chunks of a publication.
+pub const CHUNKS_MAX: usize = 32_768;
+/// The manifest of a publication, octets.
+pub const MANIFEST_BYTES_MAX: usize = 1_300_000;
 /// Suppressions of all tenants: over it 409 until some are deleted.
 pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 /// Resources of one kind (tenants, domains, credentials, …): over it 409.
@@ -242,6 +256,34 @@ pub const PAGE_RECORDS: u32 = 100;
 pub const POOL_MEMBERS_MAX: usize = 1_000;
 /// Secrets of a credential that are valid at once.
 pub const LIVE_SECRETS_MAX: usize = 2;
+
+// --- addresses that move ------------------------------------------------------------------------------------------------
+
+/// Octets of a host's name.
+pub const HOST_NAME_BYTES_MAX: usize = 63;
+/// Hosts of one installation.
+pub const HOSTS_MAX: usize = 1_000;
+/// Addresses that one host is given.
+pub const HOST_GRANTS_MAX: usize = 4_096;
+/// From when a keepalive was sent until what it holds may pass on to another host.
+pub const ADDRESS_LEASE: Duration = Duration::from_secs(10);
+/// The shortest and longest lease that may be configured.
+pub const ADDRESS_LEASE_MIN: Duration = Duration::from_secs(4);
+pub const ADDRESS_LEASE_MAX: Duration = Duration::from_secs(600);
+/// What a host holds less than its lease: for clocks that run apart (50 ms a second), for whole seconds in which the
+/// kernel counts an address's life, and for what was begun at the last moment.
+pub const ADDRESS_LEASE_MARGIN: Duration = Duration::from_millis(1_500);
+/// The part of a lease between two keepalives.
+pub const ADDRESS_KEEPALIVES: u32 = 5;
+/// How long what is in flight on an address may last that is to be given up.
+pub const ADDRESS_RELEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// Addresses that are moved at a time for an even spread; those of hosts that are gone or drain are not counted.
+pub const ALLOCATION_MOVES_MAX: usize = 32;
+/// A control plane that heard nothing of its store for so long counts every host's lease anew.
+pub const OBSERVER_SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Connections of a path whose address has just come, and how long until they may double.
+pub const MOVED_PATH_CONNECTIONS: usize = 1;
+pub const MOVED_PATH_PERIOD: Duration = Duration::from_secs(30);
 
 // --- host -------------------------------------------------------------------------------------------------------------
 
@@ -260,6 +302,17 @@ pub const DOCTOR_NICS_MAX: usize = 64;
 /// Source addresses that `doctor` examines, each with two or more questions to DNS.
 pub const DOCTOR_SOURCES_MAX: usize = 256;
 
+const _: () =
+    assert!(ADDRESS_LEASE_MARGIN.as_millis() * 2 < ADDRESS_LEASE_MIN.as_millis(), "the shortest lease holds something");
+const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis(), "the default is allowed");
+const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
+const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a request");
+const _: () = assert!(CHUNKS_MAX * 32 + 1_024 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
+const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
+const _: () = assert!(
+    7 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + ROUTE_CHUNKS as usize <= CHUNKS_MAX,
+    "all resources fit the chunks, if their ids are dense"
+);
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");
 const _: () = assert!(FRAME_BYTES_MAX <= BATCH_BYTES_MAX, "a batch holds at least one frame");
 const _: () = assert!((BATCH_BYTES_MAX as u64) * 4 <= SEGMENT_BYTES, "a segment holds several batches");

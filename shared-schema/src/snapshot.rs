@@ -8,12 +8,14 @@
 //! Invariants worth naming: every id that a record names exists in the same snapshot; names are unique and lower case;
 //! a pool has at least one source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::standing::Standing;
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default)]
@@ -80,6 +82,9 @@ pub struct SendingDomain {
     pub keys: Vec<DkimKey>,
     /// The pool of this domain's mail; `None`: the default pool.
     pub pool: Option<PoolId>,
+    /// What DNS says for it, and so whether it may send.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -198,20 +203,22 @@ pub enum SnapshotError {
     Invalid { subject: String, detail: &'static str },
 }
 
-/// The validated, cross-linked form.
-#[derive(Debug, Default)]
+/// The validated, cross-linked form. Its tables are shared between snapshots that do not differ in them, so that one
+/// changed record costs one table of pointers.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub revision: Revision,
-    pub tenants: BTreeMap<TenantId, Tenant>,
-    pub credentials: BTreeMap<String, Credential>,
-    pub domains: BTreeMap<SendingDomainId, SendingDomain>,
-    pub domain_ids: BTreeMap<String, SendingDomainId>,
-    pub sources: BTreeMap<SourceId, EgressSource>,
-    pub pools: BTreeMap<PoolId, EgressPool>,
+    pub tenants: Arc<BTreeMap<TenantId, Tenant>>,
+    /// By username.
+    pub credentials: Arc<BTreeMap<String, Arc<Credential>>>,
+    pub domains: Arc<BTreeMap<SendingDomainId, Arc<SendingDomain>>>,
+    pub domain_ids: Arc<BTreeMap<String, SendingDomainId>>,
+    pub sources: Arc<BTreeMap<SourceId, EgressSource>>,
+    pub pools: Arc<BTreeMap<PoolId, EgressPool>>,
     pub default_pool: Option<PoolId>,
-    pub routes: BTreeMap<String, Route>,
-    pub suspensions: Vec<Suspension>,
-    suppressions: std::collections::BTreeSet<Suppression>,
+    pub routes: Arc<BTreeMap<String, Route>>,
+    pub suspensions: Arc<BTreeMap<SuspensionId, Suspension>>,
+    suppressions: Arc<BTreeSet<Suppression>>,
 }
 
 impl Snapshot {
@@ -219,86 +226,200 @@ impl Snapshot {
     ///
     /// # Errors
     /// The first record that breaks an invariant of the module head.
-    pub fn new(content: SnapshotContent) -> Result<Self, SnapshotError> {
-        let mut snapshot = Self { revision: content.revision, ..Self::default() };
-        for tenant in content.tenants {
-            if snapshot.tenants.insert(tenant.id, tenant.clone()).is_some() {
+    pub fn new(mut content: SnapshotContent) -> Result<Self, SnapshotError> {
+        let suppressions = std::mem::take(&mut content.suppressions);
+        let snapshot = Self::default().amended(&SnapshotContent::default(), content)?;
+        Ok(snapshot.with_suppressions(Arc::new(suppressions.into_iter().collect())))
+    }
+
+    /// This snapshot without the records of `gone` and with those of `come`, under the revision of `come`. Suppressions
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// The first record that breaks an invariant of the module head.
+    pub fn amended(&self, gone: &SnapshotContent, come: SnapshotContent) -> Result<Self, SnapshotError> {
+        let mut next = Self { revision: come.revision, ..self.clone() };
+        let tenants_gone = next.replace_tenants(gone, &come)?;
+        let sources_gone = next.replace_sources(gone, &come)?;
+        let pools_gone = next.replace_pools(gone, &come)?;
+        for pool in &come.pools {
+            next.check_pool(pool)?;
+        }
+        next.replace_credentials(gone, come.credentials)?;
+        next.replace_domains(gone, come.domains)?;
+        next.replace_routes(gone, come.routes)?;
+        next.replace_suspensions(gone, come.suspensions);
+        if sources_gone {
+            next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
+        }
+        if tenants_gone {
+            next.credentials.values().try_for_each(|credential| next.check_credential(credential))?;
+        }
+        if tenants_gone || pools_gone {
+            next.domains.values().try_for_each(|domain| next.check_domain(domain))?;
+        }
+        Ok(next)
+    }
+
+    /// The same with these suppressions.
+    #[must_use]
+    pub fn with_suppressions(self, suppressions: Arc<BTreeSet<Suppression>>) -> Self {
+        Self { suppressions, ..self }
+    }
+
+    /// Whether one has gone that has not come again.
+    fn replace_tenants(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
+        if gone.tenants.is_empty() && come.tenants.is_empty() {
+            return Ok(false);
+        }
+        let tenants = Arc::make_mut(&mut self.tenants);
+        for tenant in &gone.tenants {
+            tenants.remove(&tenant.id);
+        }
+        for tenant in &come.tenants {
+            if tenants.insert(tenant.id, tenant.clone()).is_some() {
                 return Err(SnapshotError::Duplicate { subject: format!("tenant/{}", tenant.name) });
             }
         }
-        for source in content.sources {
-            if snapshot.sources.insert(source.id, source.clone()).is_some() {
+        Ok(gone.tenants.iter().any(|tenant| !self.tenants.contains_key(&tenant.id)))
+    }
+
+    fn replace_sources(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
+        if gone.sources.is_empty() && come.sources.is_empty() {
+            return Ok(false);
+        }
+        let sources = Arc::make_mut(&mut self.sources);
+        for source in &gone.sources {
+            sources.remove(&source.id);
+        }
+        for source in &come.sources {
+            if sources.insert(source.id, source.clone()).is_some() {
                 return Err(SnapshotError::Duplicate { subject: format!("source/{}", source.name) });
             }
         }
-        snapshot.link_pools(content.pools)?;
-        snapshot.link_tenant_records(content.credentials, content.domains)?;
-        for route in content.routes {
-            if snapshot.routes.insert(route.domain.clone(), route.clone()).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("route/{}", route.domain) });
-            }
-        }
-        snapshot.suspensions = content.suspensions;
-        snapshot.suppressions = content.suppressions.into_iter().collect();
-        Ok(snapshot)
+        Ok(gone.sources.iter().any(|source| !self.sources.contains_key(&source.id)))
     }
 
-    fn link_pools(&mut self, pools: Vec<EgressPool>) -> Result<(), SnapshotError> {
-        for pool in pools {
-            let subject = format!("pool/{}", pool.name);
-            if pool.members.is_empty() {
-                return Err(SnapshotError::Invalid { subject, detail: "a pool needs at least one source" });
+    fn replace_pools(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
+        if gone.pools.is_empty() && come.pools.is_empty() {
+            return Ok(false);
+        }
+        let pools = Arc::make_mut(&mut self.pools);
+        for pool in &gone.pools {
+            pools.remove(&pool.id);
+        }
+        for pool in &come.pools {
+            if pools.insert(pool.id, pool.clone()).is_some() {
+                return Err(SnapshotError::Duplicate { subject: format!("pool/{}", pool.name) });
             }
-            if pool.members.iter().any(|member| member.weight == 0) {
-                return Err(SnapshotError::Invalid { subject, detail: "a weight is at least 1" });
+        }
+        self.default_pool = self.pools.values().find(|pool| pool.name == "default").map(|pool| pool.id);
+        Ok(gone.pools.iter().any(|pool| !self.pools.contains_key(&pool.id)))
+    }
+
+    fn replace_credentials(&mut self, gone: &SnapshotContent, come: Vec<Credential>) -> Result<(), SnapshotError> {
+        if gone.credentials.is_empty() && come.is_empty() {
+            return Ok(());
+        }
+        let credentials = Arc::make_mut(&mut self.credentials);
+        for credential in &gone.credentials {
+            credentials.remove(&credential.username);
+        }
+        let come: Vec<_> = come.into_iter().map(Arc::new).collect();
+        for credential in &come {
+            if credentials.insert(credential.username.clone(), Arc::clone(credential)).is_some() {
+                return Err(SnapshotError::Duplicate { subject: format!("credential/{}", credential.username) });
             }
-            if let Some(member) = pool.members.iter().find(|member| !self.sources.contains_key(&member.source)) {
-                return Err(SnapshotError::Dangling { subject, missing: format!("source {}", member.source) });
+        }
+        come.iter().try_for_each(|credential| self.check_credential(credential))
+    }
+
+    fn replace_domains(&mut self, gone: &SnapshotContent, come: Vec<SendingDomain>) -> Result<(), SnapshotError> {
+        if gone.domains.is_empty() && come.is_empty() {
+            return Ok(());
+        }
+        let (domains, ids) = (Arc::make_mut(&mut self.domains), Arc::make_mut(&mut self.domain_ids));
+        for domain in &gone.domains {
+            domains.remove(&domain.id);
+            ids.remove(&domain.name);
+        }
+        let come: Vec<_> = come.into_iter().map(Arc::new).collect();
+        for domain in &come {
+            let is_known_name = ids.insert(domain.name.clone(), domain.id).is_some();
+            if domains.insert(domain.id, Arc::clone(domain)).is_some() || is_known_name {
+                return Err(SnapshotError::Duplicate { subject: format!("domain/{}", domain.name) });
             }
-            if pool.name == "default" {
-                self.default_pool = Some(pool.id);
-            }
-            if self.pools.insert(pool.id, pool).is_some() {
-                return Err(SnapshotError::Duplicate { subject });
+        }
+        come.iter().try_for_each(|domain| self.check_domain(domain))
+    }
+
+    fn replace_routes(&mut self, gone: &SnapshotContent, come: Vec<Route>) -> Result<(), SnapshotError> {
+        if gone.routes.is_empty() && come.is_empty() {
+            return Ok(());
+        }
+        let routes = Arc::make_mut(&mut self.routes);
+        for route in &gone.routes {
+            routes.remove(&route.domain);
+        }
+        for route in come {
+            let domain = route.domain.clone();
+            if routes.insert(domain.clone(), route).is_some() {
+                return Err(SnapshotError::Duplicate { subject: format!("route/{domain}") });
             }
         }
         Ok(())
     }
 
-    fn link_tenant_records(
-        &mut self,
-        credentials: Vec<Credential>,
-        domains: Vec<SendingDomain>,
-    ) -> Result<(), SnapshotError> {
-        for credential in credentials {
-            let subject = format!("credential/{}", credential.username);
-            if !self.tenants.contains_key(&credential.tenant) {
-                return Err(SnapshotError::Dangling { subject, missing: format!("tenant {}", credential.tenant) });
-            }
-            if self.credentials.insert(credential.username.clone(), credential).is_some() {
-                return Err(SnapshotError::Duplicate { subject });
-            }
+    fn replace_suspensions(&mut self, gone: &SnapshotContent, come: Vec<Suspension>) {
+        if gone.suspensions.is_empty() && come.is_empty() {
+            return;
         }
-        for domain in domains {
-            let subject = format!("domain/{}", domain.name);
-            if !self.tenants.contains_key(&domain.tenant) {
-                return Err(SnapshotError::Dangling { subject, missing: format!("tenant {}", domain.tenant) });
-            }
-            if let Some(pool) = domain.pool.filter(|pool| !self.pools.contains_key(pool)) {
-                return Err(SnapshotError::Dangling { subject, missing: format!("pool {pool}") });
-            }
-            if self.domain_ids.insert(domain.name.clone(), domain.id).is_some() {
-                return Err(SnapshotError::Duplicate { subject });
-            }
-            self.domains.insert(domain.id, domain);
+        let suspensions = Arc::make_mut(&mut self.suspensions);
+        for suspension in &gone.suspensions {
+            suspensions.remove(&suspension.id);
         }
-        Ok(())
+        suspensions.extend(come.into_iter().map(|suspension| (suspension.id, suspension)));
+    }
+
+    fn check_pool(&self, pool: &EgressPool) -> Result<(), SnapshotError> {
+        let subject = || format!("pool/{}", pool.name);
+        if pool.members.is_empty() {
+            return Err(SnapshotError::Invalid { subject: subject(), detail: "a pool needs at least one source" });
+        }
+        if pool.members.iter().any(|member| member.weight == 0) {
+            return Err(SnapshotError::Invalid { subject: subject(), detail: "a weight is at least 1" });
+        }
+        match pool.members.iter().find(|member| !self.sources.contains_key(&member.source)) {
+            Some(member) => {
+                Err(SnapshotError::Dangling { subject: subject(), missing: format!("source {}", member.source) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_credential(&self, credential: &Credential) -> Result<(), SnapshotError> {
+        if self.tenants.contains_key(&credential.tenant) {
+            return Ok(());
+        }
+        let subject = format!("credential/{}", credential.username);
+        Err(SnapshotError::Dangling { subject, missing: format!("tenant {}", credential.tenant) })
+    }
+
+    fn check_domain(&self, domain: &SendingDomain) -> Result<(), SnapshotError> {
+        let missing = if !self.tenants.contains_key(&domain.tenant) {
+            format!("tenant {}", domain.tenant)
+        } else if let Some(pool) = domain.pool.filter(|pool| !self.pools.contains_key(pool)) {
+            format!("pool {pool}")
+        } else {
+            return Ok(());
+        };
+        Err(SnapshotError::Dangling { subject: format!("domain/{}", domain.name), missing })
     }
 
     /// The sending domain of that name (lower-case A-labels), if `tenant` has registered it.
     pub fn domain_of(&self, tenant: TenantId, name: &str) -> Option<&SendingDomain> {
         let domain = self.domains.get(self.domain_ids.get(name)?)?;
-        (domain.tenant == tenant).then_some(domain)
+        (domain.tenant == tenant).then_some(&**domain)
     }
 
     /// The pool that carries mail of `domain`.

@@ -4,15 +4,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use postrail_schema::keys::OPERATOR;
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Tenant,
 };
+use postrail_schema::standing::Standing;
 
 use super::domains::{DnsRecord, dns_records};
 use super::keys::{ALGORITHMS, make_keys};
 use super::{App, AppError, Draft, names, put, secrets};
-use crate::plan::{Desired, Operator};
+use crate::plan::Operator;
 
 /// What the first start is told.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +67,7 @@ impl App {
             if draft.desired.operator.is_some() {
                 return Err(AppError::conflict("another process has made the first resources"));
             }
-            draft.writes.push(put(Desired::OPERATOR_KEY.to_owned(), &operator)?);
+            draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
             make_tenant(draft, &secret_hash)?;
             make_egress(draft, &hostname)?;
@@ -93,7 +95,7 @@ impl App {
         }
         let operator = Operator { token_hash: secrets::hash(operator_token)? };
         self.change(|draft| {
-            draft.writes.push(put(Desired::OPERATOR_KEY.to_owned(), &operator)?);
+            draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
             Ok(())
         })
@@ -108,8 +110,14 @@ impl App {
         let algorithms = if algorithms.is_empty() { &ALGORITHMS } else { algorithms };
         let tenant = draft.tenant(DEFAULT)?.id;
         let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
-        let domain =
-            SendingDomain { id: draft.counters().next_domain(), tenant, name: name.to_owned(), keys, pool: None };
+        let domain = SendingDomain {
+            id: draft.counters().next_domain(),
+            tenant,
+            name: name.to_owned(),
+            keys,
+            pool: None,
+            standing: Standing::Trusted,
+        };
         draft.put(domain.clone())?;
         Ok(domain)
     }

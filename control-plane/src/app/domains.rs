@@ -2,6 +2,7 @@
 
 use postrail_schema::ids::PoolId;
 use postrail_schema::snapshot::{KeyAlgorithm, SendingDomain};
+use postrail_schema::standing::Standing;
 use serde::Serialize;
 
 use super::keys::{ALGORITHMS, make_keys};
@@ -53,7 +54,8 @@ impl App {
             let tenant = draft.tenant(&new.tenant)?.id;
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
-            let domain = SendingDomain { id: draft.counters().next_domain(), tenant, name: name.clone(), keys, pool };
+            let id = draft.counters().next_domain();
+            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing: Standing::Trusted };
             draft.put(domain.clone())?;
             Ok(domain)
         })

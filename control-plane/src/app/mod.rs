@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postrail_schema::ids::{Revision, TenantId};
+use postrail_schema::keys::{DESIRED, HEAD};
 use postrail_schema::limits::RESOURCES_MAX;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{Snapshot, Tenant};
@@ -164,7 +165,7 @@ impl App {
     /// # Errors
     /// The one that does not.
     pub(crate) fn check_stores(&self) -> Result<(), AppError> {
-        self.store.list(Desired::HEAD_KEY)?;
+        self.store.list(HEAD)?;
         self.ledger.audit(0, 1)?;
         Ok(())
     }
@@ -178,13 +179,17 @@ impl App {
         self.change(|_| Ok(()))
     }
 
-    /// Takes over what another process wrote, and publishes it.
+    /// Takes over what another process wrote, and publishes it. Gives the store's revision that is known then.
     ///
     /// # Errors
     /// As [`App::republish`].
-    pub(crate) fn reload(&self) -> Result<(), AppError> {
+    pub(crate) fn reload(&self) -> Result<u64, AppError> {
         let known = self.current().head_revision;
-        if self.head_revision()? == known { Ok(()) } else { self.republish() }
+        let listing = self.store.list(HEAD)?;
+        if head_revision(&listing.entries) != known {
+            self.republish()?;
+        }
+        Ok(listing.revision)
     }
 
     /// Makes one change; see the module head. `edit` runs again when another process won.
@@ -226,8 +231,8 @@ impl App {
         }
         let snapshot = encode_snapshot(&planned.content).into();
         Snapshot::new(planned.content).map_err(AppError::Snapshot)?;
-        writes.push(put(Desired::HEAD_KEY.to_owned(), &desired.head)?);
-        let guard = Guard { key: Desired::HEAD_KEY.to_owned(), revision: current.head_revision };
+        writes.push(put(HEAD.to_owned(), &desired.head)?);
+        let guard = Guard { key: HEAD.to_owned(), revision: current.head_revision };
         let head_revision = self.store.txn(&[guard], &writes)?;
         Ok((Current { desired: Arc::new(desired), head_revision, problems: planned.problems.into() }, snapshot))
     }
@@ -239,7 +244,7 @@ impl App {
 
     /// The store revision that wrote the head key last.
     fn head_revision(&self) -> Result<u64, AppError> {
-        let listing = self.store.list(Desired::HEAD_KEY)?;
+        let listing = self.store.list(HEAD)?;
         Ok(head_revision(&listing.entries))
     }
 
@@ -259,7 +264,7 @@ impl Current {
     }
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
-        let listing = store.list("")?;
+        let listing = store.list(DESIRED)?;
         let head_revision = head_revision(&listing.entries);
         let desired = Desired::from_entries(&listing.entries)?;
         let problems = plan(&desired, Vec::new(), Head::default().revision).problems.into();
@@ -268,7 +273,7 @@ impl Current {
 }
 
 fn head_revision(entries: &[Entry]) -> u64 {
-    entries.iter().find(|entry| entry.key == Desired::HEAD_KEY).map_or(0, |entry| entry.revision)
+    entries.iter().find(|entry| entry.key == HEAD).map_or(0, |entry| entry.revision)
 }
 
 /// Unix milliseconds.

@@ -1,16 +1,15 @@
-//! Desired state: every resource by id, as it is stored one key a resource.
+//! Desired state: every resource by id, as it is stored one key a resource (see [`keys`]).
 //!
 //! ```text
-//! head               revision and the next id of each kind; guards every change
-//! operator           the hash of the operator token
-//! tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
-//! routes/<recipient domain>
+//! desired/ tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
+//!          routes/<recipient domain>
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use postrail_schema::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::keys;
 use postrail_schema::snapshot::{Credential, EgressPool, EgressSource, Route, SendingDomain, Suspension, Tenant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -79,7 +78,7 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
 
     /// The key of the record with that id.
     fn key(id: &Self::Id) -> String {
-        format!("{}/{id}", Self::KIND)
+        keys::resource(Self::KIND, id)
     }
 }
 
@@ -110,9 +109,6 @@ record!(Route, String, "routes", routes, record => record.domain.clone());
 record!(Suspension, SuspensionId, "suspensions", suspensions, record => record.id);
 
 impl Desired {
-    pub(crate) const HEAD_KEY: &'static str = "head";
-    pub(crate) const OPERATOR_KEY: &'static str = "operator";
-
     /// Reads what the store lists.
     ///
     /// # Errors
@@ -120,10 +116,10 @@ impl Desired {
     pub(crate) fn from_entries(entries: &[Entry]) -> Result<Self, LoadError> {
         let mut desired = Self::default();
         for entry in entries {
-            let kind = entry.key.split_once('/').map_or(entry.key.as_str(), |(kind, _)| kind);
-            match kind {
-                Self::HEAD_KEY => desired.head = value(entry)?,
-                Self::OPERATOR_KEY => desired.operator = Some(value(entry)?),
+            let name = entry.key.strip_prefix(keys::DESIRED).unwrap_or_default();
+            match name.split_once('/').map_or(name, |(kind, _)| kind) {
+                "head" => desired.head = value(entry)?,
+                "operator" => desired.operator = Some(value(entry)?),
                 Tenant::KIND => desired.insert::<Tenant>(entry)?,
                 Credential::KIND => desired.insert::<Credential>(entry)?,
                 SendingDomain::KIND => desired.insert::<SendingDomain>(entry)?,

@@ -3,6 +3,7 @@
 //! Invariants worth naming: equal desired state gives equal content; content without a finding of severity `Error` passes
 //! [`Snapshot::new`](postrail_schema::snapshot::Snapshot::new). Absent here: publication (that is `app`).
 
+pub mod allocation;
 mod check;
 mod desired;
 

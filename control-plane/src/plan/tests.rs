@@ -28,7 +28,7 @@ fn entries() -> Vec<Entry> {
         ("tenants/1", json!({ "id": 1, "name": "red", "quota_per_day": 9, "weight": 1, "message_bytes_max": 4096 })),
     ];
     let entry = |(key, value): (&str, serde_json::Value)| Entry {
-        key: key.to_owned(),
+        key: format!("desired/{key}"),
         value: value.to_string().into_bytes(),
         revision: 1,
     };
@@ -70,6 +70,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             name: "sender.example".into(),
             keys: Vec::new(),
             pool: None,
+            standing: Default::default(),
         }],
         sources: vec![EgressSource {
             id: SourceId(1),
@@ -149,9 +150,13 @@ fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
 #[test]
 fn state_of_a_newer_version_is_not_read_as_if_it_were_known() {
     let mut unknown = entries();
-    unknown.push(Entry { key: "webhooks/1".into(), value: b"{}".to_vec(), revision: 1 });
-    assert!(matches!(Desired::from_entries(&unknown), Err(LoadError::UnknownKey { key }) if key == "webhooks/1"));
+    unknown.push(Entry { key: "desired/webhooks/1".into(), value: b"{}".to_vec(), revision: 1 });
+    assert!(
+        matches!(Desired::from_entries(&unknown), Err(LoadError::UnknownKey { key }) if key == "desired/webhooks/1")
+    );
     let mut torn = entries();
     torn[0].value.pop();
-    assert!(matches!(Desired::from_entries(&torn), Err(LoadError::Value { key, .. }) if key == "credentials/1"));
+    assert!(
+        matches!(Desired::from_entries(&torn), Err(LoadError::Value { key, .. }) if key == "desired/credentials/1")
+    );
 }

@@ -1,20 +1,32 @@
 //! The configuration store of a single process: one SQLite file, synced with every transaction.
 //!
-//! Absent here: sharing with other processes. A second one that opens the file would see its guards fail, never a torn
-//! state, but would not be told of changes by [`ConfigStore::watch`].
+//! A watch has no history: one that asks for changes before the present revision ends at once, as it does in etcd after a
+//! compaction. Absent here: sharing with other processes. A second one that opens the file would see its guards fail,
+//! never a torn state, but would not be told of changes by [`ConfigStore::watch`].
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{ConfigStore, Entry, FORMAT, Guard, Listing, StoreError, Write};
+use super::{
+    Change, ConfigStore, Entry, FORMAT, Guard, Hold, Listing, StoreError, WATCH_EVENTS_MAX, Watch, WatchEvent, Write,
+};
 
-/// See the module head.
-pub(crate) struct EmbeddedStore {
-    connection: Mutex<Connection>,
-    revision: watch::Sender<u64>,
+/// See the module head. Cheap to clone.
+#[derive(Clone)]
+pub struct EmbeddedStore(Arc<Mutex<Opened>>);
+
+struct Opened {
+    connection: Connection,
+    watchers: Vec<Watcher>,
+}
+
+struct Watcher {
+    prefix: String,
+    to: mpsc::Sender<WatchEvent>,
 }
 
 impl EmbeddedStore {
@@ -22,31 +34,33 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// The file cannot be opened, is no such store, or is of a newer format.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.busy_timeout(Duration::from_secs(5))?;
         let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > FORMAT {
             return Err(StoreError::NewerFormat { found });
         }
         connection.execute_batch(SCHEMA)?;
+        if found == 1 {
+            connection.execute_batch(FROM_1)?;
+        }
         connection.pragma_update(None, "user_version", FORMAT)?;
-        let revision = current_revision(&connection)?;
-        Ok(Self { connection: Mutex::new(connection), revision: watch::Sender::new(revision) })
+        Ok(Self(Arc::new(Mutex::new(Opened { connection, watchers: Vec::new() }))))
     }
 
     /// SQLite rolls an unfinished transaction back, so a panic elsewhere leaves nothing half done here.
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConfigStore for EmbeddedStore {
     fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction()?;
+        let mut opened = self.opened();
+        let transaction = opened.connection.transaction()?;
         let revision = current_revision(&transaction)?;
         // `substr` compares without the wildcards and case folding of LIKE; the table is small.
         let entries = transaction
@@ -58,9 +72,27 @@ impl ConfigStore for EmbeddedStore {
         Ok(Listing { revision, entries })
     }
 
+    fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
+        let mut opened = self.opened();
+        let transaction = opened.connection.transaction()?;
+        let revision = current_revision(&transaction)?;
+        let mut entries = Vec::with_capacity(keys.len());
+        {
+            let mut statement =
+                transaction.prepare_cached("SELECT key, value, revision FROM entries WHERE key = ?1")?;
+            for key in keys {
+                let read =
+                    |row: &rusqlite::Row<'_>| Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: row.get(2)? });
+                entries.extend(statement.query_row([key], read).optional()?);
+            }
+        }
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Listing { revision, entries })
+    }
+
     fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut opened = self.opened();
+        let transaction = opened.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for guard in guards {
             let found: Option<u64> = transaction
                 .prepare_cached("SELECT revision FROM entries WHERE key = ?1")?
@@ -86,12 +118,68 @@ impl ConfigStore for EmbeddedStore {
             };
         }
         transaction.commit()?;
-        self.revision.send_replace(revision);
+        opened.tell(revision, writes);
         Ok(revision)
     }
 
-    fn watch(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
+    fn watch(&self, prefix: &str, after: u64) -> Watch {
+        let (to, events) = mpsc::channel(WATCH_EVENTS_MAX);
+        let mut opened = self.opened();
+        // Under the lock: no transaction comes between the comparison and the first event.
+        if current_revision(&opened.connection).is_ok_and(|revision| revision == after)
+            && to.try_send(WatchEvent::Alive).is_ok()
+        {
+            opened.watchers.push(Watcher { prefix: prefix.to_owned(), to });
+        }
+        Watch { events }
+    }
+
+    /// Nobody else can hold it: the file has one process.
+    fn hold(&self, key: &str, value: &[u8], _ttl: Duration) -> Hold {
+        let held = HeldKey { store: self.clone(), key: key.to_owned() };
+        let until = match self.txn(&[], &[Write::Put { key: key.to_owned(), value: value.to_vec() }]) {
+            Ok(_) => Some(Instant::now() + FOR_EVER),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, key, "key not held");
+                None
+            }
+        };
+        Hold { until: watch::channel(until).1, _release: Box::new(held) }
+    }
+}
+
+impl Opened {
+    /// A watcher that is so far behind, or gone, is let go of: its watch ends.
+    fn tell(&mut self, revision: u64, writes: &[Write]) {
+        self.watchers.retain(|watcher| {
+            let changes: Vec<_> = writes.iter().filter_map(|write| change(write, &watcher.prefix)).collect();
+            if changes.is_empty() {
+                return !watcher.to.is_closed();
+            }
+            watcher.to.try_send(WatchEvent::Changes { revision, changes }).is_ok()
+        });
+    }
+}
+
+/// What a write means to who watches `prefix`.
+fn change(write: &Write, prefix: &str) -> Option<Change> {
+    let (key, value) = match write {
+        Write::Put { key, value } => (key, Some(value.clone())),
+        Write::Delete { key } => (key, None),
+    };
+    key.starts_with(prefix).then(|| Change { key: key.clone(), value })
+}
+
+struct HeldKey {
+    store: EmbeddedStore,
+    key: String,
+}
+
+impl Drop for HeldKey {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.txn(&[], &[Write::Delete { key: self.key.clone() }]) {
+            tracing::error!(error = &error as &dyn std::error::Error, key = self.key, "key not let go of");
+        }
     }
 }
 
@@ -104,6 +192,10 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS head (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL);
     INSERT OR IGNORE INTO head (only, revision) VALUES (1, 0);
 ";
+/// Format 1 had desired state alone, without the prefix that tells it from what is published.
+const FROM_1: &str = "BEGIN; UPDATE entries SET key = 'desired/' || key; PRAGMA user_version = 2; COMMIT;";
+/// No process lives so long.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -113,38 +205,15 @@ mod tests {
         Write::Put { key: key.into(), value: value.into() }
     }
 
-    fn guard(key: &str, revision: u64) -> Guard {
-        Guard { key: key.into(), revision }
-    }
-
     #[test]
-    fn a_guard_that_fails_keeps_the_whole_transaction_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&folder.path().join("config.db")).unwrap();
-        assert_eq!(store.txn(&[guard("a", 0)], &[put("a", "1")]).unwrap(), 1);
-        let refused = store.txn(&[guard("a", 0)], &[put("a", "2"), put("b", "2")]);
-        assert!(matches!(refused, Err(StoreError::Conflict { key }) if key == "a"));
-        assert_eq!(store.list("").unwrap().entries, [Entry { key: "a".into(), value: b"1".into(), revision: 1 }]);
-        assert_eq!(store.txn(&[guard("a", 1)], &[put("a", "2")]).unwrap(), 2);
-    }
-
-    #[test]
-    fn of_two_writers_with_one_view_only_the_first_wins() {
+    fn of_two_processes_with_one_view_only_the_first_wins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.db");
         let (one, two) = (EmbeddedStore::open(&path).unwrap(), EmbeddedStore::open(&path).unwrap());
-        one.txn(&[], &[put("head", "0")]).unwrap();
-        assert!(one.txn(&[guard("head", 1)], &[put("head", "1")]).is_ok());
-        assert!(matches!(two.txn(&[guard("head", 1)], &[put("head", "1")]), Err(StoreError::Conflict { .. })));
-    }
-
-    #[test]
-    fn a_prefix_is_no_pattern() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&folder.path().join("config.db")).unwrap();
-        store.txn(&[], &[put("a%/1", ""), put("ab/1", ""), put("A%/2", ""), put("b", "")]).unwrap();
-        let keys: Vec<_> = store.list("a%").unwrap().entries.into_iter().map(|entry| entry.key).collect();
-        assert_eq!(keys, ["a%/1"]);
+        let revision = one.txn(&[], &[put("head", "0")]).unwrap();
+        let guard = [Guard { key: "head".into(), revision }];
+        assert!(one.txn(&guard, &[put("head", "1")]).is_ok());
+        assert!(matches!(two.txn(&guard, &[put("head", "1")]), Err(StoreError::Conflict { .. })));
     }
 
     #[test]
@@ -153,10 +222,7 @@ mod tests {
         let path = folder.path().join("config.db");
         EmbeddedStore::open(&path).unwrap().txn(&[], &[put("a", "1"), put("b", "1")]).unwrap();
         let store = EmbeddedStore::open(&path).unwrap();
-        let watch = store.watch();
-        assert_eq!(*watch.borrow(), 1);
-        store.txn(&[], &[Write::Delete { key: "a".into() }]).unwrap();
-        assert_eq!(*watch.borrow(), 2);
+        assert_eq!(store.txn(&[], &[Write::Delete { key: "a".into() }]).unwrap(), 2);
         assert_eq!(store.list("").unwrap().entries.len(), 1);
     }
 
@@ -166,5 +232,18 @@ mod tests {
         let path = folder.path().join("config.db");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", FORMAT + 1).unwrap();
         assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::NewerFormat { .. })));
+    }
+
+    #[test]
+    fn the_keys_of_format_1_become_desired_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.db");
+        EmbeddedStore::open(&path).unwrap().txn(&[], &[put("head", "h"), put("tenants/1", "t")]).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+        for _ in 0..2 {
+            let entries = EmbeddedStore::open(&path).unwrap().list("").unwrap().entries;
+            let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
+            assert_eq!(keys, ["desired/head", "desired/tenants/1"]);
+        }
     }
 }

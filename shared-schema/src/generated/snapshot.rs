@@ -87,6 +87,194 @@ impl<'a> ::flatbuffers::Verifiable for KeyAlgorithm {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for KeyAlgorithm {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_STANDING: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_STANDING: u8 = 4;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_STANDING: [Standing; 5] = [
+  Standing::Trusted,
+  Standing::Verified,
+  Standing::Failing,
+  Standing::Unproved,
+  Standing::Lapsed,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Standing(pub u8);
+#[allow(non_upper_case_globals)]
+impl Standing {
+  pub const Trusted: Self = Self(0);
+  pub const Verified: Self = Self(1);
+  pub const Failing: Self = Self(2);
+  pub const Unproved: Self = Self(3);
+  pub const Lapsed: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Trusted,
+    Self::Verified,
+    Self::Failing,
+    Self::Unproved,
+    Self::Lapsed,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Trusted => Some("Trusted"),
+      Self::Verified => Some("Verified"),
+      Self::Failing => Some("Failing"),
+      Self::Unproved => Some("Unproved"),
+      Self::Lapsed => Some("Lapsed"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Standing {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Standing {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Standing {
+    type Output = Standing;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Standing {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Standing {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Standing {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_DOMAIN_RECORD: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_DOMAIN_RECORD: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_DOMAIN_RECORD: [DomainRecord; 4] = [
+  DomainRecord::Ownership,
+  DomainRecord::Spf,
+  DomainRecord::Dkim,
+  DomainRecord::Dmarc,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct DomainRecord(pub u8);
+#[allow(non_upper_case_globals)]
+impl DomainRecord {
+  pub const Ownership: Self = Self(0);
+  pub const Spf: Self = Self(1);
+  pub const Dkim: Self = Self(2);
+  pub const Dmarc: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Ownership,
+    Self::Spf,
+    Self::Dkim,
+    Self::Dmarc,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Ownership => Some("Ownership"),
+      Self::Spf => Some("Spf"),
+      Self::Dkim => Some("Dkim"),
+      Self::Dmarc => Some("Dmarc"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for DomainRecord {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for DomainRecord {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for DomainRecord {
+    type Output = DomainRecord;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for DomainRecord {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for DomainRecord {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for DomainRecord {}
 // struct PoolMember, aligned to 4
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -732,6 +920,8 @@ impl<'a> SendingDomain<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 8;
   pub const VT_KEYS: ::flatbuffers::VOffsetT = 10;
   pub const VT_POOL: ::flatbuffers::VOffsetT = 12;
+  pub const VT_STANDING: ::flatbuffers::VOffsetT = 14;
+  pub const VT_MISSING: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -748,6 +938,8 @@ impl<'a> SendingDomain<'a> {
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_tenant(args.tenant);
     builder.add_id(args.id);
+    builder.add_missing(args.missing);
+    builder.add_standing(args.standing);
     builder.finish()
   }
 
@@ -787,6 +979,20 @@ impl<'a> SendingDomain<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(SendingDomain::VT_POOL, None)}
   }
+  #[inline]
+  pub fn standing(&self) -> Standing {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Standing>(SendingDomain::VT_STANDING, Some(Standing::Trusted)).unwrap()}
+  }
+  #[inline]
+  pub fn missing(&self) -> DomainRecord {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<DomainRecord>(SendingDomain::VT_MISSING, Some(DomainRecord::Ownership)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for SendingDomain<'_> {
@@ -800,6 +1006,8 @@ impl ::flatbuffers::Verifiable for SendingDomain<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<DkimKey>>>>("keys", Self::VT_KEYS, false)?
      .visit_field::<u32>("pool", Self::VT_POOL, false)?
+     .visit_field::<Standing>("standing", Self::VT_STANDING, false)?
+     .visit_field::<DomainRecord>("missing", Self::VT_MISSING, false)?
      .finish();
     Ok(())
   }
@@ -810,6 +1018,8 @@ pub struct SendingDomainArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DkimKey<'a>>>>>,
     pub pool: Option<u32>,
+    pub standing: Standing,
+    pub missing: DomainRecord,
 }
 impl<'a> Default for SendingDomainArgs<'a> {
   #[inline]
@@ -820,6 +1030,8 @@ impl<'a> Default for SendingDomainArgs<'a> {
       name: None, // required field
       keys: None,
       pool: None,
+      standing: Standing::Trusted,
+      missing: DomainRecord::Ownership,
     }
   }
 }
@@ -850,6 +1062,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendingDomainBuilder<'a, 'b, 
     self.fbb_.push_slot_always::<u32>(SendingDomain::VT_POOL, pool);
   }
   #[inline]
+  pub fn add_standing(&mut self, standing: Standing) {
+    self.fbb_.push_slot::<Standing>(SendingDomain::VT_STANDING, standing, Standing::Trusted);
+  }
+  #[inline]
+  pub fn add_missing(&mut self, missing: DomainRecord) {
+    self.fbb_.push_slot::<DomainRecord>(SendingDomain::VT_MISSING, missing, DomainRecord::Ownership);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendingDomainBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SendingDomainBuilder {
@@ -873,6 +1093,8 @@ impl ::core::fmt::Debug for SendingDomain<'_> {
       ds.field("name", &self.name());
       ds.field("keys", &self.keys());
       ds.field("pool", &self.pool());
+      ds.field("standing", &self.standing());
+      ds.field("missing", &self.missing());
       ds.finish()
   }
 }

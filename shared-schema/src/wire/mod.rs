@@ -1,4 +1,4 @@
-//! The wire forms: snapshots and events as flatbuffers (`schema/*.fbs`), and back.
+//! The wire forms: snapshots, manifests and events as flatbuffers (`schema/*.fbs`), and back.
 //!
 //! Decoding treats its input as hostile: every buffer is verified (offsets, alignment, UTF-8, required fields, depth,
 //! table count) before a field is read, and what the schema cannot say (closed enums, address lengths, a suspension's
@@ -10,6 +10,7 @@
 //! [`Snapshot::new`](crate::snapshot::Snapshot::new)), compression, deltas.
 
 mod events;
+mod manifest;
 mod snapshot;
 
 use std::net::IpAddr;
@@ -17,12 +18,13 @@ use std::net::IpAddr;
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, Vector, VerifierOptions, WIPOffset};
 
 pub use events::{EventHead, decode_event_briefs, decode_events, encode_events, read_heads};
+pub use manifest::{decode_manifest, encode_manifest};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT: u16 = 1;
 
-/// Why bytes are no snapshot or no events.
+/// Why bytes are no snapshot, no manifest or no events.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     #[error("not a buffer of kind {expected}")]
@@ -39,6 +41,10 @@ pub enum WireError {
     Address { field: &'static str, length: usize },
     #[error("suspension {id} does not name exactly one target")]
     SuspensionTarget { id: u32 },
+    #[error("the manifest names the {kind} {bucket} out of order")]
+    ChunkOrder { kind: &'static str, bucket: u32 },
+    #[error("the manifest names {chunks} chunks, at most {chunks_max} are read")]
+    TooManyChunks { chunks: usize, chunks_max: usize },
 }
 
 impl From<InvalidFlatbuffer> for WireError {

@@ -10,6 +10,7 @@ use crate::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, SnapshotContent,
     Suppression, Suspension, SuspensionTarget, Tenant,
 };
+use crate::standing::{DomainRecord, Standing};
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -121,14 +122,51 @@ fn read_credential(credential: wire::Credential<'_>) -> Credential {
 
 fn put_domain<'b>(to: &mut FlatBufferBuilder<'b>, domain: &SendingDomain) -> WIPOffset<wire::SendingDomain<'b>> {
     let keys = put_list(to, &domain.keys, put_key);
+    let (standing, missing) = put_standing(domain.standing);
     let args = wire::SendingDomainArgs {
         id: domain.id.0,
         tenant: domain.tenant.0,
         name: Some(to.create_string(&domain.name)),
         keys: Some(keys),
         pool: domain.pool.map(|pool| pool.0),
+        standing,
+        missing,
     };
     wire::SendingDomain::create(to, &args)
+}
+
+fn put_standing(standing: Standing) -> (wire::Standing, wire::DomainRecord) {
+    let record = |missing| match missing {
+        DomainRecord::Ownership => wire::DomainRecord::Ownership,
+        DomainRecord::Spf => wire::DomainRecord::Spf,
+        DomainRecord::Dkim => wire::DomainRecord::Dkim,
+        DomainRecord::Dmarc => wire::DomainRecord::Dmarc,
+    };
+    match standing {
+        Standing::Trusted => (wire::Standing::Trusted, wire::DomainRecord::default()),
+        Standing::Verified => (wire::Standing::Verified, wire::DomainRecord::default()),
+        Standing::Failing => (wire::Standing::Failing, wire::DomainRecord::default()),
+        Standing::Unproved { missing } => (wire::Standing::Unproved, record(missing)),
+        Standing::Lapsed { missing } => (wire::Standing::Lapsed, record(missing)),
+    }
+}
+
+fn read_standing(domain: wire::SendingDomain<'_>) -> Result<Standing, WireError> {
+    let missing = || match domain.missing() {
+        wire::DomainRecord::Ownership => Ok(DomainRecord::Ownership),
+        wire::DomainRecord::Spf => Ok(DomainRecord::Spf),
+        wire::DomainRecord::Dkim => Ok(DomainRecord::Dkim),
+        wire::DomainRecord::Dmarc => Ok(DomainRecord::Dmarc),
+        other => Err(WireError::UnknownValue { field: "missing record", value: other.0 }),
+    };
+    match domain.standing() {
+        wire::Standing::Trusted => Ok(Standing::Trusted),
+        wire::Standing::Verified => Ok(Standing::Verified),
+        wire::Standing::Failing => Ok(Standing::Failing),
+        wire::Standing::Unproved => Ok(Standing::Unproved { missing: missing()? }),
+        wire::Standing::Lapsed => Ok(Standing::Lapsed { missing: missing()? }),
+        other => Err(WireError::UnknownValue { field: "standing", value: other.0 }),
+    }
 }
 
 fn put_key<'b>(to: &mut FlatBufferBuilder<'b>, key: &DkimKey) -> WIPOffset<wire::DkimKey<'b>> {
@@ -152,6 +190,7 @@ fn read_domain(domain: wire::SendingDomain<'_>) -> Result<SendingDomain, WireErr
         name: domain.name().to_owned(),
         keys: domain.keys().into_iter().flatten().map(read_key).collect::<Result<_, _>>()?,
         pool: domain.pool().map(PoolId),
+        standing: read_standing(domain)?,
     })
 }
 
@@ -309,6 +348,7 @@ mod tests {
                 name: "sender.example".into(),
                 keys: vec![key(1, "pr1r", KeyAlgorithm::RsaSha256), key(2, "pr1e", KeyAlgorithm::Ed25519Sha256)],
                 pool: Some(PoolId(1)),
+                standing: Standing::Trusted,
             }],
             sources: vec![EgressSource {
                 id: SourceId(1),
@@ -361,9 +401,22 @@ mod tests {
                 public_key,
             },
         );
-        let domain = (any::<(u32, u32, Option<u32>)>(), word(), vec(key, 0..3)).prop_map(|(n, name, keys)| {
-            SendingDomain { id: SendingDomainId(n.0), tenant: TenantId(n.1), name, keys, pool: n.2.map(PoolId) }
-        });
+        let missing = proptest::sample::select(&DomainRecord::ALL[..]);
+        let standing = prop_oneof![
+            proptest::sample::select(&[Standing::Trusted, Standing::Verified, Standing::Failing][..]),
+            missing.clone().prop_map(|missing| Standing::Unproved { missing }),
+            missing.prop_map(|missing| Standing::Lapsed { missing }),
+        ];
+        let domain = (any::<(u32, u32, Option<u32>)>(), word(), vec(key, 0..3), standing).prop_map(
+            |(n, name, keys, standing)| SendingDomain {
+                id: SendingDomainId(n.0),
+                tenant: TenantId(n.1),
+                name,
+                keys,
+                pool: n.2.map(PoolId),
+                standing,
+            },
+        );
         (vec(tenant, 0..4), vec(credential, 0..4), vec(domain, 0..4))
     }
 

@@ -3,6 +3,7 @@
 //! Deliberately absent: failed authentications, quotas and full disks, which depend on state that pumps hold.
 
 use postrail_schema::limits::{JOB_RECIPIENTS_MAX, LABEL_CHARS_MAX, RECEIVED_FIELDS_MAX};
+use postrail_schema::standing::DomainRefusal;
 
 use crate::mail::header::HeaderError;
 use crate::mail::mailboxes::MailboxError;
@@ -18,6 +19,9 @@ pub enum Refusal {
     SenderDomain(String),
     #[error("The From domain {0} is not registered for this account")]
     FromDomain(String),
+    /// A domain of the account, which DNS does not let send; for the sender and the From domain alike.
+    #[error("{0}")]
+    DomainStanding(DomainRefusal),
     #[error("The recipient domain {0} is not a domain of the Internet")]
     RecipientDomain(String),
     #[error("A message has 1 to {JOB_RECIPIENTS_MAX} recipients")]
@@ -53,7 +57,7 @@ impl Refusal {
     pub fn reply(&self) -> Reply {
         let (code, subject, detail) = match self {
             Self::CredentialRevoked => (530, 7, 0),
-            Self::SenderDomain(_) | Self::FromDomain(_) => (550, 7, 1),
+            Self::SenderDomain(_) | Self::FromDomain(_) | Self::DomainStanding(_) => (550, 7, 1),
             Self::RecipientDomain(_) => (550, 1, 2),
             Self::Recipients => (554, 5, 1),
             Self::TooBig { .. } => (552, 3, 4),

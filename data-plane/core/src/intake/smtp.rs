@@ -56,15 +56,15 @@ pub struct Acceptance<'a> {
 /// Whether MAIL is taken.
 ///
 /// # Errors
-/// The credential was revoked, the size is over the tenant's limit, or the reverse path's domain is not the tenant's.
+/// The credential was revoked, the size is over the tenant's limit, or the reverse path's domain is not the tenant's or
+/// may not send.
 pub fn check_sender(snapshot: &Snapshot, principal: &Principal, mail: &MailCommand) -> Result<(), Refusal> {
     let tenant = tenant_of(snapshot, principal)?;
     check_size(tenant, mail.size.unwrap_or(0))?;
     if let Some(address) = &mail.reverse_path {
-        let domain = address.domain().as_str();
-        if snapshot.domain_of(tenant.id, domain).is_none() {
-            return Err(Refusal::SenderDomain(domain.to_owned()));
-        }
+        let name = address.domain().as_str();
+        let domain = snapshot.domain_of(tenant.id, name).ok_or_else(|| Refusal::SenderDomain(name.to_owned()))?;
+        check_standing(domain)?;
     }
     Ok(())
 }
@@ -164,13 +164,18 @@ fn check_octets(section: &[u8], body: &[u8], smtp_utf8: bool) -> Result<(), Refu
     }
 }
 
-/// The domain that signs and carries: that of the first From address. All of them must be the tenant's.
+fn check_standing(domain: &SendingDomain) -> Result<(), Refusal> {
+    domain.refusal().map_or(Ok(()), |refusal| Err(Refusal::DomainStanding(refusal)))
+}
+
+/// The domain that signs and carries: that of the first From address. All of them must be the tenant's and may send.
 fn sending_domain<'a>(snapshot: &'a Snapshot, tenant: &Tenant, survey: &Survey) -> Result<&'a SendingDomain, Refusal> {
     let from = survey.from.as_deref().ok_or(Refusal::FromMissing)?;
     let mut first = None;
     for address in mailboxes::addresses(from).map_err(Refusal::From)? {
         let name = address.domain().as_str();
         let domain = snapshot.domain_of(tenant.id, name).ok_or_else(|| Refusal::FromDomain(name.to_owned()))?;
+        check_standing(domain)?;
         first = first.or(Some(domain));
     }
     first.ok_or(Refusal::FromMissing)

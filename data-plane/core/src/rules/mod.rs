@@ -141,7 +141,7 @@ impl Rules {
     }
 
     fn suspended(&self, matches: impl Fn(&SuspensionTarget) -> bool) -> bool {
-        self.snapshot.suspensions.iter().any(|suspension| matches(&suspension.target))
+        self.snapshot.suspensions.values().any(|suspension| matches(&suspension.target))
     }
 }
 
@@ -195,6 +195,7 @@ mod tests {
                 name: "example.com".to_owned(),
                 keys: vec![],
                 pool: None,
+                standing: Default::default(),
             }],
             pools: vec![EgressPool { id: PoolId(1), name: "default".to_owned(), tenant: None, members }],
             sources,

@@ -53,6 +53,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
             name: "sender.test".to_owned(),
             keys: vec![],
             pool: None,
+            standing: Default::default(),
         }],
         pools: vec![EgressPool {
             id: PoolId(1),

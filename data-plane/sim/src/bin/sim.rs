@@ -1,8 +1,15 @@
 //! Runs the whole node under many seeds and says which broke what: `sim --first 0 --count 200`.
 //!
-//! Exit status 0: no seed broke an invariant.
+//! Seeds know nothing of each other, so each thread takes the next one; what is printed comes in the order of the seeds
+//! whichever is ready first. Exit status 0: no seed broke an invariant.
 
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::ops::Range;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use clap::Parser;
 use postrail_sim::workload::{Plan, run};
@@ -16,6 +23,9 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 200)]
     count: u64,
+    /// How many at once [default: as many as there are CPUs].
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
@@ -24,33 +34,105 @@ struct Arguments {
     verbose: bool,
 }
 
+/// What came of a seed.
+struct Verdict {
+    /// What there is to print.
+    lines: Vec<String>,
+    is_broken: bool,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let seeds = arguments.first..arguments.first.saturating_add(arguments.count);
+    let jobs = arguments.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let mut broken = 0_u64;
-    for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
-        if let Err(why) = try_seed(seed, &arguments) {
-            println!("{why}");
-            broken += 1;
-        }
-    }
+    let print = |verdict: Verdict| {
+        verdict.lines.iter().for_each(|line| println!("{line}"));
+        broken += u64::from(verdict.is_broken);
+    };
+    in_order(seeds, jobs, |seed| try_seed(seed, &arguments), print);
     println!("{} seeds, {broken} broken", arguments.count);
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn try_seed(seed: u64, arguments: &Arguments) -> Result<(), String> {
+/// Does `work` for each seed on `jobs` threads, and gives `take` what came of it in the order of the seeds.
+fn in_order<T: Send>(seeds: Range<u64>, jobs: usize, work: impl Fn(u64) -> T + Sync, mut take: impl FnMut(T)) {
+    let next = AtomicU64::new(seeds.start);
+    let (done, ready) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (done, next, work, end) = (done.clone(), &next, &work, seeds.end);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || done.send((seed, work(seed))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(done);
+        let mut early = BTreeMap::new();
+        let mut due = seeds.start;
+        for (seed, outcome) in ready {
+            early.insert(seed, outcome);
+            while let Some(outcome) = early.remove(&due) {
+                take(outcome);
+                due += 1;
+            }
+        }
+    });
+}
+
+fn try_seed(seed: u64, arguments: &Arguments) -> Verdict {
     let plan = Plan::default();
-    let outcome = run(seed, &plan).map_err(|failure| failure.to_string())?;
-    if arguments.verbose {
-        println!("{}", outcome.summary());
-    }
+    let broken = |line: String| Verdict { lines: vec![line], is_broken: true };
+    let outcome = match run(seed, &plan) {
+        Ok(outcome) => outcome,
+        Err(failure) => return broken(failure.to_string()),
+    };
     if !outcome.violations.is_empty() {
-        return Err(outcome.summary());
+        return broken(outcome.summary());
     }
     if arguments.twice {
-        let again = run(seed, &plan).map_err(|failure| failure.to_string())?;
-        if again.trace != outcome.trace {
-            return Err(format!("seed {seed}: two runs differ: {:016x} and {:016x}", outcome.trace, again.trace));
+        match run(seed, &plan) {
+            Ok(again) if again.trace == outcome.trace => {}
+            Ok(again) => {
+                return broken(format!(
+                    "seed {seed}: two runs differ: {:016x} and {:016x}",
+                    outcome.trace, again.trace
+                ));
+            }
+            Err(failure) => return broken(failure.to_string()),
         }
     }
-    Ok(())
+    let lines = if arguments.verbose { vec![outcome.summary()] } else { Vec::new() };
+    Verdict { lines, is_broken: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn outcomes_come_in_the_order_of_their_seeds() {
+        let (later, changed) = (Mutex::new(0), Condvar::new());
+        let work = |seed| {
+            let done = later.lock().expect("no thread panics");
+            // The first seed is ready last.
+            if seed == 10 {
+                drop(changed.wait_while(done, |done| *done < 29).expect("no thread panics"));
+            } else {
+                let mut done = done;
+                *done += 1;
+                changed.notify_one();
+            }
+            seed
+        };
+        let mut seen = Vec::new();
+        in_order(10..40, 4, work, |seed| seen.push(seed));
+        assert_eq!(seen, (10..40).collect::<Vec<_>>());
+    }
 }

@@ -80,6 +80,7 @@ fn content() -> SnapshotContent {
             name: "us.example".to_owned(),
             keys: Vec::new(),
             pool: None,
+            standing: Default::default(),
         }],
         sources: vec![EgressSource {
             id: source,

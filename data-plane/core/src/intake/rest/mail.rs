@@ -8,7 +8,7 @@ use postrail_schema::snapshot::SendingDomain;
 
 use super::Acceptance;
 use super::json::Json;
-use super::reader::{Findings, Members, Place, string};
+use super::reader::{DOMAIN_MAY_NOT_SEND, Findings, Members, Place, string};
 use crate::mail::job::{MailFields, Mailbox, Priority};
 use crate::mail::{Address, AddressError};
 
@@ -111,9 +111,13 @@ fn sender_mailbox<'s>(
         }
     };
     let domain = a.snapshot.domain_of(a.principal.tenant, address.domain().as_str());
-    if domain.is_none() {
-        let detail = format!("{} is not a registered domain of this tenant", address.domain());
-        findings.add(place, "domain_not_registered", detail);
+    match domain.map(SendingDomain::refusal) {
+        None => {
+            let detail = format!("{} is not a registered domain of this tenant", address.domain());
+            findings.add(place, "domain_not_registered", detail);
+        }
+        Some(Some(refusal)) => findings.add(place, DOMAIN_MAY_NOT_SEND, refusal.to_string()),
+        Some(None) => {}
     }
     domain.map(|domain| (mailbox, address, domain))
 }

@@ -65,6 +65,11 @@ impl Findings {
 
     /// The problem that tells them all.
     pub(super) fn into_problem(self) -> Problem {
+        let refused = self.errors.iter().all(|error| error.code == DOMAIN_MAY_NOT_SEND);
+        if let Some(first) = self.errors.first().filter(|_| refused && !self.misshapen) {
+            let detail = first.detail.clone();
+            return Problem::new(403, DOMAIN_MAY_NOT_SEND, detail).with_errors(self.errors);
+        }
         let (status, code) = if self.misshapen { (400, "invalid_request") } else { (422, "invalid_job") };
         let count = self.errors.len() + self.more;
         let detail = match (count, self.more) {
@@ -175,6 +180,9 @@ fn is_empty(json: &Json<'_>) -> bool {
         Json::Bool(_) | Json::Number | Json::Object(_) => false,
     }
 }
+
+/// The code of a registered domain that DNS does not let send; alone it makes the answer a 403.
+pub(super) const DOMAIN_MAY_NOT_SEND: &str = "domain_may_not_send";
 
 #[cfg(test)]
 mod tests {

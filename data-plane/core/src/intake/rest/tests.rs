@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use postrail_schema::ids::{CredentialId, Revision, SendingDomainId, ShardId};
 use postrail_schema::snapshot::{SnapshotContent, Suppression, Tenant};
+use postrail_schema::standing::{DomainRecord, Standing};
 use serde_json::{Value, json};
 
 use super::*;
@@ -24,6 +25,7 @@ fn snapshot() -> Snapshot {
         name: name.to_owned(),
         keys: Vec::new(),
         pool: None,
+        standing: Default::default(),
     };
     Snapshot::new(SnapshotContent {
         revision: Revision(9),
@@ -383,4 +385,31 @@ proptest::proptest! {
         body["recipients"][0]["mail"]["to"][0]["email"] = json!(to);
         let _ = accept_json(&body);
     }
+}
+
+#[test]
+fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
+    let mut domains: Vec<_> = snapshot().domains.values().map(|domain| SendingDomain::clone(domain)).collect();
+    domains[0].standing = Standing::Unproved { missing: DomainRecord::Ownership };
+    let snapshot = Snapshot::new(SnapshotContent {
+        tenants: snapshot().tenants.values().cloned().collect(),
+        domains,
+        ..SnapshotContent::default()
+    });
+    let principal = Principal { tenant: TenantId(1), credential: CredentialId(5), username: "shop".to_owned() };
+    let acceptance = Acceptance {
+        snapshot: &snapshot.unwrap(),
+        principal: &principal,
+        id: MessageId::new(ID, ShardId(0), 7),
+        now: Timestamp::from_unix_ms(ID),
+        peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        idempotency_key: None,
+    };
+    let problem = accept(acceptance, small().to_string().as_bytes()).unwrap_err();
+    assert_eq!((problem.status, problem.code), (403, "domain_may_not_send"));
+    assert!(problem.detail.ends_with("TXT _postrail.shop.example"), "{}", problem.detail);
+    let mut both = small();
+    both["subject"] = json!({});
+    let problem = accept(acceptance, both.to_string().as_bytes()).unwrap_err();
+    assert!([400, 422].contains(&problem.status), "another error is told as ever");
 }

@@ -3,6 +3,7 @@
 use postrail_schema::ids::{Revision, SendingDomainId, ShardId};
 use postrail_schema::limits::HEADER_FIELDS_MAX;
 use postrail_schema::snapshot::{Credential, Route, SnapshotContent};
+use postrail_schema::standing::{DomainRecord, Standing};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,7 +15,14 @@ fn tenant(id: u32) -> Tenant {
 }
 
 fn domain(id: u32, tenant: u32, name: &str) -> SendingDomain {
-    SendingDomain { id: SendingDomainId(id), tenant: TenantId(tenant), name: name.into(), keys: Vec::new(), pool: None }
+    SendingDomain {
+        id: SendingDomainId(id),
+        tenant: TenantId(tenant),
+        name: name.into(),
+        keys: Vec::new(),
+        pool: None,
+        standing: Default::default(),
+    }
 }
 
 fn snapshot_with(change: impl FnOnce(&mut SnapshotContent)) -> Snapshot {
@@ -97,6 +105,20 @@ fn senders_are_domains_of_the_tenant_or_null() {
     }
     let large = MailCommand { size: Some(100_001), ..mail("") };
     assert_eq!(check_sender(&snapshot, &principal(), &large), Err(Refusal::TooBig { bytes_max: 100_000 }));
+}
+
+#[test]
+fn a_domain_that_dns_does_not_let_send_is_refused_as_sender_and_as_from() {
+    let snapshot = snapshot_with(|content| {
+        let missing = DomainRecord::Ownership;
+        content.domains.iter_mut().for_each(|domain| domain.standing = Standing::Unproved { missing });
+    });
+    let refused = check_sender(&snapshot, &principal(), &mail("x@a.example")).unwrap_err();
+    let reply = refused.reply().to_string();
+    assert!(reply.starts_with("550 5.7.1 ") && reply.contains("TXT _postrail.a.example"), "{reply}");
+    assert_eq!(check_sender(&snapshot, &principal(), &mail("")), Ok(()), "the null sender is of no domain");
+    let failing = snapshot_with(|content| content.domains[0].standing = Standing::Failing);
+    assert_eq!(check_sender(&failing, &principal(), &mail("x@a.example")), Ok(()));
 }
 
 #[test]

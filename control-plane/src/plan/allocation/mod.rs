@@ -1,0 +1,100 @@
+//! Which host gets which address: pure, from what is wanted, what hosts say, and what is given at present.
+//!
+//! ```text
+//! Fleet, present -- assign --> where each address should be -- step --> the grants to write now
+//!                                     records of hosts -- Observer --> which holdings certainly ended
+//! ```
+//!
+//! - [`assign`] wants: constraints kept, even spread, as little movement as that needs.
+//! - [`step`] goes there by what is safe now: an address that a host may still use is asked back first.
+//! - [`Observer`] knows when a host that says nothing certainly uses nothing.
+//!
+//! Invariants worth naming: equal input gives equal output; an address is in one host's grants at most, after any
+//! sequence of steps; a grant passes on only after its host gave it up or its holding ended.
+//!
+//! Deliberately absent: keys, transactions and clocks (the reconciler has them), and who leads: two control planes that
+//! step at once are harmless, because each step is written only if what it was computed from still holds.
+
+mod assign;
+mod board;
+mod observer;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use postrail_schema::allocation::{Announcement, Grant, HostName};
+use postrail_schema::ids::PoolId;
+
+pub use assign::{Assignment, assign};
+pub use observer::Observer;
+pub use step::{Step, step};
+
+/// What one address asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Demand {
+    /// The pools that send from it, each with its weight there.
+    pub pools: Vec<(PoolId, u32)>,
+    /// The host's region must be this.
+    pub region: Option<String>,
+    /// The host must have announced all of these.
+    pub capabilities: BTreeSet<String>,
+    /// The host must have this interface.
+    pub nic: Option<String>,
+    /// No other host may have it, and this one keeps it without keepalives.
+    pub fixed: Option<HostName>,
+}
+
+/// Whether a host may be given addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostStanding {
+    Live,
+    /// An operator empties it.
+    Draining,
+    /// It says nothing, or it stopped.
+    Gone,
+    /// An operator vouches that it is off for good: also what it held fixed passes on.
+    Forgotten,
+}
+
+/// A host as the allocator sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    pub announcement: Announcement,
+    pub standing: HostStanding,
+    /// Its leased holding has certainly ended.
+    pub lapsed: bool,
+    /// Address and epoch of what it gave up.
+    pub released: BTreeSet<(IpAddr, u64)>,
+}
+
+/// Everything that is wanted and known.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Fleet {
+    pub addresses: BTreeMap<IpAddr, Demand>,
+    pub hosts: BTreeMap<HostName, Host>,
+}
+
+/// What is given: the content of the store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Allocation {
+    /// The last epoch that was given.
+    pub epoch: u64,
+    /// Each host's grants, ascending by address.
+    pub hosts: BTreeMap<HostName, Vec<Grant>>,
+}
+
+impl Allocation {
+    /// Every grant with its host.
+    pub fn grants(&self) -> impl Iterator<Item = (&HostName, &Grant)> {
+        self.hosts.iter().flat_map(|(host, grants)| grants.iter().map(move |grant| (host, grant)))
+    }
+
+    /// Where each address is, or is on its way to.
+    pub fn places(&self) -> BTreeMap<IpAddr, HostName> {
+        self.grants().map(|(host, grant)| (grant.address, grant.next.as_ref().unwrap_or(host).clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! Fleets by hand, and fleets by chance.
+
+use std::collections::BTreeSet;
+
+use postrail_schema::allocation::{Standing, Tenure};
+use proptest::prelude::*;
+
+use super::*;
+
+fn name(number: usize) -> HostName {
+    HostName::new(format!("h{number}")).unwrap()
+}
+
+fn address(number: usize) -> IpAddr {
+    [192, 0, 2, number as u8].into()
+}
+
+fn host() -> Host {
+    let announcement = Announcement { addresses_max: 1_000, share: 1, ..Announcement::default() };
+    Host { announcement, standing: HostStanding::Live, lapsed: false, released: BTreeSet::new() }
+}
+
+fn demand(weight: u32) -> Demand {
+    Demand { pools: vec![(PoolId(1), weight)], ..Demand::default() }
+}
+
+/// Addresses of one pool and equal weight, and hosts of equal share.
+fn fleet(addresses: usize, hosts: usize) -> Fleet {
+    Fleet {
+        addresses: (1..=addresses).map(|number| (address(number), demand(1))).collect(),
+        hosts: (1..=hosts).map(|number| (name(number), host())).collect(),
+    }
+}
+
+fn counts(assignment: &Assignment) -> Vec<usize> {
+    let hosts: BTreeSet<_> = assignment.targets.values().collect();
+    hosts.into_iter().map(|host| assignment.targets.values().filter(|other| *other == host).count()).collect()
+}
+
+fn moved(before: &BTreeMap<IpAddr, HostName>, after: &BTreeMap<IpAddr, HostName>) -> Vec<IpAddr> {
+    before.iter().filter(|(address, host)| after.get(*address) != Some(*host)).map(|(address, _)| *address).collect()
+}
+
+/// Writes a step into the allocation.
+fn apply(allocation: &mut Allocation, step: Step) {
+    allocation.epoch = step.epoch;
+    allocation.hosts.extend(step.changed);
+}
+
+/// Has every host give up what it is asked for.
+fn obey(fleet: &mut Fleet, allocation: &Allocation) {
+    for (name, grant) in allocation.grants() {
+        let Some(host) = fleet.hosts.get_mut(name) else { continue };
+        if grant.standing == Standing::Releasing && !host.lapsed {
+            host.released.insert((grant.address, grant.epoch));
+        }
+    }
+}
+
+fn held(allocation: &Allocation) -> BTreeMap<IpAddr, HostName> {
+    let held = allocation.grants().filter(|(_, grant)| grant.standing == Standing::Held);
+    held.map(|(host, grant)| (grant.address, host.clone())).collect()
+}
+
+/// Steps until nothing changes, with hosts that obey.
+fn settle(fleet: &mut Fleet, allocation: &mut Allocation) -> usize {
+    for rounds in 0..1_000 {
+        obey(fleet, allocation);
+        let step = step(fleet, allocation);
+        if step.changed.is_empty() {
+            return rounds;
+        }
+        apply(allocation, step);
+        assert_at_most_one_host(allocation);
+    }
+    panic!("the allocation does not settle");
+}
+
+fn assert_at_most_one_host(allocation: &Allocation) {
+    let mut seen = BTreeSet::new();
+    for (_, grant) in allocation.grants() {
+        assert!(seen.insert(grant.address), "{} is in two hosts' grants", grant.address);
+    }
+}
+
+#[test]
+fn addresses_are_dealt_evenly() {
+    let assignment = assign(&fleet(10, 4), &BTreeMap::new(), 0);
+    assert_eq!(assignment.problems, []);
+    assert_eq!(counts(&assignment), [3, 3, 2, 2]);
+}
+
+#[test]
+fn each_pool_is_spread_by_its_weights_and_hosts_by_their_share() {
+    let mut fleet = fleet(8, 2);
+    fleet.hosts.get_mut(&name(2)).unwrap().announcement.share = 3;
+    assert_eq!(
+        counts(&assign(&fleet, &BTreeMap::new(), 0)),
+        [2, 6],
+        "a host of three shares carries three times as much"
+    );
+    let mut fleet = self::fleet(4, 2);
+    fleet.addresses.get_mut(&address(4)).unwrap().pools = vec![(PoolId(1), 3)];
+    assert_eq!(
+        counts(&assign(&fleet, &BTreeMap::new(), 0)),
+        [1, 3],
+        "three of weight one weigh as much as one of three"
+    );
+    let mut fleet = self::fleet(4, 2);
+    for number in [1, 2] {
+        fleet.addresses.get_mut(&address(number)).unwrap().pools = vec![(PoolId(2), 1)];
+    }
+    let targets = assign(&fleet, &BTreeMap::new(), 0).targets;
+    assert_ne!(targets[&address(1)], targets[&address(2)], "a pool of two is on two hosts");
+    assert_ne!(targets[&address(3)], targets[&address(4)]);
+}
+
+#[test]
+fn pools_of_one_address_are_spread_by_number() {
+    let mut fleet = fleet(6, 3);
+    for (pool, demand) in (1..).zip(fleet.addresses.values_mut()) {
+        demand.pools = vec![(PoolId(pool), 1)];
+    }
+    assert_eq!(counts(&assign(&fleet, &BTreeMap::new(), 0)), [2, 2, 2]);
+    let crowded = fleet.addresses.keys().map(|address| (*address, name(1))).collect();
+    assert_eq!(counts(&assign(&fleet, &crowded, 100)), [2, 2, 2]);
+}
+
+#[test]
+fn each_constraint_is_kept_and_told() {
+    type Ask = fn(&mut Demand);
+    let table: [(Ask, &str); 4] = [
+        (|d| d.region = Some("north".into()), "another region"),
+        (|d| d.capabilities = ["ten-gigabit".to_owned()].into(), "lacks a capability"),
+        (|d| d.nic = Some("eth7".into()), "lacks the interface"),
+        (|d| d.fixed = Some(name(3)), "is not the host that the address is fixed to"),
+    ];
+    for (ask, told) in table {
+        let mut fleet = fleet(1, 2);
+        ask(fleet.addresses.get_mut(&address(1)).unwrap());
+        let assignment = assign(&fleet, &BTreeMap::new(), 0);
+        assert_eq!(assignment.targets, BTreeMap::new());
+        assert_eq!(assignment.problems[0].code, "address_without_host");
+        assert!(assignment.problems[0].detail.contains(told), "{}", assignment.problems[0].detail);
+        let announcement = Announcement {
+            region: Some("north".into()),
+            capabilities: ["ten-gigabit".to_owned()].into(),
+            nics: ["eth7".to_owned()].into(),
+            addresses_max: 1,
+            share: 1,
+        };
+        fleet.hosts.insert(name(3), Host { announcement, ..host() });
+        assert_eq!(assign(&fleet, &BTreeMap::new(), 0).targets, [(address(1), name(3))].into());
+    }
+}
+
+#[test]
+fn a_full_host_passes_on_what_others_may_have_too() {
+    let mut fleet = fleet(3, 3);
+    for host in fleet.hosts.values_mut() {
+        host.announcement.addresses_max = 1;
+    }
+    fleet.hosts.get_mut(&name(1)).unwrap().announcement.nics = ["eth1".to_owned()].into();
+    fleet.hosts.get_mut(&name(2)).unwrap().announcement.nics = ["eth2".to_owned()].into();
+    // Address 1 may be anywhere, and is where alone address 3 may be.
+    fleet.addresses.get_mut(&address(3)).unwrap().nic = Some("eth1".into());
+    fleet.addresses.get_mut(&address(2)).unwrap().nic = Some("eth2".into());
+    let present = [(address(1), name(1)), (address(2), name(2))].into();
+    let assignment = assign(&fleet, &present, 0);
+    assert_eq!(assignment.problems, []);
+    assert_eq!(assignment.targets, [(address(1), name(3)), (address(2), name(2)), (address(3), name(1))].into());
+    fleet.addresses.insert(address(4), demand(1));
+    let assignment = assign(&fleet, &assignment.targets, 0);
+    assert!(assignment.problems[0].detail.contains("no room"), "{:?}", assignment.problems);
+}
+
+#[test]
+fn a_drained_host_gives_up_what_others_may_have_and_keeps_the_rest() {
+    let mut fleet = fleet(6, 3);
+    fleet.addresses.get_mut(&address(1)).unwrap().fixed = Some(name(1));
+    let mut allocation = Allocation::default();
+    settle(&mut fleet, &mut allocation);
+    fleet.hosts.get_mut(&name(1)).unwrap().standing = HostStanding::Draining;
+    let first = step(&fleet, &allocation);
+    let releasing = first.changed[&name(1)].iter().filter(|grant| grant.standing == Standing::Releasing).count();
+    assert_eq!(releasing, 1, "asked back, and not given to another before it is back: {first:?}");
+    assert_eq!(first.problems[0].code, "drain_blocked");
+    assert_eq!(first.relied, BTreeSet::new());
+    settle(&mut fleet, &mut allocation);
+    let left: Vec<_> = held(&allocation).into_iter().filter(|(_, host)| *host == name(1)).collect();
+    assert_eq!(left, [(address(1), name(1))]);
+}
+
+#[test]
+fn a_dead_hosts_addresses_pass_on_only_when_it_has_lapsed_and_on_that_condition() {
+    let mut fleet = fleet(6, 3);
+    let mut allocation = Allocation::default();
+    settle(&mut fleet, &mut allocation);
+    let before = held(&allocation);
+    fleet.hosts.get_mut(&name(2)).unwrap().standing = HostStanding::Gone;
+    let early = step(&fleet, &allocation);
+    assert!(early.changed.keys().eq([&name(2)]), "it is asked, nobody else is told: {early:?}");
+    fleet.hosts.get_mut(&name(2)).unwrap().lapsed = true;
+    let taken = step(&fleet, &allocation);
+    assert_eq!(taken.relied, [name(2)].into());
+    apply(&mut allocation, taken);
+    assert_at_most_one_host(&allocation);
+    let own: Vec<_> = before.iter().filter(|(_, host)| **host == name(2)).map(|(address, _)| *address).collect();
+    assert_eq!(moved(&before, &held(&allocation)), own);
+}
+
+#[test]
+fn what_is_fixed_passes_on_only_by_its_hosts_or_an_operators_word() {
+    let mut fleet = fleet(1, 2);
+    fleet.addresses.get_mut(&address(1)).unwrap().fixed = Some(name(1));
+    let mut allocation = Allocation::default();
+    settle(&mut fleet, &mut allocation);
+    assert_eq!(allocation.hosts[&name(1)][0].tenure, Tenure::Fixed);
+    let silent = fleet.hosts.get_mut(&name(1)).unwrap();
+    (silent.standing, silent.lapsed) = (HostStanding::Gone, true);
+    assert_eq!(step(&fleet, &allocation).changed, BTreeMap::new(), "its host keeps it");
+    fleet.addresses.get_mut(&address(1)).unwrap().fixed = None;
+    settle(&mut fleet, &mut allocation);
+    assert_eq!(allocation.hosts[&name(1)][0].standing, Standing::Releasing, "asked back, and never answered");
+    fleet.hosts.get_mut(&name(1)).unwrap().standing = HostStanding::Forgotten;
+    settle(&mut fleet, &mut allocation);
+    assert_eq!(held(&allocation), [(address(1), name(2))].into());
+}
+
+#[test]
+fn a_move_that_is_under_way_keeps_its_end() {
+    let mut fleet = fleet(100, 1);
+    let mut allocation = Allocation::default();
+    settle(&mut fleet, &mut allocation);
+    fleet.hosts.insert(name(2), host());
+    let first = step(&fleet, &allocation);
+    apply(&mut allocation, first);
+    let leaving = || allocation.grants().filter(|(_, grant)| grant.next.is_some()).count();
+    assert_eq!(leaving(), postrail_schema::limits::ALLOCATION_MOVES_MAX);
+    assert_eq!(step(&fleet, &allocation).changed, BTreeMap::new(), "no more at a time, and none of them turns back");
+    settle(&mut fleet, &mut allocation);
+    let taken = held(&allocation).values().filter(|host| **host == name(2)).count();
+    assert!((49..=50).contains(&taken), "{taken}");
+}
+
+#[test]
+fn an_address_that_comes_back_has_a_new_epoch() {
+    let mut fleet = fleet(4, 1);
+    let mut allocation = Allocation::default();
+    settle(&mut fleet, &mut allocation);
+    fleet.hosts.insert(name(2), host());
+    let first = step(&fleet, &allocation);
+    apply(&mut allocation, first);
+    let (_, asked) = allocation.grants().find(|(_, grant)| grant.next.is_some()).unwrap();
+    let asked = asked.clone();
+    fleet.hosts.get_mut(&name(2)).unwrap().standing = HostStanding::Gone;
+    let back = step(&fleet, &allocation);
+    apply(&mut allocation, back);
+    let (_, held) = allocation.grants().find(|(_, grant)| grant.address == asked.address).unwrap();
+    assert!(held.standing == Standing::Held && held.epoch > asked.epoch, "{held:?} after {asked:?}");
+}
+
+fn any_fleet() -> impl Strategy<Value = Fleet> {
+    let any_host = (0_u8..3, 0_u8..3, 0_u8..4, 1_u32..4, 0_u32..9).prop_map(|(region, nic, standing, share, room)| {
+        let announcement = Announcement {
+            region: (region > 0).then(|| format!("r{region}")),
+            capabilities: BTreeSet::new(),
+            nics: [format!("eth{nic}")].into(),
+            addresses_max: room,
+            share,
+        };
+        let standing = if standing == 0 { HostStanding::Draining } else { HostStanding::Live };
+        Host { announcement, standing, ..host() }
+    });
+    let any_demand = (0_u8..5, 0_u8..6, 1_u32..4, 1_u32..9).prop_map(|(region, nic, pool, weight)| Demand {
+        pools: vec![(PoolId(pool), weight)],
+        region: (region > 3).then(|| "r1".to_owned()),
+        nic: (nic > 4).then(|| "eth1".to_owned()),
+        ..Demand::default()
+    });
+    (prop::collection::vec(any_demand, 0..30), prop::collection::vec(any_host, 0..7)).prop_map(|(demands, hosts)| {
+        Fleet {
+            addresses: (1..).zip(demands).map(|(number, demand)| (address(number), demand)).collect(),
+            hosts: (1..).zip(hosts).map(|(number, host)| (name(number), host)).collect(),
+        }
+    })
+}
+
+fn assert_constraints(fleet: &Fleet, assignment: &Assignment) {
+    for (address, host) in &assignment.targets {
+        let refused = board::refusal(&fleet.addresses[address], host, &fleet.hosts[host]);
+        assert_eq!(refused, None, "{address} on {host}");
+    }
+    for (name, host) in &fleet.hosts {
+        let count = assignment.targets.values().filter(|other| *other == name).count();
+        assert!(count <= host.announcement.addresses_max as usize, "{name} has {count}");
+    }
+    assert_eq!(assignment.targets.len() + assignment.problems.len(), fleet.addresses.len(), "placed, or told why not");
+}
+
+proptest! {
+    #[test]
+    fn constraints_hold_and_each_address_without_a_host_is_told(fleet in any_fleet()) {
+        let first = assign(&fleet, &BTreeMap::new(), 100);
+        assert_constraints(&fleet, &first);
+        prop_assert_eq!(&assign(&fleet, &BTreeMap::new(), 100), &first, "equal input gives equal output");
+        let count = |name: &HostName| first.targets.values().filter(|other| *other == name).count();
+        for (_, demand) in fleet.addresses.iter().filter(|(address, _)| !first.targets.contains_key(*address)) {
+            for (name, host) in &fleet.hosts {
+                let has_room = count(name) < host.announcement.addresses_max as usize;
+                prop_assert!(!has_room || board::refusal(demand, name, host).is_some(), "{} has room", name);
+            }
+        }
+    }
+
+    #[test]
+    fn levelling_ends_and_then_moves_nothing(fleet in any_fleet()) {
+        let mut present = BTreeMap::new();
+        for _ in 0..3 {
+            present = assign(&fleet, &present, 10_000).targets;
+        }
+        let again = assign(&fleet, &present, 10_000);
+        assert_constraints(&fleet, &again);
+        if again.problems.is_empty() {
+            prop_assert!(moved(&present, &again.targets).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_lost_host_moves_only_its_addresses(addresses in 1..60_usize, hosts in 2..8_usize, lost in 0..8_usize) {
+        let mut fleet = fleet(addresses, hosts);
+        let before = assign(&fleet, &BTreeMap::new(), 0).targets;
+        let lost = name(lost % hosts + 1);
+        fleet.hosts.get_mut(&lost).unwrap().standing = HostStanding::Gone;
+        let after = assign(&fleet, &before, 10_000).targets;
+        let own: Vec<_> = before.iter().filter(|(_, host)| **host == lost).map(|(address, _)| *address).collect();
+        prop_assert_eq!(moved(&before, &after), own);
+        let later = assign(&fleet, &after, 10_000).targets;
+        prop_assert!(moved(&after, &later).is_empty(), "and the spread is even at once");
+    }
+
+    #[test]
+    fn a_new_host_takes_only_what_levels_the_spread(addresses in 1..60_usize, hosts in 1..8_usize) {
+        let mut fleet = fleet(addresses, hosts);
+        let before = assign(&fleet, &BTreeMap::new(), 0).targets;
+        fleet.hosts.insert(name(9), host());
+        let after = assign(&fleet, &before, 10_000).targets;
+        let moved = moved(&before, &after);
+        prop_assert!(moved.iter().all(|address| after[address] == name(9)), "nothing moves between the others");
+        prop_assert_eq!(moved.len(), addresses / (hosts + 1));
+    }
+
+    #[test]
+    fn no_history_puts_an_address_on_two_hosts_and_all_settle(
+        mut fleet in any_fleet(),
+        changes in prop::collection::vec((1..8_usize, 0..5_u8), 0..20),
+    ) {
+        let mut allocation = Allocation::default();
+        for (number, change) in changes {
+            if let Some(host) = fleet.hosts.get_mut(&name(number)) {
+                match change {
+                    0 => host.standing = HostStanding::Draining,
+                    1 => (host.standing, host.lapsed) = (HostStanding::Gone, false),
+                    2 => (host.standing, host.lapsed) = (HostStanding::Gone, true),
+                    3 => (host.standing, host.lapsed) = (HostStanding::Live, false),
+                    _ => obey(&mut fleet, &allocation),
+                }
+            }
+            let step = step(&fleet, &allocation);
+            apply(&mut allocation, step);
+            assert_at_most_one_host(&allocation);
+        }
+        for host in fleet.hosts.values_mut().filter(|host| host.standing == HostStanding::Gone) {
+            host.lapsed = true;
+        }
+        settle(&mut fleet, &mut allocation);
+        for (host, grant) in allocation.grants() {
+            let standing = fleet.hosts[host].standing;
+            prop_assert!(grant.standing == Standing::Held, "{grant:?} on {standing:?} {host}");
+        }
+    }
+}

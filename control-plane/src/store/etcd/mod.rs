@@ -1,0 +1,357 @@
+//! The configuration store of a fleet: an etcd cluster, 3.4 or later.
+//!
+//! Calls come from blocking threads; a thread of our own drives the client, which needs tokio. The client is made at the
+//! first call that succeeds, so that a process starts while etcd is down. Every call has a timeout, every connection
+//! keepalives, and a member without a leader is refused, so that a cut is noticed within seconds.
+//!
+//! etcd's own bounds: 128 operations and 1.5 MiB a request. A listing is read in pages under one revision; a transaction
+//! is never divided, since that would not be one: [`StoreError::TooLarge`] says so. Absent here: making users and roles,
+//! compaction, backup (all etcd's operator's).
+
+mod hold;
+mod watch;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity, KvClient,
+    TlsOptions, Txn, TxnOp, TxnOpResponse,
+};
+use postrail_schema::limits::{ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, mpsc};
+use zeroize::Zeroizing;
+
+use super::{ConfigStore, Entry, Guard, Hold, Listing, StoreError, WATCH_EVENTS_MAX, Watch, Write};
+
+/// How to reach etcd.
+#[derive(Clone, Debug)]
+pub struct EtcdOptions {
+    /// Such as `http://127.0.0.1:2379`; any member that answers is used.
+    pub endpoints: Vec<String>,
+    /// The root of all keys, such as `/postrail/main/`.
+    pub root: String,
+    pub tls: Option<EtcdTls>,
+    /// User and password.
+    pub user: Option<(String, Zeroizing<String>)>,
+}
+
+/// Files for TLS to etcd, PEM.
+#[derive(Clone, Debug)]
+pub struct EtcdTls {
+    /// Who signed the members' certificates.
+    pub ca: PathBuf,
+    /// Our certificate and key, where etcd asks for them.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// See the module head. Cheap to clone.
+#[derive(Clone)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// Closed with the last clone: the thread that drives the client ends then.
+    _open: mpsc::Sender<()>,
+}
+
+struct Shared {
+    endpoints: Vec<String>,
+    root: String,
+    options: ConnectOptions,
+    client: Mutex<Option<Client>>,
+}
+
+impl EtcdStore {
+    /// Reads the files and begins; nothing is asked of etcd yet.
+    ///
+    /// # Errors
+    /// A file cannot be read, an endpoint is no URL, or no thread can be started.
+    pub fn open(options: &EtcdOptions) -> Result<Self, StoreError> {
+        if options.endpoints.is_empty() {
+            return Err(setup("name at least one etcd endpoint"));
+        }
+        let wanted = if options.tls.is_some() { "https://" } else { "http://" };
+        if let Some(other) = options.endpoints.iter().find(|endpoint| !endpoint.starts_with(wanted)) {
+            let detail = format!("the endpoint {other} does not begin with {wanted}, as it has to with these options");
+            return Err(StoreError::Setup { detail });
+        }
+        let shared = Shared {
+            endpoints: options.endpoints.clone(),
+            root: options.root.clone(),
+            options: connect_options(options)?,
+            client: Mutex::new(None),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| setup(&format!("no runtime: {error}")))?;
+        let handle = runtime.handle().clone();
+        let (_open, mut closed) = mpsc::channel::<()>(1);
+        let thread = std::thread::Builder::new().name("etcd".to_owned());
+        let spawned = thread.spawn(move || {
+            runtime.block_on(async {
+                // Nothing is ever sent: this returns when the last clone is dropped.
+                closed.recv().await;
+                // Keys that were let go of just now are given back.
+                tokio::time::sleep(RELEASE_TIME).await;
+            });
+        });
+        spawned.map_err(|error| setup(&format!("no thread: {error}")))?;
+        Ok(Self { shared: Arc::new(shared), runtime: handle, _open })
+    }
+
+    /// Runs a call on the thread of the client and waits for it.
+    fn call<T: Send + 'static>(
+        &self,
+        act: &'static str,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            let result = tokio::time::timeout(CALL_TIMEOUT, call).await;
+            // An error means that nobody waits any more.
+            let _ = answer.send(result.unwrap_or(Err(StoreError::Timeout { act })));
+        });
+        answered.recv().unwrap_or(Err(StoreError::Timeout { act }))
+    }
+}
+
+impl Shared {
+    /// A client; they share one channel that connects, and connects again, by itself.
+    async fn client(&self) -> Result<Client, StoreError> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let made = Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(failed("connecting"))?;
+        Ok(client.insert(made).clone())
+    }
+
+    async fn kv(&self) -> Result<KvClient, StoreError> {
+        Ok(self.client().await?.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.root)
+    }
+
+    fn relative(&self, key: &[u8]) -> Result<String, StoreError> {
+        let key = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(&self.root));
+        Ok(key.ok_or(StoreError::Garbled { what: "a key that was not asked for" })?.to_owned())
+    }
+
+    fn entries(&self, response: &mut GetResponse, to: &mut Vec<Entry>) -> Result<(), StoreError> {
+        for pair in response.take_kvs() {
+            let revision = unsigned(pair.mod_revision())?;
+            let key = self.relative(pair.key())?;
+            to.push(Entry { key, value: pair.value().to_vec(), revision });
+        }
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        'again: loop {
+            let mut kv = self.kv().await?;
+            let from = self.full(prefix);
+            let end = prefix_end(&from);
+            let (mut next, mut listing) = (from.into_bytes(), Listing { revision: 0, entries: Vec::new() });
+            loop {
+                let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS);
+                if listing.revision > 0 {
+                    options = options.with_revision(signed(listing.revision)?);
+                }
+                let mut page = match kv.get(next.clone(), Some(options)).await {
+                    Ok(page) => page,
+                    Err(error) if listing.revision > 0 && is_compacted(&error) => continue 'again,
+                    Err(error) => return Err(failed("listing")(error)),
+                };
+                if listing.revision == 0 {
+                    listing.revision = header_revision(page.header())?;
+                }
+                let Some(last) = page.kvs().last().filter(|_| page.more()).map(|pair| pair.key().to_vec()) else {
+                    self.entries(&mut page, &mut listing.entries)?;
+                    return Ok(listing);
+                };
+                self.entries(&mut page, &mut listing.entries)?;
+                next = last;
+                next.push(0);
+            }
+        }
+    }
+
+    async fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
+        let reads: Vec<_> = keys.iter().map(|key| TxnOp::get(self.full(key), None)).collect();
+        let answer = self.kv().await?.txn(Txn::new().and_then(reads)).await.map_err(failed("reading"))?;
+        let mut listing = Listing { revision: header_revision(answer.header())?, entries: Vec::new() };
+        for response in answer.op_responses() {
+            if let TxnOpResponse::Get(mut response) = response {
+                self.entries(&mut response, &mut listing.entries)?;
+            }
+        }
+        listing.entries.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(listing)
+    }
+
+    async fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
+        let mut compares = Vec::with_capacity(guards.len());
+        for guard in guards {
+            compares.push(Compare::mod_revision(self.full(&guard.key), CompareOp::Equal, signed(guard.revision)?));
+        }
+        let operations: Vec<_> = writes
+            .iter()
+            .map(|write| match write {
+                Write::Put { key, value } => TxnOp::put(self.full(key), value.as_slice(), None),
+                Write::Delete { key } => TxnOp::delete(self.full(key), None),
+            })
+            .collect();
+        let looks: Vec<_> = guards
+            .iter()
+            .map(|guard| TxnOp::get(self.full(&guard.key), Some(GetOptions::new().with_keys_only())))
+            .collect();
+        let transaction = Txn::new().when(compares).and_then(operations).or_else(looks);
+        let answer = self.kv().await?.txn(transaction).await.map_err(failed("writing"))?;
+        if answer.succeeded() {
+            return header_revision(answer.header());
+        }
+        for (guard, response) in guards.iter().zip(answer.op_responses()) {
+            let TxnOpResponse::Get(response) = response else { continue };
+            let found = response.kvs().first().map_or(Ok(0), |pair| unsigned(pair.mod_revision()))?;
+            if found != guard.revision {
+                return Err(StoreError::Conflict { key: guard.key.clone() });
+            }
+        }
+        Err(StoreError::Garbled { what: "a failed transaction whose guards hold" })
+    }
+}
+
+impl ConfigStore for EtcdStore {
+    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
+        self.call("listing", async move { shared.list(&prefix).await })
+    }
+
+    fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
+        if keys.len() > ETCD_OPERATIONS_MAX {
+            return Err(StoreError::TooLarge { operations: keys.len(), bytes: 0 });
+        }
+        let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
+        self.call("reading", async move { shared.get(&keys).await })
+    }
+
+    fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
+        let room = |key: &str, value: usize| self.shared.root.len() + key.len() + value + OPERATION_BYTES;
+        let bytes: usize = guards.iter().map(|guard| 2 * room(&guard.key, 0)).sum::<usize>()
+            + writes.iter().map(|write| room(write.key(), write.value_len())).sum::<usize>();
+        let operations = guards.len().max(writes.len());
+        if operations > ETCD_OPERATIONS_MAX || bytes > ETCD_REQUEST_BYTES_MAX {
+            return Err(StoreError::TooLarge { operations, bytes });
+        }
+        let (shared, guards, writes) = (Arc::clone(&self.shared), guards.to_vec(), writes.to_vec());
+        self.call("writing", async move { shared.txn(&guards, &writes).await })
+    }
+
+    fn watch(&self, prefix: &str, after: u64) -> Watch {
+        let (to, events) = mpsc::channel(WATCH_EVENTS_MAX);
+        self.runtime.spawn(watch::follow(Arc::clone(&self.shared), prefix.to_owned(), after, to));
+        Watch { events }
+    }
+
+    fn hold(&self, key: &str, value: &[u8], ttl: Duration) -> Hold {
+        let (release, released) = mpsc::channel(1);
+        let (holds, until) = tokio::sync::watch::channel(None);
+        let keeper = hold::Keeper::new(Arc::clone(&self.shared), self.shared.full(key), value.to_vec(), ttl);
+        self.runtime.spawn(keeper.keep(holds, released));
+        Hold { until, _release: Box::new(release) }
+    }
+}
+
+fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, StoreError> {
+    let mut connect = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_keep_alive(KEEPALIVE_PERIOD, KEEPALIVE_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true);
+    if let Some((name, password)) = &options.user {
+        connect = connect.with_user(name.clone(), password.as_str()).with_auto_token_refresh(true);
+    }
+    let Some(files) = &options.tls else { return Ok(connect) };
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| StoreError::Setup { detail: format!("{}: {error}", path.display()) })
+    };
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
+    if let Some((certificate, key)) = &files.identity {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(connect.with_tls(tls))
+}
+
+/// The first key behind all that begin with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // A prefix is UTF-8, which has no octet 0xff.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+fn header_revision(header: Option<&etcd_client::ResponseHeader>) -> Result<u64, StoreError> {
+    unsigned(header.ok_or(StoreError::Garbled { what: "an answer without a header" })?.revision())
+}
+
+fn unsigned(revision: i64) -> Result<u64, StoreError> {
+    u64::try_from(revision).map_err(|_| StoreError::Garbled { what: "a negative revision" })
+}
+
+fn signed(revision: u64) -> Result<i64, StoreError> {
+    i64::try_from(revision).map_err(|_| StoreError::Garbled { what: "a revision beyond 63 bits" })
+}
+
+fn failed(act: &'static str) -> impl Fn(Error) -> StoreError {
+    move |source| StoreError::Etcd { act, source: Box::new(source) }
+}
+
+fn setup(detail: &str) -> StoreError {
+    StoreError::Setup { detail: detail.to_owned() }
+}
+
+/// Whether the revision that was asked for is compacted away.
+fn is_compacted(error: &Error) -> bool {
+    // gRPC OUT_OF_RANGE has no other meaning in etcd but a revision in the future, which we never ask for.
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("compacted"))
+}
+
+/// One call with all that it needs, connecting included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEPALIVE_PERIOD: Duration = Duration::from_secs(3);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// For leases to be given back at the end.
+const RELEASE_TIME: Duration = Duration::from_millis(500);
+/// Keys of one page of a listing.
+const PAGE_KEYS: i64 = 200;
+/// One answer of etcd: a page of values of the largest size there is does not occur.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What an operation takes in a request beside its key and value, at most.
+const OPERATION_BYTES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_lies_behind_all_its_keys_and_before_the_next_prefix() {
+        assert_eq!(prefix_end("/a/"), b"/a0");
+        assert!(b"/a/\xf4\x8f".as_slice() < prefix_end("/a/").as_slice());
+    }
+
+    #[test]
+    fn an_endpoint_that_does_not_fit_the_options_is_refused_with_its_name() {
+        let mut options =
+            EtcdOptions { endpoints: vec!["https://a:1".into()], root: "/".into(), tls: None, user: None };
+        assert!(EtcdStore::open(&options).err().unwrap().to_string().contains("https://a:1"));
+        options.endpoints.clear();
+        assert!(EtcdStore::open(&options).is_err());
+    }
+}

@@ -1,0 +1,350 @@
+//! What every store must do, asked of the embedded one and of a real etcd alike.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// An etcd of one member in a temporary folder, on free ports; it ends with its owner.
+pub(crate) struct Etcd {
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+    client: String,
+    peer: String,
+    further: Vec<String>,
+}
+
+impl Etcd {
+    pub(crate) fn start(further: &[&str]) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let scheme = if further.iter().any(|option| option.contains("cert-file")) { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{}", free()), format!("http://{}", free()));
+        let further = further.iter().map(|option| (*option).to_owned()).collect();
+        let mut etcd = Self { child: None, folder: tempfile::tempdir().unwrap(), client, peer, further };
+        etcd.start_again();
+        etcd
+    }
+
+    /// On the same data and ports.
+    pub(crate) fn start_again(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("etcd.log")).unwrap();
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(self.folder.path().join("data")).arg("--unsafe-no-fsync");
+        command.args(["--listen-client-urls", &self.client, "--advertise-client-urls", &self.client]);
+        command.args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer]);
+        command.args(["--initial-cluster", &format!("default={}", self.peer)]).args(&self.further);
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(spawned.expect("etcd is installed (Debian: etcd-server)"));
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn options(&self) -> EtcdOptions {
+        EtcdOptions { endpoints: vec![self.client.clone()], root: "/postrail/t/".into(), tls: None, user: None }
+    }
+
+    pub(crate) fn store(&self) -> EtcdStore {
+        let store = EtcdStore::open(&self.options()).unwrap();
+        eventually("etcd answers", || store.list("").ok());
+        store
+    }
+
+    /// etcd's own client, as its operator.
+    pub(crate) fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.client]).args(arguments);
+        let done = command.output().expect("etcdctl is installed (Debian: etcd-client)");
+        assert!(done.status.success(), "{done:?}");
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs `test` on each kind of store, empty.
+fn each(test: impl Fn(&dyn ConfigStore)) {
+    let folder = tempfile::tempdir().unwrap();
+    test(&EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+    test(&Etcd::start(&[]).store());
+}
+
+fn put(key: &str, value: &str) -> Write {
+    Write::Put { key: key.into(), value: value.into() }
+}
+
+fn delete(key: &str) -> Write {
+    Write::Delete { key: key.into() }
+}
+
+fn guard(key: &str, revision: u64) -> Guard {
+    Guard { key: key.into(), revision }
+}
+
+fn keys(listing: &Listing) -> Vec<&str> {
+    listing.entries.iter().map(|entry| entry.key.as_str()).collect()
+}
+
+/// The harness's own patience: looks until there is something.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Every event until one changes `key`; signs of life are left out.
+fn until_key(watch: &mut Watch, key: &str) -> Vec<WatchEvent> {
+    let mut events = Vec::new();
+    loop {
+        let event = watch.events.blocking_recv().expect("the watch goes on");
+        if event == WatchEvent::Alive {
+            continue;
+        }
+        let is_last =
+            matches!(&event, WatchEvent::Changes { changes, .. } if changes.iter().any(|change| change.key == key));
+        events.push(event);
+        if is_last {
+            return events;
+        }
+    }
+}
+
+fn changed(events: &[WatchEvent]) -> Vec<(String, Option<String>)> {
+    let changes = events.iter().filter_map(|event| match event {
+        WatchEvent::Changes { changes, .. } => Some(changes.clone()),
+        _ => None,
+    });
+    let text = |value: Vec<u8>| String::from_utf8(value).unwrap();
+    changes.flatten().map(|change| (change.key, change.value.map(text))).collect()
+}
+
+#[test]
+fn a_guard_that_fails_keeps_the_whole_transaction_out() {
+    each(|store| {
+        let first = store.txn(&[guard("a", 0)], &[put("a", "1")]).unwrap();
+        let refused = store.txn(&[guard("a", 0)], &[put("a", "2"), put("b", "2")]);
+        assert!(matches!(refused, Err(StoreError::Conflict { key }) if key == "a"));
+        let listing = store.list("").unwrap();
+        assert_eq!(listing.entries, [Entry { key: "a".into(), value: b"1".into(), revision: first }]);
+        let second = store.txn(&[guard("a", first), guard("c", 0)], &[put("a", "2"), delete("c")]).unwrap();
+        assert!(second > first);
+        assert_eq!(store.list("").unwrap().revision, second);
+    });
+}
+
+#[test]
+fn a_prefix_is_no_pattern_and_a_listing_is_whole_and_in_order() {
+    each(|store| {
+        store.txn(&[], &[put("a%/1", ""), put("ab/1", ""), put("A%/2", ""), put("b", "")]).unwrap();
+        assert_eq!(keys(&store.list("a%").unwrap()), ["a%/1"]);
+        let many: Vec<_> = (0..500).map(|n| put(&format!("many/{n:03}"), "x")).collect();
+        for some in many.chunks(100) {
+            store.txn(&[], some).unwrap();
+        }
+        let listing = store.list("many/").unwrap();
+        assert_eq!(listing.entries.len(), 500, "over several pages");
+        assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key));
+    });
+}
+
+#[test]
+fn named_keys_are_read_at_once_and_what_is_not_there_is_left_out() {
+    each(|store| {
+        let revision = store.txn(&[], &[put("x", "1"), put("y", "2"), put("z", "3")]).unwrap();
+        let listing = store.get(&["z".into(), "none".into(), "x".into()]).unwrap();
+        assert_eq!((listing.revision, keys(&listing)), (revision, vec!["x", "z"]));
+        assert_eq!(listing.entries[1].value, b"3");
+    });
+}
+
+#[test]
+fn a_watch_tells_each_change_under_its_prefix_once_and_in_order() {
+    each(|store| {
+        let after = store.txn(&[], &[put("w/old", "0"), put("v", "0")]).unwrap();
+        let mut watch = store.watch("w/", after);
+        store.txn(&[], &[put("w/a", "1"), put("v", "1")]).unwrap();
+        store.txn(&[], &[put("w/a", "2"), delete("w/old")]).unwrap();
+        let last = store.txn(&[], &[put("w/end", "")]).unwrap();
+        let events = until_key(&mut watch, "w/end");
+        assert!(matches!(events.last(), Some(WatchEvent::Changes { revision, .. }) if *revision == last));
+        let mut told = changed(&events);
+        // Within one transaction the order is the store's.
+        told[1..3].sort();
+        let some = |text: &str| Some(text.to_owned());
+        let expected = [("w/a", some("1")), ("w/a", some("2")), ("w/old", None), ("w/end", some(""))];
+        assert_eq!(told, expected.map(|(key, value)| (key.to_owned(), value)));
+    });
+}
+
+#[test]
+fn a_key_is_held_while_its_hold_lives_and_gone_when_it_is_dropped() {
+    each(|store| {
+        let mut watch = store.watch("hosts/", store.list("").unwrap().revision);
+        let hold = store.hold("hosts/a", b"1", Duration::from_secs(3));
+        assert_eq!(changed(&until_key(&mut watch, "hosts/a")), [("hosts/a".to_owned(), Some("1".to_owned()))]);
+        eventually("it knows", || hold.is_held().then_some(()));
+        drop(hold);
+        assert_eq!(changed(&until_key(&mut watch, "hosts/a")), [("hosts/a".to_owned(), None)]);
+    });
+}
+
+#[test]
+fn of_two_who_want_a_key_the_second_gets_it_when_the_first_lets_go() {
+    let etcd = Etcd::start(&[]);
+    let (one, two) = (etcd.store(), etcd.store());
+    let first = one.hold("election/leader", b"one", Duration::from_secs(3));
+    eventually("the first leads", || first.is_held().then_some(()));
+    let second = two.hold("election/leader", b"two", Duration::from_secs(3));
+    assert_eq!(one.list("election/").unwrap().entries[0].value, b"one");
+    assert!(!second.is_held());
+    drop(first);
+    eventually("the second leads", || second.is_held().then_some(()));
+    assert_eq!(one.list("election/").unwrap().entries[0].value, b"two");
+}
+
+#[test]
+fn a_holder_that_cannot_renew_knows_before_the_key_is_gone() {
+    let mut etcd = Etcd::start(&[]);
+    let store = etcd.store();
+    let hold = store.hold("election/leader", b"one", Duration::from_secs(2));
+    eventually("it leads", || hold.is_held().then_some(()));
+    etcd.kill();
+    let cut = Instant::now();
+    eventually("it knows", || (!hold.is_held()).then_some(()));
+    assert!(cut.elapsed() < Duration::from_secs(3), "{:?}", cut.elapsed());
+    etcd.start_again();
+    eventually("it leads again", || hold.is_held().then_some(()));
+}
+
+#[test]
+fn a_watch_goes_on_where_it_was_when_etcd_comes_back() {
+    let mut etcd = Etcd::start(&[]);
+    let store = etcd.store();
+    let mut watch = store.watch("w/", store.list("").unwrap().revision);
+    store.txn(&[], &[put("w/a", "1")]).unwrap();
+    until_key(&mut watch, "w/a");
+    etcd.kill();
+    assert!(store.txn(&[], &[put("w/a", "2")]).is_err());
+    etcd.start_again();
+    let other = etcd.store();
+    other.txn(&[], &[put("w/b", "3")]).unwrap();
+    other.txn(&[], &[put("w/c", "4")]).unwrap();
+    let events = until_key(&mut watch, "w/c");
+    assert!(events.contains(&WatchEvent::Lost), "{events:?}");
+    let told = changed(&events);
+    // The write that was refused may have reached a disk; the others are told once each.
+    assert_eq!(told.iter().filter(|(key, _)| key != "w/a").count(), 2, "{told:?}");
+}
+
+#[test]
+fn a_watch_that_a_compaction_has_overtaken_ends() {
+    let etcd = Etcd::start(&[]);
+    let store = etcd.store();
+    let begun = store.list("").unwrap().revision;
+    let last = (0..20).fold(0, |_, n| store.txn(&[], &[put("w/a", &n.to_string())]).unwrap());
+    etcd.control(&["compact", &last.to_string()]);
+    let mut watch = store.watch("w/", begun);
+    while let Some(event) = watch.events.blocking_recv() {
+        assert_eq!(event, WatchEvent::Alive);
+    }
+    // From the present revision on it works.
+    let mut watch = store.watch("w/", store.list("w/").unwrap().revision);
+    store.txn(&[], &[put("w/b", "")]).unwrap();
+    assert_eq!(changed(&until_key(&mut watch, "w/b")).len(), 1);
+}
+
+#[test]
+fn what_is_larger_than_a_transaction_of_etcd_is_refused_before_it_is_sent() {
+    let etcd = Etcd::start(&[]);
+    let store = etcd.store();
+    let many: Vec<_> = (0..129).map(|n| put(&format!("k/{n}"), "")).collect();
+    assert!(matches!(store.txn(&[], &many), Err(StoreError::TooLarge { operations: 129, .. })));
+    assert!(store.txn(&[], &many[..128]).is_ok(), "what etcd takes is taken");
+    let large = Write::Put { key: "l".into(), value: vec![0; 1_500_000] };
+    assert!(matches!(store.txn(&[], &[large]), Err(StoreError::TooLarge { .. })));
+    let largest = postrail_schema::limits::ETCD_REQUEST_BYTES_MAX - 100;
+    store.txn(&[], &[Write::Put { key: "l".into(), value: vec![7; largest] }]).unwrap();
+    assert_eq!(store.get(&["l".into()]).unwrap().entries[0].value.len(), largest);
+}
+
+#[test]
+fn a_call_ends_in_time_where_nothing_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = vec![format!("http://{}", listener.local_addr().unwrap())];
+    let store =
+        EtcdStore::open(&EtcdOptions { endpoints, root: "/postrail/t/".into(), tls: None, user: None }).unwrap();
+    let begun = Instant::now();
+    assert!(store.list("").is_err());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_cluster_with_tls_is_reached_by_who_has_its_certificates_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new([]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(at("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let issue = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(at(&format!("{name}.pem")), certificate.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        std::fs::write(at(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    issue("server");
+    issue("client");
+    let option = |option: &str, file: &str| format!("--{option}={}", at(file).display());
+    let etcd = Etcd::start(&[
+        &option("cert-file", "server.pem"),
+        &option("key-file", "server.key"),
+        &option("trusted-ca-file", "ca.pem"),
+        "--client-cert-auth",
+    ]);
+    let tls = |identity| Some(EtcdTls { ca: at("ca.pem"), identity });
+    let with = EtcdOptions { tls: tls(Some((at("client.pem"), at("client.key")))), ..etcd.options() };
+    let store = EtcdStore::open(&with).unwrap();
+    eventually("etcd answers", || store.list("").ok());
+    store.txn(&[], &[put("a", "1")]).unwrap();
+    let without = EtcdStore::open(&EtcdOptions { tls: tls(None), ..etcd.options() }).unwrap();
+    assert!(without.list("").is_err());
+    let plain = EtcdStore::open(&EtcdOptions { tls: None, ..etcd.options() });
+    assert!(matches!(plain, Err(StoreError::Setup { .. })), "https without a CA");
+}
+
+#[test]
+fn a_user_may_do_what_its_role_says_and_nobody_else_anything() {
+    let etcd = Etcd::start(&[]);
+    etcd.store();
+    let password = "pass word";
+    etcd.control(&["user", "add", "root", "--new-user-password", password]);
+    etcd.control(&["user", "grant-role", "root", "root"]);
+    etcd.control(&["role", "add", "reader"]);
+    etcd.control(&["role", "grant-permission", "reader", "--prefix=true", "read", "/postrail/t/"]);
+    etcd.control(&["user", "add", "reader", "--new-user-password", password]);
+    etcd.control(&["user", "grant-role", "reader", "reader"]);
+    etcd.control(&["auth", "enable"]);
+    let of = |user: Option<&str>| {
+        let user = user.map(|user| (user.to_owned(), password.to_owned().into()));
+        EtcdStore::open(&EtcdOptions { user, ..etcd.options() }).unwrap()
+    };
+    let (nobody, reader, root) = (of(None), of(Some("reader")), of(Some("root")));
+    root.txn(&[], &[put("a", "1")]).unwrap();
+    assert_eq!(keys(&reader.list("").unwrap()), ["a"]);
+    assert!(reader.txn(&[], &[put("a", "2")]).is_err());
+    assert!(nobody.list("").is_err());
+}

@@ -1,0 +1,177 @@
+//! Who may use which address: what hosts write about themselves, and what the control plane writes to each of them.
+//!
+//! ```text
+//! holding/<host>      HostRecord   written by the host alone; each write is one keepalive
+//! allocation/<host>   Vec<Grant>   written by control planes alone
+//! ```
+//!
+//! The unit is the address, not the egress source: sources that share an address move together. Addresses that are a
+//! host's own by nature (unspecified, loopback) are not allocated: see [`is_allocated`].
+//!
+//! Invariants worth naming: an address is in the grants of one host at most; an epoch is given once and only grows, so a
+//! release names exactly the grant that it ends. Absent here: who decides (the control plane's plan) and who obeys (the
+//! data plane's lease machine); the argument why no two hosts use one address is in `docs/decisions`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::HOST_NAME_BYTES_MAX;
+
+/// The name of a host: lower-case letters, digits, `-` and `.`, 1 to 63 octets.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(String);
+
+/// The text cannot be a host's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a host's name is 1 to 63 of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit")]
+pub struct InvalidHostName;
+
+impl HostName {
+    /// # Errors
+    /// The text has other characters, or is empty or too long.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidHostName> {
+        let name = name.into();
+        let is_plain = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit();
+        let octets = name.as_bytes();
+        let ends = octets.first().is_some_and(|o| is_plain(*o)) && octets.last().is_some_and(|o| is_plain(*o));
+        let within = octets.iter().all(|octet| is_plain(*octet) || matches!(octet, b'-' | b'.'));
+        if ends && within && octets.len() <= HOST_NAME_BYTES_MAX { Ok(Self(name)) } else { Err(InvalidHostName) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<String> for HostName {
+    type Error = InvalidHostName;
+
+    fn try_from(name: String) -> Result<Self, InvalidHostName> {
+        Self::new(name)
+    }
+}
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.0
+    }
+}
+
+/// How long a grant lasts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tenure {
+    /// While the host's keepalives get through; it passes on once they certainly ended.
+    Leased,
+    /// Until the host has given it up, also while it cannot reach the store: for an address that has one host only.
+    Fixed,
+}
+
+/// What a host is to do with a grant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    Held,
+    /// Begin nothing new, let end what is in flight, then say so in [`HostRecord::released`].
+    Releasing,
+}
+
+/// One address, given to one host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    pub address: IpAddr,
+    /// Grows with every grant of the installation.
+    pub epoch: u64,
+    pub tenure: Tenure,
+    pub standing: Standing,
+    /// For whom it is asked back, while it is.
+    pub next: Option<HostName>,
+    /// The interface that carries it; `None`: the host's choice.
+    pub nic: Option<String>,
+}
+
+/// What a host's process is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// It has the name, and waits until the holding of the process before it has ended. It uses no leased address.
+    Joining,
+    Live,
+    /// It has ended in order and uses no address.
+    Stopped,
+}
+
+/// What a host can carry.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Announcement {
+    pub region: Option<String>,
+    /// Words that addresses may ask for, such as the name of the network whose prefix is routed here.
+    pub capabilities: BTreeSet<String>,
+    /// Interfaces that addresses may be put on.
+    pub nics: BTreeSet<String>,
+    /// Addresses at most.
+    pub addresses_max: u32,
+    /// Its part of the load beside other hosts: the shards that send. 0 counts as 1.
+    pub share: u32,
+}
+
+/// What a host says of itself with each keepalive.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Drawn by each process: two processes of one name differ in it.
+    pub incarnation: u64,
+    /// Grows by one with each record of an incarnation.
+    pub sequence: u64,
+    /// From when a keepalive was sent until what it holds may pass on.
+    pub lease_ms: u64,
+    pub state: HostState,
+    /// Grants that are given up and still listed: address and epoch.
+    pub released: Vec<(IpAddr, u64)>,
+    pub announcement: Announcement,
+}
+
+impl HostRecord {
+    pub const fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+}
+
+/// Whether an address is given out: not one that every host has, or that routing chooses.
+pub fn is_allocated(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_not_be_keys_are_refused() {
+        for good in ["a", "mx-1", "mx1.fra.example"] {
+            assert!(HostName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", "a/b", "-a", "a-", "ä", &"a".repeat(64)] {
+            assert_eq!(HostName::new(bad), Err(InvalidHostName), "{bad}");
+        }
+        assert!(HostName::try_from("a/b".to_owned()).is_err());
+    }
+
+    #[test]
+    fn addresses_that_every_host_has_are_not_given_out() {
+        for (address, given) in [("0.0.0.0", false), ("::", false), ("127.0.0.9", false), ("::1", false)] {
+            assert_eq!(is_allocated(address.parse().unwrap()), given, "{address}");
+        }
+        assert!(is_allocated([192, 0, 2, 1].into()));
+    }
+}

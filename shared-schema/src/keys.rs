@@ -1,0 +1,60 @@
+//! The whole key space of the configuration store.
+//!
+//! ```text
+//! /postrail/<cluster>/                                 the root; all below is relative to it
+//!   desired/head                                       revision and the next id of each kind; guards every change
+//!   desired/operator                                   the hash of the operator's token
+//!   desired/<kind>/<id>                                one resource, JSON; routes by domain
+//!   published/chunks/<kind>/<bucket>/<hash>            records of one kind and bucket of ids; never changed
+//!   published/manifest                                 the revision and the chunks that make it up
+//!   hosts/<name>                                       a data plane that runs, JSON; under its lease
+//!   election/leader                                    the control plane that reconciles; under its lease
+//! ```
+//!
+//! Invariants worth naming: a chunk's key names its content, so that a key that exists is right or damaged, and never
+//! stale; a manifest is written in the transaction that writes what is desired, after every chunk that it names.
+//! Absent here: values.
+
+use std::fmt;
+
+/// The root of a cluster's keys. `cluster` is a slug.
+pub fn root(cluster: &str) -> String {
+    format!("/postrail/{cluster}/")
+}
+
+/// What operators want.
+pub const DESIRED: &str = "desired/";
+pub const HEAD: &str = "desired/head";
+pub const OPERATOR: &str = "desired/operator";
+/// What data planes read.
+pub const PUBLISHED: &str = "published/";
+pub const MANIFEST: &str = "published/manifest";
+pub const CHUNKS: &str = "published/chunks/";
+pub const HOSTS: &str = "hosts/";
+pub const LEADER: &str = "election/leader";
+
+/// The key of a resource.
+pub fn resource(kind: &str, id: &impl fmt::Display) -> String {
+    format!("{DESIRED}{kind}/{id}")
+}
+
+/// The key of a data plane.
+pub fn host(name: &str) -> String {
+    format!("{HOSTS}{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_lies_under_one_of_the_four_folders() {
+        for (key, folder) in
+            [(HEAD, DESIRED), (OPERATOR, DESIRED), (MANIFEST, PUBLISHED), (CHUNKS, PUBLISHED), (LEADER, "election/")]
+        {
+            assert!(key.starts_with(folder), "{key}");
+        }
+        assert_eq!(resource("tenants", &7), "desired/tenants/7");
+        assert_eq!(root("main") + &host("a"), "/postrail/main/hosts/a");
+    }
+}

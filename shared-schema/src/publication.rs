@@ -1,0 +1,347 @@
+//! A snapshot as it is published: records in chunks by kind and bucket of ids, and one manifest that names them all.
+//!
+//! ```text
+//! desired state -> divide -> chunks (immutable, named by their content) -> manifest (written last)
+//! manifest -> which chunks are new -> Assembly: checks, decodes, amends the last snapshot -> Snapshot
+//! ```
+//!
+//! Invariants worth naming: equal records give equal chunks; a bucket does not depend on other records, so one changed
+//! record changes one chunk; an assembly goes from one whole manifest to another, or stays as it was. Suppressions are no
+//! chunks: the manifest has their version, and they come by themselves. Absent here: I/O, and what is kept on disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::ids::{PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::keys::CHUNKS;
+use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, ROUTE_CHUNKS};
+use crate::snapshot::{Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression};
+use crate::wire::{WireError, decode_snapshot, encode_snapshot};
+
+/// What a chunk has records of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ChunkKind {
+    Tenants,
+    Credentials,
+    Domains,
+    Sources,
+    Pools,
+    Routes,
+    Suspensions,
+}
+
+impl ChunkKind {
+    pub const ALL: [Self; 7] =
+        [Self::Tenants, Self::Credentials, Self::Domains, Self::Sources, Self::Pools, Self::Routes, Self::Suspensions];
+
+    /// As in keys.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tenants => "tenants",
+            Self::Credentials => "credentials",
+            Self::Domains => "domains",
+            Self::Sources => "sources",
+            Self::Pools => "pools",
+            Self::Routes => "routes",
+            Self::Suspensions => "suspensions",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The bucket of records with an id.
+pub const fn bucket_of(id: u32) -> u32 {
+    id / CHUNK_IDS
+}
+
+/// The bucket of a route: FNV-1a of its domain.
+pub fn route_bucket(domain: &str) -> u32 {
+    let hash = domain.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % ROUTE_CHUNKS
+}
+
+/// What a chunk is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChunkPlace {
+    pub kind: ChunkKind,
+    pub bucket: u32,
+}
+
+/// The first 128 bits of the SHA-256 of a chunk's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChunkHash(pub u128);
+
+impl ChunkHash {
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = digest(&SHA256, bytes);
+        let first = digest.as_ref().iter().take(16);
+        Self(first.fold(0, |hash, byte| hash << 8 | u128::from(*byte)))
+    }
+}
+
+/// A chunk by place and content.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChunkName {
+    pub place: ChunkPlace,
+    pub hash: ChunkHash,
+    /// Octets.
+    pub length: u32,
+}
+
+impl ChunkName {
+    /// Its key in the configuration store.
+    pub fn key(&self) -> String {
+        format!("{CHUNKS}{}/{}/{:032x}", self.place.kind.name(), self.place.bucket, self.hash.0)
+    }
+}
+
+/// The place and hash that a chunk's key tells.
+pub fn parse_key(key: &str) -> Option<(ChunkPlace, ChunkHash)> {
+    let mut words = key.strip_prefix(CHUNKS)?.split('/');
+    let (kind, bucket, hash) = (words.next()?, words.next()?, words.next()?);
+    let place = ChunkPlace { kind: ChunkKind::from_name(kind)?, bucket: bucket.parse().ok()? };
+    let hash = ChunkHash(u128::from_str_radix(hash, 16).ok()?);
+    words.next().is_none().then_some((place, hash))
+}
+
+/// A chunk with its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    pub name: ChunkName,
+    pub bytes: Arc<[u8]>,
+}
+
+impl Chunk {
+    /// The chunk of `part`, whose records are all of `place`.
+    ///
+    /// # Errors
+    /// It has more octets than a chunk may have.
+    pub fn encode(place: ChunkPlace, part: &SnapshotContent) -> Result<Self, PublicationError> {
+        let bytes: Arc<[u8]> = encode_snapshot(part).into();
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length as usize <= CHUNK_BYTES_MAX);
+        let length = length.ok_or(PublicationError::ChunkTooLong { key: place.to_string(), length: bytes.len() })?;
+        Ok(Self { name: ChunkName { place, hash: ChunkHash::of(&bytes), length }, bytes })
+    }
+}
+
+impl std::fmt::Display for ChunkPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.kind.name(), self.bucket)
+    }
+}
+
+/// What is published under one revision.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Manifest {
+    pub revision: Revision,
+    /// Unix milliseconds.
+    pub published_ms: u64,
+    /// The version of the suppressions in force.
+    pub suppressions: u64,
+    /// Hash and octets of each chunk.
+    pub chunks: BTreeMap<ChunkPlace, (ChunkHash, u32)>,
+}
+
+impl Manifest {
+    /// The chunks, by place.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkName> {
+        self.chunks.iter().map(|(place, (hash, length))| ChunkName { place: *place, hash: *hash, length: *length })
+    }
+
+    /// Whether it names that chunk.
+    pub fn names(&self, name: &ChunkName) -> bool {
+        self.chunks.get(&name.place) == Some(&(name.hash, name.length))
+    }
+}
+
+/// Why a publication cannot be made or applied.
+#[derive(Debug, thiserror::Error)]
+pub enum PublicationError {
+    #[error("the chunk {key} has {length} octets, at most {CHUNK_BYTES_MAX} are published")]
+    ChunkTooLong { key: String, length: usize },
+    #[error("the chunk {key} is not there")]
+    Missing { key: String },
+    #[error("the chunk {key} is not what its name says")]
+    Damaged { key: String },
+    #[error("the chunk {key} does not decode")]
+    Wire {
+        key: String,
+        #[source]
+        source: WireError,
+    },
+    #[error("the chunk {key} has records of another kind or bucket")]
+    Misplaced { key: String },
+    #[error("the publication does not hold together")]
+    Content(#[source] SnapshotError),
+}
+
+/// `content` by place. Suppressions are left out, and the parts have no revision: they outlive many.
+pub fn divide(content: SnapshotContent) -> BTreeMap<ChunkPlace, SnapshotContent> {
+    let mut parts = BTreeMap::new();
+    for tenant in content.tenants {
+        part(&mut parts, ChunkKind::Tenants, bucket_of(tenant.id.0)).tenants.push(tenant);
+    }
+    for credential in content.credentials {
+        part(&mut parts, ChunkKind::Credentials, bucket_of(credential.id.0)).credentials.push(credential);
+    }
+    for domain in content.domains {
+        part(&mut parts, ChunkKind::Domains, bucket_of(domain.id.0)).domains.push(domain);
+    }
+    for source in content.sources {
+        part(&mut parts, ChunkKind::Sources, bucket_of(source.id.0)).sources.push(source);
+    }
+    for pool in content.pools {
+        part(&mut parts, ChunkKind::Pools, bucket_of(pool.id.0)).pools.push(pool);
+    }
+    for route in content.routes {
+        part(&mut parts, ChunkKind::Routes, route_bucket(&route.domain)).routes.push(route);
+    }
+    for suspension in content.suspensions {
+        part(&mut parts, ChunkKind::Suspensions, bucket_of(suspension.id.0)).suspensions.push(suspension);
+    }
+    parts
+}
+
+fn part(parts: &mut BTreeMap<ChunkPlace, SnapshotContent>, kind: ChunkKind, bucket: u32) -> &mut SnapshotContent {
+    parts.entry(ChunkPlace { kind, bucket }).or_default()
+}
+
+/// The records of a snapshot that one chunk has.
+pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
+    let mut part = SnapshotContent::default();
+    let first = place.bucket.saturating_mul(CHUNK_IDS);
+    let ids = first..=first.saturating_add(CHUNK_IDS - 1);
+    let (low, high) = (*ids.start(), *ids.end());
+    match place.kind {
+        ChunkKind::Tenants => {
+            part.tenants =
+                snapshot.tenants.range(TenantId(low)..=TenantId(high)).map(|(_, found)| found.clone()).collect();
+        }
+        ChunkKind::Credentials => {
+            let found = snapshot.credentials.values().filter(|credential| ids.contains(&credential.id.0));
+            part.credentials = found.map(|found| Credential::clone(found)).collect();
+            // The table is by username, a chunk by id.
+            part.credentials.sort_by_key(|credential| credential.id);
+        }
+        ChunkKind::Domains => {
+            let found = snapshot.domains.range(SendingDomainId(low)..=SendingDomainId(high));
+            part.domains = found.map(|(_, found)| SendingDomain::clone(found)).collect();
+        }
+        ChunkKind::Sources => {
+            part.sources =
+                snapshot.sources.range(SourceId(low)..=SourceId(high)).map(|(_, found)| found.clone()).collect();
+        }
+        ChunkKind::Pools => {
+            part.pools = snapshot.pools.range(PoolId(low)..=PoolId(high)).map(|(_, found)| found.clone()).collect();
+        }
+        ChunkKind::Routes => {
+            let found = snapshot.routes.values().filter(|route| route_bucket(&route.domain) == place.bucket);
+            part.routes = found.cloned().collect();
+        }
+        ChunkKind::Suspensions => {
+            let found = snapshot.suspensions.range(SuspensionId(low)..=SuspensionId(high));
+            part.suspensions = found.map(|(_, found)| found.clone()).collect();
+        }
+    }
+    part
+}
+
+/// The last publication that was applied whole, and how to come to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Assembly {
+    manifest: Manifest,
+    snapshot: Arc<Snapshot>,
+    suppressions_version: u64,
+}
+
+impl Assembly {
+    /// The manifest that is applied.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The version of the suppressions that are applied; 0: none came yet.
+    pub fn suppressions_version(&self) -> u64 {
+        self.suppressions_version
+    }
+
+    /// The chunks of `next` that are not applied yet.
+    pub fn missing(&self, next: &Manifest) -> Vec<ChunkName> {
+        next.chunks().filter(|name| !self.manifest.names(name)).collect()
+    }
+
+    /// Goes on to `next`. `chunks` has at least those that are [`missing`](Self::missing).
+    ///
+    /// # Errors
+    /// A chunk is not there or not what its name says, or the whole does not hold together: nothing has changed then.
+    pub fn apply(&mut self, next: Manifest, chunks: &[(ChunkName, Arc<[u8]>)]) -> Result<(), PublicationError> {
+        let mut gone = SnapshotContent::default();
+        let left = self.manifest.chunks().filter(|name| !next.names(name));
+        left.for_each(|name| append(&mut gone, part_of(&self.snapshot, name.place)));
+        let mut come = SnapshotContent { revision: next.revision, ..SnapshotContent::default() };
+        for name in self.missing(&next) {
+            let found = chunks.iter().find(|(found, _)| *found == name);
+            let (_, bytes) = found.ok_or_else(|| PublicationError::Missing { key: name.key() })?;
+            append(&mut come, decode(&name, bytes)?);
+        }
+        self.snapshot = Arc::new(self.snapshot.amended(&gone, come).map_err(PublicationError::Content)?);
+        self.manifest = next;
+        Ok(())
+    }
+
+    /// Puts suppressions in force.
+    pub fn apply_suppressions(&mut self, version: u64, suppressions: impl IntoIterator<Item = Suppression>) {
+        let suppressions: BTreeSet<_> = suppressions.into_iter().collect();
+        self.snapshot = Arc::new(Snapshot::clone(&self.snapshot).with_suppressions(Arc::new(suppressions)));
+        self.suppressions_version = version;
+    }
+}
+
+/// The records of a chunk that is what its name says.
+fn decode(name: &ChunkName, bytes: &[u8]) -> Result<SnapshotContent, PublicationError> {
+    if bytes.len() != name.length as usize || ChunkHash::of(bytes) != name.hash {
+        return Err(PublicationError::Damaged { key: name.key() });
+    }
+    let part = decode_snapshot(bytes).map_err(|source| PublicationError::Wire { key: name.key(), source })?;
+    // Bytes that hash as they should are as they were published; this is about who published them.
+    if places(&part).any(|place| place != name.place) || !part.suppressions.is_empty() {
+        return Err(PublicationError::Misplaced { key: name.key() });
+    }
+    Ok(part)
+}
+
+/// Where each record of `part` belongs.
+fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
+    let at = |kind, id| ChunkPlace { kind, bucket: bucket_of(id) };
+    let tenants = part.tenants.iter().map(move |record| at(ChunkKind::Tenants, record.id.0));
+    let credentials = part.credentials.iter().map(move |record| at(ChunkKind::Credentials, record.id.0));
+    let domains = part.domains.iter().map(move |record| at(ChunkKind::Domains, record.id.0));
+    let sources = part.sources.iter().map(move |record| at(ChunkKind::Sources, record.id.0));
+    let pools = part.pools.iter().map(move |record| at(ChunkKind::Pools, record.id.0));
+    let routes = part.routes.iter();
+    let routes = routes.map(|route| ChunkPlace { kind: ChunkKind::Routes, bucket: route_bucket(&route.domain) });
+    let suspensions = part.suspensions.iter().map(move |record| at(ChunkKind::Suspensions, record.id.0));
+    tenants.chain(credentials).chain(domains).chain(sources).chain(pools).chain(routes).chain(suspensions)
+}
+
+fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
+    to.tenants.append(&mut part.tenants);
+    to.credentials.append(&mut part.credentials);
+    to.domains.append(&mut part.domains);
+    to.sources.append(&mut part.sources);
+    to.pools.append(&mut part.pools);
+    to.routes.append(&mut part.routes);
+    to.suspensions.append(&mut part.suspensions);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Division, assembly, and what a torn publication must not do.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{CredentialId, KeyId};
+use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
+
+fn tenant(id: u32, weight: u32) -> Tenant {
+    let name = format!("t{id}");
+    Tenant { id: TenantId(id), name, quota_per_day: None, weight, message_bytes_max: 1_024 }
+}
+
+fn content(tenants: u32) -> SnapshotContent {
+    let key = |id| DkimKey {
+        id: KeyId(id),
+        selector: "s".into(),
+        algorithm: KeyAlgorithm::Ed25519Sha256,
+        sealed_private_key: vec![1; 60],
+        public_key: "p".into(),
+    };
+    SnapshotContent {
+        revision: Revision(1),
+        tenants: (1..=tenants).map(|id| tenant(id, 1)).collect(),
+        credentials: (1..=tenants)
+            .map(|id| Credential {
+                id: CredentialId(id),
+                tenant: TenantId(id),
+                // Not in the order of the ids.
+                username: format!("u{:09}", id.wrapping_mul(7_919) % 1_000_003),
+                secret_hashes: vec!["$argon2id$x".into()],
+                disabled: false,
+            })
+            .collect(),
+        domains: (1..=2 * tenants)
+            .map(|id| SendingDomain {
+                id: SendingDomainId(id),
+                tenant: TenantId(id.div_ceil(2)),
+                name: format!("d{id}.example"),
+                keys: vec![key(id)],
+                pool: Some(PoolId(1)),
+                standing: Default::default(),
+            })
+            .collect(),
+        sources: vec![EgressSource {
+            id: SourceId(1),
+            name: "a".into(),
+            address: [192, 0, 2, 1].into(),
+            ehlo_name: "a.example".into(),
+        }],
+        pools: vec![EgressPool {
+            id: PoolId(1),
+            name: "default".into(),
+            tenant: None,
+            members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+        }],
+        routes: ["*", "a.example", "b.example"]
+            .map(|domain| Route { domain: domain.into(), routing_domain: None, port: 25, allow_private: false })
+            .into(),
+        ..SnapshotContent::default()
+    }
+}
+
+/// A publication as it lies in a store.
+fn publish(content: SnapshotContent) -> (Manifest, HashMap<ChunkName, Arc<[u8]>>) {
+    let mut manifest = Manifest { revision: content.revision, ..Manifest::default() };
+    let mut bytes = HashMap::new();
+    for (place, part) in divide(content) {
+        let chunk = Chunk::encode(place, &part).unwrap();
+        manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
+        bytes.insert(chunk.name, chunk.bytes);
+    }
+    (manifest, bytes)
+}
+
+fn fetch(assembly: &Assembly, next: &Manifest, from: &HashMap<ChunkName, Arc<[u8]>>) -> Vec<(ChunkName, Arc<[u8]>)> {
+    assembly.missing(next).into_iter().map(|name| (name, Arc::clone(&from[&name]))).collect()
+}
+
+/// What a data plane would say of a snapshot, tables and links.
+fn told(snapshot: &Snapshot) -> String {
+    format!("{snapshot:?}")
+}
+
+#[test]
+fn one_changed_record_changes_one_chunk() {
+    let (before, bytes) = publish(content(1_000));
+    let mut assembly = Assembly::default();
+    assembly.apply(before.clone(), &fetch(&Assembly::default(), &before, &bytes)).unwrap();
+    let mut changed = content(1_000);
+    changed.revision = Revision(2);
+    changed.tenants[500].weight = 9;
+    let (after, bytes) = publish(changed.clone());
+    let missing = assembly.missing(&after);
+    assert_eq!(missing.iter().map(|name| name.place.to_string()).collect::<Vec<_>>(), ["tenants/7"]);
+    let domains = Arc::clone(&assembly.snapshot().domains);
+    assembly.apply(after.clone(), &fetch(&assembly, &after, &bytes)).unwrap();
+    assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(changed).unwrap()));
+    assert!(Arc::ptr_eq(&domains, &assembly.snapshot().domains), "tables that do not differ are shared");
+}
+
+#[test]
+fn a_chunk_that_is_missing_damaged_or_elsewhere_is_not_applied() {
+    let (manifest, bytes) = publish(content(100));
+    let all = fetch(&Assembly::default(), &manifest, &bytes);
+    let refused = |chunks: &[(ChunkName, Arc<[u8]>)]| {
+        let mut assembly = Assembly::default();
+        let error = assembly.apply(manifest.clone(), chunks).unwrap_err();
+        assert_eq!((assembly.snapshot().revision, assembly.manifest().revision), (Revision(0), Revision(0)));
+        error
+    };
+    for at in 0..all.len() {
+        let mut torn = all.clone();
+        torn.remove(at);
+        assert!(matches!(refused(&torn), PublicationError::Missing { .. }));
+        let mut damaged = all.clone();
+        let mut other = damaged[at].1.to_vec();
+        *other.last_mut().unwrap() ^= 1;
+        damaged[at].1 = other.into();
+        assert!(matches!(refused(&damaged), PublicationError::Damaged { .. }));
+    }
+    // Bytes that are right, under the name of another place.
+    let part = SnapshotContent { tenants: vec![tenant(1, 1)], ..SnapshotContent::default() };
+    let chunk = Chunk::encode(ChunkPlace { kind: ChunkKind::Tenants, bucket: 5 }, &part).unwrap();
+    let manifest = Manifest { chunks: [(chunk.name.place, (chunk.name.hash, chunk.name.length))].into(), ..manifest };
+    let refused = Assembly::default().apply(manifest, &[(chunk.name, chunk.bytes)]).unwrap_err();
+    assert!(matches!(refused, PublicationError::Misplaced { key } if key.contains("tenants/5")));
+}
+
+#[test]
+fn a_publication_that_does_not_hold_together_changes_nothing() {
+    let (manifest, bytes) = publish(content(100));
+    let mut assembly = Assembly::default();
+    assembly.apply(manifest.clone(), &fetch(&Assembly::default(), &manifest, &bytes)).unwrap();
+    let mut broken = content(100);
+    broken.tenants.remove(10);
+    let (next, bytes) = publish(broken);
+    let chunks = fetch(&assembly, &next, &bytes);
+    assert!(matches!(assembly.apply(next, &chunks), Err(PublicationError::Content(SnapshotError::Dangling { .. }))));
+    assert_eq!(assembly.manifest(), &manifest);
+    assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(content(100)).unwrap()));
+}
+
+#[test]
+fn suppressions_come_by_themselves_and_stay_over_publications() {
+    let (manifest, bytes) = publish(content(1));
+    let mut assembly = Assembly::default();
+    assembly.apply_suppressions(4, [Suppression { tenant: TenantId(1), address: "a@b.example".into() }]);
+    assembly.apply(manifest.clone(), &fetch(&Assembly::default(), &manifest, &bytes)).unwrap();
+    assert!(assembly.snapshot().is_suppressed(TenantId(1), "a@b.example"));
+    assert_eq!(assembly.suppressions_version(), 4);
+}
+
+#[test]
+fn a_key_names_its_chunk_and_what_is_no_key_names_none() {
+    let place = ChunkPlace { kind: ChunkKind::Routes, bucket: 17 };
+    let name = ChunkName { place, hash: ChunkHash(u128::MAX >> 3), length: 1 };
+    assert_eq!(parse_key(&name.key()), Some((place, name.hash)));
+    for key in
+        ["", "published/manifest", "published/chunks/x/1/2", "published/chunks/pools/1", "published/chunks/pools/-1/2"]
+    {
+        assert_eq!(parse_key(key), None, "{key}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Any way from one content to another ends where a fresh start would.
+    #[test]
+    fn changes_in_any_order_end_as_a_fresh_start_would(steps in proptest::collection::vec((1_u32..200, 1_u32..5, any::<bool>()), 1..12)) {
+        let mut assembly = Assembly::default();
+        let mut now = content(150);
+        for (revision, (id, weight, removes)) in (2..).zip(steps) {
+            now.revision = Revision(revision);
+            now.tenants.retain(|tenant| tenant.id != TenantId(id));
+            now.credentials.retain(|credential| credential.tenant != TenantId(id) || !removes);
+            now.domains.retain(|domain| domain.tenant != TenantId(id) || !removes);
+            if !removes {
+                now.tenants.push(tenant(id, weight));
+                now.tenants.sort_by_key(|tenant| tenant.id);
+            }
+            let (next, bytes) = publish(now.clone());
+            let chunks = fetch(&assembly, &next, &bytes);
+            assembly.apply(next, &chunks).unwrap();
+            prop_assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(now.clone()).unwrap()));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Manifests as flatbuffers.
+
+use flatbuffers::FlatBufferBuilder;
+
+use super::{FORMAT, WireError, check_format, check_frame, verifier};
+use crate::generated::manifest as wire;
+use crate::ids::Revision;
+use crate::limits::{CHUNKS_MAX, MANIFEST_BYTES_MAX};
+use crate::publication::{ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest};
+
+/// The buffer of `manifest`.
+pub fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
+    let mut to = FlatBufferBuilder::with_capacity(64 + 32 * manifest.chunks.len());
+    let chunk = |name: ChunkName| {
+        let (high, low) = ((name.hash.0 >> 64) as u64, name.hash.0 as u64);
+        wire::Chunk::new(high, low, name.place.bucket, name.length, kind_to_wire(name.place.kind))
+    };
+    let chunks: Vec<_> = manifest.chunks().map(chunk).collect();
+    let args = wire::ManifestArgs {
+        format: FORMAT,
+        revision: manifest.revision.0,
+        published_ms: manifest.published_ms,
+        suppressions: manifest.suppressions,
+        chunks: Some(to.create_vector(&chunks)),
+    };
+    let root = wire::Manifest::create(&mut to, &args);
+    wire::finish_manifest_buffer(&mut to, root);
+    to.finished_data().to_vec()
+}
+
+/// The manifest of a buffer.
+///
+/// # Errors
+/// [`WireError`] when the bytes are no manifest, of a newer format, or name a place twice.
+pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
+    check_frame(bytes, wire::MANIFEST_IDENTIFIER, MANIFEST_BYTES_MAX)?;
+    let root = wire::root_as_manifest_with_opts(&verifier(bytes.len()), bytes)?;
+    check_format(root.format())?;
+    let chunks = root.chunks().map_or(0, |chunks| chunks.len());
+    if chunks > CHUNKS_MAX {
+        return Err(WireError::TooManyChunks { chunks, chunks_max: CHUNKS_MAX });
+    }
+    let mut manifest = Manifest {
+        revision: Revision(root.revision()),
+        published_ms: root.published_ms(),
+        suppressions: root.suppressions(),
+        ..Manifest::default()
+    };
+    for chunk in root.chunks().into_iter().flatten() {
+        let place = ChunkPlace { kind: kind_from_wire(chunk.kind())?, bucket: chunk.bucket() };
+        let hash = ChunkHash(u128::from(chunk.hash_high()) << 64 | u128::from(chunk.hash_low()));
+        if manifest.chunks.last_key_value().is_some_and(|(last, _)| *last >= place) {
+            return Err(WireError::ChunkOrder { kind: place.kind.name(), bucket: place.bucket });
+        }
+        manifest.chunks.insert(place, (hash, chunk.length()));
+    }
+    Ok(manifest)
+}
+
+fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
+    match kind {
+        ChunkKind::Tenants => wire::ChunkKind::Tenants,
+        ChunkKind::Credentials => wire::ChunkKind::Credentials,
+        ChunkKind::Domains => wire::ChunkKind::Domains,
+        ChunkKind::Sources => wire::ChunkKind::Sources,
+        ChunkKind::Pools => wire::ChunkKind::Pools,
+        ChunkKind::Routes => wire::ChunkKind::Routes,
+        ChunkKind::Suspensions => wire::ChunkKind::Suspensions,
+    }
+}
+
+fn kind_from_wire(kind: wire::ChunkKind) -> Result<ChunkKind, WireError> {
+    let known = ChunkKind::ALL.into_iter().find(|known| kind_to_wire(*known) == kind);
+    known.ok_or(WireError::UnknownValue { field: "chunk kind", value: kind.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &[u8] = include_bytes!("../../golden/manifest-1.bin");
+
+    fn sample() -> Manifest {
+        let place = |kind, bucket| ChunkPlace { kind, bucket };
+        let chunks = [
+            (place(ChunkKind::Tenants, 0), (ChunkHash(u128::MAX - 5), 300)),
+            (place(ChunkKind::Tenants, 9), (ChunkHash(1 << 64), 1)),
+            (place(ChunkKind::Suspensions, 0), (ChunkHash(7), 2)),
+        ];
+        Manifest { revision: Revision(12), published_ms: 1_795_000_000_123, suppressions: 3, chunks: chunks.into() }
+    }
+
+    #[test]
+    fn the_committed_bytes_are_read_and_written_as_ever() {
+        assert_eq!(decode_manifest(GOLDEN).unwrap(), sample());
+        assert_eq!(encode_manifest(&sample()), GOLDEN, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_committed_bytes_is_survived() {
+        for at in 0..GOLDEN.len() * 8 {
+            let mut bytes = GOLDEN.to_vec();
+            bytes[at / 8] ^= 1 << (at % 8);
+            let _ = decode_manifest(&bytes);
+            let _ = decode_manifest(&bytes[..at / 8]);
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_named_twice_is_refused() {
+        let mut to = FlatBufferBuilder::new();
+        let chunk = wire::Chunk::new(0, 1, 4, 1, wire::ChunkKind::Pools);
+        let chunks = Some(to.create_vector(&[chunk, chunk]));
+        let args = wire::ManifestArgs { format: FORMAT, chunks, ..wire::ManifestArgs::default() };
+        let root = wire::Manifest::create(&mut to, &args);
+        wire::finish_manifest_buffer(&mut to, root);
+        let refused = decode_manifest(to.finished_data());
+        assert!(matches!(refused, Err(WireError::ChunkOrder { kind: "pools", bucket: 4 })));
+    }
+
+    #[test]
+    fn the_largest_manifest_is_within_its_bound() {
+        let place = |bucket| (ChunkPlace { kind: ChunkKind::Domains, bucket }, (ChunkHash(1), 1));
+        let manifest = Manifest { chunks: (0..CHUNKS_MAX as u32).map(place).collect(), ..Manifest::default() };
+        assert_eq!(decode_manifest(&encode_manifest(&manifest)).unwrap(), manifest);
+    }
+}
