@@ -268,18 +268,18 @@ pub const HOST_GRANTS_MAX: usize = 4_096;
 /// From when a keepalive was sent until what it holds may pass on to another host.
 pub const ADDRESS_LEASE: Duration = Duration::from_secs(10);
 /// The shortest and longest lease that may be configured.
-pub const ADDRESS_LEASE_MIN: Duration = Duration::from_secs(4);
+pub const ADDRESS_LEASE_MIN: Duration = Duration::from_secs(6);
 pub const ADDRESS_LEASE_MAX: Duration = Duration::from_secs(600);
-/// What a host holds less than its lease: for clocks that run apart (50 ms a second), for whole seconds in which the
-/// kernel counts an address's life, and for what was begun at the last moment.
-pub const ADDRESS_LEASE_MARGIN: Duration = Duration::from_millis(1_500);
+/// What a host holds less than its lease: 1.25 s for the kernel, which counts an address's life in whole seconds and
+/// looks a quarter of a second late; the rest for clocks that run apart, and for what was begun at the last moment.
+pub const ADDRESS_LEASE_MARGIN: Duration = Duration::from_millis(2_500);
 /// The part of a lease between two keepalives.
 pub const ADDRESS_KEEPALIVES: u32 = 5;
 /// How long what is in flight on an address may last that is to be given up.
 pub const ADDRESS_RELEASE_PATIENCE: Duration = Duration::from_secs(60);
 /// Addresses that are moved at a time for an even spread; those of hosts that are gone or drain are not counted.
 pub const ALLOCATION_MOVES_MAX: usize = 32;
-/// A control plane that heard nothing of its store for so long counts every host's lease anew.
+/// A control plane that heard nothing of its store for so long does not count the while against any host.
 pub const OBSERVER_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Connections of a path whose address has just come, and how long until they may double.
 pub const MOVED_PATH_CONNECTIONS: usize = 1;

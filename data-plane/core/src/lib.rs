@@ -7,8 +7,8 @@
 //! intake -> spool -> schedule -> sign -> egress -> events
 //! ```
 //!
-//! Below the stages: `base <- mail <- smtp, http, dns <- rules`. The stages do not import each other; [`shard`] alone
-//! moves an id from one to the next.
+//! Below the stages: `base <- mail <- smtp, http, dns, lease <- rules`. The stages do not import each other; [`shard`]
+//! alone moves an id from one to the next.
 //!
 //! Every protocol machine has the same four functions: `handle(now, input)`, `poll() -> Option<Output>`,
 //! `deadline()`, `state()`. A machine reaches credentials, DNS or the spool by asking: it emits a question with a tag
@@ -21,6 +21,7 @@ pub mod egress;
 pub mod events;
 pub mod http;
 pub mod intake;
+pub mod lease;
 pub mod mail;
 pub mod rules;
 pub mod schedule;

@@ -13,6 +13,9 @@
 //!                          dns, remote_mta (counterparts) -> invariants (what must hold)
 //! ```
 //!
+//! [`leases`] is a world of its own, without pumps: which host may use which address, decided by the control plane's
+//! allocator and the data plane's lease machine together.
+//!
 //! Deliberately absent: real sockets, files, threads and clocks.
 
 mod clock;
@@ -20,6 +23,7 @@ pub mod disk;
 pub mod dns;
 mod executor;
 pub mod invariants;
+pub mod leases;
 pub mod net;
 mod platform;
 pub mod remote_mta;

@@ -34,4 +34,5 @@ pub(crate) enum Step {
     Sync = 5,
     Folder = 6,
     Crash = 7,
+    Lease = 8,
 }

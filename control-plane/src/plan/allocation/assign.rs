@@ -15,7 +15,7 @@ use postrail_schema::allocation::HostName;
 use postrail_schema::problem::{Problem, Severity};
 
 use super::board::{Board, Gain, Index, refusal};
-use super::{Demand, Fleet, HostStanding};
+use super::{Demand, Fleet, Host, HostStanding};
 
 /// What [`assign`] gives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ pub fn assign(fleet: &Fleet, present: &BTreeMap<IpAddr, HostName>, moves_max: us
     if open.is_empty() {
         level(&mut board, moves_max);
     } else {
-        let possible = |address| (0..board.hosts.len()).filter(|host| board.admits(address, *host)).count();
+        let possible = |address| (0..board.hosts.len()).filter(|host| board.accepts(address, *host)).count();
         open.sort_by_cached_key(|address| (possible(*address), -board.weight(*address), *address));
         for address in open {
             place(&mut board, address);
@@ -55,7 +55,7 @@ fn keep(board: &mut Board<'_>, present: &BTreeMap<IpAddr, HostName>) {
 }
 
 fn place(board: &mut Board<'_>, address: Index) {
-    let hosts = (0..board.hosts.len()).filter(|host| board.admits(address, *host) && board.has_room(*host));
+    let hosts = (0..board.hosts.len()).filter(|host| board.accepts(address, *host) && board.has_room(*host));
     match hosts.min_by_key(|host| board.cost(address, *host)) {
         Some(host) => board.put(address, host),
         // Whether it succeeds is seen from the board.
@@ -69,7 +69,7 @@ fn level(board: &mut Board<'_>, moves_max: usize) {
         let mut best: Option<(Gain, Index, Index)> = None;
         for address in (0..board.addresses.len()).filter(|address| !moved.contains(address)) {
             for host in 0..board.hosts.len() {
-                if board.at[address] == Some(host) || !board.has_room(host) || !board.admits(address, host) {
+                if board.at[address] == Some(host) || !board.has_room(host) || !board.accepts(address, host) {
                     continue;
                 }
                 if let Some(gain) = board.gain(address, host)
@@ -108,7 +108,7 @@ fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<
     };
     let mut reasons: Vec<String> = Vec::new();
     for (name, host) in fleet.hosts.iter().filter(|(name, _)| Some(*name) != drains).take(NAMED_MAX) {
-        reasons.push(format!("{name} {}", refusal(demand, name, host).unwrap_or("has no room for one more address")));
+        reasons.push(format!("{name} {}", why_not(demand, name, host)));
     }
     if let more @ 1.. = fleet.hosts.len().saturating_sub(reasons.len() + usize::from(drains.is_some())) {
         reasons.push(format!("{more} more likewise"));
@@ -121,6 +121,14 @@ fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<
         code,
         subject: format!("address/{address}"),
         detail: format!("{begin} ({})", reasons.join("; ")),
+    }
+}
+
+fn why_not(demand: &Demand, name: &HostName, host: &Host) -> &'static str {
+    match refusal(demand, name, host) {
+        Some(reason) => reason,
+        None if host.standing == HostStanding::Quiet => "is starting or stopping",
+        None => "has no room for one more address",
     }
 }
 

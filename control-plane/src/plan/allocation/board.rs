@@ -67,6 +67,12 @@ impl<'a> Board<'a> {
         refusal(self.addresses[address].1, self.hosts[host].0, self.hosts[host].1).is_none()
     }
 
+    /// Whether a host may get an address that it does not have.
+    pub(super) fn accepts(&self, address: Index, host: Index) -> bool {
+        let (demand, (_, candidate)) = (self.addresses[address].1, self.hosts[host]);
+        (candidate.standing != HostStanding::Quiet || demand.fixed.is_some()) && self.admits(address, host)
+    }
+
     pub(super) fn has_room(&self, host: Index) -> bool {
         self.count[host] < (self.hosts[host].1.announcement.addresses_max as usize).min(HOST_GRANTS_MAX)
     }
@@ -137,7 +143,7 @@ impl<'a> Board<'a> {
         let mut via: Vec<Option<Index>> = vec![None; self.hosts.len()];
         let mut queue = VecDeque::new();
         for (host, via) in via.iter_mut().enumerate() {
-            if self.admits(address, host) {
+            if self.accepts(address, host) {
                 *via = Some(address);
                 queue.push_back(host);
             }
@@ -149,7 +155,7 @@ impl<'a> Board<'a> {
             }
             for other in (0..self.addresses.len()).filter(|other| self.at[*other] == Some(host)) {
                 for (next, via) in via.iter_mut().enumerate() {
-                    if via.is_none() && self.admits(other, next) {
+                    if via.is_none() && self.accepts(other, next) {
                         *via = Some(other);
                         queue.push_back(next);
                     }
@@ -187,7 +193,7 @@ pub(super) fn refusal(demand: &Demand, name: &HostName, host: &Host) -> Option<&
         Some("lacks the interface that the address asks for")
     } else {
         match host.standing {
-            HostStanding::Live => None,
+            HostStanding::Live | HostStanding::Quiet => None,
             HostStanding::Draining => Some("is draining"),
             // It keeps what is fixed to it without saying anything.
             HostStanding::Gone if demand.fixed.is_some() => None,

@@ -1,8 +1,8 @@
 //! Which host gets which address: pure, from what is wanted, what hosts say, and what is given at present.
 //!
 //! ```text
+//! Known: records of hosts, orders of operators -- Observer --> Fleet
 //! Fleet, present -- assign --> where each address should be -- step --> the grants to write now
-//!                                     records of hosts -- Observer --> which holdings certainly ended
 //! ```
 //!
 //! - [`assign`] wants: constraints kept, even spread, as little movement as that needs.
@@ -17,6 +17,7 @@
 
 mod assign;
 mod board;
+mod known;
 mod observer;
 mod step;
 
@@ -27,6 +28,7 @@ use postrail_schema::allocation::{Announcement, Grant, HostName};
 use postrail_schema::ids::PoolId;
 
 pub use assign::{Assignment, assign};
+pub use known::{Known, Order};
 pub use observer::Observer;
 pub use step::{Step, step};
 
@@ -49,6 +51,8 @@ pub struct Demand {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HostStanding {
     Live,
+    /// It begins or has just ended: it keeps what it has and gets nothing more.
+    Quiet,
     /// An operator empties it.
     Draining,
     /// It says nothing, or it stopped.

@@ -7,8 +7,8 @@
 //! What it says holds for a revision of the host's record: the taker writes under the condition that the record is still
 //! of that revision. A keepalive that arrived meanwhile makes the condition fail.
 //!
-//! Time is CLOCK_BOOTTIME of this host, since its boot. An observer that heard nothing of the store for a while counts
-//! anew, because hosts heard nothing either, and would else all seem gone at once.
+//! Time is CLOCK_BOOTTIME of this host, since its boot. A while in which the observer heard nothing of the store is not
+//! counted: hosts were not heard by it either, and would else all seem gone at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,19 +34,20 @@ struct Sight {
 impl Observer {
     /// The store answered at `now`.
     pub fn heard(&mut self, now: Duration) {
-        if self.heard.is_some_and(|before| now.saturating_sub(before) > OBSERVER_SILENCE_MAX) {
+        let silence = self.heard.map_or(Duration::ZERO, |before| now.saturating_sub(before));
+        if silence > OBSERVER_SILENCE_MAX {
             for sight in self.sights.values_mut() {
-                sight.since = now;
+                sight.since += silence;
             }
         }
         self.heard = Some(now);
     }
 
-    /// A host's record was of `revision` at `now`, and holds for `lease`. Revisions that are not newer change nothing.
+    /// A host's record was of `revision` at `now`, and holds for `lease`. The same revision again changes nothing.
     pub fn saw(&mut self, now: Duration, host: &HostName, revision: u64, lease: Duration) {
         let sight = Sight { revision, since: now, lease };
         let entry = self.sights.entry(host.clone()).or_insert(sight);
-        if revision > entry.revision {
+        if revision != entry.revision {
             *entry = sight;
         }
     }
@@ -102,14 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_heard_is_counted_anew() {
+    fn a_while_without_the_store_is_not_counted() {
         let mut observer = Observer::default();
         observer.heard(s(0));
         observer.saw(s(0), &host(), 7, s(10));
+        assert_eq!(after(&mut observer, 1, 9), None);
         assert_eq!(observer.lapsed(s(30), &host()), None, "nothing is known while the store is silent");
         observer.heard(s(30));
-        assert_eq!(observer.lapsed(s(30), &host()), None);
-        assert_eq!(after(&mut observer, 31, 40), Some(7));
+        assert_eq!(observer.lapsed(s(30), &host()), None, "a host that lives has a second to say so");
+        assert_eq!(after(&mut observer, 31, 31), Some(7));
     }
 
     #[test]

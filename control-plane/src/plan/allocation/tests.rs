@@ -1,8 +1,9 @@
 //! Fleets by hand, and fleets by chance.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use postrail_schema::allocation::{Standing, Tenure};
+use postrail_schema::allocation::{HostRecord, HostState, Standing, Tenure};
 use proptest::prelude::*;
 
 use super::*;
@@ -258,6 +259,70 @@ fn an_address_that_comes_back_has_a_new_epoch() {
     apply(&mut allocation, back);
     let (_, held) = allocation.grants().find(|(_, grant)| grant.address == asked.address).unwrap();
     assert!(held.standing == Standing::Held && held.epoch > asked.epoch, "{held:?} after {asked:?}");
+}
+
+#[test]
+fn a_host_that_begins_or_ends_keeps_what_it_has_and_gets_nothing_more() {
+    let mut fleet = fleet(4, 2);
+    let present = assign(&fleet, &BTreeMap::new(), 0).targets;
+    fleet.hosts.get_mut(&name(2)).unwrap().standing = HostStanding::Quiet;
+    for number in 5..9 {
+        fleet.addresses.insert(address(number), demand(1));
+    }
+    let assignment = assign(&fleet, &present, 100);
+    assert_eq!(moved(&present, &assignment.targets), [] as [IpAddr; 0]);
+    assert_eq!(counts(&assignment), [6, 2]);
+}
+
+#[test]
+fn what_is_known_of_a_host_decides_what_it_gets() {
+    type Change = fn(&mut Known, &mut Observer);
+    let late = Duration::from_secs(11);
+    let table: [(&str, Duration, Change, HostStanding, bool); 7] = [
+        ("alive", Duration::ZERO, |_, _| (), HostStanding::Live, false),
+        ("silent", late, |_, _| (), HostStanding::Gone, true),
+        ("begins", Duration::ZERO, |k, _| set(k, HostState::Joining), HostStanding::Quiet, false),
+        ("has ended", Duration::ZERO, |k, _| set(k, HostState::Stopped), HostStanding::Quiet, false),
+        ("drains", Duration::ZERO, |k, _| order(k, Order::Drain), HostStanding::Draining, false),
+        (
+            "drained and ended",
+            Duration::ZERO,
+            |k, _| {
+                order(k, Order::Drain);
+                set(k, HostState::Stopped);
+            },
+            HostStanding::Gone,
+            true,
+        ),
+        ("forgotten", Duration::ZERO, |k, _| order(k, Order::Forget), HostStanding::Forgotten, false),
+    ];
+    for (what, now, change, standing, lapsed) in table {
+        let record = HostRecord {
+            incarnation: 1,
+            sequence: 1,
+            lease_ms: 10_000,
+            state: HostState::Live,
+            released: vec![(address(1), 3)],
+            announcement: host().announcement,
+        };
+        let mut known = Known { records: [(name(1), (7, record))].into(), ..Known::default() };
+        let mut observer = Observer::default();
+        known.show(&mut observer, Duration::ZERO);
+        change(&mut known, &mut observer);
+        (0..=now.as_secs()).for_each(|second| observer.heard(Duration::from_secs(second)));
+        let fleet = known.fleet(&observer, now);
+        let host = &fleet.hosts[&name(1)];
+        assert_eq!((host.standing, host.lapsed), (standing, lapsed), "{what}");
+        assert!(host.released.contains(&(address(1), 3)));
+    }
+}
+
+fn set(known: &mut Known, state: HostState) {
+    known.records.get_mut(&name(1)).unwrap().1.state = state;
+}
+
+fn order(known: &mut Known, order: Order) {
+    known.orders.insert(name(1), order);
 }
 
 fn any_fleet() -> impl Strategy<Value = Fleet> {

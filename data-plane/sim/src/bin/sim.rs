@@ -1,4 +1,5 @@
-//! Runs the whole node under many seeds and says which broke what: `sim --first 0 --count 200`.
+//! Runs a world under many seeds and says which broke what: `sim --first 0 --count 200` the whole node,
+//! `sim leases --count 10000` the addresses that move between hosts.
 //!
 //! Seeds know nothing of each other, so each thread takes the next one; what is printed comes in the order of the seeds
 //! whichever is ready first. Exit status 0: no seed broke an invariant.
@@ -10,13 +11,36 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
+use postrail_sim::leases;
 use postrail_sim::workload::{Plan, run};
 
 /// Tries the data plane under seeds: crashes, torn writes, broken connections, receivers that misbehave.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    world: Option<World>,
+    #[command(flatten)]
+    seeds: Seeds,
+}
+
+#[derive(Subcommand)]
+enum World {
+    /// Tries the leases of addresses: hosts, control planes and a store under partitions, pauses and clocks that differ.
+    Leases {
+        #[command(flatten)]
+        seeds: Seeds,
+        /// What hosts hold less than their lease, milliseconds; 0 breaks the invariants.
+        #[arg(long)]
+        margin_ms: Option<u64>,
+    },
+}
+
+#[derive(Args)]
+struct Seeds {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     first: u64,
@@ -43,15 +67,26 @@ struct Verdict {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seeds = arguments.first..arguments.first.saturating_add(arguments.count);
-    let jobs = arguments.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    match &arguments.world {
+        None => try_all(&arguments.seeds, |seed| try_seed(seed, &arguments.seeds)),
+        Some(World::Leases { seeds, margin_ms }) => {
+            let margin = margin_ms.map(Duration::from_millis);
+            let plan = margin.map_or_else(leases::Plan::default, |margin| leases::Plan { margin });
+            try_all(seeds, |seed| try_leases(seed, &plan, seeds))
+        }
+    }
+}
+
+fn try_all(seeds: &Seeds, work: impl Fn(u64) -> Verdict + Sync) -> ExitCode {
+    let range = seeds.first..seeds.first.saturating_add(seeds.count);
+    let jobs = seeds.jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let mut broken = 0_u64;
     let print = |verdict: Verdict| {
         verdict.lines.iter().for_each(|line| println!("{line}"));
         broken += u64::from(verdict.is_broken);
     };
-    in_order(seeds, jobs, |seed| try_seed(seed, &arguments), print);
-    println!("{} seeds, {broken} broken", arguments.count);
+    in_order(range, jobs, work, print);
+    println!("{} seeds, {broken} broken", seeds.count);
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -84,7 +119,7 @@ fn in_order<T: Send>(seeds: Range<u64>, jobs: usize, work: impl Fn(u64) -> T + S
     });
 }
 
-fn try_seed(seed: u64, arguments: &Arguments) -> Verdict {
+fn try_seed(seed: u64, seeds: &Seeds) -> Verdict {
     let plan = Plan::default();
     let broken = |line: String| Verdict { lines: vec![line], is_broken: true };
     let outcome = match run(seed, &plan) {
@@ -94,7 +129,7 @@ fn try_seed(seed: u64, arguments: &Arguments) -> Verdict {
     if !outcome.violations.is_empty() {
         return broken(outcome.summary());
     }
-    if arguments.twice {
+    if seeds.twice {
         match run(seed, &plan) {
             Ok(again) if again.trace == outcome.trace => {}
             Ok(again) => {
@@ -106,8 +141,19 @@ fn try_seed(seed: u64, arguments: &Arguments) -> Verdict {
             Err(failure) => return broken(failure.to_string()),
         }
     }
-    let lines = if arguments.verbose { vec![outcome.summary()] } else { Vec::new() };
+    let lines = if seeds.verbose { vec![outcome.summary()] } else { Vec::new() };
     Verdict { lines, is_broken: false }
+}
+
+fn try_leases(seed: u64, plan: &leases::Plan, seeds: &Seeds) -> Verdict {
+    let outcome = leases::run(seed, plan);
+    let mut is_broken = !outcome.violations.is_empty();
+    let mut lines = if is_broken || seeds.verbose { vec![outcome.summary()] } else { Vec::new() };
+    if seeds.twice && leases::run(seed, plan) != outcome {
+        is_broken = true;
+        lines.push(format!("seed {seed}: two runs differ"));
+    }
+    Verdict { lines, is_broken }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Which folder may name which.
 //!
 //! ```text
-//! core: base <- mail <- smtp, http, dns <- rules <- the six stages <- shard
+//! core: base <- mail <- smtp, http, dns, lease <- rules <- the six stages <- shard
 //! ```
 //!
 //! Equal rooms do not name each other: what two stages share lies below them, and `shard` moves ids between them.
@@ -27,7 +27,7 @@ const TOP_FOLDERS: &[&str] = &[
 const CORE_ROOMS: &[&[&str]] = &[
     &["base"],
     &["mail"],
-    &["smtp", "http", "dns"],
+    &["smtp", "http", "dns", "lease"],
     &["rules"],
     &["intake", "spool", "schedule", "sign", "egress", "events"],
     &["shard"],

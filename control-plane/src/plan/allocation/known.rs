@@ -1,0 +1,89 @@
+//! What a control plane has read, and what follows from it for each host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use postrail_schema::allocation::{HostName, HostRecord, HostState};
+use postrail_schema::limits::ADDRESS_LEASE_MAX;
+
+use super::{Allocation, Demand, Fleet, Host, HostStanding, Observer};
+
+/// What an operator has said of a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Its addresses go elsewhere, each after what is in flight on it.
+    Drain,
+    /// It is off for good: see [`HostStanding::Forgotten`].
+    Forget,
+}
+
+/// Everything that is decided from, as of one revision of the store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Known {
+    pub demands: BTreeMap<IpAddr, Demand>,
+    pub orders: BTreeMap<HostName, Order>,
+    /// Each host's record with the revision that wrote it.
+    pub records: BTreeMap<HostName, (u64, HostRecord)>,
+    pub allocation: Allocation,
+}
+
+impl Known {
+    /// Shows the observer what was read at `now`.
+    pub fn show(&self, observer: &mut Observer, now: Duration) {
+        observer.heard(now);
+        observer.retain(|host| self.hosts().any(|other| other == host));
+        for host in self.hosts() {
+            match self.records.get(host) {
+                Some((revision, record)) => observer.saw(now, host, *revision, record.lease()),
+                // It has grants and no record: an operator removed it. It may still be there.
+                None => observer.saw(now, host, 0, ADDRESS_LEASE_MAX),
+            }
+        }
+    }
+
+    /// The fleet at `now`, as far as `observer` has seen it.
+    pub fn fleet(&self, observer: &Observer, now: Duration) -> Fleet {
+        let hosts = self.hosts().map(|name| (name.clone(), self.host(name, observer, now)));
+        Fleet { addresses: self.demands.clone(), hosts: hosts.collect() }
+    }
+
+    /// The revision that each host's record must still have for a step that relies on it; 0: it must not exist.
+    pub fn revision(&self, host: &HostName) -> u64 {
+        self.records.get(host).map_or(0, |(revision, _)| *revision)
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        let without = self
+            .allocation
+            .hosts
+            .iter()
+            .filter(|(host, grants)| !grants.is_empty() && !self.records.contains_key(*host));
+        self.records.keys().chain(without.map(|(host, _)| host))
+    }
+
+    fn host(&self, name: &HostName, observer: &Observer, now: Duration) -> Host {
+        let order = self.orders.get(name);
+        let Some((revision, record)) = self.records.get(name) else {
+            let lapsed = observer.lapsed(now, name) == Some(0);
+            let standing = if order == Some(&Order::Forget) { HostStanding::Forgotten } else { HostStanding::Gone };
+            return Host { announcement: Default::default(), standing, lapsed, released: Default::default() };
+        };
+        let is_stopped = record.state == HostState::Stopped;
+        // One that stopped keeps its addresses for a lease, because most come back after a moment.
+        let lapsed = observer.lapsed(now, name) == Some(*revision) || (is_stopped && order == Some(&Order::Drain));
+        let standing = match (order, record.state) {
+            (Some(Order::Forget), _) => HostStanding::Forgotten,
+            _ if lapsed => HostStanding::Gone,
+            (Some(Order::Drain), _) => HostStanding::Draining,
+            (None, HostState::Live) => HostStanding::Live,
+            (None, HostState::Joining | HostState::Stopped) => HostStanding::Quiet,
+        };
+        Host {
+            announcement: record.announcement.clone(),
+            standing,
+            lapsed,
+            released: record.released.iter().copied().collect(),
+        }
+    }
+}
