@@ -7,6 +7,7 @@
 //! - `api`: the HTTP edge, one resource a file,
 //! - `app`: use cases; know no HTTP,
 //! - `plan`: desired state to snapshot content and findings,
+//! - `verify`: a domain's records and what is found of them, by `dns` and `spf`,
 //! - `store`: the configuration store, `ledger`: what grows with mail,
 //! - `reconcile`: what runs beside the requests.
 //!
@@ -16,14 +17,18 @@
 
 mod api;
 mod app;
+mod dns;
 mod files;
 mod ledger;
 mod plan;
 mod reconcile;
 mod server;
+mod spf;
 pub mod store;
+mod verify;
 
-pub use app::{Bootstrap, DnsRecord, FirstStart, Publish, UnsealError, seal, unseal};
+pub use app::{Bootstrap, FirstStart, Publish, UnsealError, seal, unseal};
 pub use ledger::{AddressError, PostgresAddress};
 pub use plan::allocation;
 pub use server::{Config, Handle, Started, start};
+pub use verify::{DnsRecord, Purpose};

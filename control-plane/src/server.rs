@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::{App, Bootstrap, DataPlane, FirstStart, Parts, Publish, make_operator_token};
+use crate::dns::Resolver;
 use crate::files;
 use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
-use crate::reconcile::{JournalGauges, follow_store, pull_journals};
+use crate::reconcile::{JournalGauges, check_domains, follow_store, pull_journals};
 use crate::store::{ConfigStore, EmbeddedStore};
 
 /// What the control plane runs with.
@@ -26,6 +27,8 @@ pub struct Config {
     pub api: SocketAddr,
     /// The data plane's admin listener, such as `http://127.0.0.1:8082`.
     pub data_plane_admin: String,
+    /// The name servers that are asked about sending domains.
+    pub resolvers: Vec<SocketAddr>,
     /// Takes each encoded snapshot, in the order of revisions; called once before [`start`] returns. Must not block long.
     pub publish: Publish,
 }
@@ -67,6 +70,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_store(Arc::clone(&app), store, stopped.clone()));
+    tasks.spawn(check_domains(Arc::clone(&app), stopped.clone()));
     tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), stopped.clone()));
     let router = api::router(app, gauges);
     let mut ended = stopped;
@@ -102,9 +106,11 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     };
     let data_plane = DataPlane::new(&config.data_plane_admin).context("setting up the client of the data plane")?;
     let hostname = bootstrap.hostname.clone();
-    let app =
-        App::new(Parts { store: Arc::clone(&store), ledger, data_plane, publish: config.publish, master, hostname })
-            .context("reading the configuration")?;
+    let resolver = Resolver::new(config.resolvers);
+    let parts =
+        Parts { store: Arc::clone(&store), ledger, data_plane, publish: config.publish, master, hostname, resolver };
+    let app = App::new(parts)
+        .context("reading the configuration")?;
     let token = files::operator_token(&at("operator.token"), || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &token).context("publishing the configuration")?;

@@ -4,9 +4,11 @@
 //! /postrail/<cluster>/                                 the root; all below is relative to it
 //!   desired/head                                       revision and the next id of each kind; guards every change
 //!   desired/operator                                   the hash of the operator's token
+//!   desired/settings                                   what holds for the whole installation
 //!   desired/<kind>/<id>                                one resource, JSON; routes by domain
 //!   published/chunks/<kind>/<bucket>/<hash>            records of one kind and bucket of ids; never changed
 //!   published/manifest                                 the revision and the chunks that make it up
+//!   checks/<domain id>                                 what the last check of a domain's DNS records found, JSON
 //!   hosts/<name>                                       a data plane that runs, JSON; under its lease
 //!   election/leader                                    the control plane that reconciles; under its lease
 //! ```
@@ -26,6 +28,9 @@ pub fn root(cluster: &str) -> String {
 pub const DESIRED: &str = "desired/";
 pub const HEAD: &str = "desired/head";
 pub const OPERATOR: &str = "desired/operator";
+pub const SETTINGS: &str = "desired/settings";
+/// What checks of sending domains found: beside what is desired, so that a check is no change.
+pub const CHECKS: &str = "checks/";
 /// What data planes read.
 pub const PUBLISHED: &str = "published/";
 pub const MANIFEST: &str = "published/manifest";
@@ -38,6 +43,11 @@ pub fn resource(kind: &str, id: &impl fmt::Display) -> String {
     format!("{DESIRED}{kind}/{id}")
 }
 
+/// The key of a domain's last check.
+pub fn check(domain: impl fmt::Display) -> String {
+    format!("{CHECKS}{domain}")
+}
+
 /// The key of a data plane.
 pub fn host(name: &str) -> String {
     format!("{HOSTS}{name}")
@@ -48,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_lies_under_one_of_the_four_folders() {
+    fn every_key_lies_under_one_of_the_folders() {
         for (key, folder) in
             [(HEAD, DESIRED), (OPERATOR, DESIRED), (MANIFEST, PUBLISHED), (CHUNKS, PUBLISHED), (LEADER, "election/")]
         {

@@ -285,6 +285,35 @@ pub const OBSERVER_SILENCE_MAX: Duration = Duration::from_secs(2);
 pub const MOVED_PATH_CONNECTIONS: usize = 1;
 pub const MOVED_PATH_PERIOD: Duration = Duration::from_secs(30);
 
+// --- sending domains --------------------------------------------------------------------------------------------------
+
+/// How long a verified domain goes on sending while a needed record is missing or wrong.
+pub const DOMAIN_GRACE: Duration = Duration::from_secs(5 * 24 * 3600);
+/// How often a domain's records are checked.
+pub const DOMAIN_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How often they are checked while their owner works on them: unproved (in its first days) or failing.
+pub const DOMAIN_CHECK_PERIOD_SHORT: Duration = Duration::from_secs(3600);
+/// How long an unproved domain is checked at the shorter period.
+pub const DOMAIN_CHECK_EAGER: Duration = Duration::from_secs(3 * 24 * 3600);
+/// The time of one check: what is not known then is unreachable.
+pub const DOMAIN_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A check that was asked for again within this time answers with the last one.
+pub const DOMAIN_CHECK_PAUSE: Duration = Duration::from_secs(1);
+/// Domains that are checked at once.
+pub const DOMAIN_CHECKS_AT_ONCE: usize = 8;
+/// Questions to name servers in one check.
+pub const DOMAIN_CHECK_QUESTIONS_MAX: u32 = 150;
+/// Records of one name that a check reads.
+pub const DOMAIN_RECORDS_MAX: usize = 64;
+/// Octets of one text record that a check reads.
+pub const DOMAIN_TEXT_BYTES_MAX: usize = 4_096;
+/// Characters of one text record that are kept and shown.
+pub const DOMAIN_FOUND_CHARS_MAX: usize = 500;
+/// Addresses of a pool that SPF is evaluated for.
+pub const DOMAIN_SPF_ADDRESSES_MAX: usize = 16;
+/// Domains of one tenant that it has added and not proved: over it 409.
+pub const DOMAINS_UNPROVED_MAX: usize = 100;
+
 // --- host -------------------------------------------------------------------------------------------------------------
 
 /// Shards of one host.

@@ -1,19 +1,25 @@
-//! `/v2/domains`.
+//! `/v2/domains`: sending domains, what to publish for them, and what is published.
+//!
+//! A tenant may add domains of its own, which then have to prove themselves, check them, and remove them; the rest is the
+//! operator's.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use postrail_schema::ids::SendingDomainId;
 use postrail_schema::snapshot::{KeyAlgorithm, SendingDomain};
+use postrail_schema::standing::{DomainRecord, Standing};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, Operator, Scope, TenantParams};
+use super::extract::{Body, Maker, Operator, Scope, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
-use crate::app::{DnsRecord, NewDomain, dns_records};
-use crate::plan::Desired;
+use crate::app::{Caller, DomainChange, NewDomain, check_domain, dns_records};
+use crate::plan::{Desired, Verification};
+use crate::verify::{DnsRecord, DomainCheck, Purpose, RecordCheck, RecordState};
 
 /// A sending domain.
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,9 +29,21 @@ pub(crate) struct DomainView {
     tenant: String,
     /// Null: the default pool.
     pool: Option<String>,
+    /// What lets it send: the operator's word or its DNS records.
+    verification: Verification,
+    /// `trusted`, `unproved`, `verified`, `failing` or `lapsed`.
+    standing: &'static str,
+    may_send: bool,
+    /// The record without which it may not send: `ownership`, `spf`, `dkim` or `dmarc`.
+    #[schema(value_type = Option<String>)]
+    missing: Option<DomainRecord>,
+    /// Unix milliseconds; null in lists, and before the first check.
+    standing_since_ms: Option<u64>,
+    /// Unix milliseconds; null in lists, and before the first check.
+    checked_at_ms: Option<u64>,
     keys: Vec<KeyView>,
-    /// What to publish in DNS.
-    dns_records: Vec<DnsRecord>,
+    /// What to publish in DNS, and what is there.
+    dns_records: Vec<RecordView>,
 }
 
 /// A DKIM key's public side.
@@ -38,15 +56,53 @@ pub(crate) struct KeyView {
     public_key: String,
 }
 
+/// A record to publish, and the last look at it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RecordView {
+    purpose: Purpose,
+    /// Absolute, without the final dot.
+    name: String,
+    /// `TXT`, `MX` or `CNAME`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    value: String,
+    /// The value as a zone file wants it.
+    zone_value: String,
+    /// Whether the domain needs it to send, where DNS decides that.
+    required: bool,
+    /// Null in lists, and before the first check.
+    check: Option<CheckView>,
+}
+
+/// What was found of a record.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CheckView {
+    state: RecordState,
+    /// What is published there, as text.
+    found: Vec<String>,
+    /// The name server that said so.
+    server: Option<String>,
+    /// What is wrong, or worth knowing; empty where there is nothing to say.
+    detail: String,
+    /// What to do about it; empty where there is nothing to do.
+    advice: String,
+    /// Since when it is in this state, Unix milliseconds.
+    since_ms: u64,
+}
+
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DomainBody {
     name: String,
+    /// The operator's to choose.
     #[serde(default)]
     pool: Option<String>,
     /// The DKIM keys to make; one of each algorithm by default. An empty list: its mail is not signed.
     #[serde(default)]
     dkim_keys: Option<Vec<DkimAlgorithm>>,
+    /// `operator` or `dns`, for operators; by default as the settings say. What a tenant adds is always `dns`.
+    #[serde(default)]
+    verification: Option<Verification>,
 }
 
 /// What a DKIM key signs with.
@@ -71,10 +127,13 @@ impl From<DkimAlgorithm> for KeyAlgorithm {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DomainPatch {
-    /// A pool by name; null: the default pool.
-    #[serde(deserialize_with = "present")]
+    /// A pool by name; null: the default pool; absent: as it is.
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     pool: Option<Option<String>>,
+    /// `operator`: it may send by the operator's word; `dns`: it has to prove itself from now on.
+    #[serde(default)]
+    verification: Option<Verification>,
 }
 
 #[utoipa::path(get, path = "/v2/domains", tag = "domains", params(PageParams),
@@ -82,21 +141,24 @@ pub(crate) struct DomainPatch {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<DomainView>> {
     let desired = shared.app.desired();
     let seen = desired.domains.values().filter(|domain| listing.scope.sees(domain.tenant));
-    Json(listing.by_name(seen, |domain| &domain.name, |domain| view(&desired, domain, shared.app.hostname())))
+    Json(listing.by_name(seen, |domain| &domain.name, |domain| view(&desired, domain, shared.app.hostname(), None)))
 }
 
 #[utoipa::path(post, path = "/v2/domains", tag = "domains", params(TenantParams), request_body = DomainBody,
     responses((status = 201, body = DomainView), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
-    _: Operator,
-    ForTenant(tenant): ForTenant,
+    maker: Maker,
     Body(body): Body<DomainBody>,
 ) -> Result<(StatusCode, Json<DomainView>), ProblemDocument> {
+    if maker.caller != Caller::Operator && (body.pool.is_some() || body.verification == Some(Verification::Operator)) {
+        return Err(ProblemDocument::forbidden());
+    }
     let algorithms = body.dkim_keys.map(|keys| keys.into_iter().map(KeyAlgorithm::from).collect());
-    let new = NewDomain { tenant, name: body.name, pool: body.pool, algorithms };
+    let Maker { tenant, caller: by } = maker;
+    let new = NewDomain { tenant, name: body.name, pool: body.pool, algorithms, verification: body.verification, by };
     let domain = shared.run(move |app| app.create_domain(&new)).await?;
-    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &domain, shared.app.hostname()))))
+    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &domain, shared.app.hostname(), None))))
 }
 
 #[utoipa::path(get, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
@@ -106,37 +168,68 @@ pub(crate) async fn show(
     scope: Scope,
     Path(name): Path<String>,
 ) -> Result<Json<DomainView>, ProblemDocument> {
-    let desired = shared.app.desired();
-    let domain = desired.domain(&name).filter(|domain| scope.sees(domain.tenant));
-    let domain = domain.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))?;
-    Ok(Json(view(&desired, domain, shared.app.hostname())))
+    let id = find(&shared, scope, &name)?.id;
+    checked_view(&shared, id).await
 }
 
-#[utoipa::path(patch, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path)),
+/// Looks at the records now, and answers with what is there.
+#[utoipa::path(post, path = "/v2/domains/{name}/check", tag = "domains", params(("name" = String, Path), TenantParams),
+    responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn check(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<Json<DomainView>, ProblemDocument> {
+    let id = find(&shared, scope, &name)?.id;
+    check_domain(&shared.app, id).await?;
+    checked_view(&shared, id).await
+}
+
+#[utoipa::path(patch, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
     request_body = DomainPatch, responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
+    scope: Scope,
     Path(name): Path<String>,
     Body(patch): Body<DomainPatch>,
 ) -> Result<Json<DomainView>, ProblemDocument> {
-    let pool = patch.pool.flatten();
-    let domain = shared.run(move |app| app.assign_pool(&name, pool.as_deref())).await?;
-    Ok(Json(view(&shared.app.desired(), &domain, shared.app.hostname())))
+    let id = find(&shared, scope, &name)?.id;
+    let change = DomainChange { pool: patch.pool, verification: patch.verification };
+    shared.run(move |app| app.change_domain(id, &change)).await?;
+    checked_view(&shared, id).await
 }
 
-#[utoipa::path(delete, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
     responses((status = 204), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn delete(
     State(shared): State<Shared>,
-    _: Operator,
+    maker: Maker,
+    scope: Scope,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_domain(&name)).await?;
+    let domain = find(&shared, scope, &name)?;
+    if maker.caller != Caller::Operator && domain.standing == Standing::Trusted {
+        return Err(ProblemDocument::forbidden());
+    }
+    shared.run(move |app| app.delete_domain(domain.id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn view(desired: &Desired, domain: &SendingDomain, hostname: &str) -> DomainView {
+/// The domain of that name that the caller sees; of several the one that may send.
+fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
+    let found = shared.app.desired().domain(scope.0, name).cloned();
+    found.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))
+}
+
+async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Json<DomainView>, ProblemDocument> {
+    let check = shared.run(move |app| app.last_check(id)).await?;
+    let desired = shared.app.desired();
+    let domain = desired.domains.get(&id).ok_or_else(|| ProblemDocument::not_found("the domain"))?;
+    Ok(Json(view(&desired, domain, shared.app.hostname(), check.as_ref())))
+}
+
+fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<&DomainCheck>) -> DomainView {
     let keys = domain.keys.iter().map(|key| KeyView {
         id: key.id.0,
         selector: key.selector.clone(),
@@ -146,12 +239,35 @@ fn view(desired: &Desired, domain: &SendingDomain, hostname: &str) -> DomainView
         },
         public_key: key.public_key.clone(),
     });
+    let checks = last.map(|last| &last.records[..]).unwrap_or_default();
+    let records = dns_records(desired, domain, hostname).into_iter().map(|record| record_view(record, checks));
+    let trusted = domain.standing == Standing::Trusted;
     DomainView {
         id: domain.id.0,
         name: domain.name.clone(),
         tenant: desired.tenants.get(&domain.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
         pool: domain.pool.and_then(|pool| desired.pools.get(&pool)).map(|pool| pool.name.clone()),
+        verification: if trusted { Verification::Operator } else { Verification::Dns },
+        standing: domain.standing.name(),
+        may_send: domain.standing.may_send(),
+        missing: domain.refusal().map(|refusal| refusal.missing),
+        standing_since_ms: last.map(|last| last.standing_since_ms),
+        checked_at_ms: last.map(|last| last.checked_at_ms),
         keys: keys.collect(),
-        dns_records: dns_records(desired, domain, hostname),
+        dns_records: records.collect(),
     }
+}
+
+fn record_view(record: DnsRecord, checks: &[RecordCheck]) -> RecordView {
+    let check = checks.iter().find(|check| check.purpose == record.purpose && check.name == record.name);
+    let check = check.cloned().map(|check| CheckView {
+        state: check.state,
+        found: check.found,
+        server: check.server,
+        detail: check.detail,
+        advice: check.advice,
+        since_ms: check.since_ms,
+    });
+    let DnsRecord { purpose, name, kind, value, zone_value, required } = record;
+    RecordView { purpose, name, kind, value, zone_value, required, check }
 }

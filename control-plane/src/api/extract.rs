@@ -121,6 +121,30 @@ impl FromRequestParts<Shared> for ForTenant {
     }
 }
 
+/// Who makes or removes something that tenants may have of their own, and for which tenant: for operators the one of the
+/// query or `default`, else the caller's.
+pub(crate) struct Maker {
+    pub(crate) tenant: String,
+    pub(crate) caller: Caller,
+}
+
+impl FromRequestParts<Shared> for Maker {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let params: TenantParams = query(parts)?;
+        let caller = caller(parts)?;
+        let tenant = match &caller {
+            Caller::Operator => params.tenant.unwrap_or_else(|| "default".to_owned()),
+            Caller::Tenant { tenant, .. } => {
+                Scope::of(parts, shared, params.tenant.as_deref())?;
+                shared.app.tenant_name(*tenant)
+            }
+        };
+        Ok(Self { tenant, caller })
+    }
+}
+
 /// The query as `T`.
 pub(crate) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, ProblemDocument> {
     Query::try_from_uri(&parts.uri).map(|Query(query)| query).map_err(|rejection| {

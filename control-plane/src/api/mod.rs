@@ -19,6 +19,7 @@ mod pools;
 mod problem;
 mod queue;
 mod routes;
+mod settings;
 mod sources;
 mod status;
 mod suppressions;
@@ -71,6 +72,8 @@ fn configuration() -> Router<Shared> {
         .route("/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::delete))
         .route("/domains", get(domains::list).post(domains::create))
         .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
+        .route("/domains/{name}/check", post(domains::check))
+        .route("/settings", get(settings::show).patch(settings::change))
         .route("/credentials", get(credentials::list).post(credentials::create))
         .route("/credentials/{username}", get(credentials::show).patch(credentials::change).delete(credentials::delete))
         .route("/credentials/{username}/rotate", post(credentials::rotate))

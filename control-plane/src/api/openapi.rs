@@ -7,8 +7,8 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domains, events, jobs, pools, queue, routes, sources, status, suppressions, suspensions,
-    tenants,
+    audit, credentials, domains, events, jobs, pools, queue, routes, settings, sources, status, suppressions,
+    suspensions, tenants,
 };
 
 #[derive(OpenApi)]
@@ -18,7 +18,8 @@ use super::{
     security(("bearer" = []), ("basic" = [])),
     paths(
         tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete,
-        domains::list, domains::create, domains::show, domains::change, domains::delete,
+        domains::list, domains::create, domains::show, domains::change, domains::delete, domains::check,
+        settings::show, settings::change,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::rotate,
         credentials::delete,
         sources::list, sources::create, sources::show, sources::replace, sources::delete,

@@ -95,6 +95,7 @@ fn open(folder: &std::path::Path, published: &Arc<Mutex<Vec<SnapshotContent>>>) 
         data_plane: DataPlane::new("http://127.0.0.1:1").unwrap(),
         publish: Box::new(move |bytes| published.lock().unwrap().push(decode_snapshot(&bytes).unwrap())),
         master: Zeroizing::new([9; 32]),
+        resolver: crate::dns::Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
     })
     .unwrap()
@@ -132,8 +133,12 @@ async fn the_first_start_makes_what_sending_needs_and_a_second_one_nothing() {
     assert!(world.first.secret.starts_with("pr_default_"));
     let names: Vec<_> = world.first.dns_records.iter().map(|record| record.name.as_str()).collect();
     let domain_keys = ["pr1r._domainkey.sender.example", "pr1e._domainkey.sender.example"];
-    assert_eq!(names, [&domain_keys[..], &["sender.example", "_dmarc.sender.example"]].concat());
-    assert_eq!(world.first.dns_records[2].value, "v=spf1 a:mail.sender.example ~all");
+    let (before, after) = (
+        ["_postrail.sender.example", "sender.example"],
+        ["_dmarc.sender.example", "bounce.sender.example", "click.sender.example"],
+    );
+    assert_eq!(names, [&before[..], &domain_keys[..], &after[..]].concat());
+    assert_eq!(world.first.dns_records[1].value, "v=spf1 a:mail.sender.example ~all");
 
     let again = open(world._folder.path(), &world.published);
     assert!(again.bootstrap(&Bootstrap::default(), "po_token").unwrap().is_none());
@@ -202,7 +207,77 @@ async fn a_tenant_sees_its_own_and_changes_nothing() {
     }
     let (status, _) = world.call(&red, "DELETE", "/v2/domains/red.example", Value::Null).await;
     assert_eq!(status, 403);
-    assert_eq!(world.call(&red, "POST", "/v2/domains", json!({ "name": "x.example" })).await.0, 403);
+    let (status, _) = world.call(&red, "PATCH", "/v2/domains/red.example", json!({ "verification": "dns" })).await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn what_a_tenant_adds_itself_has_to_prove_itself() {
+    let world = World::new();
+    let (red, blue) = (world.tenant("red").await, world.tenant("blue").await);
+    let wanted = json!({ "name": "shop.example" });
+    let (status, made) = world.call(&red, "POST", "/v2/domains", wanted.clone()).await;
+    assert_eq!((status, &made["standing"], &made["may_send"]), (201, &json!("unproved"), &json!(false)), "{made}");
+    assert_eq!((&made["missing"], &made["verification"]), (&json!("ownership"), &json!("dns")));
+    let refusal = world.latest().domains[1].refusal().expect("it may not send");
+    assert_eq!(refusal.record_name, "_postrail.shop.example");
+    for body in
+        [json!({ "name": "b.example", "verification": "operator" }), json!({ "name": "b.example", "pool": "default" })]
+    {
+        assert_eq!(world.call(&red, "POST", "/v2/domains", body.clone()).await.0, 403, "{body}");
+    }
+    assert_eq!(world.call(&red, "POST", "/v2/domains", json!({ "name": "co.uk" })).await.0, 422, "nobody's alone");
+    assert_eq!(world.call(&red, "POST", "/v2/domains?tenant=blue", wanted.clone()).await.0, 404);
+    assert_eq!(world.call(&red, "POST", "/v2/domains", wanted.clone()).await.0, 409);
+
+    // A claim keeps nobody out, and each tenant has a text of its own to publish.
+    let (status, other) = world.call(&blue, "POST", "/v2/domains", wanted.clone()).await;
+    assert_eq!(status, 201, "{other}");
+    assert_ne!(made["dns_records"][0]["value"], other["dns_records"][0]["value"]);
+    assert_eq!(world.latest().domains.len(), 2, "one domain of a name is published");
+    let trust = json!({ "verification": "operator" });
+    let (status, trusted) = world.operator("PATCH", "/v2/domains/shop.example?tenant=blue", trust.clone()).await;
+    assert_eq!((status, &trusted["standing"]), (200, &json!("trusted")));
+    assert_eq!(world.latest().domains[1].id.0, 3, "now the other one");
+    let (status, problem) = world.operator("PATCH", "/v2/domains/shop.example?tenant=red", trust).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{problem}");
+    assert_eq!(world.operator("POST", "/v2/domains", wanted.clone()).await.0, 409, "it is in use");
+    assert_eq!(world.call(&blue, "DELETE", "/v2/domains/shop.example", Value::Null).await.0, 403, "the operator's");
+    assert_eq!(world.call(&red, "DELETE", "/v2/domains/shop.example", Value::Null).await.0, 204);
+    assert_eq!(world.call(&red, "GET", "/v2/domains/shop.example", Value::Null).await.0, 404);
+    let again = world.call(&red, "POST", "/v2/domains", json!({ "name": "shop.example" })).await;
+    assert_eq!(again.0, 409, "another tenant's may send: {}", again.1);
+}
+
+#[tokio::test]
+async fn a_check_without_a_name_server_holds_nothing_against_a_domain_and_is_kept() {
+    let world = World::new();
+    let revision = world.latest().revision;
+    let (status, checked) = world.operator("POST", "/v2/domains/sender.example/check", Value::Null).await;
+    assert_eq!((status, &checked["standing"]), (200, &json!("trusted")), "{checked}");
+    for record in checked["dns_records"].as_array().unwrap() {
+        assert_eq!(record["check"]["state"], "unreachable", "{record}");
+    }
+    assert_eq!(world.get("/v2/domains/sender.example").await["checked_at_ms"], checked["checked_at_ms"]);
+    assert_eq!(world.latest().revision, revision, "nothing was published");
+    let again = open(world._folder.path(), &world.published);
+    let kept = again.last_check(world.latest().domains[0].id).unwrap().expect("the check is stored");
+    assert_eq!(json!(kept.checked_at_ms), checked["checked_at_ms"]);
+}
+
+#[tokio::test]
+async fn settings_say_what_new_domains_of_the_operator_have_to_show() {
+    let world = World::new();
+    let change = json!({ "domain_verification": "dns", "spf_include": "_spf.mail.example" });
+    assert_eq!(world.operator("PATCH", "/v2/settings", change.clone()).await, (200, change));
+    let made = world.operator("POST", "/v2/domains", json!({ "name": "new.example" })).await.1;
+    assert_eq!((&made["standing"], &made["verification"]), (&json!("unproved"), &json!("dns")));
+    assert_eq!(made["dns_records"][1]["value"], "v=spf1 include:_spf.mail.example ~all");
+    let named =
+        world.operator("POST", "/v2/domains", json!({ "name": "b.example", "verification": "operator" })).await.1;
+    assert_eq!(named["standing"], "trusted");
+    assert!(world.get("/v2/settings").await.get("ownership_salt").is_none());
+    assert_eq!(world.operator("PATCH", "/v2/settings", json!({ "spf_include": "no dots" })).await.0, 422);
 }
 
 #[tokio::test]
@@ -325,7 +400,7 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
     assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 2, 1));
     assert_eq!(content.suppressions[0].address, "a@receiver.example");
     let records = world.get("/v2/domains/red.example").await;
-    assert_eq!(records["dns_records"][2]["value"], "v=spf1 ip6:2001:db8::2 ~all");
+    assert_eq!(records["dns_records"][1]["value"], "v=spf1 ip6:2001:db8::2 ~all");
     assert_eq!(world.get("/v2/problems").await["items"][0]["code"], "source_unbound");
 
     let deletes = ["/v2/suspensions/1", "/v2/suspensions/2", "/v2/routes/*", "/v2/domains/red.example"];
@@ -456,5 +531,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 31);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 33);
 }

@@ -11,10 +11,11 @@ use postrail_schema::snapshot::{
 };
 use postrail_schema::standing::Standing;
 
-use super::domains::{DnsRecord, dns_records};
+use super::domains::dns_records;
 use super::keys::{ALGORITHMS, make_keys};
-use super::{App, AppError, Draft, names, put, secrets};
-use crate::plan::Operator;
+use super::{App, AppError, Draft, names, put, secrets, settings};
+use crate::plan::{Operator, Settings};
+use crate::verify::DnsRecord;
 
 /// What the first start is told.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +57,7 @@ impl App {
     ) -> Result<Option<FirstStart>, AppError> {
         if let Some(operator) = &self.desired().operator {
             self.renew(operator, operator_token)?;
+            self.ensure_settings()?;
             return Ok(None);
         }
         let domain = bootstrap.domain.as_deref().map(|name| names::domain("/domain", name, false)).transpose()?;
@@ -63,12 +65,14 @@ impl App {
         let secret = secrets::make_api_key(DEFAULT)?;
         let secret_hash = secrets::hash(&secret)?;
         let operator = Operator { token_hash: secrets::hash(operator_token)? };
+        let salt = settings::make_salt()?;
         let dns_records = self.change(|draft| {
             if draft.desired.operator.is_some() {
                 return Err(AppError::conflict("another process has made the first resources"));
             }
             draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
+            draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
             make_tenant(draft, &secret_hash)?;
             make_egress(draft, &hostname)?;
             for route in &bootstrap.routes {

@@ -1,13 +1,18 @@
 //! Sending domains, their keys, and what to publish in DNS for them.
 
-use postrail_schema::ids::PoolId;
-use postrail_schema::snapshot::{KeyAlgorithm, SendingDomain};
-use postrail_schema::standing::Standing;
-use serde::Serialize;
+use std::net::IpAddr;
+
+use postrail_schema::ids::{PoolId, SendingDomainId, TenantId};
+use postrail_schema::keys;
+use postrail_schema::limits::DOMAINS_UNPROVED_MAX;
+use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, SendingDomain};
+use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::keys::{ALGORITHMS, make_keys};
-use super::{App, AppError, names};
-use crate::plan::Desired;
+use super::{App, AppError, Caller, names};
+use crate::plan::{Desired, Verification};
+use crate::store::Write;
+use crate::verify::{DnsRecord, Subject, SubjectKey, records, token};
 
 /// A sending domain to make.
 #[derive(Clone, Debug)]
@@ -18,22 +23,18 @@ pub(crate) struct NewDomain {
     pub pool: Option<String>,
     /// The algorithms of its DKIM keys; `None`: all. Without one its mail is not signed.
     pub algorithms: Option<Vec<KeyAlgorithm>>,
+    /// What lets it send; `None`: as the installation's settings say.
+    pub verification: Option<Verification>,
+    /// Who makes it: a tenant's own domains have to prove themselves, and their claims are bounded.
+    pub by: Caller,
 }
 
-/// A record to publish.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
-pub struct DnsRecord {
-    /// `dkim`, `spf` or `dmarc`.
-    pub purpose: &'static str,
-    /// Absolute, without the final dot.
-    pub name: String,
-    /// Always `TXT`.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// The text as a whole.
-    pub value: String,
-    /// The text as a zone file wants it: quoted strings of at most 255 octets.
-    pub zone_value: String,
+/// What to change of a domain; `None`: as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DomainChange {
+    /// A pool by name; `Some(None)`: the default pool.
+    pub pool: Option<Option<String>>,
+    pub verification: Option<Verification>,
 }
 
 impl App {
@@ -47,29 +48,49 @@ impl App {
         if algorithms.iter().enumerate().any(|(index, algorithm)| algorithms[..index].contains(algorithm)) {
             return Err(AppError::invalid("/dkim_keys", "a domain has one key of an algorithm"));
         }
+        if is_public_suffix(&name) {
+            return Err(AppError::invalid("/name", format!("{name} is a public suffix, which is nobody's alone")));
+        }
         self.change(|draft| {
-            if draft.desired.domain(&name).is_some() {
-                return Err(AppError::conflict(format!("domain {name} exists")));
-            }
             let tenant = draft.tenant(&new.tenant)?.id;
+            check_claim(&draft.desired, tenant, &name, &new.by)?;
+            let verification = new.verification.unwrap_or(draft.desired.settings.domain_verification);
+            let standing = match (&new.by, verification) {
+                (Caller::Operator, Verification::Operator) => Standing::Trusted,
+                _ => UNPROVED,
+            };
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
             let id = draft.counters().next_domain();
-            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing: Standing::Trusted };
+            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing };
             draft.put(domain.clone())?;
             Ok(domain)
         })
     }
 
-    /// Assigns the pool of that name, or with `None` the default pool.
+    /// Changes what may be changed of a domain.
     ///
     /// # Errors
-    /// Domain or pool do not exist.
-    pub(crate) fn assign_pool(&self, name: &str, pool: Option<&str>) -> Result<SendingDomain, AppError> {
+    /// Domain or pool do not exist, or another tenant's domain of that name may send.
+    pub(crate) fn change_domain(&self, id: SendingDomainId, change: &DomainChange) -> Result<SendingDomain, AppError> {
+        if change.pool.is_none() && change.verification.is_none() {
+            return Err(AppError::invalid("", "name a pool or a verification to change"));
+        }
         self.change(|draft| {
-            let found = draft.desired.domain(name).cloned();
-            let mut domain = found.ok_or_else(|| AppError::not_found("domain", name))?;
-            domain.pool = pool.map(|pool| pool_id(&draft.desired, pool)).transpose()?;
+            let mut domain = find(&draft.desired, id)?.clone();
+            if let Some(pool) = &change.pool {
+                domain.pool = pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
+            }
+            match (change.verification, domain.standing) {
+                (Some(Verification::Operator), _) => {
+                    if draft.desired.holder(&domain.name).is_some_and(|holder| holder.id != id) {
+                        return Err(taken(&domain.name));
+                    }
+                    domain.standing = Standing::Trusted;
+                }
+                (Some(Verification::Dns), Standing::Trusted) => domain.standing = UNPROVED,
+                (Some(Verification::Dns) | None, _) => {}
+            }
             draft.put(domain.clone())?;
             Ok(domain)
         })
@@ -77,10 +98,11 @@ impl App {
 
     /// # Errors
     /// It does not exist.
-    pub(crate) fn delete_domain(&self, name: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_domain(&self, id: SendingDomainId) -> Result<(), AppError> {
         self.change(|draft| {
-            let id = draft.desired.domain(name).map(|domain| domain.id);
-            draft.delete::<SendingDomain>(&id.ok_or_else(|| AppError::not_found("domain", name))?);
+            find(&draft.desired, id)?;
+            draft.delete::<SendingDomain>(&id);
+            draft.writes.push(Write::Delete { key: keys::check(id) });
             Ok(())
         })
     }
@@ -91,55 +113,66 @@ impl App {
     }
 }
 
+pub(super) fn find(desired: &Desired, id: SendingDomainId) -> Result<&SendingDomain, AppError> {
+    desired.domains.get(&id).ok_or_else(|| AppError::not_found("domain", id.to_string()))
+}
+
+/// Whether `tenant` may claim the name. A claim that is not proved keeps nobody else out.
+fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> Result<(), AppError> {
+    if desired.domain(Some(tenant), name).is_some() {
+        return Err(AppError::conflict(format!("domain {name} exists")));
+    }
+    if desired.holder(name).is_some() {
+        return Err(taken(name));
+    }
+    let unproved = |domain: &&SendingDomain| domain.tenant == tenant && !domain.standing.may_send();
+    let claims = desired.domains.values().filter(unproved).count();
+    if *by != Caller::Operator && claims >= DOMAINS_UNPROVED_MAX {
+        let detail = format!("{claims} domains are not proved yet; prove or delete some before you add another");
+        return Err(AppError::conflict(detail));
+    }
+    Ok(())
+}
+
+fn taken(name: &str) -> AppError {
+    AppError::conflict(format!("domain {name} is in use already; if it is yours, ask the operator"))
+}
+
+/// Whether the public suffix list has the name itself, in its part of registries.
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.typ() == Some(psl::Type::Icann) && suffix == name)
+}
+
 fn pool_id(desired: &Desired, name: &str) -> Result<PoolId, AppError> {
     let pool = desired.pool(name).ok_or_else(|| AppError::invalid("/pool", format!("pool {name} does not exist")))?;
     Ok(pool.id)
 }
 
-/// What to publish for `domain`: a key record for each DKIM key (RFC 6376 3.6.1, RFC 8463), SPF for the sources of its pool
-/// (RFC 7208) and a first DMARC policy that only observes (RFC 9091 and RFC 7489).
-pub(crate) fn dns_records(desired: &Desired, domain: &SendingDomain, hostname: &str) -> Vec<DnsRecord> {
-    let mut records: Vec<_> = domain
-        .keys
-        .iter()
-        .map(|key| {
-            let algorithm = match key.algorithm {
-                KeyAlgorithm::RsaSha256 => "rsa",
-                KeyAlgorithm::Ed25519Sha256 => "ed25519",
-            };
-            let value = format!("v=DKIM1; k={algorithm}; p={}", key.public_key);
-            txt("dkim", format!("{}._domainkey.{}", key.selector, domain.name), value)
-        })
-        .collect();
-    records.push(txt("spf", domain.name.clone(), spf(desired, domain, hostname)));
-    records.push(txt("dmarc", format!("_dmarc.{}", domain.name), "v=DMARC1; p=none".to_owned()));
-    records
-}
-
-/// A source without an address of its own sends from an address of the host, so the host's name stands for it.
-fn spf(desired: &Desired, domain: &SendingDomain, hostname: &str) -> String {
+/// A domain as its checks see it.
+pub(crate) fn subject(desired: &Desired, domain: &SendingDomain, hostname: &str) -> Subject {
+    let key = |key: &DkimKey| SubjectKey {
+        selector: key.selector.clone(),
+        algorithm: key.algorithm,
+        public_key: key.public_key.clone(),
+    };
     let pool = domain.pool.and_then(|pool| desired.pools.get(&pool)).or_else(|| desired.pool("default"));
     let sources = pool.into_iter().flat_map(|pool| &pool.members).filter_map(|m| desired.sources.get(&m.source));
-    let mut terms: Vec<String> = sources
-        .map(|source| match source.address {
-            address if address.is_unspecified() => format!("a:{hostname}"),
-            std::net::IpAddr::V4(address) => format!("ip4:{address}"),
-            std::net::IpAddr::V6(address) => format!("ip6:{address}"),
-        })
-        .collect();
-    terms.sort();
-    terms.dedup();
-    format!("v=spf1 {} ~all", terms.join(" "))
+    let addresses: Vec<_> = sources.map(|source| source.address).collect();
+    Subject {
+        name: domain.name.clone(),
+        token: token(desired.settings.ownership_salt.as_bytes(), domain.tenant, &domain.name),
+        keys: domain.keys.iter().map(key).collect(),
+        unbound: addresses.iter().any(IpAddr::is_unspecified),
+        addresses: addresses.into_iter().filter(|address| !address.is_unspecified()).collect(),
+        hostname: hostname.to_owned(),
+        spf_include: desired.settings.spf_include.clone(),
+    }
 }
 
-fn txt(purpose: &'static str, name: String, value: String) -> DnsRecord {
-    let strings: Vec<_> = value
-        .as_bytes()
-        .chunks(TXT_STRING_BYTES_MAX)
-        .map(|chunk| format!("\"{}\"", String::from_utf8_lossy(chunk)))
-        .collect();
-    DnsRecord { purpose, name, kind: "TXT", zone_value: strings.join(" "), value }
+/// What to publish for `domain`.
+pub(crate) fn dns_records(desired: &Desired, domain: &SendingDomain, hostname: &str) -> Vec<DnsRecord> {
+    records(&subject(desired, domain, hostname))
 }
 
-/// RFC 1035 section 3.3: one character-string.
-const TXT_STRING_BYTES_MAX: usize = 255;
+/// How a domain begins whose DNS decides.
+const UNPROVED: Standing = Standing::Unproved { missing: DomainRecord::Ownership };

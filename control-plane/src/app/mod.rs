@@ -10,6 +10,7 @@
 
 mod access;
 mod bootstrap;
+mod checks;
 mod credentials;
 mod data_plane;
 mod domains;
@@ -18,6 +19,7 @@ mod error;
 mod keys;
 mod names;
 mod secrets;
+mod settings;
 mod suppressions;
 mod suspensions;
 mod tenants;
@@ -27,26 +29,29 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use postrail_schema::ids::{Revision, TenantId};
 use postrail_schema::keys::{DESIRED, HEAD};
-use postrail_schema::limits::RESOURCES_MAX;
+use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{Snapshot, Tenant};
 use postrail_schema::wire::encode_snapshot;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 pub(crate) use access::{Access, Caller};
 pub use bootstrap::{Bootstrap, FirstStart};
+pub(crate) use checks::{check_domain, due_ms};
 pub(crate) use credentials::{IssuedSecret, NewCredential};
 pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal};
-pub use domains::DnsRecord;
-pub(crate) use domains::{NewDomain, dns_records};
+pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
 pub(crate) use keys::MasterKey;
 pub use keys::{UnsealError, seal, unseal};
 pub(crate) use secrets::make_operator_token;
+pub(crate) use settings::SettingsChange;
 pub(crate) use suspensions::NewSuspension;
 pub(crate) use tenants::{NewTenant, TenantChange};
 
+use crate::dns::Resolver;
 use crate::ledger::Ledger;
 use crate::plan::{Counters, Desired, Head, Record, plan};
 use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
@@ -63,6 +68,9 @@ pub(crate) struct App {
     master: MasterKey,
     hostname: String,
     access: Access,
+    /// Who answers questions about domains, and how many may ask at once.
+    resolver: Resolver,
+    checks: Semaphore,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -91,6 +99,7 @@ pub(crate) struct Parts {
     pub publish: Publish,
     pub master: MasterKey,
     pub hostname: String,
+    pub resolver: Resolver,
 }
 
 /// A change being made: an edited copy, and the writes that make it so.
@@ -141,6 +150,8 @@ impl App {
             master: parts.master,
             hostname: parts.hostname,
             access: Access::default(),
+            resolver: parts.resolver,
+            checks: Semaphore::new(DOMAIN_CHECKS_AT_ONCE),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::SuspensionTarget;
+use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::Desired;
 
 pub(super) fn check(desired: &Desired) -> Vec<Problem> {
     let mut problems = Vec::new();
     names(desired, &mut problems);
+    claims(desired, &mut problems);
     tenancy(desired, &mut problems);
     egress(desired, &mut problems);
     stops(desired, &mut problems);
@@ -22,12 +24,11 @@ fn add(to: &mut Problems, severity: Severity, code: &'static str, subject: Strin
     to.push(Problem { severity, code, subject, detail: detail.into() });
 }
 
-/// Names are unique within their kind, over all tenants.
+/// Names are unique within their kind, over all tenants; those of domains in [`claims`].
 fn names(desired: &Desired, to: &mut Problems) {
-    let kinds: [(&str, Vec<&str>); 5] = [
+    let kinds: [(&str, Vec<&str>); 4] = [
         ("tenant", desired.tenants.values().map(|tenant| tenant.name.as_str()).collect()),
         ("credential", desired.credentials.values().map(|credential| credential.username.as_str()).collect()),
-        ("domain", desired.domains.values().map(|domain| domain.name.as_str()).collect()),
         ("source", desired.sources.values().map(|source| source.name.as_str()).collect()),
         ("pool", desired.pools.values().map(|pool| pool.name.as_str()).collect()),
     ];
@@ -39,6 +40,33 @@ fn names(desired: &Desired, to: &mut Problems) {
                 add(to, Severity::Error, "duplicate_name", format!("{kind}/{name}"), detail);
             }
         }
+    }
+}
+
+/// Several tenants may claim a domain until one has shown whose it is.
+fn claims(desired: &Desired, to: &mut Problems) {
+    let (mut claimed, mut held) = (BTreeSet::new(), BTreeSet::new());
+    for domain in desired.domains.values() {
+        let twice = !claimed.insert((domain.tenant, domain.name.as_str()));
+        if twice || (domain.standing.may_send() && !held.insert(domain.name.as_str())) {
+            let detail = "the name occurs twice; delete or rename one of the two";
+            add(to, Severity::Error, "duplicate_name", format!("domain/{}", domain.name), detail);
+        }
+        let missing = |missing: DomainRecord| format!("{} record {}", missing.word(), domain.record_name(missing));
+        let (code, detail) = match domain.standing {
+            Standing::Trusted | Standing::Verified => continue,
+            Standing::Failing => {
+                ("domain_failing", "a DNS record that it needs is missing or wrong; it lapses soon".to_owned())
+            }
+            Standing::Unproved { missing: record } => {
+                ("domain_unproved", format!("it cannot send before its {} is published", missing(record)))
+            }
+            Standing::Lapsed { missing: record } => {
+                ("domain_lapsed", format!("it cannot send until its {} is back", missing(record)))
+            }
+        };
+        let severity = if code == "domain_unproved" { Severity::Note } else { Severity::Warning };
+        add(to, severity, code, format!("domain/{}", domain.name), detail);
     }
 }
 

@@ -1,9 +1,11 @@
 //! Desired state: every resource by id, as it is stored one key a resource (see [`keys`]).
 //!
 //! ```text
-//! desired/ tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
+//! desired/ settings  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
 //!          routes/<recipient domain>
 //! ```
+//!
+//! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -21,6 +23,7 @@ use crate::store::Entry;
 pub(crate) struct Desired {
     pub head: Head,
     pub operator: Option<Operator>,
+    pub settings: Settings,
     pub tenants: BTreeMap<TenantId, Tenant>,
     pub credentials: BTreeMap<CredentialId, Credential>,
     pub domains: BTreeMap<SendingDomainId, SendingDomain>,
@@ -56,6 +59,29 @@ pub(crate) struct Counters {
 pub(crate) struct Operator {
     /// PHC string of the token.
     pub token_hash: String,
+}
+
+/// What holds for the whole installation.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Mixed into the ownership tokens of domains; made at the first start, and never shown.
+    pub ownership_salt: String,
+    /// What lets a domain send that the operator makes without saying so.
+    pub domain_verification: Verification,
+    /// A name whose SPF record lists all sources; domains include it instead of naming their sources.
+    pub spf_include: Option<String>,
+}
+
+/// What lets a domain send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verification {
+    /// The operator's word.
+    #[default]
+    Operator,
+    /// Its DNS records.
+    Dns,
 }
 
 /// Why stored state cannot be read.
@@ -120,6 +146,7 @@ impl Desired {
             match name.split_once('/').map_or(name, |(kind, _)| kind) {
                 "head" => desired.head = value(entry)?,
                 "operator" => desired.operator = Some(value(entry)?),
+                "settings" => desired.settings = value(entry)?,
                 Tenant::KIND => desired.insert::<Tenant>(entry)?,
                 Credential::KIND => desired.insert::<Credential>(entry)?,
                 SendingDomain::KIND => desired.insert::<SendingDomain>(entry)?,
@@ -147,8 +174,29 @@ impl Desired {
         self.credentials.values().find(|credential| credential.username == username)
     }
 
-    pub(crate) fn domain(&self, name: &str) -> Option<&SendingDomain> {
-        self.domains.values().find(|domain| domain.name == name)
+    /// The domain of that name: of `tenant`, or with `None` the one that the name belongs to.
+    pub(crate) fn domain(&self, tenant: Option<TenantId>, name: &str) -> Option<&SendingDomain> {
+        let named = self.domains.values().filter(|domain| domain.name == name);
+        named.filter(|domain| tenant.is_none_or(|tenant| domain.tenant == tenant)).min_by_key(|domain| claim(domain))
+    }
+
+    /// The domain that holds that name: it may send, so no other tenant's may.
+    pub(crate) fn holder(&self, name: &str) -> Option<&SendingDomain> {
+        self.domains.values().find(|domain| domain.name == name && domain.standing.may_send())
+    }
+
+    /// One domain a name: several tenants may claim one, and one that may send comes before the earliest claim.
+    pub(crate) fn published_domains(&self) -> impl Iterator<Item = &SendingDomain> {
+        let mut first: BTreeMap<&str, &SendingDomain> = BTreeMap::new();
+        for domain in self.domains.values() {
+            let held = first.entry(&domain.name).or_insert(domain);
+            if claim(domain) < claim(held) {
+                *held = domain;
+            }
+        }
+        self.domains
+            .values()
+            .filter(move |domain| first.get(domain.name.as_str()).is_some_and(|held| held.id == domain.id))
     }
 
     pub(crate) fn source(&self, name: &str) -> Option<&EgressSource> {
@@ -188,6 +236,11 @@ impl Counters {
     pub(crate) fn next_suspension(&mut self) -> SuspensionId {
         SuspensionId(next(&mut self.suspension))
     }
+}
+
+/// The order in which claims on a name count.
+fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {
+    (!domain.standing.may_send(), domain.id)
 }
 
 fn next(last: &mut u32) -> u32 {

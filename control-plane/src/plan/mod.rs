@@ -11,7 +11,7 @@ use postrail_schema::ids::Revision;
 use postrail_schema::problem::Problem;
 use postrail_schema::snapshot::{SnapshotContent, Suppression};
 
-pub(crate) use desired::{Counters, Desired, Head, LoadError, Operator, Record};
+pub(crate) use desired::{Counters, Desired, Head, LoadError, Operator, Record, Settings, Verification};
 
 /// What [`plan`] gives.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub(crate) fn plan(desired: &Desired, suppressions: Vec<Suppression>, revision: 
         revision,
         tenants: desired.tenants.values().cloned().collect(),
         credentials: desired.credentials.values().cloned().collect(),
-        domains: desired.domains.values().cloned().collect(),
+        domains: desired.published_domains().cloned().collect(),
         sources: desired.sources.values().cloned().collect(),
         pools: desired.pools.values().cloned().collect(),
         routes: desired.routes.values().cloned().collect(),

@@ -90,6 +90,7 @@ async fn launch(folder: &std::path::Path, admin: &str) -> (Started, Arc<Mutex<Ve
         ledger: None,
         api: "127.0.0.1:0".parse().unwrap(),
         data_plane_admin: admin.to_owned(),
+        resolvers: Vec::new(),
         publish: Box::new(move |bytes| seen.lock().unwrap().push(decode_snapshot(&bytes).unwrap().revision.0)),
     };
     let bootstrap =
@@ -183,6 +184,7 @@ async fn an_address_that_others_reach_is_refused() {
         ledger: None,
         api: "0.0.0.0:0".parse().unwrap(),
         data_plane_admin: "http://127.0.0.1:1".into(),
+        resolvers: Vec::new(),
         publish: Box::new(|_| {}),
     };
     let refused = start(config, Bootstrap::default()).await.err().expect("a refusal");

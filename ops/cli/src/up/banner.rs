@@ -72,6 +72,7 @@ impl Banner<'_> {
             writeln!(f, "  {}. IN TXT {}", record.name.trim_end_matches('.'), record.zone_value)?;
         }
         let (user, secret, domain) = (&first.username, &first.secret, &first.domain);
+        writeln!(f, "\nThen see whether all is right:  postrail domain check {domain}")?;
         writeln!(f, "\nSend a mail (the recipient is yours to change):\n")?;
         if let Some(smtp) = self.smtp.first() {
             writeln!(

@@ -85,6 +85,7 @@ impl Planes {
             ledger: options.ledger.clone(),
             api: options.api,
             data_plane_admin: format!("http://{}", options.admin),
+            resolvers: options.resolvers.clone(),
             publish,
         };
         let bootstrap = control::Bootstrap {
@@ -186,8 +187,10 @@ fn node_config(options: &PlanesOptions, api: SocketAddr) -> NodeConfig {
 }
 
 fn first_start(first: control::FirstStart, asked: &str) -> FirstStart {
-    let records =
-        first.dns_records.into_iter().map(|record| Txt { name: record.name, zone_value: record.zone_value }).collect();
+    // The operator vouches for the first domain, and its mail needs these alone.
+    let needed = [control::Purpose::Spf, control::Purpose::Dkim, control::Purpose::Dmarc];
+    let records = first.dns_records.into_iter().filter(|record| needed.contains(&record.purpose));
+    let records = records.map(|record| Txt { name: record.name, zone_value: record.zone_value }).collect();
     FirstStart {
         tenant: first.tenant,
         username: first.username,

@@ -1,0 +1,55 @@
+//! `/v2/settings`: what holds for the whole installation; the operator's.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, Operator};
+use super::problem::ProblemDocument;
+use super::tenants::present;
+use crate::app::SettingsChange;
+use crate::plan::{Settings, Verification};
+
+/// The settings.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SettingsView {
+    /// What lets a domain send that the operator makes without saying so: `operator` or `dns`.
+    domain_verification: Verification,
+    /// A name whose SPF record lists all sources; null: domains name their sources.
+    spf_include: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SettingsPatch {
+    /// `operator` or `dns`; domains that exist keep theirs.
+    #[serde(default)]
+    domain_verification: Option<Verification>,
+    /// Null: domains name their sources.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    spf_include: Option<Option<String>>,
+}
+
+#[utoipa::path(get, path = "/v2/settings", tag = "settings", responses((status = 200, body = SettingsView)))]
+pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Json<SettingsView> {
+    Json(view(&shared.app.desired().settings))
+}
+
+#[utoipa::path(patch, path = "/v2/settings", tag = "settings", request_body = SettingsPatch,
+    responses((status = 200, body = SettingsView), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn change(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(patch): Body<SettingsPatch>,
+) -> Result<Json<SettingsView>, ProblemDocument> {
+    let change = SettingsChange { domain_verification: patch.domain_verification, spf_include: patch.spf_include };
+    let settings = shared.run(move |app| app.change_settings(&change)).await?;
+    Ok(Json(view(&settings)))
+}
+
+fn view(settings: &Settings) -> SettingsView {
+    SettingsView { domain_verification: settings.domain_verification, spf_include: settings.spf_include.clone() }
+}

@@ -1,0 +1,143 @@
+//! Checks of the DNS records of sending domains, and what they decide.
+//!
+//! ```text
+//! desired domain -> Subject -> verify::check -> checks/<id> (beside desired state, without a revision)
+//!                                            -> a new standing, only where it changes (a change like any other)
+//! ```
+//!
+//! Invariants worth naming: a check writes to desired state only when the standing moves, so daily checks of many domains
+//! publish nothing; a domain never begins to send while another tenant's domain of that name may; a check that comes too
+//! late for a domain that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrail_schema::ids::SendingDomainId;
+use postrail_schema::keys;
+use postrail_schema::limits::{DOMAIN_CHECK_EAGER, DOMAIN_CHECK_PAUSE, DOMAIN_CHECK_PERIOD, DOMAIN_CHECK_PERIOD_SHORT};
+use postrail_schema::snapshot::SendingDomain;
+use postrail_schema::standing::Standing;
+use tokio::task::JoinError;
+
+use super::domains::{find, subject};
+use super::{App, AppError, now_ms, put};
+use crate::verify::{self, DomainCheck, Held, Purpose, RecordCheck, RecordState, next};
+
+impl App {
+    /// The last check of a domain; `None`: there was none yet.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn last_check(&self, id: SendingDomainId) -> Result<Option<DomainCheck>, AppError> {
+        let entries = self.store.get(&[keys::check(id)])?.entries;
+        // What a later version wrote differently is found anew by the next check.
+        Ok(entries.first().and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    }
+
+    /// Keeps what a check found, and moves the domain's standing by it.
+    fn record_check(&self, domain: &SendingDomain, mut records: Vec<RecordCheck>) -> Result<(), AppError> {
+        let now = now_ms();
+        let before = self.last_check(domain.id)?;
+        let since_ms = before.map_or(now, |before| before.standing_since_ms);
+        let mut held = next(Held { standing: domain.standing, since_ms }, &records, now);
+        let begins = held.standing.may_send() && !domain.standing.may_send();
+        if begins && self.desired().holder(&domain.name).is_some_and(|holder| holder.id != domain.id) {
+            held = Held { standing: domain.standing, since_ms };
+            disown(&mut records);
+        }
+        let moved = held.standing != domain.standing && self.move_standing(domain, held.standing)?;
+        let standing_since_ms = if moved || held.standing == domain.standing { held.since_ms } else { since_ms };
+        let check = DomainCheck { checked_at_ms: now, standing_since_ms, records };
+        self.store.txn(&[], &[put(keys::check(domain.id), &check)?])?;
+        Ok(())
+    }
+
+    /// Whether the domain was still as the check saw it, and so has the new standing.
+    fn move_standing(&self, seen: &SendingDomain, standing: Standing) -> Result<bool, AppError> {
+        let moved = self.change(|draft| {
+            let Some(domain) = draft.desired.domains.get(&seen.id).filter(|domain| *domain == seen) else {
+                return Err(AppError::not_found("domain", &*seen.name));
+            };
+            let rival = draft.desired.holder(&seen.name).is_some_and(|holder| holder.id != seen.id);
+            if standing.may_send() && rival {
+                return Err(AppError::conflict("another tenant's domain of that name may send"));
+            }
+            let domain = SendingDomain { standing, ..domain.clone() };
+            draft.put(domain)
+        });
+        match moved {
+            Ok(()) => {}
+            Err(AppError::NotFound { .. } | AppError::Conflict { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let (from, to) = (seen.standing.name(), standing.name());
+        tracing::info!(domain = %seen.name, from, to, "a sending domain's standing changed");
+        let action = format!("domain {}: {from} to {to}", seen.name);
+        let sequence = self.ledger.audit_begin(now_ms(), "domain check", &action)?;
+        self.ledger.audit_end(sequence, DONE)?;
+        Ok(true)
+    }
+}
+
+/// Looks at a domain's records now, unless that was done a moment ago.
+///
+/// # Errors
+/// The domain does not exist, or a store fails.
+pub(crate) async fn check_domain(app: &Arc<App>, id: SendingDomainId) -> Result<(), AppError> {
+    let desired = app.desired();
+    let domain = find(&desired, id)?.clone();
+    let before = blocking(app, move |app| app.last_check(id)).await?;
+    let pause_ms = millis(DOMAIN_CHECK_PAUSE);
+    if before.as_ref().is_some_and(|before| now_ms().saturating_sub(before.checked_at_ms) < pause_ms) {
+        return Ok(());
+    }
+    let Ok(_room) = app.checks.acquire().await else { return Ok(()) };
+    let subject = subject(&desired, &domain, &app.hostname);
+    let records = verify::check(&subject, &app.resolver, before.as_ref(), now_ms()).await;
+    blocking(app, move |app| app.record_check(&domain, records)).await
+}
+
+/// When a domain is to be checked again, Unix milliseconds; the same for everyone who asks, and apart for each domain.
+pub(crate) fn due_ms(domain: &SendingDomain, last: Option<&DomainCheck>) -> u64 {
+    let Some(last) = last else { return 0 };
+    let lasts_ms = last.checked_at_ms.saturating_sub(last.standing_since_ms);
+    let period = match domain.standing {
+        Standing::Failing => DOMAIN_CHECK_PERIOD_SHORT,
+        Standing::Unproved { .. } if lasts_ms < millis(DOMAIN_CHECK_EAGER) => DOMAIN_CHECK_PERIOD_SHORT,
+        Standing::Unproved { .. } | Standing::Trusted | Standing::Verified | Standing::Lapsed { .. } => {
+            DOMAIN_CHECK_PERIOD
+        }
+    };
+    // A tenth earlier at most, so that domains that were added together drift apart.
+    let tenth = millis(period) / 10;
+    let early = (u64::from(domain.id.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ last.checked_at_ms) % tenth.max(1);
+    last.checked_at_ms + millis(period) - early
+}
+
+/// The name belongs to another tenant, so its records prove nothing here.
+fn disown(records: &mut [RecordCheck]) {
+    for record in records.iter_mut().filter(|record| record.purpose == Purpose::Ownership) {
+        record.state = RecordState::Wrong;
+        record.detail = "the record is right, and the domain is already in use here".to_owned();
+        record.advice = "Ask the operator, who can see by whom.".to_owned();
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    app: &Arc<App>,
+    call: impl FnOnce(&App) -> Result<T, AppError> + Send + 'static,
+) -> Result<T, AppError> {
+    let app = Arc::clone(app);
+    match tokio::task::spawn_blocking(move || call(&app)).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(AppError::conflict("the control plane is stopping")),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the audit trail has as the status of something that was done.
+const DONE: u16 = 200;
