@@ -296,7 +296,7 @@ pub const DOMAIN_CHECK_PERIOD_SHORT: Duration = Duration::from_secs(3600);
 /// How long an unproved domain is checked at the shorter period.
 pub const DOMAIN_CHECK_EAGER: Duration = Duration::from_secs(3 * 24 * 3600);
 /// The time of one check: what is not known then is unreachable.
-pub const DOMAIN_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DOMAIN_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// A check that was asked for again within this time answers with the last one.
 pub const DOMAIN_CHECK_PAUSE: Duration = Duration::from_secs(1);
 /// Domains that are checked at once.

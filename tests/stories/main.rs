@@ -17,6 +17,7 @@ mod ledger_postgresql;
 mod operations;
 mod operations_control;
 mod operations_doctor;
+mod operations_domains;
 mod operations_pinning;
 mod operations_view;
 mod submission_clients;

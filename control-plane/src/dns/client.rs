@@ -32,7 +32,7 @@ impl Lookup for Resolver {
     async fn ask(&self, name: &str, kind: Kind) -> Answer {
         let Some(question) = Question::new(name, kind) else { return Answer::failed(None, Failure::Name) };
         let mut last = Answer::failed(None, Failure::NoServer);
-        for server in self.servers.iter().cycle().take(self.servers.len().max(ATTEMPTS_MIN).min(ATTEMPTS_MAX)) {
+        for server in self.servers.iter().cycle().take(self.servers.len().clamp(ATTEMPTS_MIN, ATTEMPTS_MAX)) {
             let found = ask_server(*server, &question, true).await.unwrap_or_else(Found::Failed);
             last = Answer { server: Some(*server), found };
             if last.failure().is_none() {
@@ -114,11 +114,9 @@ fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast())
-                && !v4.is_broadcast()
-                && !shared
-                && a != 0
+            let reserved = a == 0 || (a == 100 && (64..128).contains(&b)) || v4.is_broadcast() || v4.is_multicast();
+            let local = v4.is_loopback() || v4.is_private() || v4.is_link_local();
+            !(reserved || local)
         }
         IpAddr::V6(v6) => {
             let local = v6.is_unique_local() || v6.is_unicast_link_local();

@@ -8,11 +8,14 @@ use std::net::IpAddr;
 
 use super::{Answer, Data, Failure, Found, Kind, Lookup};
 
+/// A type and a value.
+type Line = (String, String);
+
 /// See the module head.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Zone {
     /// By the server that alone says it, or `None`: all.
-    records: BTreeMap<(Option<IpAddr>, String), Vec<(String, String)>>,
+    records: BTreeMap<(Option<IpAddr>, String), Vec<Line>>,
 }
 
 impl Zone {

@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 mod doctor;
+mod domain;
 mod up;
 
 pub(crate) use doctor::DoctorOptions;
+pub(crate) use domain::{DomainCommand, SettingsCommand};
 pub(crate) use up::{LogForm, UpOptions};
 
 const EXAMPLES: &str = "\
@@ -88,6 +90,8 @@ pub(crate) enum Command {
     Tenant(Client<TenantCommand>),
     /// Sending domains and the DNS records to publish for them
     Domain(Client<DomainCommand>),
+    /// What holds for the whole installation
+    Settings(Client<SettingsCommand>),
     /// Credentials for submission
     Credential(Client<CredentialCommand>),
     /// Addresses that mail is sent from
@@ -169,36 +173,6 @@ pub(crate) enum TenantCommand {
     List,
     Show {
         name: String,
-    },
-    Remove {
-        name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum DomainCommand {
-    /// Register a sending domain and print its DNS records: `postrail domain add example.org --tenant shop`
-    Add {
-        name: String,
-        #[arg(long)]
-        tenant: Option<String>,
-        /// The pool of this domain's mail [default: the pool `default`]
-        #[arg(long)]
-        pool: Option<String>,
-    },
-    List {
-        #[arg(long)]
-        tenant: Option<String>,
-    },
-    /// The domain with the records to publish
-    Show {
-        name: String,
-    },
-    /// Send this domain's mail from a pool; without one, from the pool `default`
-    Assign {
-        name: String,
-        #[arg(long)]
-        pool: Option<String>,
     },
     Remove {
         name: String,

@@ -80,8 +80,8 @@ impl Api {
         bail!("there are more than {} records: use the API's pages", all.len())
     }
 
-    pub(crate) fn patch(&self, path: &[&str], body: &Value) -> Result<Value> {
-        self.call(Method::PATCH, path, &[], Some(body))
+    pub(crate) fn patch(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {
+        self.call(Method::PATCH, path, query, Some(body))
     }
 
     pub(crate) fn post(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {

@@ -12,6 +12,7 @@ mod args;
 mod client;
 mod demo;
 mod doctor;
+mod domains;
 mod queue;
 mod resources;
 mod send;
@@ -37,8 +38,9 @@ fn main() -> ExitCode {
         Command::Tenant(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::tenant(&api, client.command))
         }
-        Command::Domain(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::domain(&api, client.command))
+        Command::Domain(client) => Api::open(&client.api, &data).and_then(|api| domains::domain(&api, client.command)),
+        Command::Settings(client) => {
+            Api::open(&client.api, &data).and_then(|api| domains::settings(&api, client.command))
         }
         Command::Credential(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::credential(&api, client.command))

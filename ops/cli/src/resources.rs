@@ -1,4 +1,4 @@
-//! What can be configured: `tenant`, `domain`, `credential`, `source`, `pool`, `route`, `suppression`.
+//! What can be configured: `tenant`, `credential`, `source`, `pool`, `route`, `suppression`.
 //!
 //! Each is a collection of the control API under `/v2`, its members named by their own name. Rules live in the API:
 //! nothing is checked here that the API checks.
@@ -6,17 +6,16 @@
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::args::{
-    CredentialCommand, DomainCommand, PoolCommand, RouteCommand, SourceCommand, SuppressionCommand, TenantCommand,
-};
+use crate::args::{CredentialCommand, PoolCommand, RouteCommand, SourceCommand, SuppressionCommand, TenantCommand};
 use crate::client::Api;
 use crate::table;
 
-type Columns = &'static [(&'static str, &'static str)];
+pub(crate) type Columns = &'static [(&'static str, &'static str)];
 
 const TENANTS: Columns =
     &[("NAME", "name"), ("WEIGHT", "weight"), ("QUOTA A DAY", "quota_per_day"), ("LARGEST", "message_bytes_max")];
-const DOMAINS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool")];
+pub(crate) const DOMAINS: Columns =
+    &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool"), ("STANDING", "standing"), ("MAY SEND", "may_send")];
 const CREDENTIALS: Columns =
     &[("USERNAME", "username"), ("TENANT", "tenant"), ("SECRETS", "live_secrets"), ("DISABLED", "disabled")];
 const SOURCES: Columns = &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name")];
@@ -40,22 +39,6 @@ pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
         TenantCommand::List => all.list(None),
         TenantCommand::Show { name } => all.show(None, &name),
         TenantCommand::Remove { name } => all.remove(None, &name),
-    }
-}
-
-pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
-    let all = Collection { api, name: "domains", columns: DOMAINS };
-    match command {
-        DomainCommand::Add { name, tenant, pool } => {
-            let body = body([("name", json!(name)), ("pool", json!(pool))]);
-            print_domain(api, &api.post(&["domains"], &named(tenant.as_deref()), &body)?)
-        }
-        DomainCommand::List { tenant } => all.list(tenant),
-        DomainCommand::Show { name } => print_domain(api, &api.get(&["domains", &name], &[])?),
-        DomainCommand::Assign { name, pool } => {
-            print_domain(api, &api.patch(&["domains", &name], &json!({"pool": pool}))?)
-        }
-        DomainCommand::Remove { name } => all.remove(None, &name),
     }
 }
 
@@ -131,49 +114,34 @@ pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> 
 }
 
 fn set_disabled(api: &Api, username: &str, disabled: bool) -> Result<()> {
-    let changed = api.patch(&["credentials", username], &json!({"disabled": disabled}))?;
+    let changed = api.patch(&["credentials", username], &[], &json!({"disabled": disabled}))?;
     Ok(table::print_record(&changed, api.wants_json())?)
 }
 
-/// A domain, with its DNS records as lines of a zone file.
-fn print_domain(api: &Api, domain: &Value) -> Result<()> {
-    if api.wants_json() {
-        return Ok(table::print_json(domain)?);
-    }
-    let text = |record: &Value, key: &str| record.get(key).map(table::plain).unwrap_or_default();
-    let pool = text(domain, "pool");
-    let pool = if pool == "-" { "default" } else { pool.as_str() };
-    println!("{}  tenant {}, pool {pool}\n\npublish:\n", text(domain, "name"), text(domain, "tenant"));
-    for record in domain.get("dns_records").and_then(Value::as_array).into_iter().flatten() {
-        println!("  {}. IN {} {}", text(record, "name"), text(record, "type"), text(record, "zone_value"));
-    }
-    Ok(())
-}
-
 /// One collection of the control API.
-struct Collection<'a> {
-    api: &'a Api,
-    name: &'static str,
-    columns: Columns,
+pub(crate) struct Collection<'a> {
+    pub(crate) api: &'a Api,
+    pub(crate) name: &'static str,
+    pub(crate) columns: Columns,
 }
 
 impl Collection<'_> {
-    fn add(&self, tenant: Option<String>, body: Value) -> Result<()> {
+    pub(crate) fn add(&self, tenant: Option<String>, body: Value) -> Result<()> {
         let made = self.api.post(&[self.name], &named(tenant.as_deref()), &body)?;
         Ok(table::print_record(&made, self.api.wants_json())?)
     }
 
-    fn list(&self, tenant: Option<String>) -> Result<()> {
+    pub(crate) fn list(&self, tenant: Option<String>) -> Result<()> {
         let list = self.api.list(&[self.name], &named(tenant.as_deref()))?;
         Ok(table::print_list(&list, self.columns, self.api.wants_json())?)
     }
 
-    fn show(&self, tenant: Option<String>, member: &str) -> Result<()> {
+    pub(crate) fn show(&self, tenant: Option<String>, member: &str) -> Result<()> {
         let record = self.api.get(&[self.name, member], &named(tenant.as_deref()))?;
         Ok(table::print_record(&record, self.api.wants_json())?)
     }
 
-    fn remove(&self, tenant: Option<String>, member: &str) -> Result<()> {
+    pub(crate) fn remove(&self, tenant: Option<String>, member: &str) -> Result<()> {
         self.api.delete(&[self.name, member], &named(tenant.as_deref()))?;
         if !self.api.wants_json() {
             println!("removed {member}");
@@ -183,12 +151,12 @@ impl Collection<'_> {
 }
 
 /// The query that names a tenant.
-fn named(tenant: Option<&str>) -> Vec<(&'static str, &str)> {
+pub(crate) fn named(tenant: Option<&str>) -> Vec<(&'static str, &str)> {
     tenant.map(|name| ("tenant", name)).into_iter().collect()
 }
 
 /// A body of those fields that have a value.
-fn body<const N: usize>(fields: [(&str, Value); N]) -> Value {
+pub(crate) fn body<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let given = fields.into_iter().filter(|(_, value)| !value.is_null());
     Value::Object(given.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }

@@ -1,0 +1,276 @@
+//! Sending domains prove themselves: against a real name server, what is published decides whether mail is taken.
+
+use std::net::UdpSocket;
+
+use postrail_tests::place::{Place, free_address};
+use postrail_tests::postrail::Postrail;
+use postrail_tests::receiver::Receiver;
+use postrail_tests::wait;
+use postrail_tests::zone::NameServer;
+use reqwest::blocking::Client;
+use serde_json::{Value, json};
+
+use crate::durability::{job, job_id};
+
+struct World {
+    postrail: Postrail,
+    names: NameServer,
+    receiver: Receiver,
+    place: Place,
+}
+
+/// A tenant with a credential.
+struct Tenant {
+    username: String,
+    secret: String,
+}
+
+const SENDER: (&str, &str) = ("sender.test.", "@ MX 10 mail\nmail A 127.0.0.1");
+const RECEIVER: (&str, &str) = ("receiver.test.", "@ MX 10 mx\nmx A 127.0.0.1");
+
+/// Postrail, called mail.sender.test, with these zones beside its own and the receiver's.
+fn world(name: &str, zones: &[(&str, &str)]) -> World {
+    let place = Place::new(name);
+    let all = [&[SENDER, RECEIVER], zones].concat();
+    let names = NameServer::start(&place, &all);
+    let receiver = Receiver::local();
+    let resolver = names.address().to_string();
+    let postrail = Postrail::start_with(&place, &["--resolver", &resolver, "--shards", "1"]);
+    postrail.route("*", receiver.address().port());
+    World { postrail, names, receiver, place }
+}
+
+impl World {
+    fn tenant(&self, name: &str) -> Tenant {
+        self.postrail.control_ok("POST", "/v2/tenants", Some(&json!({"name": name})));
+        let path = format!("/v2/credentials?tenant={name}");
+        let made = self.postrail.control_ok("POST", &path, Some(&json!({"username": format!("{name}-app")})));
+        let secret = made["secret"].as_str().expect("the secret is shown once").to_owned();
+        self.postrail.settled_configuration();
+        Tenant { username: format!("{name}-app"), secret }
+    }
+
+    /// A request to the control API as a tenant.
+    fn call(&self, tenant: &Tenant, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let method = method.parse().expect("an HTTP method");
+        let mut request = Client::new().request(method, format!("http://{}{path}", self.postrail.api));
+        request = request.basic_auth(&tenant.username, Some(&tenant.secret));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().expect("the control API answers");
+        (response.status().as_u16(), response.json().unwrap_or_default())
+    }
+
+    fn submit(&self, tenant: &Tenant, from: &str) -> (u16, Value) {
+        let mut job = job("someone@receiver.test");
+        job["mail"] = json!({"from": {"email": from}, "mimeFrom": {"email": from}});
+        let request = Client::new().post(format!("http://{}/v2/jobs", self.postrail.rest));
+        let response = request.basic_auth(&tenant.username, Some(&tenant.secret)).json(&job).send();
+        let response = response.expect("REST submission answers");
+        (response.status().as_u16(), response.json().unwrap_or_default())
+    }
+
+    fn swaks(&self, tenant: &Tenant, from: &str) -> String {
+        let port = self.postrail.smtp.port().to_string();
+        let mut command = std::process::Command::new("swaks");
+        command.args(["--server", "127.0.0.1", "--port", &port, "--tls", "--auth", "PLAIN"]);
+        command.args(["--auth-user", &tenant.username, "--auth-password", &tenant.secret]);
+        postrail_tests::child::try_run(command.args(["--from", from, "--to", "a@receiver.test"])).1
+    }
+
+    /// Checks a domain until it has that standing.
+    fn checked(&self, domain: &str, standing: &str) -> Value {
+        let path = format!("/v2/domains/{domain}/check");
+        let checked = wait::until(&format!("{domain} to be {standing}"), || {
+            let checked = self.postrail.control_ok("POST", &path, None);
+            (checked["standing"] == standing).then_some(checked)
+        });
+        self.postrail.settled_configuration();
+        checked
+    }
+
+    /// Checks a domain until the first record of that purpose is in that state, and gives what was found of it.
+    fn record(&self, domain: &str, purpose: &str, state: &str) -> Value {
+        let path = format!("/v2/domains/{domain}/check");
+        wait::until(&format!("{purpose} of {domain} to be {state}"), || {
+            let checked = self.postrail.control_ok("POST", &path, None);
+            let check = record(&checked, purpose)["check"].clone();
+            (check["state"] == state).then_some(check)
+        })
+    }
+}
+
+fn records(domain: &Value) -> &Vec<Value> {
+    domain["dns_records"].as_array().expect("a list of records")
+}
+
+fn record<'a>(domain: &'a Value, purpose: &str) -> &'a Value {
+    records(domain).iter().find(|record| record["purpose"] == purpose).expect("a record of that purpose")
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// The records of a domain as lines of its zone; `other` replaces the value of a purpose's records.
+fn zone(domain: &Value, other: &[(&str, &str)]) -> String {
+    let line = |record: &Value| {
+        let instead = other.iter().find(|(purpose, _)| record["purpose"] == *purpose);
+        let value = instead.map_or(text(record, "zone_value"), |(_, value)| value);
+        format!("{}. {} {value}\n", text(record, "name"), text(record, "type"))
+    };
+    records(domain).iter().map(line).collect()
+}
+
+#[test]
+fn a_domain_that_a_tenant_adds_sends_once_its_records_are_published() {
+    let mut world = world("prove", &[("shop.test.", "www A 127.0.0.1")]);
+    let shop = world.tenant("shop");
+    let (status, made) = world.call(&shop, "POST", "/v2/domains", Some(&json!({"name": "shop.test"})));
+    assert_eq!((status, &made["standing"], &made["may_send"]), (201, &json!("unproved"), &json!(false)), "{made}");
+    world.postrail.settled_configuration();
+
+    // Nothing is published: nothing is taken, and each refusal names the record.
+    let transcript = world.swaks(&shop, "app@shop.test");
+    assert!(transcript.contains("550 5.7.1") && transcript.contains("TXT _postrail.shop.test"), "{transcript}");
+    let (status, refused) = world.submit(&shop, "app@shop.test");
+    assert_eq!((status, text(&refused, "code")), (403, "domain_may_not_send"), "{refused}");
+    assert!(text(&refused, "detail").ends_with("TXT _postrail.shop.test"), "{refused}");
+    let missing = world.record("shop.test", "ownership", "missing");
+    assert_eq!(text(&missing, "server"), world.names.address().to_string());
+    assert!(text(&missing, "detail").contains("does not exist"), "{missing}");
+    assert!(text(&missing, "advice").contains("postrail-verification="), "{missing}");
+
+    // What was shown is pasted as it is.
+    world.names.replace("shop.test.", &zone(&made, &[]));
+    let proved = world.checked("shop.test", "verified");
+    for record in records(&proved) {
+        assert_eq!(record["check"]["state"], "ok", "{record}");
+    }
+    let id = job_id(&world.submit(&shop, "app@shop.test"));
+    world.postrail.wait_for_state(&id, "delivered");
+    assert!(world.swaks(&shop, "app@shop.test").contains("250 2.0.0"));
+    world.receiver.wait_for(2);
+
+    // Keys that are not ours: told in words, and borne for a while.
+    world.names.replace("shop.test.", &zone(&made, &[("dkim", "\"v=DKIM1; k=rsa; p=QUJDREVG\"")]));
+    let failing = world.checked("shop.test", "failing");
+    assert_eq!(failing["may_send"], true);
+    let check = &record(&failing, "dkim")["check"];
+    assert_eq!((text(check, "state"), text(check, "found")), ("wrong", ""), "{check}");
+    assert!(text(check, "detail").contains("another key than the one we sign with"), "{check}");
+    assert!(check["found"][0].as_str().is_some_and(|found| found.contains("QUJDREVG")), "{check}");
+    assert!(text(check, "advice").contains("pr1r._domainkey.shop.test. TXT \"v=DKIM1"), "{check}");
+    let id = job_id(&world.submit(&shop, "app@shop.test"));
+    world.postrail.wait_for_state(&id, "delivered");
+    let problems = world.postrail.control_ok("GET", "/v2/problems", None).to_string();
+    assert!(problems.contains("domain_failing"), "{problems}");
+    let audit = world.postrail.control_ok("GET", "/v2/audit?limit=1000", None).to_string();
+    assert!(audit.contains("domain shop.test: verified to failing"), "{audit}");
+
+    let (right, report) = world.postrail.cli(&["domain", "check", "shop.test"]);
+    assert!(!right && report.contains("another key") && report.contains("failing, may send for now"), "{report}");
+    let since = record(&failing, "dkim")["check"]["since_ms"].clone();
+    world.postrail.kill_and_restart();
+    let kept = world.postrail.control_ok("GET", "/v2/domains/shop.test", None);
+    assert_eq!((&kept["standing"], &record(&kept, "dkim")["check"]["since_ms"]), (&json!("failing"), &since), "{kept}");
+
+    world.names.replace("shop.test.", &zone(&made, &[]));
+    world.checked("shop.test", "verified");
+    let (right, report) = world.postrail.cli(&["domain", "check", "shop.test"]);
+    assert!(right && report.contains("verified, may send"), "{report}");
+    let (good, lines) = world.postrail.cli(&["domain", "records", "shop.test", "--zone"]);
+    assert!(good && lines.contains("_dmarc.shop.test. IN TXT \"v=DMARC1; p=none\""), "{lines}");
+}
+
+#[test]
+fn a_zone_that_cannot_be_asked_is_unreachable_and_one_that_is_wrong_is_wrong() {
+    let includes: String = (1..=11).map(|n| format!(" include:i{n}.lookups.test")).collect();
+    let included: String = (1..=11).map(|n| format!("i{n} TXT \"v=spf1 -all\"\n")).collect();
+    let lookups = format!("@ TXT \"v=spf1{includes} a:mail.sender.test -all\"\n{included}");
+    let zones = [
+        ("lookups.test.", lookups.as_str()),
+        ("two.test.", "@ TXT \"v=spf1 a:mail.sender.test -all\"\n@ TXT \"v=spf1 mx -all\""),
+        // No zone file at all, so the server answers SERVFAIL.
+        ("broken.test.", "@ NOSUCHTYPE value"),
+    ];
+    let world = world("findings", &zones);
+    for name in ["lookups.test", "two.test", "broken.test", "elsewhere.test"] {
+        world.postrail.control_ok("POST", "/v2/domains", Some(&json!({"name": name, "verification": "dns"})));
+    }
+    let lookups = world.record("lookups.test", "spf", "wrong");
+    assert!(
+        text(&lookups, "detail").contains("more than 10 DNS lookups (the one too many is include:i11"),
+        "{lookups}"
+    );
+    let two = world.record("two.test", "spf", "wrong");
+    assert!(text(&two, "detail").contains("there are 2 SPF records"), "{two}");
+    assert!(text(&two, "advice").contains("v=spf1 a:mail.sender.test mx -all"), "{two}");
+    for (name, words) in [("broken.test", "SERVFAIL"), ("elsewhere.test", "REFUSED")] {
+        for purpose in ["ownership", "spf", "dkim", "dmarc"] {
+            let check = world.record(name, purpose, "unreachable");
+            assert!(text(&check, "detail").contains(words), "{name}: {check}");
+            assert_eq!(text(&check, "server"), world.names.address().to_string());
+        }
+    }
+    let settings = world.postrail.control_ok("PATCH", "/v2/settings", Some(&json!({"domain_verification": "dns"})));
+    assert_eq!(settings["domain_verification"], "dns");
+    let made = world.postrail.control_ok("POST", "/v2/domains", Some(&json!({"name": "later.test"})));
+    assert_eq!(made["standing"], "unproved", "the operator's own domains too, where the settings say so");
+}
+
+#[test]
+fn a_name_server_that_is_silent_holds_nothing_against_a_domain() {
+    let place = Place::new("silent");
+    let silent = UdpSocket::bind(free_address()).expect("a socket");
+    let resolver = silent.local_addr().expect("an address").to_string();
+    let postrail = Postrail::start_with(&place, &["--resolver", &resolver, "--shards", "1"]);
+    let checked = postrail.control_ok("POST", "/v2/domains/sender.test/check", None);
+    assert_eq!((&checked["standing"], &checked["may_send"]), (&json!("trusted"), &json!(true)));
+    for record in records(&checked) {
+        assert_eq!(record["check"]["state"], "unreachable", "{record}");
+        assert!(text(&record["check"], "detail").contains("in time"), "{record}");
+    }
+}
+
+#[test]
+fn a_tenant_cannot_take_a_domain_that_another_has_proved() {
+    let world = world("rivals", &[("prize.test.", "www A 127.0.0.1")]);
+    let (red, blue) = (world.tenant("red"), world.tenant("blue"));
+    let wanted = json!({"name": "prize.test"});
+    let (status, claimed) = world.call(&red, "POST", "/v2/domains", Some(&wanted));
+    assert_eq!(status, 201, "{claimed}");
+    // A claim keeps nobody out: who shows the records first has the domain.
+    let (status, theirs) = world.call(&blue, "POST", "/v2/domains", Some(&wanted));
+    assert_eq!(status, 201, "{theirs}");
+    let token = |made: &Value| text(record(made, "ownership"), "value").to_owned();
+    assert_ne!(token(&claimed), token(&theirs));
+    world.names.replace("prize.test.", &zone(&theirs, &[]));
+    let proved = wait::until("the owner to be verified", || {
+        let checked = world.call(&blue, "POST", "/v2/domains/prize.test/check", None).1;
+        (checked["standing"] == "verified").then_some(checked)
+    });
+    assert_eq!(proved["tenant"], "blue");
+    world.postrail.settled_configuration();
+    let (status, checked) = world.call(&red, "POST", "/v2/domains/prize.test/check", None);
+    assert_eq!((status, &checked["standing"]), (200, &json!("unproved")), "{checked}");
+    let check = &record(&checked, "ownership")["check"];
+    assert!(text(check, "detail").contains("another account's"), "{check}");
+    job_id(&world.submit(&blue, "a@prize.test"));
+    assert!([403, 422].contains(&world.submit(&red, "a@prize.test").0));
+
+    // Even with its own text beside the owner's, it does not get a domain that is in use.
+    let both = format!("{}_postrail TXT \"{}\"\n", zone(&theirs, &[]), token(&claimed));
+    world.names.replace("prize.test.", &both);
+    let check = wait::until("the other text to be seen", || {
+        let checked = world.call(&red, "POST", "/v2/domains/prize.test/check", None).1;
+        let check = record(&checked, "ownership")["check"].clone();
+        (check["found"].as_array().map(Vec::len) == Some(2)).then_some((checked, check))
+    });
+    assert_eq!(check.0["may_send"], false, "{}", check.0);
+    assert_eq!(world.postrail.control_ok("GET", "/v2/domains/prize.test", None)["tenant"], "blue");
+    assert_eq!(world.call(&red, "DELETE", "/v2/domains/prize.test", None).0, 204);
+    assert_eq!(world.call(&red, "POST", "/v2/domains", Some(&wanted)).0, 409, "it is in use");
+    assert!(world.place.join("data").exists());
+}
