@@ -103,7 +103,9 @@ impl Question {
             aliases.push(text_of(&name));
         }
         let of_kind = records_of(&message.answers, &name).filter(|r| r.record_type() == record_type(self.kind));
-        let data: Vec<_> = of_kind.filter_map(|record| data_of(&record.data)).take(DOMAIN_RECORDS_MAX).collect();
+        let mut data: Vec<_> = of_kind.filter_map(|record| data_of(&record.data)).take(DOMAIN_RECORDS_MAX).collect();
+        // Servers turn their records around from answer to answer.
+        data.sort();
         if !data.is_empty() {
             return Found::Records { aliases, data };
         }
