@@ -109,8 +109,7 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let resolver = Resolver::new(config.resolvers);
     let parts =
         Parts { store: Arc::clone(&store), ledger, data_plane, publish: config.publish, master, hostname, resolver };
-    let app = App::new(parts)
-        .context("reading the configuration")?;
+    let app = App::new(parts).context("reading the configuration")?;
     let token = files::operator_token(&at("operator.token"), || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &token).context("publishing the configuration")?;
