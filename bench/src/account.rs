@@ -12,6 +12,8 @@ use crate::tally::Fate;
 
 /// Significant digits of the latency histograms.
 const DIGITS: u8 = 3;
+/// Least length of a stretch, seconds: what a run of less is taken for.
+const SERIES_SECONDS_MIN: f64 = 0.001;
 /// Longest latency that is told apart, microseconds; a longer one counts as this.
 const LATENCY_MICROS_MAX: u64 = 24 * 3_600 * 1_000_000;
 /// Percentiles of a curve.
@@ -126,11 +128,12 @@ impl Latencies {
     }
 }
 
-/// The series of `fates`: stretches of a whole number of seconds from `first` over `length`.
+/// The series of `fates`: stretches of a whole number of seconds from `first` over `length`. What is left behind the last
+/// whole one belongs to it, so that the end of a run is no drop of the rate.
 pub(crate) fn series(fates: impl Iterator<Item = Fate>, first: Duration, length: Duration) -> Vec<SeriesPoint> {
-    let seconds = length.as_secs() + 1;
+    let seconds = length.as_secs();
     let width = seconds.div_ceil(SERIES_POINTS_MAX as u64).max(1);
-    let points = usize::try_from(seconds.div_ceil(width)).unwrap_or(SERIES_POINTS_MAX);
+    let points = usize::try_from(seconds / width).unwrap_or(SERIES_POINTS_MAX).max(1);
     let mut stretches: Vec<Stretch> = (0..points).map(|_| Stretch::default()).collect();
     let place = |at: Duration| {
         let index = at.saturating_sub(first).as_secs() / width;
@@ -149,7 +152,13 @@ pub(crate) fn series(fates: impl Iterator<Item = Fate>, first: Duration, length:
             stretches[home].delivery_micros.push(late_micros(planned, delivered));
         }
     }
-    stretches.into_iter().enumerate().map(|(index, stretch)| stretch.point(index as u64 * width, width)).collect()
+    let point = |(index, stretch): (usize, Stretch)| {
+        let at = index as u64 * width;
+        let is_last = index + 1 == points;
+        let seconds = if is_last { length.as_secs_f64() - at as f64 } else { width as f64 };
+        stretch.point(at, seconds.max(SERIES_SECONDS_MIN))
+    };
+    stretches.into_iter().enumerate().map(point).collect()
 }
 
 #[derive(Default)]
@@ -162,8 +171,8 @@ struct Stretch {
 }
 
 impl Stretch {
-    fn point(mut self, at: u64, width: u64) -> SeriesPoint {
-        let per_s = |count: u64| rounded(count as f64 / width as f64);
+    fn point(mut self, at: u64, seconds: f64) -> SeriesPoint {
+        let per_s = |count: u64| rounded(count as f64 / seconds);
         SeriesPoint {
             at_s: at as f64,
             sent_per_s: per_s(self.sent),
@@ -224,10 +233,19 @@ mod tests {
     #[test]
     fn a_stall_shows_in_the_second_that_it_began_in() {
         let fates = (0..30).map(|number| fate(5_000 + number * 100, 5_001 + number * 100)).chain([fate(6_500, 7_900)]);
-        let series = series(fates, Duration::from_secs(5), Duration::from_secs(2));
+        let series = series(fates, Duration::from_secs(5), Duration::from_secs(3));
         assert_eq!(series.iter().map(|point| point.sent_per_s).collect::<Vec<_>>(), [10.0, 11.0, 10.0]);
         assert_eq!(series.iter().map(|point| point.delivered_per_s).collect::<Vec<_>>(), [10.0, 10.0, 11.0]);
         assert!(series[1].delivery_p99_ms > 1_000.0 && series[2].delivery_p99_ms < 10.0, "{series:?}");
+    }
+
+    #[test]
+    fn what_is_behind_the_last_whole_second_is_no_drop() {
+        let fates = (0..24).map(|number| fate(number * 100, 1 + number * 100));
+        let series = series(fates, Duration::ZERO, Duration::from_millis(2_400));
+        assert_eq!(series.iter().map(|point| point.delivered_per_s).collect::<Vec<_>>(), [10.0, 10.0]);
+        let short = super::series([fate(0, 1)].into_iter(), Duration::ZERO, Duration::from_millis(500));
+        assert_eq!(short.iter().map(|point| point.sent_per_s).collect::<Vec<_>>(), [2.0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`limit`]: what the machine can do at best,
 //! - [`peers`]: other mail servers under the same plan,
 //! - [`page`], [`compare`], [`sla`], [`history`]: what is done with results,
+//! - [`sample`]: the mail that `limit` and the instruction counts take,
 //! - [`report`]: the demo's summary.
 //!
 //! Invariants worth naming: a recipient's number is in its address, so that losses and duplicates are counted a
@@ -29,6 +30,7 @@ pub mod processes;
 pub mod report;
 pub mod result;
 pub mod run;
+pub mod sample;
 pub mod server;
 pub mod sink;
 pub mod sla;
@@ -39,7 +41,7 @@ pub mod tally;
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use crate::report::Summary;
     use crate::sink::{Behaviour, ReceiverPlan, Sink, SinkPlan};
@@ -189,6 +191,27 @@ mod tests {
         load.finish().await;
         assert!((2 * MAILS..=2 * MAILS + 1).contains(&tally.counts().accepted));
         assert_eq!(sink.sessions(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_bounded_load_waits_for_what_is_unsettled_and_a_halt_ends_that() {
+        let World { tally, sink: _sink, load } = World::new(Behaviour::default()).await;
+        let ahead = || 3 * MAILS..3 * MAILS + 5;
+        ahead().for_each(|number| tally.plan(number, Instant::now()));
+        let load = Load::start(load, tally.clone());
+        let phase = Phase { pace: Pace::Bounded { unsettled_max: 5 }, until: None, recipients_max: Some(8) };
+        load.begin(phase);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((load.position(), load.is_idle()), (0, false));
+        load.halt();
+        idle(&load).await;
+        ahead().for_each(|number| tally.deliver(number, Instant::now()));
+        load.begin(phase);
+        idle(&load).await;
+        assert_eq!((tally.counts().accepted, tally.counts().unsettled()), (8, 0));
+        load.finish().await;
     }
 
     async fn idle(load: &Load) {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct RunResult {
     /// The plan's name.
     pub plan: String,
-    /// The commit of the checkout that the bench ran in, with `-dirty` where files differ; `unknown` outside of one.
+    /// The commit that the server was built from, with `-dirty` where files were changed before; where it does not tell,
+    /// `bench_commit`.
     pub commit: String,
     pub machine: Machine,
     /// Recipients that were handed to the target, however it answered.
@@ -103,6 +104,9 @@ pub struct RunResult {
     pub target: String,
     #[serde(default)]
     pub server_version: String,
+    /// The commit of the checkout that the bench ran in, with `-dirty` where files differ; `unknown` outside of one.
+    #[serde(default)]
+    pub bench_commit: String,
     /// UTC, RFC 3339.
     #[serde(default)]
     pub started_at: String,

@@ -25,6 +25,7 @@ pub struct Tally {
     start: Instant,
     capacity: u64,
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    planned: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
     doubtful: AtomicU64,
@@ -69,6 +70,8 @@ impl Fate {
 /// Running totals, in recipients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
+    /// Due by now, and taken to be sent.
+    pub planned: u64,
     /// Acknowledged by the server.
     pub accepted: u64,
     /// Refused by the server for good.
@@ -96,6 +99,11 @@ impl Counts {
     pub fn settled(&self) -> u64 {
         self.delivered + self.rejected
     }
+
+    /// Recipients that are sent or being sent, and have neither settled nor been refused.
+    pub fn unsettled(&self) -> u64 {
+        self.planned.saturating_sub(self.settled() + self.refused + self.doubtful)
+    }
 }
 
 impl Tally {
@@ -107,6 +115,7 @@ impl Tally {
             start: Instant::now(),
             capacity,
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            planned: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             doubtful: AtomicU64::new(0),
@@ -134,6 +143,7 @@ impl Tally {
     pub fn plan(&self, number: u64, at: Instant) {
         if let Some(slot) = self.slot(number) {
             slot.planned.store(self.ticks(at), Ordering::Relaxed);
+            self.planned.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -211,6 +221,7 @@ impl Tally {
     pub fn counts(&self) -> Counts {
         let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
         Counts {
+            planned: load(&self.planned),
             accepted: load(&self.accepted),
             refused: load(&self.refused),
             doubtful: load(&self.doubtful),

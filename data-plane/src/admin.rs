@@ -30,6 +30,8 @@ use crate::mesh::{Question, Reply, ShardStatus};
 use crate::platform::{Listener, Net, Platform, Stream};
 use crate::shard::Runtime;
 
+/// The code of the problem by which `/readyz` says that intake refuses all mail until somebody does something about it.
+pub const REFUSING: &str = "refusing";
 /// Octets of an admin request's body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
@@ -157,16 +159,16 @@ impl<P: Platform> Admin<P> {
             return Err(Problem::new(503, "not_ready", "draining: a shard has ended"));
         }
         for status in statuses {
-            let why = if status.draining {
-                "draining".to_owned()
+            let (code, why) = if status.draining {
+                ("not_ready", "draining".to_owned())
             } else if status.revision == 0 {
-                "no configuration has been published yet".to_owned()
+                ("not_ready", "no configuration has been published yet".to_owned())
             } else if let Some(why) = status.refusing {
-                why
+                (REFUSING, why)
             } else {
                 continue;
             };
-            return Err(Problem::new(503, "not_ready", format!("shard {}: {why}", status.shard)));
+            return Err(Problem::new(503, code, format!("shard {}: {why}", status.shard)));
         }
         Ok(Response::new(200, "text/plain", "ready\n"))
     }
@@ -297,7 +299,7 @@ fn metrics(statuses: &[ShardStatus]) -> String {
         ("egress_connections", "Connections opened.", |s| s.counters.connections),
         ("mesh_handed", "Groups handed to the shard that owns their source.", |s| s.counters.handed),
     ];
-    const GAUGES: [(&str, &str, Read); 8] = [
+    const GAUGES: [(&str, &str, Read); 9] = [
         ("waiting_recipients", "Recipients that have not settled.", |s| s.waiting as u64),
         ("recovering", "1 while jobs of an earlier start are still being read.", |s| u64::from(s.recovering)),
         ("intake_sessions", "Open submission sessions.", |s| s.intake_sessions as u64),
@@ -306,6 +308,7 @@ fn metrics(statuses: &[ShardStatus]) -> String {
         ("spool_segments", "Spool segments in use.", |s| s.spool_segments as u64),
         ("spool_damaged", "Damaged parts of the spool that were set aside.", |s| s.damaged as u64),
         ("journal_bytes", "Octets of events kept for the ledger.", |s| s.journal_bytes),
+        ("journal_unread_bytes", "Octets of events that the ledger has not stored yet.", |s| s.journal_unread_bytes),
     ];
     let mut text = String::new();
     let mut write = |rows: &[(&str, &str, Read)], kind: &str, suffix: &str| {

@@ -14,6 +14,7 @@
 //! that is needed is dropped for room: intake refuses instead ([`Journal::refusal`]).
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use postrail_schema::limits::{JOURNAL_BYTES_MAX, JOURNAL_TAIL_BYTES_MAX, JOURNAL
 
 use crate::log::{
     AppendError, DurableBatch, Log, LogStats, NewFrame, OpenError, Order, ReadError, ReplayError, ReplayReport,
+    SegmentView,
 };
 use crate::platform::Platform;
 
@@ -145,6 +147,7 @@ impl<P: Platform> Journal<P> {
     /// See [`PullError`].
     pub async fn pull(&self, cursor: Cursor, bytes_max: usize) -> Result<(Vec<u8>, Cursor), PullError> {
         let (cursor, end) = self.normalize(cursor)?;
+        self.tail.borrow_mut().stored = cursor;
         if end.is_none_or(|end| cursor.offset >= end) {
             return Ok((Vec::new(), cursor));
         }
@@ -175,6 +178,22 @@ impl<P: Platform> Journal<P> {
     /// way to the disk while a spool segment is begun is never behind it.
     pub fn position(&self) -> u64 {
         self.log.sequence_last().saturating_sub(1)
+    }
+
+    /// Octets of events, with what frames them, that the ledger has not stored yet: behind the cursor of the last pull,
+    /// which it asks for only when it holds all before, and waiting to be written.
+    pub fn unread_bytes(&self) -> u64 {
+        let stored = self.tail.borrow().stored;
+        let behind = |view: SegmentView| {
+            let end = view.end.unwrap_or(FIRST_BATCH);
+            let from = match view.header.sequence.cmp(&stored.segment) {
+                Ordering::Less => end,
+                Ordering::Equal => stored.offset.max(FIRST_BATCH),
+                Ordering::Greater => FIRST_BATCH,
+            };
+            u64::from(end.saturating_sub(from))
+        };
+        self.log.segments().into_iter().map(behind).sum::<u64>() + self.log.stats().bytes_queued as u64
     }
 
     /// Octets of events on disk.
@@ -268,6 +287,8 @@ impl Pulled {
 /// The last batches, as a pull gives them.
 #[derive(Default)]
 struct Tail {
+    /// The cursor of the last pull.
+    stored: Cursor,
     batches: VecDeque<TailBatch>,
     bytes: usize,
 }

@@ -82,6 +82,7 @@ pub struct ShardStatus {
     pub spool_bytes: u64,
     pub spool_segments: usize,
     pub journal_bytes: u64,
+    pub journal_unread_bytes: u64,
     /// Why intake refuses at present, if it does.
     pub refusing: Option<String>,
     /// Segments that were found damaged and set aside.

@@ -540,6 +540,7 @@ impl<P: Platform> Runtime<P> {
             spool_bytes: spool.bytes,
             spool_segments: spool.segments,
             journal_bytes: self.0.journal.bytes(),
+            journal_unread_bytes: self.0.journal.unread_bytes(),
             refusing: spool.refusing.or_else(|| self.0.journal.refusal()),
             damaged: spool.damaged,
         }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
+use postrail_bench::sample::{self, HEADER, LINE};
 use postrail_core::base::{Instant, Timestamp};
 use postrail_core::egress::{Phase, classify, reply_reason};
 use postrail_core::events;
@@ -25,10 +26,8 @@ use postrail_core::spool::job_frame::{self, Encoded};
 use postrail_core::spool::segment::{BatchWriter, FIRST_BATCH, Identity, padded};
 use postrail_core::spool::{FRAME_TAG_JOB, Found, Scanner};
 use postrail_schema::event::{AttemptFacts, Event, EventKind};
-use postrail_schema::ids::{
-    CredentialId, KeyId, MessageId, RecipientIndex, Revision, SendingDomainId, SourceId, TenantId,
-};
-use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, TrafficClass};
+use postrail_schema::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, SourceId, TenantId};
+use postrail_schema::snapshot::TrafficClass;
 
 /// A case: its name, the calls that are enough to count, the case that is taken off (or `-`), and the loop.
 type Case = (&'static str, u32, &'static str, fn(u32));
@@ -49,10 +48,6 @@ const CASES: &[Case] = &[
 
 /// Octets of the mails.
 const MAIL_BYTES: usize = 10 * 1024;
-const LINE: &str = "The quick brown fox jumps over the lazy dog, and the mail goes out in time.\r\n";
-const HEADER: &str = "From: <news@bench.test>\r\nTo: <m1@d1.bench.test>\r\nSubject: Mail number 1\r\n\
-    Date: Fri, 20 Nov 2026 12:00:00 +0000\r\nMessage-ID: <bench.1@bench.test>\r\nMIME-Version: 1.0\r\n\
-    Content-Type: text/plain; charset=us-ascii\r\n\r\n";
 const AT: Timestamp = Timestamp::from_unix_ms(1_795_464_845_123);
 
 fn main() -> ExitCode {
@@ -95,7 +90,7 @@ fn smtp(calls: u32, bytes: usize) {
     give(&mut session, b"EHLO bench.test\r\nAUTH PLAIN AGJvYgBwdw==\r\n");
     let group = b"MAIL FROM:<news@bench.test> SIZE=10240\r\nRCPT TO:<m12345@d1.bench.test>\r\nDATA\r\n";
     let mut content = String::from(HEADER);
-    for line in 0..bytes.saturating_sub(HEADER.len()) / LINE.len() {
+    for line in 0..sample::lines(bytes) {
         content.push_str(if line % 10 == 9 { ".." } else { "" });
         content.push_str(LINE);
     }
@@ -161,7 +156,7 @@ fn job() -> Job {
 }
 
 fn body() -> Bytes {
-    LINE.repeat((MAIL_BYTES - HEADER.len()) / LINE.len()).into()
+    LINE.repeat(sample::lines(MAIL_BYTES)).into()
 }
 
 fn payload(job: &Job) -> Vec<u8> {
@@ -240,13 +235,7 @@ fn message() -> FinalMessage {
 
 fn dkim_plan(calls: u32) {
     let message = message();
-    let keys = [DkimKey {
-        id: KeyId(1),
-        selector: "bench".into(),
-        algorithm: KeyAlgorithm::RsaSha256,
-        sealed_private_key: Vec::new(),
-        public_key: String::new(),
-    }];
+    let keys = [sample::dkim_key()];
     for _ in 0..calls {
         black_box(dkim::plan(black_box(&message), "bench.test", &keys, AT));
     }

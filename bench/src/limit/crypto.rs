@@ -11,11 +11,9 @@ use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use postrail_core::base::Timestamp;
 use postrail_core::mail::FinalMessage;
 use postrail_core::sign::dkim;
-use postrail_schema::ids::KeyId;
-use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
 
 use super::cpu::{self, Cost};
-use super::mail_of;
+use crate::sample;
 
 /// One RSA-2048 signature of a digest, with a key that is parsed once, as the server signs.
 pub(super) fn rsa_2048(time: Duration) -> Result<Cost> {
@@ -44,7 +42,7 @@ pub(super) fn ed25519(time: Duration) -> Result<Cost> {
 
 /// SHA-256 of a mail.
 pub(super) fn sha_256(time: Duration, bytes: usize) -> Cost {
-    let mail = mail_of(bytes);
+    let mail = sample::mail(bytes);
     cpu::measure(time, || {
         black_box(digest(&SHA256, black_box(mail.as_bytes())));
     })
@@ -52,20 +50,14 @@ pub(super) fn sha_256(time: Duration, bytes: usize) -> Cost {
 
 /// The canonical form of a mail and its two hashes, by the server's own code, up to what is signed.
 pub(super) fn dkim(time: Duration, bytes: usize) -> Result<Cost> {
-    let mail = mail_of(bytes);
+    let mail = sample::mail(bytes);
     let header = mail.find("\r\n\r\n").context("the mail has no header section")? + 4;
     let message = FinalMessage {
         header: mail[..header].to_owned().into(),
         body: mail[header..].to_owned().into(),
         ..FinalMessage::default()
     };
-    let keys = [DkimKey {
-        id: KeyId(1),
-        selector: "bench".into(),
-        algorithm: KeyAlgorithm::RsaSha256,
-        sealed_private_key: Vec::new(),
-        public_key: String::new(),
-    }];
+    let keys = [sample::dkim_key()];
     let at = Timestamp::from_unix_ms(1_795_464_845_123);
     Ok(cpu::measure(time, || {
         black_box(dkim::plan(black_box(&message), "bench.test", &keys, at));

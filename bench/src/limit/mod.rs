@@ -167,22 +167,6 @@ fn limit(name: &str, what: &str, cost: cpu::Cost) -> Limit {
     Limit { name, what, cpu_us: cost.cpu_us, wall_us: cost.wall_us, rate_per_core_s }
 }
 
-/// A mail of `bytes` octets: a header section and plain lines, without anything that canonicalisation changes.
-fn mail_of(bytes: usize) -> String {
-    const HEADER: &str = "From: <news@bench.test>\r\nTo: <m1@d1.bench.test>\r\nSubject: Mail number 1\r\n\
-        Date: Fri, 20 Nov 2026 12:00:00 +0000\r\nMessage-ID: <bench.1@bench.test>\r\nMIME-Version: 1.0\r\n\
-        Content-Type: text/plain; charset=us-ascii\r\n\r\n";
-    const LINE: &str = "The quick brown fox jumps over the lazy dog, and the mail goes out in time.\r\n";
-    let lines = bytes.saturating_sub(HEADER.len()) / LINE.len();
-    let rest = bytes.saturating_sub(HEADER.len() + lines * LINE.len());
-    let mut mail = format!("{HEADER}{}", LINE.repeat(lines));
-    if rest > 2 {
-        mail.push_str(&LINE[..rest - 2]);
-        mail.push_str("\r\n");
-    }
-    mail
-}
-
 /// An executor as a shard has it: one thread on one core, and as much memory and depth.
 fn executor() -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(Placement::Fixed(first_core())).io_memory(1 << 20).ring_depth(256)
@@ -210,14 +194,6 @@ mod tests {
         let limits = costs.map(|(name, cpu_us)| limit(name, "", cpu::Cost { cpu_us, wall_us: 0.0 }));
         assert_eq!(floors(&limits), Some((55.0, 365.0)));
         assert_eq!(floors(&limits[1..]), None);
-    }
-
-    #[test]
-    fn a_mail_has_its_size() {
-        for bytes in [1_000, 10_240, 10_241] {
-            let mail = mail_of(bytes);
-            assert!(mail.len() <= bytes && mail.len() + 2 >= bytes && mail.ends_with("\r\n"), "{}", mail.len());
-        }
     }
 
     #[test]

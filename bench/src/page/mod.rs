@@ -107,7 +107,10 @@ fn header(result: &RunResult, title: &str, out: &mut String) {
     if result.interrupted {
         out.push_str("<span class=\"pill warn\">interrupted: part of the plan</span>");
     }
-    let target = [result.target.as_str(), result.server_version.as_str()].join(" ");
+    // A version that begins with the name says it once.
+    let version = result.server_version.as_str();
+    let target =
+        if version.starts_with(&result.target) { version.to_owned() } else { format!("{} {version}", result.target) };
     let commit = format!("commit {}", result.commit);
     let facts = [target.trim(), &commit, &result.started_at, &machine::line(&result.machine)];
     let facts: Vec<_> = facts.iter().filter(|fact| !fact.is_empty()).map(|fact| escaped(fact)).collect();

@@ -1,6 +1,7 @@
 //! Haraka as a relay: the plugins that relaying and signing need and no others, one worker a CPU.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -21,15 +22,25 @@ pub(super) fn start(site: &Site) -> Result<Running> {
     if let Some(signing) = &site.signing {
         write_keys(site, signing)?;
     }
-    let script = format!("exec node '{}' -c '{}'", program.display(), site.folder.display());
+    let node = node(site);
+    let script = format!("exec '{}' '{}' -c '{}'", node.display(), program.display(), site.folder.display());
     let mut haraka = Kept::start("haraka", &script, &site.folder, &[])?;
     haraka.wait_listening(site.listen)?;
     let manifest = site.unpacked("haraka/node_modules/Haraka/package.json")?;
     let manifest = fs::read_to_string(&manifest).context("cannot read Haraka's package.json")?;
     let manifest: serde_json::Value = serde_json::from_str(&manifest).context("Haraka's package.json")?;
-    let node = version_line(Command::new("node").arg("--version"), "v")?;
+    let node = version_line(Command::new(node).arg("--version"), "v")?;
     let version = manifest["version"].as_str().unwrap_or("of no version");
     Ok(Running { version: format!("Haraka {version}, Node.js {node}"), processes: vec![haraka] })
+}
+
+/// The Node.js that was installed with it, else the system's.
+fn node(site: &Site) -> PathBuf {
+    let own = format!(
+        "haraka/node_modules/node-linux-{}/bin/node",
+        if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" }
+    );
+    site.unpacked(&own).unwrap_or_else(|_| "node".into())
 }
 
 /// The files of its configuration: name and text.

@@ -11,19 +11,18 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::plan::{Dkim, InterfacePlan, Plan, TlsPlan};
 use crate::result::RunResult;
 use crate::run::{Drive, Stage, measure};
-use crate::server::{Postrail, PostrailOptions, Scratch, Target, find_postrail};
+use crate::server::{Postrail, PostrailOptions, Scratch, Target, find_postrail, free_addresses};
 
 mod exim;
 mod group;
@@ -192,7 +191,7 @@ fn turn(server: Server, plan: &Plan, args: &Args, interrupted: &Arc<AtomicBool>)
         _ => server.start(&site)?,
     };
     let target = target(server, &running, &site, plan);
-    let result = measure(&drive, &target, None).with_context(|| running.last_lines())?;
+    let result = measure(&drive, &target, None).map_err(|error| anyhow!("{error:#}{}", running.last_lines()))?;
     Ok((running.version, result))
 }
 
@@ -207,7 +206,7 @@ fn postrail_turn(drive: &Drive<'_>, folder: &Path, args: &Args) -> Result<(Strin
     let target = server.target().clone();
     let result = measure(drive, &target, Some(&mut server))?;
     server.stop()?;
-    Ok((target.version, result))
+    Ok((target.version.to_string(), result))
 }
 
 fn site(plan: &Plan, stage: &Stage, folder: &Path, args: &Args) -> Result<Site> {
@@ -227,28 +226,19 @@ fn site(plan: &Plan, stage: &Stage, folder: &Path, args: &Args) -> Result<Site> 
             target.join("peers")
         }
     };
-    Ok(Site {
-        folder: folder.to_owned(),
-        programs,
-        listen: free_address().context("no free port on loopback")?,
-        sink: (receiver.address, stage.port()).into(),
-        signing,
-    })
+    let [listen] = free_addresses().context("no free port on loopback")?;
+    Ok(Site { folder: folder.to_owned(), programs, listen, sink: (receiver.address, stage.port()).into(), signing })
 }
 
 fn target(server: Server, running: &Running, site: &Site, plan: &Plan) -> Target {
     Target {
         name: server.name().into(),
-        version: running.version.clone(),
+        version: running.version.clone().into(),
         smtp: Some(site.listen),
         logins: vec![None; plan.tenants.len()],
         watched: running.watched(),
         ..Target::default()
     }
-}
-
-fn free_address() -> std::io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Server {
             }
             Self::Exim => "delivery at once by a process a mail, split spool, no message logs; signs itself",
             Self::Opensmtpd => {
-                "without its limits of mails a session and its pauses between sessions; filter-dkimsign signs"
+                "50 sessions at once, no limit of mails a session and no pauses between them; filter-dkimsign signs"
             }
             Self::Haraka => "relay plugin alone, a worker a CPU, 100 deliveries at once; dkim plugin signs",
             Self::External => "as its command sets it up",

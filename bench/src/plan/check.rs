@@ -148,6 +148,15 @@ fn of_load(plan: &Plan, number: usize, load: &LoadSection) -> Option<String> {
         }
         _ => {}
     }
+    match load.unsettled_max {
+        Some(_) if load.rate_per_s.is_some() || load.share_of_highest.is_some() => {
+            return fault("`unsettled_max` is for a load as fast as answers come: leave it out, or the rate".into());
+        }
+        Some(max) if !(1..=RECIPIENTS_MAX).contains(&max) => {
+            return fault(format!("`unsettled_max = {max}` is not between 1 and {RECIPIENTS_MAX}"));
+        }
+        _ => {}
+    }
     if let Some(what) = load.size.fault().or_else(|| of_values("size", &load.size.draw(), SIZE_MAX)) {
         return fault(what);
     }
@@ -220,6 +229,8 @@ mod tests {
             ("name = \"x\"\nseconds = 1\nseconts = 1\n[[load]]", "unknown field `seconts`"),
             ("name = \"x\"\nseconds = 1\n[[load]]\ntenant = \"y\"", "no [[tenant]] named \"y\""),
             ("name = \"x\"\nseconds = 1\n[[load]]\nrate_per_s = -1.0", "load 1: `rate_per_s = -1`"),
+            ("name = \"x\"\nseconds = 1\n[[load]]\nrate_per_s = 1.0\nunsettled_max = 5", "or the rate"),
+            ("name = \"x\"\nseconds = 1\n[[load]]\nunsettled_max = 0", "`unsettled_max = 0` is not between 1"),
             ("name = \"x\"\nseconds = 1\n[[load]]\nsize = { fixed = 0 }", "`size` reaches 0"),
             ("name = \"x\"\nseconds = 1\n[[load]]\nrecipients = { fixed = 101 }", "at most 100"),
             ("name = \"x\"\nseconds = 1\n[[load]]\n[[receiver]]\ndefer_share = 5.0", "5% is 0.05"),

@@ -119,6 +119,9 @@ pub struct LoadSection {
     /// As `rate_per_s`, of the highest rate, which a closed loop finds first (or of `--rate`).
     #[serde(default)]
     pub share_of_highest: Option<f64>,
+    /// Of a load as fast as answers come: it waits while so many recipients of the run are sent and not settled yet.
+    #[serde(default)]
+    pub unsettled_max: Option<u64>,
     /// Octets of a message, header and body.
     #[serde(default)]
     pub size: Size,

@@ -65,9 +65,11 @@ pub(super) fn assemble(
     let (refused, doubtful) = (counts.refused - before.refused, counts.doubtful - before.doubtful);
     let mails = account.delivered.max(1);
     let own = ending.own.cpu_nanos.saturating_sub(ending.baseline.2.cpu_nanos);
+    let bench_commit = commit_here();
     let mut result = RunResult {
         plan: plan.name.clone(),
-        commit: commit(),
+        commit: target.version.commit().map_or_else(|| bench_commit.clone(), str::to_owned),
+        bench_commit,
         machine: machine::here(),
         sent: account.accepted + refused + doubtful,
         accepted: account.accepted,
@@ -90,7 +92,7 @@ pub(super) fn assemble(
         series: series(selection.fates(tally, |_| true), account.first_planned(), account.duration()),
         curves: account.curves(),
         target: target.name.clone(),
-        server_version: target.version.clone(),
+        server_version: target.version.to_string(),
         ..RunResult::default()
     };
     if let (Some(before), Some(after)) = (&ending.baseline.1, &ending.usage)
@@ -137,7 +139,7 @@ fn of_tenant(account: &Account) -> TenantResult {
 }
 
 /// The commit of the checkout that this runs in.
-fn commit() -> String {
+fn commit_here() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

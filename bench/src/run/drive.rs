@@ -90,9 +90,10 @@ impl<'a> Course<'a> {
             let load = load_plan(plan, section, plan.mix(section), target, lane)?;
             loads.push(start(&drive, load));
         }
-        let paces = plan.loads.iter().map(|load| match load.rate_per_s {
-            Some(rate_per_s) => Pace::Open { rate_per_s },
-            None => Pace::Closed,
+        let paces = plan.loads.iter().map(|load| match (load.rate_per_s, load.unsettled_max) {
+            (Some(rate_per_s), _) => Pace::Open { rate_per_s },
+            (None, Some(unsettled_max)) => Pace::Bounded { unsettled_max },
+            (None, None) => Pace::Closed,
         });
         Ok(Self {
             drive,
@@ -228,14 +229,15 @@ impl<'a> Course<'a> {
                 }
             }
             if progress.0.elapsed() > patience {
+                self.loads.iter().for_each(Load::halt);
                 break;
             }
         }
         std::thread::sleep(AFTERMATH);
         if let Some(control) = &self.target.control
-            && !control.wait_ledger(LEDGER_TIMEOUT)
+            && let Err(error) = control.wait_ledger(LEDGER_TIMEOUT)
         {
-            eprintln!("\nthe ledger has not caught up within {} s", LEDGER_TIMEOUT.as_secs());
+            eprintln!("\nthe ledger has not caught up: {error:#}");
         }
         self.look_at_memory();
         self.live.end(&tally, &self.loads);
@@ -261,7 +263,7 @@ impl<'a> Course<'a> {
         };
         let rates: Option<f64> = self.paces.iter().try_fold(0.0, |sum, pace| match pace {
             Pace::Open { rate_per_s } => Some(sum + rate_per_s),
-            Pace::Closed => None,
+            Pace::Closed | Pace::Bounded { .. } => None,
         });
         let (drive, target, loads) = (self.drive, self.target, self.loads);
         drive.stage.load_thread().run(async move {

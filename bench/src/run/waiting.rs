@@ -94,7 +94,10 @@ fn fill(drive: &Drive<'_>, server: &mut Postrail, live: &mut Live) -> Result<(Lo
         watch(server, live, tally, std::slice::from_ref(&load))?;
     }
     if let Some(control) = &server.target().control {
-        control.wait_ledger(CONNECT_TIMEOUT);
+        // What is deferred again meanwhile may keep it busy: that is no reason to stop.
+        if let Err(error) = control.wait_ledger(CONNECT_TIMEOUT) {
+            eprintln!("\nthe ledger has not caught up: {error:#}");
+        }
     }
     live.end(tally, std::slice::from_ref(&load));
     Ok((load, selection))

@@ -15,18 +15,10 @@ use crate::source::Login;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
-/// Time without any new event in the ledger after which it counts as caught up, whatever the counters say.
-const QUIET: Duration = Duration::from_secs(5);
-/// Recipients' last steps, by the data plane's counters: each is an event at least.
-const COUNTERS: [&str; 7] = [
-    "postrail_accepted_recipients_total",
-    "postrail_delivered_recipients_total",
-    "postrail_deferred_attempts_total",
-    "postrail_bounced_recipients_total",
-    "postrail_expired_recipients_total",
-    "postrail_suppressed_recipients_total",
-    "postrail_cancelled_recipients_total",
-];
+/// Octets of events that a shard has and the ledger has not.
+const UNREAD: &str = "postrail_journal_unread_bytes";
+/// Looks one after the other that find nothing unread: between two of them an event may be on its way to the disk.
+const UNREAD_LOOKS: u32 = 2;
 
 /// The control API and the metrics of a running Postrail.
 #[derive(Clone)]
@@ -115,28 +107,25 @@ impl Control {
         })
     }
 
-    /// Waits until the ledger holds what the data plane has counted; false where it does not within `limit`.
-    pub fn wait_ledger(&self, limit: Duration) -> bool {
-        let mut last = (0, Instant::now());
-        let caught_up = until(limit, "the ledger is behind", || {
-            let events = self.control_metrics()?.sum("postrail_control_journal_events_total");
-            if events != last.0 {
-                last = (events, Instant::now());
-            }
+    /// Waits until the ledger holds every event of every shard.
+    ///
+    /// # Errors
+    /// It does not within `limit`, or the server does not tell.
+    pub fn wait_ledger(&self, limit: Duration) -> Result<()> {
+        if self.data_metrics()?.each(UNREAD).next().is_none() {
+            bail!("the server does not tell {UNREAD}");
+        }
+        let mut looks = 0;
+        until(limit, "the ledger is behind", || {
             let metrics = self.data_metrics()?;
-            let counted: u64 = COUNTERS.iter().map(|name| metrics.sum(name)).sum();
-            Ok(events >= counted || last.1.elapsed() > QUIET)
-        });
-        caught_up.is_ok()
+            looks = if metrics.sum(UNREAD) == 0 { looks + 1 } else { 0 };
+            Ok(looks >= UNREAD_LOOKS)
+        })
     }
 
     /// The data plane's metrics.
     pub(crate) fn data_metrics(&self) -> Result<Metrics> {
         Ok(Metrics(self.http.get(format!("http://{}/metrics", self.admin)).send()?.text()?))
-    }
-
-    fn control_metrics(&self) -> Result<Metrics> {
-        Ok(Metrics(self.http.get(format!("http://{}/metrics", self.api)).send()?.text()?))
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {

@@ -13,19 +13,23 @@ use crate::processes::Watched;
 use crate::source::Login;
 
 mod control;
+mod ports;
 mod postrail;
 mod scratch;
+mod version;
 
 pub use control::Control;
+pub use ports::free_addresses;
 pub use postrail::{Postrail, PostrailOptions};
 pub use scratch::Scratch;
+pub use version::Version;
 
 /// A server to measure.
 #[derive(Clone, Default)]
 pub struct Target {
     /// For the result: `postrail`, `external`, or a peer's name.
     pub name: String,
-    pub version: String,
+    pub version: Version,
     pub smtp: Option<SocketAddr>,
     /// TLS from the start.
     pub smtps: Option<SocketAddr>,

@@ -1,15 +1,16 @@
 //! A Postrail that the bench starts: `postrail up` on free loopback ports, in a folder of its own.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::Target;
 use super::control::{self, Control, until};
+use super::ports::free_addresses;
+use super::{Target, Version};
 use crate::plan::Plan;
 use crate::processes::Watched;
 
@@ -82,7 +83,7 @@ impl Postrail {
             arguments.extend(["--shards".into(), shards.to_string()]);
         }
         let child = spawn(&options.binary, &arguments, &log)?;
-        let target = Target { name: "postrail".into(), version: version(&options.binary), ..Target::default() };
+        let target = Target { name: "postrail".into(), version: Version::of(&options.binary), ..Target::default() };
         let mut server = Self { binary: options.binary.clone(), arguments, data, log, listeners, child, target };
         server.set_up(plan, options.receiver_port).map_err(|error| server.with_log(error))?;
         Ok(server)
@@ -196,20 +197,4 @@ fn spawn(binary: &Path, arguments: &[String], log: &Path) -> Result<Child> {
     // What it prints is the credential of its first start, which nobody is to see.
     let started = Command::new(binary).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
     started.with_context(|| format!("cannot start {}", binary.display()))
-}
-
-fn version(binary: &Path) -> String {
-    let output = Command::new(binary).arg("--version").stdin(Stdio::null()).output();
-    output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn free_addresses<const N: usize>() -> std::io::Result<[SocketAddr; N]> {
-    let mut bound = Vec::with_capacity(N);
-    let mut addresses = [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0); N];
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        bound.push(listener);
-    }
-    Ok(addresses)
 }

@@ -1,17 +1,18 @@
 //! Load: numbered mails of chosen sizes over several connections, by SMTP or REST.
 //!
-//! A [`Load`] keeps its connections over several phases (a warm-up, then what is measured), so that what a login costs is
-//! not part of a mail. Its connections draw numbers from one sequence. In a closed loop a connection takes the next mail
-//! as soon as the last is answered; in an open loop the `n`th recipient is due at `start + n / rate`, and a mail that is
-//! sent late counts as late: its latency starts when it was due. Deliberately absent: a second try of a mail whose
-//! connection broke (it is counted as doubtful, since sending it again would hide a duplicate).
+//! A [`Load`] keeps its connections over several phases (a warm-up, then what is measured), so that what a login costs
+//! is not part of a mail. Its connections draw numbers from one sequence. In a closed loop a connection takes the next
+//! mail as soon as the last is answered (in a bounded one: as soon as few enough recipients of the run are unsettled);
+//! in an open loop the `n`th recipient is due at `start + n / rate`, and a mail that is sent late counts as late: its
+//! latency starts when it was due. Deliberately absent: a second try of a mail whose connection broke (it is counted as
+//! doubtful, since sending it again would hide a duplicate).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
@@ -32,6 +33,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TRIES: u32 = 5;
 /// Pause between such tries, and after an answer that asks to come back later.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of a load that are being opened at the same time. A server's queue for new ones may be as short as 5, and
+/// where the kernel answers by SYN cookies, one that is lost there hears nothing and cannot tell.
+const OPENING_MAX: usize = 4;
+/// Time between two looks at whether there is room for one more mail.
+const ROOM_LOOK: Duration = Duration::from_millis(1);
 /// Times that one mail is offered again after an answer that asks to come back later.
 const OFFERS_MAX: u32 = 600;
 
@@ -40,6 +46,8 @@ const OFFERS_MAX: u32 = 600;
 pub enum Pace {
     /// As fast as answers come.
     Closed,
+    /// As fast as answers come, while fewer recipients of the run than this are sent and not settled yet.
+    Bounded { unsettled_max: u64 },
     /// By the clock: this many recipients a second, over all connections.
     Open { rate_per_s: f64 },
 }
@@ -127,6 +135,8 @@ struct Shared {
     busy: AtomicUsize,
     /// Connections that have not given up.
     living: AtomicUsize,
+    /// Permits to open a connection.
+    opening: Semaphore,
 }
 
 /// What the connections are to do.
@@ -158,6 +168,7 @@ impl Load {
             mail: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             living: AtomicUsize::new(connections),
+            opening: Semaphore::new(OPENING_MAX),
         });
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
@@ -243,7 +254,8 @@ impl Work {
                 && self.over != Some(stretch.start)
             {
                 self.is_busy = true;
-                if let Some((numbers, due)) = self.shared.take(&stretch)
+                if self.has_room(&stretch).await
+                    && let Some((numbers, due)) = self.shared.take(&stretch)
                     && self.is_due(due).await
                 {
                     for number in numbers.iter() {
@@ -259,6 +271,19 @@ impl Work {
                 return None;
             }
         }
+    }
+
+    /// Waits until the pace leaves room for one more mail; false where the phase is over before.
+    async fn has_room(&self, stretch: &Stretch) -> bool {
+        let Pace::Bounded { unsettled_max } = stretch.phase.pace else { return true };
+        while self.shared.tally.counts().unsettled() >= unsettled_max {
+            let until = self.orders.borrow().stretch.and_then(|stretch| stretch.phase.until);
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return false;
+            }
+            tokio::time::sleep(ROOM_LOOK).await;
+        }
+        true
     }
 
     /// Waits until `due`; false where the phase is cut short before.
@@ -311,7 +336,7 @@ impl Shared {
         let taken = self.position.load(Ordering::Acquire).saturating_sub(first);
         let left = phase.recipients_max.map_or(u64::MAX, |max| max.saturating_sub(taken));
         let due = match phase.pace {
-            Pace::Closed => Instant::now(),
+            Pace::Closed | Pace::Bounded { .. } => Instant::now(),
             Pace::Open { rate_per_s } => {
                 start + Duration::from_secs_f64((taken as f64 / rate_per_s.max(RATE_MIN)).min(DUE_SECONDS_MAX))
             }
@@ -334,6 +359,22 @@ impl Shared {
 const RATE_MIN: f64 = 0.001;
 /// The latest that a mail may be due after the start of its phase, seconds.
 const DUE_SECONDS_MAX: f64 = 1e9;
+
+/// What `open` gives when it is this connection's turn; nothing after several failures.
+async fn opened<T, F>(shared: &Shared, open: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = std::io::Result<T>>,
+{
+    for attempt in 0..CONNECT_TRIES {
+        let permit = shared.opening.acquire().await.ok()?;
+        if let Ok(open) = answered(open()).await {
+            return Some(open);
+        }
+        drop(permit);
+        tokio::time::sleep(RETRY_PAUSE * (attempt + 1)).await;
+    }
+    None
+}
 
 /// `work`, or an error when the server does not answer in time.
 async fn answered<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::message::push_number;
-use super::{CONNECT_TRIES, Composer, LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered};
+use super::{Composer, LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered, opened};
 use crate::sink::ID_HEADER;
 use crate::stream::Stream;
 
@@ -26,7 +26,7 @@ pub(super) async fn run(mut work: Work) {
         request.write(&work.shared.plan.composer, numbers);
         for offer in 0.. {
             if connection.is_none() {
-                connection = connect(&work.shared.plan).await;
+                connection = opened(&work.shared, || Connection::open(&work.shared.plan)).await;
             }
             let Some(open) = connection.as_mut() else {
                 work.shared.tally.doubt(numbers.count);
@@ -114,16 +114,6 @@ impl Request {
         self.head.push_str(&body.len().to_string());
         self.head.push_str("\r\n\r\n");
     }
-}
-
-async fn connect(plan: &LoadPlan) -> Option<Connection> {
-    for attempt in 0..CONNECT_TRIES {
-        if let Ok(open) = answered(Connection::open(plan)).await {
-            return Some(open);
-        }
-        tokio::time::sleep(RETRY_PAUSE * (attempt + 1)).await;
-    }
-    None
 }
 
 struct Connection {

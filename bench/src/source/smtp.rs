@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::{CONNECT_TRIES, LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered};
+use super::{LoadPlan, Numbers, OFFERS_MAX, RETRY_PAUSE, Tls, Work, answered, opened};
 use crate::stream::Stream;
 
 /// One reply, octets.
@@ -25,7 +25,7 @@ pub(super) async fn run(mut work: Work) {
     while let Some(numbers) = work.next().await {
         for offer in 0.. {
             if connection.is_none() {
-                connection = connect(&work.shared.plan).await;
+                connection = opened(&work.shared, || Connection::open(&work.shared.plan)).await;
             }
             let Some(open) = connection.as_mut() else {
                 work.shared.tally.doubt(numbers.count);
@@ -56,16 +56,6 @@ pub(super) async fn run(mut work: Work) {
         // Everything is answered already; the goodbye is a courtesy.
         let _ = answered(open.command("QUIT\r\n")).await;
     }
-}
-
-async fn connect(plan: &LoadPlan) -> Option<Connection> {
-    for attempt in 0..CONNECT_TRIES {
-        if let Ok(open) = answered(Connection::open(plan)).await {
-            return Some(open);
-        }
-        tokio::time::sleep(RETRY_PAUSE * (attempt + 1)).await;
-    }
-    None
 }
 
 /// What became of a transaction; the recipients' own codes are in [`Envelope::codes`].

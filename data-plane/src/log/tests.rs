@@ -13,13 +13,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrail_core::base::{Instant, Timestamp};
 use postrail_core::mail::{Address, BodyType, Content, Interface, Job, JobEntry, JobRecipient, Notify};
-use postrail_core::spool::{Carried, Location};
+use postrail_core::spool::{Carried, Location, LogKind};
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, ShardId, TenantId};
-use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, LOG_RETRY_DELAY};
+use postrail_schema::limits::{JOURNAL_GATHERING, JOURNAL_PULL_BYTES_MAX, LOG_GATHER_BYTES, LOG_RETRY_DELAY};
 use postrail_schema::snapshot::TrafficClass;
 
-use super::AppendError;
+use super::{AppendError, Log, NewFrame};
 use crate::journal::{Cursor, Journal, PullError};
 use crate::platform::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
 use crate::spool::{CompactionReason, JobOwner, OpenError, Spool, StoreError};
@@ -407,6 +407,73 @@ fn appends_that_wait_together_share_one_sync() {
         let all = futures_util::future::join_all(jobs.iter().map(|job| spool.store(job))).await;
         assert!(all.iter().all(Result::is_ok));
         assert!(world.0.syncs.get() - before <= 2, "{} syncs", world.0.syncs.get() - before);
+    });
+}
+
+#[test]
+fn batches_begin_apart_and_a_lone_append_does_not_wait() {
+    /// Time between the beginnings of two appends' batches, when the second comes `pause` after the first is durable.
+    fn apart(pause: Duration, bytes: usize) -> Duration {
+        let world = World::default();
+        let journal = world.run(async {
+            Log::open(world.clone(), Path::new("/data"), SHARD, LogKind::Journal, 1).await.expect("opens")
+        });
+        world.run(async {
+            let frame = || vec![NewFrame { tag: 1, payload: vec![b'x'; bytes] }];
+            journal.append(frame()).await.expect("appended");
+            // The first of a log has nothing before it to keep away from, but its own beginning.
+            world.sleep_until(world.now() + JOURNAL_GATHERING * 2).await;
+            let first = world.now();
+            journal.append(frame()).await.expect("appended");
+            world.sleep_until(world.now() + pause).await;
+            journal.append(frame()).await.expect("appended");
+            world.now().since(first)
+        })
+    }
+    let step = Duration::from_millis(1);
+    let at_once = apart(JOURNAL_GATHERING * 2, 10) - JOURNAL_GATHERING * 2;
+    assert!(at_once < JOURNAL_GATHERING, "a lone append is written at once: {at_once:?}");
+    let small = apart(Duration::ZERO, 10);
+    assert!(small >= JOURNAL_GATHERING && small <= JOURNAL_GATHERING + at_once + step * 2, "{small:?}");
+    assert!(apart(Duration::ZERO, LOG_GATHER_BYTES) <= at_once + step, "a large batch does not wait");
+}
+
+#[test]
+fn what_waits_while_batches_are_kept_apart_is_one_batch() {
+    let world = World::default();
+    world.run(async {
+        let journal = Log::open(world.clone(), Path::new("/data"), SHARD, LogKind::Journal, 1).await.expect("opens");
+        let append = || journal.append(vec![NewFrame { tag: 1, payload: vec![b'x'; 10] }]);
+        append().await.expect("appended");
+        world.sleep_until(world.now() + JOURNAL_GATHERING * 2).await;
+        append().await.expect("appended");
+        let before = journal.stats().batches;
+        // One after the other, both while the last batch is younger than the least time between two.
+        let late = async {
+            world.sleep_until(world.now() + Duration::from_millis(1)).await;
+            append().await
+        };
+        let (first, second) = futures_util::future::join(append(), late).await;
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(journal.stats().batches - before, 1);
+    });
+}
+
+#[test]
+fn what_the_ledger_has_not_stored_is_told_in_octets() {
+    let world = World::default();
+    world.run(async {
+        let journal = open_journal(&world).await;
+        assert_eq!(journal.unread_bytes(), 0);
+        journal.append(&[event(1)]).await.expect("appended");
+        let one = journal.unread_bytes();
+        assert!(one >= 400, "{one}");
+        let (_, next) = journal.pull(Cursor::default(), JOURNAL_PULL_BYTES_MAX).await.expect("readable");
+        assert_eq!(journal.unread_bytes(), one, "an answer is not stored yet");
+        journal.pull(next, JOURNAL_PULL_BYTES_MAX).await.expect("readable");
+        assert_eq!(journal.unread_bytes(), 0, "who asks for more has stored what was before");
+        journal.append(&[event(2)]).await.expect("appended");
+        assert_eq!(journal.unread_bytes(), one);
     });
 }
 

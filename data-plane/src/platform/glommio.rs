@@ -49,7 +49,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
-pub use kernel::raise_open_files;
+pub use kernel::{probe_io_uring, raise_open_files};
 pub use pin::{PinError, ShardPin, check_pins};
 pub use start::{RunError, ShardFailure, ShardThreads, run_shards};
 

@@ -26,9 +26,12 @@ Examples:
   postrail queue                                    what waits, where, and why
   postrail domain add example.com --tenant shop     then publish the records that it prints";
 
+/// The version, and the commit that it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("POSTRAIL_COMMIT"), ")");
+
 /// A self-hosted transactional-email platform.
 #[derive(Parser, Debug)]
-#[command(name = "postrail", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "postrail", version = VERSION, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub(crate) struct Args {
     /// The data folder [default: /var/lib/postrail for root, else ~/.local/share/postrail]
     #[arg(long, global = true, env = "POSTRAIL_DATA", value_name = "DIR")]

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use postrail_bench::meter::{BENCH_THREAD, server_cpu};
 use postrail_bench::report::Summary;
+use postrail_bench::server::free_addresses;
 use postrail_bench::sink::{Sink, SinkPlan};
 use postrail_bench::source::{self, Composer, Draw, Interface, Lane, LoadPlan, Login, Mix, Pace, Phase, Tls};
 use postrail_bench::tally::Tally;
@@ -26,9 +27,9 @@ use tokio::runtime::Runtime;
 
 use crate::args::{DemoOptions, DkimChoice};
 use crate::up::banner::FirstStart;
+use crate::up::control_runtime;
 use crate::up::planes::{Planes, PlanesOptions};
 use crate::up::settings::pins;
-use crate::up::{control_runtime, ports};
 
 /// Recipients of one REST job.
 const RECIPIENTS_PER_JOB: u32 = 5;
@@ -78,7 +79,7 @@ fn demo(options: &DemoOptions) -> Result<Option<Summary>> {
     let sink = bench.block_on(Sink::start(SinkPlan::default(), tally.clone())).context("cannot start the receiver")?;
     let planes_options = planes_options(options, &scratch, &sink)?;
     let planes = control.block_on(Planes::start(&planes_options))?;
-    let outcome = login(&planes).map(|login| {
+    let outcome = login(&planes, scratch.path()).map(|login| {
         let loads = loads(options, &planes_options, login);
         watch(options, &tally, &bench, loads, &interrupted)
     });
@@ -105,7 +106,7 @@ fn watch_for_interrupts(runtime: &Runtime, interrupted: Arc<AtomicBool>) {
 }
 
 fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Result<PlanesOptions> {
-    let [smtp, smtps, rest, api, admin] = ports::free().context("no free ports on loopback")?;
+    let [smtp, smtps, rest, api, admin] = free_addresses().context("no free ports on loopback")?;
     Ok(PlanesOptions {
         data: scratch.path().to_owned(),
         hostname: "demo.localhost".into(),
@@ -129,8 +130,14 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
     })
 }
 
-/// The credential that the first start made.
-fn login(planes: &Planes) -> Result<Login> {
+/// The credential that the first start made, where mail is taken.
+fn login(planes: &Planes, folder: &Path) -> Result<Login> {
+    if let Some(why) = planes.unready() {
+        bail!(
+            "no mail would be accepted, {why}; the demo's folder is {} (TMPDIR chooses another place)",
+            folder.display()
+        );
+    }
     let Some(FirstStart { username, secret, .. }) = planes.first_start() else {
         bail!("the demo's folder was not empty");
     };

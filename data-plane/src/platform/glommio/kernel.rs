@@ -16,7 +16,7 @@ use super::super::DiskUsage;
 ///
 /// # Errors
 /// ENOSYS where the kernel has no io_uring, EPERM where seccomp or `kernel.io_uring_disabled` forbids it.
-pub(super) fn probe_io_uring() -> io::Result<()> {
+pub fn probe_io_uring() -> io::Result<()> {
     // `struct io_uring_params` has 120 octets, all of which the caller zeroes.
     let mut parameters = [0_u64; 15];
     // SAFETY: the kernel reads and writes the 120 octets behind the pointer, which live through the call.

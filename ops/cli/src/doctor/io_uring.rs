@@ -2,6 +2,8 @@
 
 use std::io;
 
+use postrail_data_plane::platform::glommio::probe_io_uring;
+
 use super::finding::{Finding, Remedy, Severity, Subject};
 use super::root::Root;
 
@@ -20,7 +22,7 @@ impl IoUring {
         Self {
             release: root.line("proc/sys/kernel/osrelease"),
             disabled: root.value("proc/sys/kernel/io_uring_disabled"),
-            probe: root.is_live().then(set_up),
+            probe: root.is_live().then(probe_io_uring),
         }
     }
 
@@ -83,21 +85,6 @@ fn allowed(disabled: u8) -> Finding {
         .severity(severity)
         // Somebody may have closed it on purpose: no --fix.
         .remedy(|| Remedy::by_hand("sysctl -w kernel.io_uring_disabled=0"))
-}
-
-/// Sets up the smallest ring and closes it again.
-fn set_up() -> io::Result<()> {
-    // `struct io_uring_params` has 120 octets, all of which the caller zeroes.
-    let mut parameters = [0_u64; 15];
-    // SAFETY: the kernel reads and writes the 120 octets behind the pointer, which live through the call.
-    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, parameters.as_mut_ptr()) };
-    let ring = i32::try_from(ring).unwrap_or(-1);
-    if ring < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just given to us and is used nowhere else.
-    unsafe { libc::close(ring) };
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use postrail_control_plane as control;
+use postrail_data_plane::admin::REFUSING;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle, Publisher};
 use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
@@ -67,6 +68,7 @@ pub(crate) struct Planes {
     node: NodeHandle,
     token_file: PathBuf,
     first_start: Option<FirstStart>,
+    unready: Option<String>,
 }
 
 impl Planes {
@@ -103,8 +105,12 @@ impl Planes {
             Err(error) => return Err(failed(started, &options.data, error).await),
         };
         feed.connect(node.publisher());
-        wait_until_ready(options.admin).await;
+        let unready = wait_until_ready(options.admin).await.err();
+        if let Some(said) = &unready {
+            warn!(said, "the data plane runs, but is not ready yet");
+        }
         Ok(Self {
+            unready,
             control: started.handle,
             node,
             token_file: options.data.join(TOKEN_FILE),
@@ -115,6 +121,11 @@ impl Planes {
     /// What the first start made; `None` where an earlier one did.
     pub(crate) fn first_start(&self) -> Option<&FirstStart> {
         self.first_start.as_ref()
+    }
+
+    /// Why no mail was taken yet when the start was over, if that is so.
+    pub(crate) fn unready(&self) -> Option<&str> {
+        self.unready.as_deref()
     }
 
     /// Where the operator's token is.
@@ -141,19 +152,29 @@ impl Planes {
     }
 }
 
-/// Waits until every shard has the snapshot, so that what is printed next works at once.
-async fn wait_until_ready(admin: SocketAddr) {
+/// Waits until every shard has the snapshot, so that what is printed next works at once; not for a shard that refuses all
+/// mail until somebody makes room.
+///
+/// # Errors
+/// The reason why it is not ready.
+async fn wait_until_ready(admin: SocketAddr) -> Result<(), String> {
     let client = reqwest::Client::new();
     let mut said = String::from("it does not answer");
     for _ in 0..READY_TRIES {
         match client.get(format!("http://{admin}/readyz")).send().await {
-            Ok(answer) if answer.status().is_success() => return,
-            Ok(answer) => said = answer.text().await.unwrap_or_default(),
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => {
+                let problem: serde_json::Value = answer.json().await.unwrap_or_default();
+                said = problem["detail"].as_str().unwrap_or("it does not say why").to_owned();
+                if problem["code"] == REFUSING {
+                    break;
+                }
+            }
             Err(_) => {}
         }
         tokio::time::sleep(READY_PAUSE).await;
     }
-    warn!(said, "the data plane runs, but is not ready yet");
+    Err(said)
 }
 
 /// Stops the control plane again. A first start that nobody saw is undone, so that the next one shows its secret: no

@@ -5,7 +5,7 @@
 //! its io_uring down: so a port in use is asked again for a while.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,20 +54,10 @@ fn bind_all(listeners: &[(&'static str, SocketAddr)]) -> Result<(), PortError> {
     Ok(())
 }
 
-/// As many loopback addresses with free ports, all different.
-pub(crate) fn free<const N: usize>() -> io::Result<[SocketAddr; N]> {
-    let mut bound = Vec::with_capacity(N);
-    let mut addresses = [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0); N];
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        bound.push(listener);
-    }
-    Ok(addresses)
-}
-
 #[cfg(test)]
 mod tests {
+    use postrail_bench::server::free_addresses;
+
     use super::*;
 
     #[test]
@@ -94,7 +84,7 @@ mod tests {
 
     #[test]
     fn two_of_our_own_listeners_cannot_share_an_address() {
-        let [address] = free().expect("a free port");
+        let [address] = free_addresses().expect("a free port");
         assert!(matches!(
             check(&[("smtp", address), ("rest", address)], Duration::ZERO),
             Err(PortError::InUse { option: "rest", .. })
