@@ -36,7 +36,18 @@ fn w10_loses_nothing_and_tells_what_the_contract_says() {
     let place = Place::new("bench-w10");
     let (held, result) = run(&place, "bench/plans/w10.toml", &["--seconds", "20"]);
     assert!(held, "{result}");
-    for key in ["plan", "commit", "machine", "rate_per_s", "cpu_us_per_mail", "peak_rss_mb", "bytes_written_per_mail"] {
+    let told = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
+    assert!(told("server_version").contains(&told("commit")), "the commit is the server's:\n{result}");
+    for key in [
+        "plan",
+        "commit",
+        "bench_commit",
+        "machine",
+        "rate_per_s",
+        "cpu_us_per_mail",
+        "peak_rss_mb",
+        "bytes_written_per_mail",
+    ] {
         assert!(!result[key].is_null(), "{key} is there:\n{result}");
     }
     for latency in ["ack_ms", "delivery_ms"] {
@@ -51,6 +62,53 @@ fn w10_loses_nothing_and_tells_what_the_contract_says() {
     let left: Vec<_> =
         left.filter(|entry| entry.file_name().to_string_lossy().starts_with("postrail-bench-")).collect();
     assert!(left.is_empty(), "the server's folder is removed: {left:?}");
+}
+
+/// A plan that is over soon.
+const SMALL: &str = "name = \"small\"\nmails = 400\nwarm_up_seconds = 0.2\n[[load]]\nconnections = 8\n";
+
+#[test]
+fn another_server_is_measured_beside_postrail_round_by_round() {
+    let place = Place::new("bench-external");
+    let (plan, json) = (place.join("small.toml"), place.join("peers.jsonl"));
+    std::fs::write(&plan, SMALL).expect("written");
+    // The null relay is the least server that there is.
+    let relay = format!(
+        "exec '{}' limit --relay glommio --listen $BENCH_LISTEN_IP:$BENCH_LISTEN_PORT \
+         --forward $BENCH_SINK_IP:$BENCH_SINK_PORT",
+        bench().display()
+    );
+    let mut command = Command::new(bench());
+    command.arg("peers").arg(&plan).args(["--only", "postrail", "--rounds", "3", "--external", &relay]);
+    command.arg("--server").arg(binary()).arg("--folder").arg(place.join("")).arg("--json").arg(&json);
+    let (status, text) = try_run(&mut command);
+    assert_eq!(status.code(), Some(0), "{text}");
+    let row = text.lines().find(|line| line.trim_start().starts_with("external ") && line.contains("untold"));
+    let cells: Vec<_> = row.unwrap_or_else(|| panic!("it has a row:\n{text}")).split_whitespace().collect();
+    assert!(text.contains("medians of 3 rounds"), "{text}");
+    assert!(cells[2].starts_with('(') && cells[2].contains('-'), "a median has its spread:\n{text}");
+    let lines = std::fs::read_to_string(&json).expect("written");
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 6, "three rounds of each:\n{text}");
+    for line in &lines {
+        assert_eq!((number(&line["result"], "delivered"), number(&line["result"], "lost")), (400, 0), "{line}");
+        assert!(line["result"]["cpu_us_per_mail"].as_f64().is_some_and(|cpu| cpu > 0.0), "{line}");
+    }
+}
+
+#[test]
+fn a_command_that_does_not_start_is_told_with_what_it_printed() {
+    let place = Place::new("bench-external-fails");
+    let plan = place.join("small.toml");
+    std::fs::write(&plan, SMALL).expect("written");
+    let mut command = Command::new(bench());
+    command.arg("peers").arg(&plan).args(["--only", "haraka", "--peers"]).arg(place.join("none"));
+    command.args(["--external", "echo no such door; exit 3", "--folder"]).arg(place.join(""));
+    let (status, text) = try_run(&mut command);
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("haraka: not installed"), "{text}");
+    let told = text.split_once("external: not measured: ").map(|(_, told)| told).unwrap_or_default();
+    assert!(told.starts_with("the command of --external: ") && told.contains("no such door"), "{text}");
 }
 
 #[test]

@@ -191,6 +191,46 @@ fn this_host_is_recorded_and_judged_again_the_same() {
     assert_eq!(status, Some(3), "a folder that exists is not written over: {text}");
 }
 
+/// Puts a value of a namespace of its own wrong, and has it set right. What is not of the namespace is read-only there, so
+/// that nothing of this host changes.
+const FIX: &str = r#"
+mount --bind /sys /sys
+mount -o remount,bind,ro /sys
+if [ -d /proc/irq ]; then mount --bind /proc/irq /proc/irq; mount -o remount,bind,ro /proc/irq; fi
+value=/proc/sys/net/ipv4/tcp_fin_timeout
+echo 77 >$value
+"$0" doctor --data "$1" --fix --dry-run --json >"$1/dry.json"
+cat $value >"$1/dry.value"
+"$0" doctor --data "$1" --fix --json >"$1/fix.json"
+cat $value >"$1/fix.value"
+"#;
+
+#[test]
+fn a_fix_is_shown_first_and_then_set_and_found_right() {
+    let place = Place::new("doctor-fix");
+    let own = "/proc/sys/net/ipv4/tcp_fin_timeout";
+    let before = std::fs::read_to_string(own).expect("readable");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--net", "sh", "-c", FIX]).arg(binary()).arg(place.path());
+    let (_, text) = try_run(&mut command);
+    let read = |name: &str| std::fs::read_to_string(place.join(name)).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let report =
+        |name: &str| serde_json::from_str::<Value>(&read(name)).unwrap_or_else(|error| panic!("{error}: {text}"));
+    for (name, dry, value, severity_then) in [("dry", true, "77", "advice"), ("fix", false, "30", "ok")] {
+        assert_eq!(read(&format!("{name}.value")).trim(), value, "{text}");
+        let report = report(&format!("{name}.json"));
+        let fixed = report["fixed"].as_array().expect("what was fixed");
+        let is_it = |one: &&Value| one["path"].as_str().is_some_and(|path| own.ends_with(path));
+        let fixed = fixed.iter().find(is_it).unwrap_or_else(|| panic!("{report:#}"));
+        assert_eq!(
+            *fixed,
+            serde_json::json!({"path": own[1..], "before": "77", "value": "30", "dry": dry, "error": null})
+        );
+        assert_eq!(severity(&report, "net.ipv4.tcp_fin_timeout", ""), severity_then);
+    }
+    assert_eq!(std::fs::read_to_string(own).expect("readable"), before, "the host's own value is as it was");
+}
+
 #[test]
 fn a_tree_that_is_none_and_a_hostile_one() {
     let place = Place::new("doctor-hostile");

@@ -48,15 +48,14 @@ fn mounts(site: &Site, root: &Path) -> String {
 fn configuration(site: &Site) -> String {
     let filter = site.signing.as_ref().map_or_else(String::new, filter);
     let filtered = if filter.is_empty() { "" } else { " filter \"sign\"" };
-    // As it ships a session ends after 100 mails, the next one to a host begins 5 s later, a host has 5 sessions, and 50
-    // mails are at hand for them. Its sessions wait 40 ms a mail for the receiver's delayed acknowledgement of a segment,
-    // since the client leaves Nagle's algorithm on: so it needs many of them.
+    // As it ships a session ends after 100 mails, the next one to a host begins 5 s later, and a host has 5 sessions. Each
+    // takes some 45 ms a mail, whatever the CPU does, which looks like Nagle's algorithm against the receiver's delayed
+    // acknowledgements: so it needs many of them. With more mails at hand for them (task-hiwat) it paused for 10 s.
     format!(
         "smtp max-message-size \"50M\"\nsmtp limit max-mails 100000000\nsmtp limit max-rcpt 1000\n\
          mta limit session-mail-max 100000000\nmta limit conn-delay-route 0\nmta limit conn-delay-relay 0\n\
          mta limit reconn-delay-route 0\nmta limit max-conn-per-host {SESSIONS}\n\
          mta limit max-conn-per-route {SESSIONS}\nmta limit max-conn-per-connector {SESSIONS}\n\
-         mta limit task-hiwat 500\nmta limit task-lowat 300\nmta limit task-release 200\n\
          {filter}\
          listen on {ip} port {port} hostname {HOSTNAME}{filtered}\n\
          action \"out\" relay host \"smtp://{sink}\" helo {HOSTNAME}\nmatch from any for any action \"out\"\n",

@@ -1,6 +1,6 @@
 //! What servers came to beside each other: one table for people, one JSON line a round for programs.
 //!
-//! Invariants worth naming: a figure of several rounds is their median, and losses and duplicates are their sum; a ratio
+//! Invariants worth naming: a figure of several rounds is their median, with the least and the most of them in brackets, and losses and duplicates are their sum; a ratio
 //! is to Postrail in the same run, and absent without it; a server that was not measured has a row that says why.
 
 use std::fmt::Write as _;
@@ -48,12 +48,20 @@ impl Entry {
         Self { server, version: String::new(), rounds: Vec::new(), fault: None }
     }
 
+    fn cpus(&self) -> Vec<f64> {
+        self.rounds.iter().filter_map(|round| round.cpu_us_per_mail).collect()
+    }
+
+    fn rates(&self) -> Vec<f64> {
+        self.rounds.iter().map(|round| round.rate_per_s).collect()
+    }
+
     fn cpu(&self) -> Option<f64> {
-        median(self.rounds.iter().filter_map(|round| round.cpu_us_per_mail).collect())
+        median(self.cpus())
     }
 
     fn rate(&self) -> Option<f64> {
-        median(self.rounds.iter().map(|round| round.rate_per_s).collect())
+        median(self.rates())
     }
 
     /// Whether nothing was lost or delivered twice, as far as it was measured.
@@ -68,7 +76,7 @@ pub(super) fn table(entries: &[Entry]) -> String {
         return format!("\nnothing was measured\n{}", notes(entries));
     };
     let most = entries.iter().map(|entry| entry.rounds.len()).max().unwrap_or(0);
-    let of = if most == 1 { String::new() } else { format!(", medians of {most} rounds") };
+    let of = if most == 1 { String::new() } else { format!(", medians of {most} rounds (least-most)") };
     let mut text = format!(
         "\n{}, in turn on one machine{of}, commit {}\n{}\n\n",
         first.plan,
@@ -101,10 +109,10 @@ fn rows(entries: &[Entry]) -> impl Iterator<Item = [String; 10]> + '_ {
         let part = |of: fn(&RunResult) -> Option<f64>| median(entry.rounds.iter().filter_map(of).collect());
         [
             entry.server.name().into(),
-            number(entry.cpu(), 1),
+            spread(entry.cpus(), 1),
             number(part(|round| round.cpu_user_us_per_mail), 1),
             number(part(|round| round.cpu_system_us_per_mail), 1),
-            number(entry.rate(), 0),
+            spread(entry.rates(), 0),
             ratio(entry.cpu(), cpu),
             ratio(entry.rate(), rate),
             durable_word(entry.server).into(),
@@ -112,6 +120,18 @@ fn rows(entries: &[Entry]) -> impl Iterator<Item = [String; 10]> + '_ {
             sum(|round| round.duplicated),
         ]
     })
+}
+
+/// The median of `values`, and where there are several, the least and the most of them.
+fn spread(values: Vec<f64>, digits: usize) -> String {
+    let (least, most) =
+        values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
+    let several = values.len() > 1;
+    match median(values) {
+        Some(middle) if several => format!("{middle:.digits$} ({least:.digits$}-{most:.digits$})"),
+        Some(middle) => format!("{middle:.digits$}"),
+        None => "-".into(),
+    }
 }
 
 fn durable_word(server: Server) -> &'static str {
@@ -215,7 +235,9 @@ mod tests {
         let text = table(&entries);
         let row = text.lines().find(|line| line.trim_start().starts_with("postfix")).expect("a row");
         let cells: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(cells, ["postfix", "2000.0", "-", "-", "400", "20.00", "0.10", "yes", "3", "0"], "{text}");
+        let expected =
+            ["postfix", "2000.0", "(1800.0-2500.0)", "-", "-", "400", "(300-500)", "20.00", "0.10", "yes", "3", "0"];
+        assert_eq!(cells, expected, "{text}");
         assert!(text.contains("medians of 3 rounds"), "{text}");
         let lines = json_lines(&entries).expect("figures");
         let line: serde_json::Value = serde_json::from_str(lines.lines().nth(3).expect("six lines")).expect("JSON");
