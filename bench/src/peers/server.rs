@@ -59,8 +59,8 @@ impl Server {
         match self {
             Self::Postrail => (Some(true), "its log, with O_DIRECT and a flush for a group of mails"),
             Self::Postfix => (Some(true), "fsync of the queue file, one a mail"),
-            Self::Exim => (Some(true), "fsync of the spool's header and data file, two a mail"),
-            Self::Opensmtpd => (Some(true), "fsync of message and envelope, one each"),
+            Self::Exim => (Some(true), "fsync of the spool's header and data file; near four a mail with its delivery"),
+            Self::Opensmtpd => (Some(false), "no fsync: message and envelope are in the page cache"),
             Self::Haraka => (Some(true), "fsync of the queue file, one a mail"),
             Self::External => (None, "as it was set up"),
         }
