@@ -4,11 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use postrail_tests::child::run;
+use postrail_tests::child::{run, try_run};
 use postrail_tests::place::Place;
-use postrail_tests::postrail::Postrail;
+use postrail_tests::postrail::{Postrail, binary};
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -39,6 +39,19 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.at).status();
     }
+}
+
+#[test]
+fn the_demo_on_a_full_disk_says_so_at_once() {
+    let place = Place::new("demo-full-disk");
+    let disk = SmallDisk::mount(&place, 512 * 1024 * 1024);
+    fill(&disk.at.join("filler"), &disk.at, 94);
+    let begun = Instant::now();
+    let (status, text) = try_run(Command::new(binary()).args(["demo", "--mails", "100"]).env("TMPDIR", &disk.at));
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("no mail would be accepted") && text.contains("full"), "{text}");
+    assert!(text.contains(&disk.at.display().to_string()), "the place is named: {text}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
 }
 
 #[test]
