@@ -111,6 +111,7 @@ impl Signer {
             envid: job.envid.clone(),
             recipients,
             message,
+            chunk: transact.first,
         })
     }
 

@@ -52,6 +52,9 @@ pub const USERNAME_BYTES_MAX: usize = 255;
 pub const SMTP_REPLY_LINE_BYTES_MAX: usize = 2_048;
 /// Lines of one reply read from a receiver: over it the session ends as a protocol error.
 pub const SMTP_REPLY_LINES_MAX: usize = 128;
+/// A message that is sent with its envelope in one group (RFC 3030), octets; a larger one waits until its recipients are
+/// taken.
+pub const CHUNK_PIPELINED_BYTES_MAX: usize = 64 * 1024;
 /// Text that is kept of a receiver's reply for outcomes and events, octets; the rest is dropped.
 pub const SMTP_REPLY_TEXT_BYTES_MAX: usize = 1_024;
 /// Commands without a completed transaction in one session: over it 421.

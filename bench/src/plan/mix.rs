@@ -203,6 +203,7 @@ fn behaviour(section: &ReceiverSection) -> Behaviour {
         closes_over_rate: section.rate_reply == RateReply::Close,
         holds: section.holds,
         offers_starttls: section.starttls,
+        offers_chunking: section.chunking,
         ..Behaviour::default()
     }
 }

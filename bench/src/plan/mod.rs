@@ -184,6 +184,9 @@ pub struct ReceiverSection {
     pub hosts: u16,
     #[serde(default)]
     pub starttls: bool,
+    /// Whether BDAT is offered.
+    #[serde(default = "default_chunking")]
+    pub chunking: bool,
     /// Time before each group of replies.
     #[serde(default)]
     pub latency_ms: u64,
@@ -208,6 +211,10 @@ pub struct ReceiverSection {
     /// Every session is answered 421: mail to it waits.
     #[serde(default)]
     pub holds: bool,
+}
+
+fn default_chunking() -> bool {
+    true
 }
 
 fn default_share() -> f64 {

@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub holds: bool,
     pub offers_starttls: bool,
     pub offers_pipelining: bool,
+    /// BDAT (RFC 3030), as most large receivers do.
+    pub offers_chunking: bool,
     pub offers_8bitmime: bool,
     pub offers_smtputf8: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Behaviour {
             holds: false,
             offers_starttls: false,
             offers_pipelining: true,
+            offers_chunking: true,
             offers_8bitmime: true,
             offers_smtputf8: true,
         }

@@ -58,6 +58,15 @@ pub(super) struct Session {
     has_sender: bool,
     recipients: Vec<Option<u64>>,
     in_data: bool,
+    chunk: Option<Chunk>,
+}
+
+/// A chunk of BDAT that is arriving (RFC 3030).
+#[derive(Clone, Copy)]
+struct Chunk {
+    /// Octets still to come.
+    octets: usize,
+    last: bool,
 }
 
 impl Session {
@@ -73,6 +82,15 @@ impl Session {
         let mut flow = Flow::Continue;
         while flow == Flow::Continue {
             let rest = &input[at..];
+            if let Some(chunk) = self.chunk {
+                let (consumed, is_whole) = self.take_chunk(chunk, rest);
+                at += consumed;
+                if !is_whole {
+                    break;
+                }
+                self.answer_chunk(chunk.last, script, now, output);
+                continue;
+            }
             if self.in_data {
                 let Some((message, consumed)) = end_of_data(rest, self.passed == 0, &mut self.searched) else {
                     if self.passed + rest.len() > MESSAGE_BYTES_MAX {
@@ -120,6 +138,12 @@ impl Session {
                 self.in_data = true;
                 output.extend_from_slice(b"354 go ahead\r\n");
             }
+        } else if starts("BDAT ") && script.behaviour.offers_chunking {
+            let Some(chunk) = chunk(&line["BDAT ".len()..]) else {
+                output.extend_from_slice(b"552 5.3.4 no such chunk\r\n");
+                return Flow::Close;
+            };
+            self.chunk = Some(chunk);
         } else if starts("EHLO ") {
             self.reset();
             greet(script, output);
@@ -206,6 +230,33 @@ impl Session {
         gone
     }
 
+    /// Takes what is there of a chunk: the octets to drop from the front of `rest`, and whether it is whole.
+    fn take_chunk(&mut self, chunk: Chunk, rest: &[u8]) -> (usize, bool) {
+        let consumed = rest.len().min(chunk.octets);
+        let is_whole = consumed == chunk.octets;
+        if self.passed == 0 {
+            if !is_whole && consumed < HEAD_BYTES_MAX {
+                return (0, false);
+            }
+            self.made_for = made_for(&rest[..consumed]);
+        }
+        self.passed += consumed;
+        self.chunk = (!is_whole).then_some(Chunk { octets: chunk.octets - consumed, ..chunk });
+        (consumed, is_whole)
+    }
+
+    fn answer_chunk(&mut self, last: bool, script: &Script<'_>, now: Instant, output: &mut Vec<u8>) {
+        let reply: &[u8] = if self.recipients.is_empty() {
+            b"503 5.5.1 no valid recipients\r\n"
+        } else if last {
+            self.take_message(script, now);
+            b"250 2.0.0 taken\r\n"
+        } else {
+            b"250 2.0.0 go on\r\n"
+        };
+        output.extend_from_slice(reply);
+    }
+
     fn take_message(&mut self, script: &Script<'_>, now: Instant) {
         for number in self.recipients.drain(..) {
             match number {
@@ -225,6 +276,7 @@ impl Session {
     fn reset(&mut self) {
         self.has_sender = false;
         self.in_data = false;
+        self.chunk = None;
         self.recipients.clear();
         self.searched = 0;
         self.passed = 0;
@@ -235,6 +287,7 @@ impl Session {
 fn greet(script: &Script<'_>, output: &mut Vec<u8>) {
     let offers = [
         (script.behaviour.offers_pipelining, "PIPELINING"),
+        (script.behaviour.offers_chunking, "CHUNKING"),
         (script.behaviour.offers_8bitmime, "8BITMIME"),
         (script.behaviour.offers_smtputf8, "SMTPUTF8"),
         (script.may_start_tls, "STARTTLS"),
@@ -246,6 +299,14 @@ fn greet(script: &Script<'_>, output: &mut Vec<u8>) {
         output.extend_from_slice(b"\r\n");
     }
     output.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
+}
+
+/// The arguments of BDAT: octets, and perhaps LAST.
+fn chunk(arguments: &[u8]) -> Option<Chunk> {
+    let mut words = arguments.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
+    let octets = std::str::from_utf8(words.next()?).ok()?.parse().ok().filter(|octets| *octets <= MESSAGE_BYTES_MAX)?;
+    let last = words.next().map(|word| word.eq_ignore_ascii_case(b"LAST"));
+    (last != Some(false)).then_some(Chunk { octets, last: last.is_some() })
 }
 
 const END_OF_DATA: &[u8] = b"\r\n.\r\n";
@@ -343,6 +404,30 @@ mod tests {
         assert_eq!(flow, Flow::Close);
         assert_eq!(world.tally.counts().delivered, 1);
         assert_eq!(world.tally.counts().mixed_up, 0);
+    }
+
+    #[test]
+    fn a_message_in_chunks_is_taken_and_counted_at_every_split() {
+        let message = "X-Bench-Id: 3-3\r\n\r\nhello\r\n";
+        let (first, rest) = message.split_at(20);
+        let group = PIPELINED.replace("DATA\r\n", "");
+        let all = format!("{group}BDAT 20\r\n{first}BDAT {} LAST\r\n{rest}QUIT\r\n", rest.len());
+        for split in 0..all.len() {
+            let mut world = World::new(Behaviour::default());
+            let replies = [world.says(&all[..split]).0, world.says(&all[split..]).0].concat();
+            let ends = "250 2.0.0 go on\r\n250 2.0.0 taken\r\n221 2.0.0 bye\r\n";
+            assert!(replies.ends_with(ends), "split at {split}: {replies}");
+            assert_eq!((world.tally.counts().delivered, world.tally.counts().mixed_up), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_chunk_without_a_recipient_is_read_and_refused() {
+        let mut world = World::new(Behaviour { reject_share: 1.0, ..Behaviour::default() });
+        let (replies, _) = world.says(&PIPELINED.replace("DATA\r\n", "BDAT 7 LAST\r\nQUIT\r\nx"));
+        assert!(replies.ends_with("503 5.5.1 no valid recipients\r\n"), "{replies}");
+        let mut world = World::new(Behaviour { offers_chunking: false, ..Behaviour::default() });
+        assert!(world.says("BDAT 3 LAST\r\n").0.starts_with("502"));
     }
 
     #[test]

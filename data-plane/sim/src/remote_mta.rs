@@ -3,7 +3,7 @@
 //! The SMTP here is written anew and plainly, and shares nothing with the machines of the core: an error there would
 //! else be understood by both sides. What a receiver takes is recorded as [`Fact`]s and kept as [`Mail`].
 //!
-//! Deliberately absent: STARTTLS, BDAT, DSN.
+//! Every second receiver offers BDAT. Deliberately absent: STARTTLS, DSN.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -78,6 +78,7 @@ struct Memory {
     /// What it may be on a connection, one drawn for each.
     behaviours: RefCell<Vec<Behaviour>>,
     random: RefCell<Random>,
+    chunking: bool,
     facts: Facts,
     mails: RefCell<Vec<Mail>>,
     first_named: RefCell<BTreeMap<String, Instant>>,
@@ -95,11 +96,14 @@ impl RemoteMta {
         facts: &Facts,
     ) -> io::Result<Self> {
         let listener = platform.net().listen(at)?;
+        let mut random = Random::new(platform.entropy());
+        let chunking = random.below(2) == 0;
         let receiver = Self(Rc::new(Memory {
             platform: platform.clone(),
             at,
             behaviours: RefCell::new(behaviours),
-            random: RefCell::new(Random::new(platform.entropy())),
+            random: RefCell::new(random),
+            chunking,
             facts: facts.clone(),
             mails: RefCell::default(),
             first_named: RefCell::default(),
@@ -194,7 +198,10 @@ impl Session {
     async fn obey(&mut self, line: &str) -> io::Result<Next> {
         let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
         match verb.as_str() {
-            "EHLO" => self.reply(Stage::Ehlo, CAPABILITIES).await,
+            "EHLO" if self.receiver.0.chunking => {
+                self.reply(Stage::Ehlo, &format!("250-receiver.example\r\n250-CHUNKING\r\n{CAPABILITIES}")).await
+            }
+            "EHLO" => self.reply(Stage::Ehlo, &format!("250-receiver.example\r\n{CAPABILITIES}")).await,
             "HELO" => self.reply(Stage::Ehlo, "250 receiver.example").await,
             "MAIL" => match (path(line), &self.reverse_path) {
                 (Some(path), None) => {
@@ -206,6 +213,7 @@ impl Session {
             "RCPT" => self.recipient(line).await,
             "DATA" if self.recipients.is_empty() => self.reply(Stage::Data, "503 5.5.1 no recipients").await,
             "DATA" => self.data().await,
+            "BDAT" if self.receiver.0.chunking => self.chunk(line).await,
             "RSET" => {
                 self.forget();
                 self.reply(Stage::Ehlo, "250 2.0.0 ok").await
@@ -241,6 +249,23 @@ impl Session {
             return Ok(Next::Ends);
         }
         let Some(content) = self.content().await? else { return Ok(Next::Ends) };
+        self.take(content).await
+    }
+
+    /// `BDAT <octets> LAST`, the only chunk of its message. The octets are read in any case (RFC 3030 section 2).
+    async fn chunk(&mut self, line: &str) -> io::Result<Next> {
+        let mut words = line.split(' ').skip(1);
+        let (Some(octets), Some("LAST")) = (words.next().and_then(|word| word.parse().ok()), words.next()) else {
+            return Ok(Next::Ends);
+        };
+        let Some(content) = self.octets(octets).await? else { return Ok(Next::Ends) };
+        if self.recipients.is_empty() {
+            return self.reply(Stage::EndOfData, "503 5.5.1 no recipients").await;
+        }
+        self.take(content).await
+    }
+
+    async fn take(&mut self, content: Vec<u8>) -> io::Result<Next> {
         if self.behaviour == Behaviour::RejectsMessage {
             self.forget();
             return self.reply(Stage::EndOfData, "554 5.7.1 not this message").await;
@@ -311,6 +336,20 @@ impl Session {
         Ok(None)
     }
 
+    /// That many octets.
+    async fn octets(&mut self, count: usize) -> io::Result<Option<Vec<u8>>> {
+        while self.unread.len() < count {
+            let mut buffer = [0; 4_096];
+            let read = self.stream.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.unread.extend_from_slice(&buffer[..read]);
+        }
+        let rest = self.unread.split_off(count);
+        Ok(Some(std::mem::replace(&mut self.unread, rest)))
+    }
+
     /// Octets up to and with the next `mark`.
     async fn until(&mut self, mark: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut searched = 0;
@@ -337,7 +376,7 @@ fn path(line: &str) -> Option<String> {
     Some(path.to_owned())
 }
 
-const CAPABILITIES: &str = "250-receiver.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 52428800\r\n\
+const CAPABILITIES: &str = "250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 52428800\r\n\
                             250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8";
 /// Neither a reply nor text.
 const GARBAGE: &str = "2\u{0}\u{fffd}x0 \u{7f}\r\nHTTP/1.1 400 Bad Request";

@@ -1,8 +1,8 @@
 //! What the null relay understands of SMTP: where a group of commands ends, and where a mail ends. Bytes only.
 //!
 //! It answers what the load of this bench sends (EHLO, AUTH, then MAIL, RCPT and DATA in one group, then a mail) and
-//! closes on anything else. Invariants worth naming: a group and its mail lie in one buffer as they arrived, and leave
-//! from there, so that no octet is copied between the two sockets; a buffer is used again for a later mail.
+//! closes on anything else. Invariants worth naming: a group and its mail lie in one buffer as they arrived, and are copied
+//! once, to leave as the group of MAIL, RCPT and BDAT that the data plane sends; buffers are used again.
 
 /// Octets of a group and its mail.
 pub(super) const MAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -42,13 +42,20 @@ impl Mail {
         self.filled = (self.filled + octets).min(self.bytes.len());
     }
 
-    /// MAIL, RCPT and DATA.
-    pub(super) fn group(&self) -> &[u8] {
-        &self.bytes[..self.content_at]
+    /// Puts MAIL, RCPT, BDAT and the mail into `wire`, as one group (RFC 3030). The load sends no line that begins with a
+    /// dot, so the content is left as it came.
+    pub(super) fn write_group(&self, wire: &mut Vec<u8>) {
+        let content = self.content();
+        let content = content.strip_suffix(b".\r\n").unwrap_or(content);
+        let envelope = &self.bytes[..self.content_at];
+        wire.clear();
+        wire.extend_from_slice(envelope.strip_suffix(b"DATA\r\n").unwrap_or(envelope));
+        wire.extend_from_slice(format!("BDAT {} LAST\r\n", content.len()).as_bytes());
+        wire.extend_from_slice(content);
     }
 
     /// The mail up to and with its final dot.
-    pub(super) fn content(&self) -> &[u8] {
+    fn content(&self) -> &[u8] {
         &self.bytes[self.content_at..self.filled]
     }
 
@@ -136,12 +143,20 @@ pub(super) fn reply(input: &[u8], code: &[u8]) -> Replies {
     }
 }
 
-/// Whether the three answers to MAIL, RCPT and DATA are whole.
+/// Whether the answer to EHLO is whole, and offers what a group needs.
+pub(super) fn greeted(input: &[u8]) -> Replies {
+    match reply(input, b"250") {
+        Replies::Whole if memchr::memmem::find(input, b"CHUNKING").is_none() => Replies::Unwanted,
+        replies => replies,
+    }
+}
+
+/// Whether the three answers to MAIL, RCPT and BDAT are whole.
 pub(super) fn group_replies(input: &[u8]) -> Replies {
     if lines(input) < 3 {
         return Replies::Partial;
     }
-    if input.starts_with(b"2") { reply(input, b"354") } else { Replies::Unwanted }
+    if input.starts_with(b"2") { reply(input, b"250") } else { Replies::Unwanted }
 }
 
 fn lines(input: &[u8]) -> usize {
@@ -169,8 +184,10 @@ mod tests {
         assert_eq!(give(&mut mail, &GROUP["MAIL FROM:<a@b.test>\r\n".len()..]), Step::Answer(GROUP_TAKEN));
         assert_eq!(give(&mut mail, "Subject: x\r\n\r\nhello\r\n"), Step::Read);
         assert_eq!(give(&mut mail, ".\r\n"), Step::PassOn(MAIL_TAKEN));
-        assert_eq!(mail.group(), GROUP.as_bytes());
-        assert_eq!(mail.content(), b"Subject: x\r\n\r\nhello\r\n.\r\n");
+        let mut wire = Vec::new();
+        mail.write_group(&mut wire);
+        assert!(wire.starts_with(GROUP.strip_suffix("DATA\r\n").expect("a group").as_bytes()));
+        assert!(wire.ends_with(b"BDAT 21 LAST\r\nSubject: x\r\n\r\nhello\r\n"));
         mail.clear();
         assert_eq!(give(&mut mail, "QUIT\r\n"), Step::Close(BYE));
     }
@@ -198,7 +215,9 @@ mod tests {
             assert_eq!(reply(input.as_bytes(), code.as_bytes()), expected, "{input}");
         }
         assert_eq!(group_replies(b"250 a\r\n250 b\r\n"), Replies::Partial);
-        assert_eq!(group_replies(b"250 a\r\n250 b\r\n354 c\r\n"), Replies::Whole);
+        assert_eq!(group_replies(b"250 a\r\n250 b\r\n250 c\r\n"), Replies::Whole);
+        assert_eq!(greeted(b"250-a\r\n250 SIZE\r\n"), Replies::Unwanted);
+        assert_eq!(greeted(b"250-a\r\n250 CHUNKING\r\n"), Replies::Whole);
         assert_eq!(group_replies(b"250 a\r\n450 b\r\n503 c\r\n"), Replies::Unwanted);
     }
 }

@@ -90,14 +90,14 @@ async fn deliver(mut stream: TcpStream, mails: &Receiver<Mail>, spare: &RefCell<
     let mut replies = vec![0; REPLY_BYTES];
     until(&mut stream, &mut replies, |input| dialogue::reply(input, b"220")).await?;
     stream.write_all(EHLO).await?;
-    until(&mut stream, &mut replies, |input| dialogue::reply(input, b"250")).await?;
+    until(&mut stream, &mut replies, dialogue::greeted).await?;
+    let mut wire = Vec::new();
     while let Ok(mut mail) = mails.recv().await {
-        stream.write_all(mail.group()).await?;
-        until(&mut stream, &mut replies, dialogue::group_replies).await?;
-        stream.write_all(mail.content()).await?;
-        until(&mut stream, &mut replies, |input| dialogue::reply(input, b"250")).await?;
+        mail.write_group(&mut wire);
         mail.clear();
         spare.borrow_mut().push(mail);
+        stream.write_all(&wire).await?;
+        until(&mut stream, &mut replies, dialogue::group_replies).await?;
     }
     Ok(())
 }

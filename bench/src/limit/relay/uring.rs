@@ -70,13 +70,13 @@ enum Phase {
     Ehlo,
     Idle,
     Group,
-    Content,
 }
 
 struct Delivery {
     stream: TcpStream,
     phase: Phase,
-    mail: Mail,
+    /// The group on its way.
+    wire: Vec<u8>,
     replies: Vec<u8>,
     filled: usize,
     /// A send is in flight.
@@ -107,7 +107,7 @@ pub(super) fn serve(plan: Plan) -> Result<()> {
         deliveries.push(Delivery {
             stream,
             phase: Phase::Greeting,
-            mail: Mail::default(),
+            wire: Vec::new(),
             replies: vec![0; REPLY_BYTES],
             filled: 0,
             sending: false,
@@ -263,12 +263,14 @@ impl Relay {
         }
     }
 
-    fn begin(&mut self, index: usize, mail: Mail) -> Result<()> {
+    fn begin(&mut self, index: usize, mut mail: Mail) -> Result<()> {
         let delivery = &mut self.deliveries[index];
         delivery.phase = Phase::Group;
-        delivery.mail = mail;
+        mail.write_group(&mut delivery.wire);
+        mail.clear();
+        self.spare.push(mail);
         delivery.sending = true;
-        let entry = send(&delivery.stream, delivery.mail.group()).user_data(Kind::DeliverySent.user_data(index));
+        let entry = send(&delivery.stream, &delivery.wire).user_data(Kind::DeliverySent.user_data(index));
         self.push(&entry)?;
         self.read_replies(index)
     }
@@ -288,7 +290,7 @@ impl Relay {
             _ if read == 0 => Replies::Unwanted,
             Phase::Greeting => dialogue::reply(replies, b"220"),
             Phase::Group => dialogue::group_replies(replies),
-            Phase::Ehlo | Phase::Content => dialogue::reply(replies, b"250"),
+            Phase::Ehlo => dialogue::greeted(replies),
             Phase::Idle => Replies::Unwanted,
         };
         match judged {
@@ -305,24 +307,11 @@ impl Relay {
     /// What was sent is answered, and its buffer is ours again.
     fn delivery_answered(&mut self, index: usize) -> Result<()> {
         let delivery = &mut self.deliveries[index];
-        let bytes = match delivery.phase {
-            Phase::Greeting => {
-                delivery.phase = Phase::Ehlo;
-                EHLO
-            }
-            Phase::Group => {
-                delivery.phase = Phase::Content;
-                delivery.mail.content()
-            }
-            Phase::Content => {
-                let mut mail = std::mem::take(&mut delivery.mail);
-                mail.clear();
-                self.spare.push(mail);
-                return self.next_mail(index);
-            }
-            Phase::Ehlo | Phase::Idle => return self.next_mail(index),
-        };
-        let entry = send(&delivery.stream, bytes).user_data(Kind::DeliverySent.user_data(index));
+        if delivery.phase != Phase::Greeting {
+            return self.next_mail(index);
+        }
+        delivery.phase = Phase::Ehlo;
+        let entry = send(&delivery.stream, EHLO).user_data(Kind::DeliverySent.user_data(index));
         delivery.sending = true;
         self.push(&entry)?;
         self.read_replies(index)

@@ -6,7 +6,7 @@ use postrail_schema::ids::{RecipientIndex, SourceId};
 use postrail_schema::limits::{EGRESS_IDLE, EGRESS_SESSIONS_MAX};
 use smallvec::SmallVec;
 
-use super::{Aim, AttemptSlot, GroupState, JobRef, Output, SessionState, Shard, Transact};
+use super::{Aim, AttemptSlot, Group, GroupState, JobRef, Output, SessionState, Shard, Transact};
 use crate::base::Moment;
 use crate::egress::{Capabilities, Phase, SessionEnd, TransactionOutcome, Verdict};
 use crate::mail::Job;
@@ -137,9 +137,9 @@ impl Shard {
             }
             Aim::Session(session) => {
                 self.counters.attempts += 1;
-                let entry = self.groups[group as usize].entry;
+                let Group { entry, attempts, .. } = self.groups[group as usize];
                 let snapshot = self.rules.snapshot().clone();
-                let transact = Transact { attempt, entry, recipients, snapshot, job };
+                let transact = Transact { attempt, entry, recipients, first: attempts == 0, snapshot, job };
                 self.outputs.push_back(Output::Transact { session, transact: Box::new(transact) });
             }
             Aim::Lost => unreachable!("a lost attempt has gone back above"),

@@ -174,6 +174,8 @@ pub struct Transact {
     pub job: Arc<Job>,
     pub entry: u16,
     pub recipients: SmallVec<[RecipientIndex; 4]>,
+    /// None of them was tried before.
+    pub first: bool,
     pub snapshot: Arc<Snapshot>,
 }
 

@@ -29,6 +29,7 @@ fn transaction() -> Transaction {
         envid: None,
         recipients: vec![ForwardPath { address, notify: Notify::Unspecified, orcpt: None }],
         message: FinalMessage { header: Bytes::from_static(b"S: x\r\n\r\n"), ..FinalMessage::default() },
+        chunk: false,
     }
 }
 

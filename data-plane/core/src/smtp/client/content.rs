@@ -1,4 +1,5 @@
-//! A message on its way to the wire after 354: dot-stuffed (RFC 5321 4.5.2) and ended by CRLF.CRLF.
+//! A message on its way to the wire: after 354 dot-stuffed (RFC 5321 4.5.2) and ended by CRLF.CRLF, or as one chunk of
+//! BDAT, as it is (RFC 3030).
 //!
 //! The parts are walked lazily, one chunk a call. A run of octets between two doubled dots goes out as a slice of the
 //! message, without a copy, unless it is as short as [`RUN_COPIED_BYTES_MAX`]: short ones are gathered in one buffer, so
@@ -20,7 +21,17 @@ const GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// The largest chunk, octets: what the time limit of a block (RFC 5321 4.5.3.2.5) is counted for.
 pub(super) const BLOCK_BYTES: usize = 1024 * 1024;
 
-/// The chunks of one message.
+/// `message` as the one chunk of `BDAT <octets> LAST`: its octets and the pieces that are not empty. A final CRLF that is
+/// missing is added, as the end of data would.
+pub(super) fn whole(message: FinalMessage) -> (usize, impl Iterator<Item = Bytes>) {
+    let parts = [message.signatures, message.header, message.body];
+    let ends = parts.iter().rev().find(|part| !part.is_empty()).is_none_or(|last| last.ends_with(b"\r\n"));
+    let end = Bytes::from_static(if ends { b"" } else { b"\r\n" });
+    let octets = parts.iter().map(Bytes::len).sum::<usize>() + end.len();
+    (octets, parts.into_iter().chain([end]).filter(|part| !part.is_empty()))
+}
+
+/// The chunks of one message after 354.
 #[derive(Debug)]
 pub(super) struct Content {
     parts: std::array::IntoIter<Bytes, 3>,
@@ -45,6 +56,13 @@ impl Content {
             walked: false,
             ended: false,
         }
+    }
+
+    /// The content of a transaction that hands its message out by other means.
+    pub(super) fn nothing_more() -> Self {
+        let mut content = Self::new(FinalMessage::default());
+        content.ended = true;
+        content
     }
 
     /// Whether the end of data was handed out.

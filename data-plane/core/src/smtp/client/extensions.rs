@@ -1,6 +1,6 @@
 //! What a receiver offers in its reply to EHLO (RFC 5321 4.1.1.1): the keywords that egress makes use of.
 //!
-//! Deliberately absent: CHUNKING (DATA needs one round trip more and works everywhere) and AUTH.
+//! Deliberately absent: AUTH.
 
 use super::super::Reply;
 
@@ -9,6 +9,8 @@ use super::super::Reply;
 pub struct Extensions {
     /// RFC 2920.
     pub pipelining: bool,
+    /// RFC 3030: BDAT may be sent.
+    pub chunking: bool,
     /// RFC 6152.
     pub eight_bit_mime: bool,
     /// RFC 6531.
@@ -36,6 +38,8 @@ impl Extensions {
             let is = |name: &str| keyword.eq_ignore_ascii_case(name);
             if is("PIPELINING") {
                 found.pipelining = true;
+            } else if is("CHUNKING") {
+                found.chunking = true;
             } else if is("8BITMIME") {
                 found.eight_bit_mime = true;
             } else if is("SMTPUTF8") {
@@ -62,10 +66,12 @@ mod tests {
 
     #[test]
     fn keywords_are_read_in_any_case_and_the_rest_is_skipped() {
-        let text = "mx.example DSN\npipelining\n8BitMime\nSIZE 1000\nX-OTHER y\n\nAUTH PLAIN\nSMTPUTF8\nSTARTTLS";
+        let text =
+            "mx.example DSN\npipelining\n8BitMime\nSIZE 1000\nCHUNKING\nX-OTHER y\n\nAUTH PLAIN\nSMTPUTF8\nSTARTTLS";
         let found = Extensions::from_reply(&Reply::plain(250, text));
         let wanted = Extensions {
             pipelining: true,
+            chunking: true,
             eight_bit_mime: true,
             smtp_utf8: true,
             size: true,

@@ -1,15 +1,18 @@
-//! The side of SMTP that sends (RFC 5321 with 1870, 2034, 2920, 3207, 3461, 6152, 6531): one connection, from the
+//! The side of SMTP that sends (RFC 5321 with 1870, 2034, 2920, 3030, 3207, 3461, 6152, 6531): one connection, from the
 //! greeting to QUIT.
 //!
 //! ```text
 //! greeting -> EHLO (-> HELO) -> [STARTTLS -> handshake -> EHLO] -> ready
 //! ready -> MAIL -> RCPT... -> DATA -> message -> ready      without PIPELINING: one command at a time
-//!      \-> MAIL RCPT... DATA at once -> message -> ready    with it
+//!      |-> MAIL RCPT... DATA at once -> message -> ready    with it
+//!      \-> MAIL RCPT... BDAT and the message at once -> ready   with CHUNKING too, for a small message
 //! ready -> QUIT -> over                                      421, a fault: over, from everywhere
 //! ```
 //!
 //! A group that was sent at once is answered in the same order, so both ways share their states: a state is the reply
-//! that comes next.
+//! that comes next. What went out as one group of all is doubted where a connection has just refused somebody, or has
+//! rested: then the message waits for its 354, so that it is not sent in vain, and a connection that died at rest leaves
+//! no doubt whether the mail has arrived.
 //!
 //! Invariants worth naming:
 //! - a transaction that was taken or refused gives exactly one [`Output::Outcome`], with one [`Settled`] a recipient;
@@ -175,6 +178,8 @@ pub struct Client {
     tls: bool,
     was_ready: bool,
     quitting: bool,
+    /// The last transaction had somebody refused.
+    refused: bool,
     running: Option<Running>,
 }
 
@@ -191,6 +196,7 @@ impl Client {
             tls: false,
             was_ready: false,
             quitting: false,
+            refused: false,
             running: None,
         }
     }
@@ -362,7 +368,9 @@ impl Client {
             self.outputs.push_back(refused(&transaction, self.state == State::Over || self.quitting));
             return;
         }
-        let running = Running::new(transaction, &self.extensions);
+        let rested = now.since(self.since) > CHUNK_REST_MAX;
+        let chunked = !self.refused && !rested && transaction.fits_chunk(&self.extensions);
+        let (running, pieces) = Running::new(transaction, &self.extensions, chunked);
         if !running.has_pending() {
             self.running = Some(running);
             return self.finish(now, false);
@@ -375,6 +383,7 @@ impl Client {
         }
         self.running = Some(running);
         self.send(wire);
+        pieces.into_iter().for_each(|piece| self.send(piece));
         self.enter(now, State::Mail);
     }
 
@@ -428,6 +437,9 @@ impl Client {
             }
             return self.enter(now, State::Rcpt);
         }
+        if running.chunked {
+            return self.enter(now, State::Message);
+        }
         if !pipelined && !running.has_pending() {
             return self.finish(now, true);
         }
@@ -461,7 +473,19 @@ impl Client {
     fn answer_message(&mut self, now: Instant, reply: &Reply) {
         let Some(running) = self.running.as_mut() else { return };
         let refused = reply.is_transient() || reply.is_permanent();
-        if !running.content.is_ended() {
+        if running.chunked && refused {
+            // RFC 3030 section 2: a chunk that failed leaves the transaction to be reset.
+            let reset = !running.mail_refused;
+            match reply.code {
+                500..=504 => running.settle_rest(
+                    Phase::EndOfData,
+                    &Fault::Protocol.reply(format_args!("CHUNKING is offered and BDAT refused: {reply}")),
+                    false,
+                ),
+                _ => running.settle_rest(Phase::EndOfData, reply, false),
+            }
+            self.finish(now, reset);
+        } else if !running.content.is_ended() {
             // Early: no end of data was sent, so nothing is delivered, and the dialogue cannot go on.
             if refused {
                 self.end(reply);
@@ -478,6 +502,7 @@ impl Client {
 
     /// Tells the outcome of the running transaction, and becomes ready again.
     fn finish(&mut self, now: Instant, reset: bool) {
+        self.refused = self.running.as_ref().is_some_and(Running::any_refused);
         self.tell_outcome(self.quitting);
         if reset && !self.quitting {
             self.send(&b"RSET\r\n"[..]);
@@ -515,10 +540,14 @@ impl Client {
 
     /// Ends the connection for the reason that `reply` gives; what runs is settled with it.
     fn end(&mut self, reply: &Reply) {
-        let phase = self.state.phase();
+        let sent = !self.outputs.iter().any(|output| matches!(output, Output::Send(_)));
+        let chunk_sent = sent && self.running.as_ref().is_some_and(|running| running.chunked);
+        // What has its end with the receiver may have arrived, whichever reply is missing.
+        let phase = if chunk_sent && reply.code == 0 { Phase::EndOfData } else { self.state.phase() };
         self.outputs.retain(|output| matches!(output, Output::Outcome { .. }));
         if let Some(running) = self.running.as_mut() {
-            let maybe_delivered = self.state == State::Message && running.content.is_ended() && reply.code == 0;
+            let ended = chunk_sent || (self.state == State::Message && running.content.is_ended());
+            let maybe_delivered = ended && reply.code == 0;
             running.settle_rest(phase, reply, maybe_delivered);
             self.tell_outcome(true);
         }
@@ -542,6 +571,8 @@ pub(crate) fn refused(transaction: &Transaction, over: bool) -> Output {
     Output::Outcome { tag: transaction.tag, recipients: vec![settled; transaction.recipients.len()], over }
 }
 
+/// How long a connection may have rested before a message goes with its envelope.
+const CHUNK_REST_MAX: Duration = Duration::from_secs(1);
 const QUIT: &[u8] = b"QUIT\r\n";
 
 #[cfg(test)]

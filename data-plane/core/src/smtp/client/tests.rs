@@ -1,7 +1,7 @@
 //! The client against scripted receivers. A script is a list of (what comes, what goes out); `|` stands for CRLF.
 
 use bytes::Bytes;
-use postrail_schema::limits::SMTP_REPLY_TEXT_BYTES_MAX;
+use postrail_schema::limits::{CHUNK_PIPELINED_BYTES_MAX, SMTP_REPLY_TEXT_BYTES_MAX};
 use proptest::prelude::*;
 
 use super::*;
@@ -27,6 +27,7 @@ fn transaction(recipients: &[&str]) -> Transaction {
             eight_bit: false,
             utf8_header: false,
         },
+        chunk: true,
     }
 }
 
@@ -130,6 +131,99 @@ fn a_mail_goes_out_as_one_group_with_pipelining() {
             ("554 spam|", "(end_of_data 554) (ready)"),
         ],
     );
+}
+
+const CHUNK: &str =
+    "MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|RCPT TO:<z@y.example>|BDAT 19 LAST| D: s| S: x|| .hi|";
+
+#[test]
+fn a_small_mail_goes_out_with_its_envelope_as_one_chunk() {
+    script(
+        &mut ready("PIPELINING,CHUNKING"),
+        &[
+            ("two", CHUNK),
+            ("250 ok|250 ok|", ""),
+            ("250 ok|250 taken|", "(end_of_data 250, end_of_data 250) (ready)"),
+            ("two", CHUNK),
+            ("250 ok|250 ok|250 ok|554 5.7.1 spam|", "(end_of_data 554, end_of_data 554) RSET|"),
+            ("250 ok|", "(ready)"),
+            ("two", CHUNK),
+        ],
+    );
+    script(&mut ready("CHUNKING"), &[("two", PLAIN_MAIL)]);
+}
+
+#[test]
+fn after_a_refusal_the_next_message_waits_for_its_recipients() {
+    script(
+        &mut ready("PIPELINING,CHUNKING"),
+        &[
+            ("two", CHUNK),
+            ("250 ok|550 5.1.1 no|450 4.2.1 later|503 no recipients|", "(rcpt 550, rcpt 450) RSET|"),
+            ("250 ok|", "(ready)"),
+            ("two", GROUP),
+            ("250 ok|250 ok|250 ok|354 go|", MESSAGE),
+            ("250 taken|", "(end_of_data 250, end_of_data 250) (ready)"),
+            ("two", CHUNK),
+        ],
+    );
+}
+
+#[test]
+fn a_retry_a_large_message_and_a_rested_connection_wait_for_their_recipients() {
+    let mut second = transaction(&["x@y.example", "z@y.example"]);
+    second.chunk = false;
+    let mut large = transaction(&["x@y.example", "z@y.example"]);
+    large.message.body = Bytes::from("0123456789\r\n".repeat(CHUNK_PIPELINED_BYTES_MAX / 12 + 1));
+    for transaction in [second, large] {
+        let mut client = ready("PIPELINING,CHUNKING");
+        client.handle(Instant::ZERO, Input::Transaction(transaction));
+        assert_eq!(drain(&mut client), GROUP);
+    }
+    let mut client = ready("PIPELINING,CHUNKING");
+    let later = Instant::ZERO + Duration::from_secs(2);
+    client.handle(later, Input::Transaction(transaction(&["x@y.example", "z@y.example"])));
+    assert_eq!(drain(&mut client), GROUP);
+}
+
+#[test]
+fn a_receiver_that_offers_bdat_and_has_none_defers() {
+    script(
+        &mut ready("PIPELINING,CHUNKING"),
+        &[
+            ("one", "MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|BDAT 19 LAST| D: s| S: x|| .hi|"),
+            ("250 ok|250 ok|502 5.5.1 what?|", "(end_of_data protocol_error) RSET|"),
+            ("502 what?|", "QUIT| (closed)"),
+        ],
+    );
+}
+
+#[test]
+fn a_chunk_whose_replies_are_lost_may_have_been_delivered() {
+    let end = "(end_of_data connection_lost maybe, end_of_data connection_lost maybe; over) (closed)";
+    for replies in ["", "250 ok|", "250 ok|250 ok|250 ok|"] {
+        let mut client = ready("PIPELINING,CHUNKING");
+        script(&mut client, &[("two", CHUNK), (replies, ""), ("eof", end)]);
+    }
+    let mut client = ready("PIPELINING,CHUNKING");
+    let end = "(rcpt 550, end_of_data timeout maybe; over) (closed)";
+    script(&mut client, &[("two", CHUNK), ("250 ok|550 no|250 ok|", ""), ("timeout", end)]);
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(&mut client, &[("two", CHUNK), ("421 bye|", "(mail 421, mail 421; over) (closed)")]);
+    // Nothing was handed out yet.
+    let mut client = ready("PIPELINING,CHUNKING");
+    feed(&mut client, "one");
+    feed(&mut client, "eof");
+    assert_eq!(drain(&mut client), "(mail connection_lost; over) (closed)");
+}
+
+#[test]
+fn a_message_without_a_final_line_end_is_sent_with_one() {
+    let mut open = transaction(&["x@y.example"]);
+    open.message.body = Bytes::from_static(b".hi");
+    let mut client = ready("PIPELINING,CHUNKING");
+    client.handle(Instant::ZERO, Input::Transaction(open));
+    assert!(drain(&mut client).ends_with("BDAT 19 LAST| D: s| S: x|| .hi |"));
 }
 
 #[test]
@@ -416,6 +510,7 @@ fn anything() -> impl Strategy<Value = String> {
         "250 ok|",
         "250-mx|250-PIPELINING|250-SIZE 100|250 STARTTLS|",
         "250-mx|250 PIPELINING|",
+        "250-mx|250-CHUNKING|250 PIPELINING|",
         "354 go|",
         "421 bye|",
         "450 4.7.1 later|",
@@ -440,8 +535,10 @@ proptest! {
     fn whatever_a_receiver_does_each_recipient_is_settled_once(
         steps in proptest::collection::vec(anything(), 0..40),
         begun: bool,
+        chunking: bool,
     ) {
-        let mut client = if begun { ready("PIPELINING") } else { client(StartTls::IfOffered) };
+        let offers = if chunking { "PIPELINING,CHUNKING" } else { "PIPELINING" };
+        let mut client = if begun { ready(offers) } else { client(StartTls::IfOffered) };
         let (mut asked, mut settled, mut closed) = (0, 0, 0);
         for step in steps.iter().map(String::as_str).chain(["eof"]) {
             asked += match step { "one" => 1, "two" => 2, _ => 0 };

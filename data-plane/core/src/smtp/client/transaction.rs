@@ -4,10 +4,11 @@
 //! - a recipient is settled at most once: the first refusal, fault or final reply counts;
 //! - no octet of a parameter that could end a line, or begin another parameter, is sent.
 
-use postrail_schema::limits::SMTP_REPLY_TEXT_BYTES_MAX;
+use bytes::Bytes;
+use postrail_schema::limits::{CHUNK_PIPELINED_BYTES_MAX, SMTP_REPLY_TEXT_BYTES_MAX};
 
 use super::super::Reply;
-use super::content::Content;
+use super::content::{Content, whole};
 use super::{Extensions, Fault, Phase};
 use crate::mail::{Address, BodyType, DsnReturn, FinalMessage, ForwardPath, Notify, ReversePath};
 
@@ -26,6 +27,9 @@ pub struct Transaction {
     /// 1 to `TRANSACTION_RECIPIENTS_MAX`.
     pub recipients: Vec<ForwardPath>,
     pub message: FinalMessage,
+    /// The message may go as one chunk with its envelope, where the receiver offers that: not for a second try, so that
+    /// a receiver which offers BDAT and has none gets DATA then.
+    pub chunk: bool,
 }
 
 /// The last word on one recipient. It was delivered if the phase is [`Phase::EndOfData`] and the reply 2yz.
@@ -52,14 +56,17 @@ pub(super) struct Running {
     pub(super) mail_refused: bool,
     /// Some RCPT was answered with 2yz.
     pub(super) any_accepted: bool,
+    /// The message goes as one chunk of BDAT in the group of its envelope.
+    pub(super) chunked: bool,
     pub(super) content: Content,
     /// Octets of content handed out.
     pub(super) content_bytes: usize,
 }
 
 impl Running {
-    /// Begins `transaction`; recipients that the receiver lacks an extension for are settled at once.
-    pub(super) fn new(transaction: Transaction, extensions: &Extensions) -> Self {
+    /// Begins `transaction`; recipients that the receiver lacks an extension for are settled at once. The pieces are the
+    /// message where it goes with its envelope as one chunk, which needs `chunked`.
+    pub(super) fn new(transaction: Transaction, extensions: &Extensions, chunked: bool) -> (Self, Vec<Bytes>) {
         let lacking = lacking(&transaction, extensions);
         let settled: Vec<_> = transaction
             .recipients
@@ -73,18 +80,27 @@ impl Running {
                 None => None,
             })
             .collect();
-        Self {
-            tag: transaction.tag,
+        let (commands, tag) = (Commands::new(&transaction, extensions), transaction.tag);
+        let (content, octets, pieces) = if chunked {
+            let (octets, pieces) = whole(transaction.message);
+            (Content::nothing_more(), octets, pieces.collect())
+        } else {
+            (Content::new(transaction.message), 0, Vec::new())
+        };
+        let running = Self {
+            tag,
             asked: (0..settled.len()).filter(|at| settled[*at].is_none()).collect(),
-            commands: Commands::new(&transaction, extensions),
+            commands,
             settled,
             answered: 0,
             mail_refused: false,
             any_accepted: false,
             recipients: transaction.recipients,
-            content: Content::new(transaction.message),
-            content_bytes: 0,
-        }
+            chunked,
+            content,
+            content_bytes: octets,
+        };
+        (running, pieces)
     }
 
     pub(super) const fn tag(&self) -> u64 {
@@ -112,13 +128,23 @@ impl Running {
         wire.extend_from_slice(self.commands.rcpt(recipient).as_bytes());
     }
 
-    /// Appends MAIL, every RCPT and DATA (RFC 2920 section 3.1 lets DATA end a group).
+    /// Appends MAIL, every RCPT, and DATA (RFC 2920 section 3.1 lets it end a group) or BDAT (RFC 3030 section 2), whose
+    /// octets follow.
     pub(super) fn write_group(&self, wire: &mut Vec<u8>) {
         self.write_mail(wire);
         for at in &self.asked {
             wire.extend_from_slice(self.commands.rcpt(&self.recipients[*at]).as_bytes());
         }
-        wire.extend_from_slice(b"DATA\r\n");
+        if self.chunked {
+            wire.extend_from_slice(format!("BDAT {} LAST\r\n", self.content_bytes).as_bytes());
+        } else {
+            wire.extend_from_slice(b"DATA\r\n");
+        }
+    }
+
+    /// Whether MAIL or a recipient was refused by the receiver.
+    pub(super) fn any_refused(&self) -> bool {
+        self.mail_refused || self.settled.iter().flatten().any(|settled| settled.phase == Phase::Rcpt)
     }
 
     /// Takes the reply to the next RCPT: a refusal is the recipient's last word unless MAIL's was.
@@ -146,6 +172,14 @@ impl Running {
     /// If a recipient has none.
     pub(super) fn into_settled(self) -> Vec<Settled> {
         self.settled.into_iter().map(|settled| settled.expect("every recipient is settled before the end")).collect()
+    }
+}
+
+impl Transaction {
+    /// Whether the message may go as one chunk with its envelope to a receiver that offers `extensions`: it is small, so
+    /// that little is sent in vain where every recipient is refused.
+    pub(super) fn fits_chunk(&self, extensions: &Extensions) -> bool {
+        self.chunk && extensions.chunking && extensions.pipelining && self.message.len() <= CHUNK_PIPELINED_BYTES_MAX
     }
 }
 
