@@ -17,7 +17,7 @@ use super::extract::{Body, Maker, Operator, Scope, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
-use crate::app::{Caller, DomainChange, NewDomain, check_domain, dns_records};
+use crate::app::{Caller, DomainChange, NewDomain, check_on_demand, dns_records};
 use crate::plan::{Desired, Verification};
 use crate::verify::{DnsRecord, DomainCheck, Purpose, RecordCheck, RecordState};
 
@@ -68,7 +68,7 @@ pub(crate) struct RecordView {
     value: String,
     /// The value as a zone file wants it.
     zone_value: String,
-    /// Whether the domain needs it to send, where DNS decides that.
+    /// Whether the domain needs it: to be let send, or where the operator vouches for it, for receivers to believe its mail.
     required: bool,
     /// Null in lists, and before the first check.
     check: Option<CheckView>,
@@ -181,7 +181,7 @@ pub(crate) async fn check(
     Path(name): Path<String>,
 ) -> Result<Json<DomainView>, ProblemDocument> {
     let id = find(&shared, scope, &name)?.id;
-    check_domain(&shared.app, id).await?;
+    check_on_demand(&shared.app, id).await?;
     checked_view(&shared, id).await
 }
 
@@ -240,8 +240,11 @@ fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<
         public_key: key.public_key.clone(),
     });
     let checks = last.map(|last| &last.records[..]).unwrap_or_default();
-    let records = dns_records(desired, domain, hostname).into_iter().map(|record| record_view(record, checks));
     let trusted = domain.standing == Standing::Trusted;
+    let needed = |record: &DnsRecord| record.required && !(trusted && record.purpose == Purpose::Ownership);
+    let records = dns_records(desired, domain, hostname).into_iter();
+    let records = records.map(|record| RecordView { required: needed(&record), ..record_view(record, checks) });
+    let since = last.filter(|last| last.standing == domain.standing.name());
     DomainView {
         id: domain.id.0,
         name: domain.name.clone(),
@@ -251,7 +254,7 @@ fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<
         standing: domain.standing.name(),
         may_send: domain.standing.may_send(),
         missing: domain.refusal().map(|refusal| refusal.missing),
-        standing_since_ms: last.map(|last| last.standing_since_ms),
+        standing_since_ms: since.map(|last| last.standing_since_ms),
         checked_at_ms: last.map(|last| last.checked_at_ms),
         keys: keys.collect(),
         dns_records: records.collect(),

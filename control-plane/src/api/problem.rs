@@ -76,6 +76,7 @@ impl From<AppError> for ProblemDocument {
     fn from(error: AppError) -> Self {
         match error {
             AppError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
+            AppError::Busy { detail } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail),
             AppError::Conflict { detail } => Self::new(StatusCode::CONFLICT, "conflict", detail),
             AppError::Invalid { pointer, detail } => {
                 Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.to_owned(), detail)

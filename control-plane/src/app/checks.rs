@@ -9,7 +9,7 @@
 //! publish nothing; a domain never begins to send while another tenant's domain of that name may; a check that comes too
 //! late for a domain that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use postrail_schema::ids::SendingDomainId;
@@ -18,6 +18,7 @@ use postrail_schema::limits::{DOMAIN_CHECK_EAGER, DOMAIN_CHECK_PAUSE, DOMAIN_CHE
 use postrail_schema::snapshot::SendingDomain;
 use postrail_schema::standing::Standing;
 use tokio::task::JoinError;
+use tokio::time::timeout;
 
 use super::domains::{find, subject};
 use super::{App, AppError, now_ms, put};
@@ -38,16 +39,23 @@ impl App {
     fn record_check(&self, domain: &SendingDomain, mut records: Vec<RecordCheck>) -> Result<(), AppError> {
         let now = now_ms();
         let before = self.last_check(domain.id)?;
-        let since_ms = before.map_or(now, |before| before.standing_since_ms);
+        // It may have been given its standing by the operator since.
+        let known = before.filter(|before| before.standing == domain.standing.name());
+        let since_ms = known.map_or(now, |before| before.standing_since_ms);
         let mut held = next(Held { standing: domain.standing, since_ms }, &records, now);
         let begins = held.standing.may_send() && !domain.standing.may_send();
         if begins && self.desired().holder(&domain.name).is_some_and(|holder| holder.id != domain.id) {
             held = Held { standing: domain.standing, since_ms };
             disown(&mut records);
         }
-        let moved = held.standing != domain.standing && self.move_standing(domain, held.standing)?;
-        let standing_since_ms = if moved || held.standing == domain.standing { held.since_ms } else { since_ms };
-        let check = DomainCheck { checked_at_ms: now, standing_since_ms, records };
+        if held.standing != domain.standing && !self.move_standing(domain, held.standing)? {
+            held = Held { standing: domain.standing, since_ms };
+        }
+        if !self.desired().domains.contains_key(&domain.id) {
+            return Ok(());
+        }
+        let (standing, standing_since_ms) = (held.standing.name().to_owned(), held.since_ms);
+        let check = DomainCheck { checked_at_ms: now, standing, standing_since_ms, records };
         self.store.txn(&[], &[put(keys::check(domain.id), &check)?])?;
         Ok(())
     }
@@ -79,7 +87,24 @@ impl App {
     }
 }
 
-/// Looks at a domain's records now, unless that was done a moment ago.
+/// As [`check_domain`] for someone who asks, and who may wait a little for others that ask. A domain that is being looked at,
+/// or was a moment ago, is not looked at again.
+///
+/// # Errors
+/// As [`check_domain`], or too many ask at once.
+pub(crate) async fn check_on_demand(app: &Arc<App>, id: SendingDomainId) -> Result<(), AppError> {
+    let before = blocking(app, move |app| app.last_check(id)).await?;
+    let pause_ms = millis(DOMAIN_CHECK_PAUSE);
+    if before.is_some_and(|before| now_ms().saturating_sub(before.checked_at_ms) < pause_ms) {
+        return Ok(());
+    }
+    let busy = || AppError::Busy { detail: "many domains are being checked; try again" };
+    let Ok(Ok(_room)) = timeout(ROOM_PATIENCE, app.checks.acquire()).await else { return Err(busy()) };
+    let Some(_turn) = Turn::take(app, id) else { return Err(busy()) };
+    check_domain(app, id).await
+}
+
+/// Looks at a domain's records now.
 ///
 /// # Errors
 /// The domain does not exist, or a store fails.
@@ -87,11 +112,6 @@ pub(crate) async fn check_domain(app: &Arc<App>, id: SendingDomainId) -> Result<
     let desired = app.desired();
     let domain = find(&desired, id)?.clone();
     let before = blocking(app, move |app| app.last_check(id)).await?;
-    let pause_ms = millis(DOMAIN_CHECK_PAUSE);
-    if before.as_ref().is_some_and(|before| now_ms().saturating_sub(before.checked_at_ms) < pause_ms) {
-        return Ok(());
-    }
-    let Ok(_room) = app.checks.acquire().await else { return Ok(()) };
     let subject = subject(&desired, &domain, &app.hostname);
     let records = verify::check(&subject, &app.resolver, before.as_ref(), now_ms()).await;
     blocking(app, move |app| app.record_check(&domain, records)).await
@@ -112,6 +132,24 @@ pub(crate) fn due_ms(domain: &SendingDomain, last: Option<&DomainCheck>) -> u64 
     let tenth = millis(period) / 10;
     let early = (u64::from(domain.id.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ last.checked_at_ms) % tenth.max(1);
     last.checked_at_ms + millis(period) - early
+}
+
+/// The one check of a domain that somebody asked for.
+struct Turn<'a> {
+    app: &'a App,
+    id: SendingDomainId,
+}
+
+impl<'a> Turn<'a> {
+    fn take(app: &'a App, id: SendingDomainId) -> Option<Self> {
+        app.checked_now.lock().unwrap_or_else(PoisonError::into_inner).insert(id).then_some(Self { app, id })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.app.checked_now.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 /// The name belongs to another tenant, so its records prove nothing here.
@@ -139,5 +177,46 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How long a check that somebody asks for waits for others to end.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// What the audit trail has as the status of something that was done.
 const DONE: u16 = 200;
+
+#[cfg(test)]
+mod tests {
+    use postrail_schema::ids::TenantId;
+    use postrail_schema::standing::DomainRecord;
+
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn domain(id: u32, standing: Standing) -> SendingDomain {
+        let (id, tenant, name) = (SendingDomainId(id), TenantId(1), "a.example".to_owned());
+        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing }
+    }
+
+    #[test]
+    fn a_domain_is_due_daily_or_hourly_and_at_once_when_it_never_was() {
+        let unproved = Standing::Unproved { missing: DomainRecord::Spf };
+        let lapsed = Standing::Lapsed { missing: DomainRecord::Spf };
+        let cases = [
+            (Standing::Trusted, 0, 24),
+            (Standing::Verified, 0, 24),
+            (lapsed, 0, 24),
+            (Standing::Failing, 99 * 24, 1),
+            (unproved, 71, 1),
+            (unproved, 73, 24),
+        ];
+        for (standing, lasts_hours, hours) in cases {
+            let checked_at_ms = 1_000 * HOUR_MS;
+            let standing_since_ms = checked_at_ms - lasts_hours.min(1_000) * HOUR_MS;
+            let last = DomainCheck { checked_at_ms, standing_since_ms, ..DomainCheck::default() };
+            assert_eq!(due_ms(&domain(1, standing), None), 0);
+            let due: Vec<_> = (1..=50).map(|id| due_ms(&domain(id, standing), Some(&last)) - checked_at_ms).collect();
+            let (least, most) = (hours * HOUR_MS * 9 / 10, hours * HOUR_MS);
+            assert!(due.iter().all(|after| (least..=most).contains(after)), "{standing:?}: {due:?}");
+            assert!(due.iter().any(|after| *after != due[0]), "domains drift apart");
+        }
+    }
+}

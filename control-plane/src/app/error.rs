@@ -16,6 +16,8 @@ pub(crate) enum AppError {
     Invalid { pointer: &'static str, detail: String },
     #[error("{detail}")]
     Conflict { detail: String },
+    #[error("{detail}")]
+    Busy { detail: &'static str },
     #[error("the change would break the configuration")]
     Refused { problems: Vec<Problem> },
     #[error("the data plane does not answer: {detail}")]

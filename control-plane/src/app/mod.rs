@@ -24,10 +24,11 @@ mod suppressions;
 mod suspensions;
 mod tenants;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use postrail_schema::ids::{Revision, TenantId};
+use postrail_schema::ids::{Revision, SendingDomainId, TenantId};
 use postrail_schema::keys::{DESIRED, HEAD};
 use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
 use postrail_schema::problem::{Problem, Severity};
@@ -38,7 +39,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use access::{Access, Caller};
 pub use bootstrap::{Bootstrap, FirstStart};
-pub(crate) use checks::{check_domain, due_ms};
+pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{IssuedSecret, NewCredential};
 pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
@@ -71,6 +72,7 @@ pub(crate) struct App {
     /// Who answers questions about domains, and how many may ask at once.
     resolver: Resolver,
     checks: Semaphore,
+    checked_now: Mutex<HashSet<SendingDomainId>>,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -152,6 +154,7 @@ impl App {
             access: Access::default(),
             resolver: parts.resolver,
             checks: Semaphore::new(DOMAIN_CHECKS_AT_ONCE),
+            checked_now: Mutex::default(),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

@@ -76,7 +76,9 @@ pub(crate) struct RecordCheck {
 pub(crate) struct DomainCheck {
     /// Unix milliseconds.
     pub checked_at_ms: u64,
-    /// Since when the domain has its standing, Unix milliseconds.
+    /// The domain's standing after it, by name.
+    pub standing: String,
+    /// Since when the domain has that standing, Unix milliseconds.
     pub standing_since_ms: u64,
     pub records: Vec<RecordCheck>,
 }

@@ -234,7 +234,7 @@ async fn servers_of_the_zone_that_differ_are_named() {
 #[tokio::test]
 async fn a_state_keeps_the_time_since_when_it_lasts() {
     let first = check(&subject(), &Zone::read(""), None, 7).await;
-    let before = DomainCheck { checked_at_ms: 7, standing_since_ms: 7, records: first };
+    let before = DomainCheck { checked_at_ms: 7, records: first, ..DomainCheck::default() };
     let now = check(&subject(), &Zone::read("a.example TXT v=spf1 ip4:192.0.2.25 -all"), Some(&before), 9).await;
     let since: Vec<_> = now.iter().map(|check| (check.purpose, check.since_ms)).take(2).collect();
     assert_eq!(since, [(Purpose::Ownership, 7), (Purpose::Spf, 9)]);

@@ -78,10 +78,12 @@ fn check(api: &Api, name: &str, tenant: Option<&str>, wait: Option<u64>) -> Resu
     }
 }
 
-/// The needed records that are not right, by name.
+/// The needed records that are not right, by name; of several for one purpose (DKIM's) one that is right will do.
 fn unmet(domain: &Value) -> Vec<String> {
-    let wrong = records(domain).iter().filter(|record| record["required"] == true && record["check"]["state"] != "ok");
-    wrong.map(|record| text(record, "name")).collect()
+    let is_right = |record: &Value| record["check"]["state"] == "ok";
+    let met = |purpose: &Value| records(domain).iter().any(|record| record["purpose"] == *purpose && is_right(record));
+    let wrong = records(domain).iter().filter(|record| record["required"] == true && !is_right(record));
+    wrong.filter(|record| !met(&record["purpose"])).map(|record| text(record, "name")).collect()
 }
 
 /// The domain's standing, each record's state, and below it what there is to say.
