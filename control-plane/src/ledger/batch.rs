@@ -51,6 +51,11 @@ impl Batch {
         self.buffers.iter().map(|buffer| (&self.body[buffer.bytes.clone()], &self.heads[buffer.heads.clone()]))
     }
 
+    /// Octets of the answer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// How many events there are.
     pub(crate) fn events(&self) -> usize {
         self.heads.len()

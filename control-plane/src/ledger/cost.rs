@@ -1,4 +1,5 @@
-//! What storing costs a mail, measured: CPU and elapsed time of this thread, octets on disk.
+//! What storing costs a mail, measured: CPU and elapsed time of this thread, and octets on disk. With a server, also its
+//! CPU and what it wrote to its log.
 //!
 //! ```text
 //! POSTRAIL_MEASURE=1000000 cargo test --release -p postrail-control-plane --lib -- --nocapture measured_cost
@@ -77,16 +78,40 @@ fn thread_cpu_us() -> u64 {
     stat.split(' ').next().unwrap().parse::<u64>().unwrap() / 1000
 }
 
-/// Batches of `batch` mails. `later`: their deliveries come in the batch behind the one of their acceptances.
-fn measure(mails: u64, batch: u64, later: bool) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ledger.db");
-    let ledger = SqliteLedger::open(&path).unwrap();
+/// What is counted beside this thread: CPU microseconds of a server, octets that it wrote to its log, octets stored.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beside {
+    pub cpu_us: u64,
+    pub log_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// How mails come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    mails: u64,
+    /// Mails of a batch.
+    batch: u64,
+    /// Their deliveries come in the batch behind the one of their acceptances.
+    later: bool,
+}
+
+/// The shapes that are measured, each with a ledger of its own.
+pub(super) fn shapes() -> impl Iterator<Item = Shape> {
+    let mails = std::env::var("POSTRAIL_MEASURE").map_or(500, |mails| mails.parse().unwrap());
+    let sizes = [50, 300, 500, 5_000];
+    sizes.into_iter().flat_map(move |batch| [false, true].map(|later| Shape { mails, batch, later }))
+}
+
+/// Stores mails and prints what that costs each.
+pub(super) fn measure(name: &str, ledger: &dyn Ledger, shape: Shape, beside: &dyn Fn() -> Beside) {
+    let Shape { mails, batch, later } = shape;
     let journal = JournalId { host: HostId::LOCAL, shard: ShardId(0) };
     let cursor = |offset| Cursor { segment: 0, offset };
     let (mut cpu_us, mut elapsed_us, mut wire_bytes) = (0, 0, 0);
     let mut waiting = Vec::new();
     let (mut n, mut at) = (0, 0);
+    let before = beside();
     while n < mails {
         let mut events = std::mem::take(&mut waiting);
         for _ in 0..batch {
@@ -110,24 +135,28 @@ fn measure(mails: u64, batch: u64, later: bool) {
         cpu_us += thread_cpu_us() - cpu;
         elapsed_us += begun.elapsed().as_micros() as u64;
     }
-    drop(ledger);
-    let disk_bytes = std::fs::metadata(&path).unwrap().len();
+    let after = beside();
     let a_mail = |total: u64| total as f64 / n as f64;
     println!(
-        "batches of {batch}, deliveries later {later}: {:.2} us CPU, {:.2} us, {:.0} octets of events, {:.0} on disk a mail",
+        "{name}, batches of {batch}, deliveries later {later}: {:.2} us CPU here, {:.2} us there, {:.2} us, {:.0} octets of events, {:.0} of log, {:.0} on disk a mail; {:.0} mails a second",
         a_mail(cpu_us),
+        a_mail(after.cpu_us - before.cpu_us),
         a_mail(elapsed_us),
         a_mail(wire_bytes),
-        a_mail(disk_bytes),
+        a_mail(after.log_bytes - before.log_bytes),
+        a_mail(after.disk_bytes.saturating_sub(before.disk_bytes)),
+        1e6 / a_mail(elapsed_us),
     );
 }
 
 #[test]
 fn mails_are_stored_at_a_measured_cost() {
-    let mails = std::env::var("POSTRAIL_MEASURE").map_or(500, |mails| mails.parse().unwrap());
-    for batch in [50, 300, 500, 5_000] {
-        for later in [false, true] {
-            measure(mails, batch, later);
-        }
+    for shape in shapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        let ledger = SqliteLedger::open(&path).unwrap();
+        let length = |name: &str| std::fs::metadata(folder.path().join(name)).map_or(0, |file| file.len());
+        let on_disk = || Beside { disk_bytes: length("ledger.db") + length("ledger.db-wal"), ..Beside::default() };
+        measure("SQLite", &ledger, shape, &on_disk);
     }
 }

@@ -132,6 +132,7 @@ cases![
     what_follows_a_settlement_is_kept_but_does_not_undo_it,
     each_shard_of_each_host_has_its_own_cursor,
     of_two_that_store_the_same_batch_one_is_told_to_look_again,
+    two_that_store_other_journals_at_once_keep_one_order,
     bytes_that_are_no_events_are_kept_apart,
     a_page_of_one_tenant_skips_the_others_and_goes_on_at_its_cursor,
     events_keep_their_order_and_sequence_over_the_borders_of_chunks,
@@ -223,6 +224,28 @@ fn of_two_that_store_the_same_batch_one_is_told_to_look_again(world: World) {
         assert!(stored.iter().filter_map(|stored| stored.as_ref().err()).all(stale), "{stored:?}");
     }
     assert_eq!(world.sequences(), (1..=20).collect::<Vec<_>>());
+}
+
+fn two_that_store_other_journals_at_once_keep_one_order(world: World) {
+    let ledgers = [world.backend.open(), world.backend.open()];
+    std::thread::scope(|scope| {
+        for (host, ledger) in (1..).zip(&ledgers) {
+            let journal = JournalId { host: HostId(host), ..JOURNAL };
+            scope.spawn(move || {
+                for step in 0..30_u64 {
+                    let message = u128::from(step / 2) * 2 + u128::from(host);
+                    let kind = if step % 2 == 0 { EventKind::Accepted } else { EventKind::Delivered };
+                    let batch = Batch::of(&[event(kind, message, 0, 10 + step)], 1);
+                    ledger.record(journal, at(step), &batch, at(step + 1)).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(world.sequences(), (1..=60).collect::<Vec<_>>());
+    for message in 1..=30 {
+        let kinds: Vec<_> = world.kinds(message, Some(0)).into_iter().map(|(_, kind)| kind).collect();
+        assert_eq!(kinds, [EventKind::Accepted, EventKind::Delivered], "message {message}");
+    }
 }
 
 fn bytes_that_are_no_events_are_kept_apart(world: World) {

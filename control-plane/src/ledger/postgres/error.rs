@@ -55,6 +55,8 @@ impl PostgresError {
             Some("28") => Self::Refused { server, said },
             // The server is starting, stopping, or ends this connection.
             Some("57") if *code != SqlState::QUERY_CANCELED => Self::Lost { server, source: Box::new(source) },
+            // It has become a standby: another one of the address may accept writing.
+            _ if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Self::Lost { server, source: Box::new(source) },
             _ if *code == SqlState::INVALID_CATALOG_NAME => Self::NoDatabase { server, said },
             _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => Self::Denied { server, said },
             _ if told.parsed_severity().is_some_and(|severity| severity != Severity::Error) => {

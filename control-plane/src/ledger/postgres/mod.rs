@@ -27,8 +27,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod writer;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use postrail_schema::ids::{MessageId, RecipientIndex, TenantId};
 use postrail_schema::limits::SUPPRESSIONS_MAX;
@@ -38,10 +39,9 @@ use tokio_postgres::Row;
 use self::pool::Pool;
 use self::rows::SessionRows;
 use self::session::{Server, Session, signed, unsigned};
-use super::parts::Parts;
-use super::record::Recorder;
+use self::writer::{Writer, columns};
 use super::{
-    AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
+    AuditRecord, Batch, Cursor, EventPage, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
     SuppressionRecord, read,
 };
 
@@ -50,18 +50,8 @@ pub(crate) use error::PostgresError;
 
 /// See the module head.
 pub(crate) struct PostgresLedger {
-    server: Arc<Server>,
-    writer: Mutex<Writer>,
+    writer: Writer,
     pool: Pool,
-}
-
-/// The connection that stores batches, while there is one.
-#[derive(Default)]
-struct Writer {
-    session: Option<Session>,
-    parts: Parts,
-    /// Counts connections, so that what one has stored is not taken for the state that another finds.
-    connections: u64,
 }
 
 impl PostgresLedger {
@@ -73,19 +63,7 @@ impl PostgresLedger {
         let server = Arc::new(Server::new(address)?);
         let mut session = Session::connect(&server)?;
         schema::prepare(&mut session, installation)?;
-        let pool = Pool::new(Arc::clone(&server));
-        let writer = Writer { session: Some(session), connections: 1, ..Writer::default() };
-        Ok(Self { server, writer: Mutex::new(writer), pool })
-    }
-
-    /// A panic within a transaction leaves a connection in the midst of it: the server undoes it when it is closed.
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(|poisoned| {
-            let mut writer = poisoned.into_inner();
-            *writer = Writer { connections: writer.connections, ..Writer::default() };
-            self.writer.clear_poison();
-            writer
-        })
+        Ok(Self { writer: Writer::new(Arc::clone(&server), session), pool: Pool::new(server) })
     }
 
     /// Reads what became of mail.
@@ -100,23 +78,7 @@ impl Ledger for PostgresLedger {
     }
 
     fn record(&self, journal: JournalId, begun: Cursor, batch: &Batch, next: Cursor) -> Result<(), LedgerError> {
-        let mut writer = self.writer();
-        let Writer { session, parts, connections } = &mut *writer;
-        let connected = match session {
-            Some(open) if !open.is_broken() => open,
-            _ => {
-                *session = None;
-                *connections += 1;
-                session.insert(Session::connect(&self.server)?)
-            }
-        };
-        let connection = *connections;
-        let stored = connected.transaction(|session| store(session, parts, connection, journal, begun, batch, next));
-        match stored {
-            Ok(last) => parts.committed(version(connection, last)),
-            Err(_) => parts.forget(),
-        }
-        stored.map(drop)
+        self.writer.record(journal, begun, batch, next)
     }
 
     fn make_durable(&self) -> Result<(), LedgerError> {
@@ -246,59 +208,12 @@ impl Ledger for PostgresLedger {
     }
 }
 
-/// Stores a batch and its cursor within a transaction; the sequence that was given last.
-fn store(
-    session: &mut Session,
-    parts: &mut Parts,
-    connection: u64,
-    journal: JournalId,
-    begun: Cursor,
-    batch: &Batch,
-    next: Cursor,
-) -> Result<u64, LedgerError> {
-    let head = session.query("SELECT format, last FROM head FOR UPDATE", &[])?;
-    let (format, last) = head.first().map_or((0, 0), |row| (row.get(0), unsigned(row.get(1))));
-    if format != i64::from(FORMAT) {
-        return Err(schema::unknown_format(format));
-    }
-    let stored = cursor(session, journal)?;
-    if stored != begun {
-        return Err(LedgerError::StaleCursor { journal, stored, begun });
-    }
-    let mut rows = SessionRows::new(session);
-    let mut recorder = Recorder::begin(&mut rows, parts, version(connection, last), last)?;
-    recorder.add(journal.host, batch)?;
-    let last = recorder.finish()?;
-    rows.flush()?;
-    let (host, shard) = (i64::from(journal.host.0), i32::from(journal.shard.0));
-    for body in batch.unread() {
-        session.execute(
-            "INSERT INTO unread (host, shard, segment, position, body) VALUES ($1, $2, $3, $4, $5)",
-            &[&host, &shard, &signed(begun.segment), &signed(begun.offset), &body],
-        )?;
-    }
-    session.execute(
-        "WITH given AS (UPDATE head SET last = $5)
-         INSERT INTO cursors (host, shard, segment, position) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (host, shard) DO UPDATE SET segment = excluded.segment, position = excluded.position",
-        &[&host, &shard, &signed(next.segment), &signed(next.offset), &signed(last)],
-    )?;
-    Ok(last)
-}
-
 fn cursor(session: &mut Session, journal: JournalId) -> Result<Cursor, LedgerError> {
-    let rows = session.query(
-        "SELECT segment, position FROM cursors WHERE host = $1 AND shard = $2",
-        &[&i64::from(journal.host.0), &i32::from(journal.shard.0)],
-    )?;
+    let (host, shard) = columns(journal);
+    let rows =
+        session.query("SELECT segment, position FROM cursors WHERE host = $1 AND shard = $2", &[&host, &shard])?;
     let cursor = rows.first().map(|row| Cursor { segment: unsigned(row.get(0)), offset: unsigned(row.get(1)) });
     Ok(cursor.unwrap_or_default())
-}
-
-/// What [`Parts`] compare: another one when another connection, or another process, has stored something.
-fn version(connection: u64, last: u64) -> u64 {
-    // No ledger has 2^48 events, and no process makes 2^16 connections that all begin at the same one.
-    connection << 48 ^ last
 }
 
 fn count(session: &mut Session, sql: &'static str) -> Result<u64, LedgerError> {

@@ -2,12 +2,16 @@
 
 mod counterpart;
 
-use std::time::Duration;
+use std::os::unix::net::UnixListener;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
+use postrail_schema::event::Event;
 use postrail_schema::ids::{HostId, ShardId};
 use tokio_postgres::types::Type;
 
 use self::counterpart::Counterpart;
+use super::super::cost;
 use super::super::suite::{Backend, CASES, Edit, World};
 use super::*;
 
@@ -134,6 +138,62 @@ fn a_server_that_dies_and_comes_back_fails_calls_and_loses_nothing() {
 }
 
 #[test]
+fn a_server_that_accepts_and_says_nothing_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let _silent = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
+    let path = folder.path().display().to_string().replace('/', "%2F");
+    let address = PostgresAddress::parse(&format!("postgres://postrail@{path}/ledger"), None).unwrap();
+    let begun = Instant::now();
+    let refused = PostgresLedger::open(&address, INSTALLATION).err().expect("a refusal").to_string();
+    assert!(refused.contains("has not answered within 5 s"), "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn batches_of_many_journals_are_stored_together_and_one_that_cannot_be_fails_alone() {
+    const JOURNALS: u16 = 24;
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let ledger = database.open();
+    let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
+    let at = |offset| Cursor { segment: 0, offset };
+    let journal = |shard| JournalId { host: HostId(1), shard: ShardId(shard) };
+    // A batch of its own mail for each journal; that of journal 0 meets a row that cannot be read.
+    let batch = |shard: u16, step: u64| {
+        let message = MessageId::new(1_000 + step, ShardId(shard), 7);
+        Batch::of(&golden.iter().map(|event| Event { message, ..event.clone() }).collect::<Vec<_>>(), 16)
+    };
+    ledger.record(journal(0), at(0), &batch(0, 5), at(1)).unwrap();
+    database.change("UPDATE recipients SET events = '\\x00'");
+    drop(ledger);
+    let ledger = database.open();
+    let commits = || database.number("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()");
+    let before = commits();
+    let refused: usize = std::thread::scope(|scope| {
+        let store = |shard: u16| {
+            let ledger = &ledger;
+            scope.spawn(move || match shard {
+                0 => usize::from(ledger.record(journal(0), at(1), &batch(0, 5), at(2)).is_err()),
+                _ => (0..10)
+                    .filter(|step| {
+                        ledger.record(journal(shard), at(*step), &batch(shard, *step), at(step + 1)).is_err()
+                    })
+                    .count(),
+            })
+        };
+        let all: Vec<_> = (0..JOURNALS).map(store).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert_eq!(refused, 1, "the one that meets the damage");
+    let cursors: Vec<_> = (0..JOURNALS).map(|shard| ledger.cursor(journal(shard)).unwrap().offset).collect();
+    assert_eq!(cursors, std::iter::once(1).chain((1..JOURNALS).map(|_| 10)).collect::<Vec<_>>());
+    let stored = 1 + u64::from(JOURNALS - 1) * 10;
+    assert_eq!(database.number("SELECT sum(count) FROM events"), stored * golden.len() as u64);
+    assert_eq!(database.number("SELECT last FROM head"), stored * golden.len() as u64);
+    println!("{} commits for {stored} batches", commits() - before);
+}
+
+#[test]
 fn who_is_not_let_in_is_told_why() {
     let counterpart = Counterpart::start();
     let url = |user: &str, database: &str| {
@@ -153,5 +213,36 @@ fn who_is_not_let_in_is_told_why() {
         "{}",
         url("guest", "postgres")
     );
+    // Once the tables are there, the rights that the book names are enough.
+    let ledger = database.open();
+    let rights = "GRANT USAGE ON SCHEMA postrail_ledger TO guest;
+                  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA postrail_ledger TO guest";
+    database.session().script(rights, session::CALL_TIMEOUT).unwrap();
+    drop(ledger);
+    let guest = PostgresLedger::open(&counterpart.address_of("guest", "postgres"), INSTALLATION).unwrap();
+    let journal = JournalId { host: HostId(1), shard: ShardId(0) };
+    let golden = Batch::read(super::super::frames(&[GOLDEN, b"noise"]));
+    guest.record(journal, Cursor::default(), &golden, Cursor { segment: 0, offset: 1 }).unwrap();
+    let suppression = Suppression { tenant: TenantId(1), address: "a@receiver.example".into() };
+    let record = SuppressionRecord { suppression, reason: "asked to".into(), created_ms: 1 };
+    assert!(guest.suppress(&record).unwrap() && guest.unsuppress(&record.suppression).unwrap());
+    let act = guest.audit_begin(1, "operator", "POST /").unwrap();
+    guest.audit_end(act, 200).unwrap();
 }
+
+#[test]
+fn mails_are_stored_in_postgresql_at_a_measured_cost() {
+    let counterpart = Counterpart::start();
+    for shape in cost::shapes() {
+        let database = Database::new(&counterpart);
+        let ledger = database.open();
+        let beside = || cost::Beside {
+            cpu_us: counterpart.cpu_us(),
+            log_bytes: database.number("SELECT pg_current_wal_insert_lsn() - '0/0'"),
+            disk_bytes: database.number("SELECT pg_database_size(current_database())"),
+        };
+        cost::measure("PostgreSQL", ledger.as_ref(), shape, &beside);
+    }
+}
+
 const GOLDEN: &[u8] = include_bytes!("../../../../shared-schema/golden/events-1.bin");
