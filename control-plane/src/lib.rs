@@ -27,8 +27,9 @@ mod spf;
 pub mod store;
 mod verify;
 
-pub use app::{Bootstrap, FirstStart, Publish, UnsealError, seal, unseal};
+pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, Publish, UnsealError, seal, unseal};
 pub use ledger::{AddressError, PostgresAddress};
 pub use plan::allocation;
+pub use reconcile::allocate;
 pub use server::{Config, Handle, Started, start};
 pub use verify::{DnsRecord, Purpose};

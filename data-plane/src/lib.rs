@@ -3,6 +3,7 @@
 //! Pumps decide nothing: what to say, store, send or retry is decided in `postrail-core`; here sockets are read, files
 //! are written and questions are answered. One shard is one thread with its own intake, spool, schedule and egress.
 
+pub mod address;
 pub mod admin;
 pub mod auth;
 pub mod dns;
@@ -10,6 +11,7 @@ pub mod egress;
 pub mod http;
 pub mod intake;
 pub mod journal;
+pub mod lease;
 pub mod log;
 pub mod mesh;
 pub mod node;

@@ -4,10 +4,12 @@
 //! Each shard has one inbox; the channel is runtime-neutral, so the simulator uses it unchanged. Work is bounded by
 //! `limits::MESH_IN_FLIGHT_MAX` at its origin, questions by the admin listener's connections.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
 use postrail_core::http::Response;
+use postrail_core::lease::Held;
 use postrail_core::shard::{Command, Counters, HandBack, MessageView, QueueView, Work};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
@@ -21,6 +23,8 @@ pub enum Letter {
     Hand(Box<Work>),
     HandBack(Box<HandBack>),
     Snapshot(Arc<Snapshot>),
+    /// What is held of the addresses that move.
+    Held(Held),
     Ask(Question, Sender<Reply>),
     Drain,
 }
@@ -39,6 +43,8 @@ pub enum Question {
         cursor: Cursor,
     },
     Queue,
+    /// How many outgoing sessions there are from an address.
+    Sessions(IpAddr),
     Message(MessageId),
     Command(Command),
     Status,

@@ -54,6 +54,8 @@ pub struct NodeConfig {
     pub retry: RetryPolicy,
     /// Where jobs are looked up: `http://127.0.0.1:8081`.
     pub control_url: String,
+    /// Addresses move between hosts: none is used but those that [`crate::lease`] says are held.
+    pub is_leasing: bool,
 }
 
 /// Why a node does not start.
@@ -112,6 +114,11 @@ impl Publisher {
         keep(&self.data.join(SNAPSHOT_FILE), encoded)?;
         self.mesh.broadcast(|| Letter::Snapshot(snapshot.clone()));
         Ok(())
+    }
+
+    /// The way to the shards, for what tells them which addresses are held.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 }
 
@@ -269,6 +276,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
             connector: Connector::system()?,
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),
+            is_leasing: config.is_leasing,
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         listeners,

@@ -53,6 +53,8 @@ pub struct NodeFacts {
     pub control_url: Arc<str>,
     /// Addresses whose shard the operator has named.
     pub owners: SourceOwners,
+    /// Addresses move between hosts: see [`crate::lease`].
+    pub is_leasing: bool,
 }
 
 /// Events that wait to be made durable at most before intake slows down.
@@ -130,7 +132,14 @@ impl<P: Platform> Runtime<P> {
         let mut random = Random::new(platform.entropy());
         let now = Moment { instant: platform.now(), wall: platform.timestamp() };
         let seed = random.next_u64();
-        let config = Config { shard: id, shards: node.shards, retry: node.retry, seed, owners: node.owners.clone() };
+        let config = Config {
+            shard: id,
+            shards: node.shards,
+            retry: node.retry,
+            seed,
+            owners: node.owners.clone(),
+            is_leasing: node.is_leasing,
+        };
         let seed = MapSeed::new(&mut random);
         let inner = Inner {
             id,
@@ -486,6 +495,7 @@ impl<P: Platform> Runtime<P> {
                 Letter::Hand(work) => self.input(Input::Hand(work)),
                 Letter::HandBack(back) => self.input(Input::HandBack(back)),
                 Letter::Snapshot(snapshot) => self.input(Input::Snapshot(snapshot)),
+                Letter::Held(held) => self.input(Input::Held(held)),
                 Letter::Drain => {
                     self.0.draining.set(true);
                     self.input(Input::Drain);
@@ -507,6 +517,7 @@ impl<P: Platform> Runtime<P> {
                     Err(error) => error.into(),
                 }
             }
+            Question::Sessions(address) => Reply::Affected(self.0.heart.borrow().sessions_on(address)),
             Question::Trim { cursor } => {
                 self.0.journal.trim(cursor, self.0.spool.oldest_birth());
                 Reply::Done

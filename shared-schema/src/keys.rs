@@ -10,6 +10,11 @@
 //!   published/manifest                                 the revision and the chunks that make it up
 //!   checks/<domain id>                                 what the last check of a domain's DNS records found, JSON
 //!   hosts/<name>                                       a data plane that runs, JSON; under its lease
+//!   holding/<host>                                     what a host says with each keepalive, JSON
+//!   allocation/epoch                                   the last epoch; guards every change of grants
+//!   allocation/grants/<host>                           the addresses that a host may use, JSON
+//!   orders/<host>                                      what an operator has said of a host: drain, forget
+//!   election/allocator                                 the control plane that writes grants; under its lease
 //!   election/leader                                    the control plane that reconciles; under its lease
 //! ```
 //!
@@ -18,6 +23,8 @@
 //! Absent here: values.
 
 use std::fmt;
+
+use crate::allocation::HostName;
 
 /// The root of a cluster's keys. `cluster` is a slug.
 pub fn root(cluster: &str) -> String {
@@ -36,6 +43,12 @@ pub const PUBLISHED: &str = "published/";
 pub const MANIFEST: &str = "published/manifest";
 pub const CHUNKS: &str = "published/chunks/";
 pub const HOSTS: &str = "hosts/";
+pub const HOLDING: &str = "holding/";
+pub const ALLOCATION: &str = "allocation/";
+pub const ALLOCATION_EPOCH: &str = "allocation/epoch";
+pub const GRANTS: &str = "allocation/grants/";
+pub const ORDERS: &str = "orders/";
+pub const ALLOCATOR: &str = "election/allocator";
 pub const LEADER: &str = "election/leader";
 
 /// The key of a resource.
@@ -51,6 +64,21 @@ pub fn check(domain: impl fmt::Display) -> String {
 /// The key of a data plane.
 pub fn host(name: &str) -> String {
     format!("{HOSTS}{name}")
+}
+
+/// The key of what a host says.
+pub fn holding(host: &HostName) -> String {
+    format!("{HOLDING}{host}")
+}
+
+/// The key of what a host may use.
+pub fn grants(host: &HostName) -> String {
+    format!("{GRANTS}{host}")
+}
+
+/// The key of what an operator has said of a host.
+pub fn order(host: &HostName) -> String {
+    format!("{ORDERS}{host}")
 }
 
 #[cfg(test)]

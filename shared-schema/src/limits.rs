@@ -264,8 +264,10 @@ pub const LIVE_SECRETS_MAX: usize = 2;
 
 /// Octets of a host's name.
 pub const HOST_NAME_BYTES_MAX: usize = 63;
-/// Hosts of one installation.
-pub const HOSTS_MAX: usize = 1_000;
+/// Hosts of one installation: as many as one transaction can change the grants of, and rely on.
+pub const HOSTS_MAX: usize = 100;
+/// What a host says with a keepalive, octets.
+pub const HOST_RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Addresses that one host is given.
 pub const HOST_GRANTS_MAX: usize = 4_096;
 /// From when a keepalive was sent until what it holds may pass on to another host.

@@ -28,7 +28,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +40,7 @@ use postrail_schema::limits::BLOCK_BYTES;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
+use crate::lease;
 
 mod kernel;
 mod pin;
@@ -74,8 +74,8 @@ impl Platform for Glommio {
     type Net = GlommioNet;
 
     fn now(&self) -> Instant {
-        let since_origin = u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
-        Instant::from_nanos(since_origin.max(1))
+        let since_boot = u64::try_from(lease::boottime().as_nanos()).unwrap_or(u64::MAX - 1);
+        Instant::from_nanos(since_boot.max(1))
     }
 
     fn timestamp(&self) -> Timestamp {
@@ -527,8 +527,6 @@ impl Datagrams for GlommioDatagrams {
     }
 }
 
-/// Where this process' monotonic time begins; one for all shards, so that they can compare instants.
-static ORIGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
 /// Longest single timer; longer sleeps are made of several.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 /// Connections that wait in the kernel to be accepted; the kernel cuts it to net.core.somaxconn.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use postrail_schema::allocation::{HostName, HostRecord, HostState};
 use postrail_schema::limits::ADDRESS_LEASE_MAX;
+use serde::{Deserialize, Serialize};
 
 use super::{Allocation, Demand, Fleet, Host, HostStanding, Observer};
 
 /// What an operator has said of a host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Its addresses go elsewhere, each after what is in flight on it.
     Drain,

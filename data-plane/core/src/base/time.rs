@@ -1,11 +1,11 @@
-//! Time as values. Nothing in the core reads a clock: pumps pass [`Instant`] (monotonic) and [`Timestamp`] (wall).
+//! Time as values. Nothing in the core reads a clock: pumps pass [`Instant`] (since boot) and [`Timestamp`] (wall).
 //!
 //! `std::time::Duration` is a plain value and is used as the difference of both.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point of monotonic time: nanoseconds since an arbitrary origin of this process.
+/// A point of time that only grows: nanoseconds of CLOCK_BOOTTIME, which counts while the host sleeps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(u64);
 

@@ -3,16 +3,21 @@
 //! A shard owns source addresses: the limits of (source, site) are local to one executor. The operator may say which
 //! shard owns an address ([`SourceOwners`]); the others are dealt out in the order of their ids. A source with an
 //! unspecified address (`0.0.0.0`, `::`: the host's choice) belongs to every shard, which then has its share of the limits.
+//!
+//! In a fleet addresses move between hosts: a source is used only while its address is [`Held`] here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use postrail_schema::allocation::is_allocated;
 use postrail_schema::ids::{SendingDomainId, ShardId, SourceId, TenantId};
 use postrail_schema::limits::{CONNECTION_MAILS_MAX, PATH_CONNECTIONS_MAX};
 use postrail_schema::snapshot::{EgressSource, PoolMember, Snapshot, SuspensionTarget};
 
-use crate::base::Random;
+use crate::base::{Instant, Random};
+use crate::lease::Held;
 
 /// Where a mail goes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +28,8 @@ pub enum Placement {
     At(ShardId, SourceId),
     /// Every source of the pool is suspended.
     Suspended,
+    /// Every source of the pool that is not suspended has its address on another host.
+    Elsewhere,
     /// The sending domain has no pool, or the domain is gone.
     Nowhere,
 }
@@ -62,17 +69,45 @@ pub struct Rules {
     shard: ShardId,
     shards: u16,
     owners: SourceOwners,
+    /// `None`: addresses do not move, and every one is this host's.
+    held: Option<Held>,
 }
 
 impl Rules {
     pub fn new(snapshot: Arc<Snapshot>, shard: ShardId, shards: u16) -> Self {
         assert!(shard.0 < shards, "a shard is one of the host's shards");
-        Self { snapshot, shard, shards, owners: SourceOwners::default() }
+        Self { snapshot, shard, shards, owners: SourceOwners::default(), held: None }
     }
 
     /// The same with owners that the operator has named. One beyond the host's shards counts as not named.
     pub fn with_owners(self, owners: SourceOwners) -> Self {
         Self { owners, ..self }
+    }
+
+    /// The same of a host that holds only these of the addresses that move (`None`: none move).
+    pub fn with_held(self, held: Option<Held>) -> Self {
+        Self { held, ..self }
+    }
+
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Whether the address of `source` is here, leases apart: see [`Self::may_start`].
+    pub fn is_here(&self, source: SourceId) -> bool {
+        self.moving(source).is_none_or(|(held, address)| held.addresses.contains_key(&address))
+    }
+
+    /// Whether a connection or transaction from `source` may start at `now`.
+    pub fn may_start(&self, source: SourceId, now: Instant) -> bool {
+        self.moving(source).is_none_or(|(held, address)| held.may_use(address, since_boot(now)))
+    }
+
+    /// What is held, and the address of `source`, if that is one that moves.
+    fn moving(&self, source: SourceId) -> Option<(&Held, IpAddr)> {
+        let held = self.held.as_ref()?;
+        let address = self.snapshot.sources.get(&source)?.address;
+        is_allocated(address).then_some((held, address))
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -102,22 +137,27 @@ impl Rules {
     pub fn place(&self, domain: SendingDomainId, random: &mut Random) -> Placement {
         let pool = self.snapshot.domains.get(&domain).and_then(|domain| self.snapshot.pool_of(domain));
         let Some(pool) = pool else { return Placement::Nowhere };
-        let usable = || pool.members.iter().filter(|member| !self.source_suspended(member.source));
+        let allowed = || pool.members.iter().filter(|member| !self.source_suspended(member.source));
+        let usable = || allowed().filter(|member| self.is_here(member.source));
         let is_here = |member: &&PoolMember| self.owner(member.source).is_none_or(|owner| owner == self.shard);
         if let Some(source) = draw(usable().filter(is_here), random) {
             return Placement::Here(source);
         }
         match draw(usable(), random) {
             Some(source) => Placement::At(self.owner(source).unwrap_or(self.shard), source),
+            None if allowed().next().is_some() => Placement::Elsewhere,
             None => Placement::Suspended,
         }
     }
 
-    /// What a path of `source` may use on this shard.
-    pub fn limits(&self, source: SourceId) -> PathLimits {
+    /// What a path of `source` may use on this shard at `now`.
+    pub fn limits(&self, source: SourceId, now: Instant) -> PathLimits {
         let mut limits = PathLimits::default();
         if self.owner(source).is_none() {
             limits.connections = limits.connections.div_ceil(usize::from(self.shards)).max(1);
+        }
+        if let Some((held, address)) = self.moving(source) {
+            limits.connections = held.connections(address, limits.connections, since_boot(now));
         }
         limits
     }
@@ -145,6 +185,11 @@ impl Rules {
     }
 }
 
+/// The platform's instants are CLOCK_BOOTTIME.
+fn since_boot(now: Instant) -> Duration {
+    Duration::from_nanos(now.nanos())
+}
+
 /// A weighted draw.
 fn draw<'a>(members: impl Iterator<Item = &'a PoolMember> + Clone, random: &mut Random) -> Option<SourceId> {
     let total: u64 = members.clone().map(|member| u64::from(member.weight)).sum();
@@ -164,10 +209,12 @@ fn draw<'a>(members: impl Iterator<Item = &'a PoolMember> + Clone, random: &mut 
 
 #[cfg(test)]
 mod tests {
+    use postrail_schema::allocation::Tenure;
     use postrail_schema::ids::{PoolId, SuspensionId};
     use postrail_schema::snapshot::{EgressPool, SendingDomain, SnapshotContent, Suspension, Tenant};
 
     use super::*;
+    use crate::lease::Holding;
 
     fn snapshot(addresses: &[&str], suspended: &[u32]) -> Arc<Snapshot> {
         let sources: Vec<_> = addresses
@@ -246,7 +293,27 @@ mod tests {
     fn an_unspecified_address_is_everywhere_with_a_share_of_the_limits() {
         let rules = Rules::new(snapshot(&["0.0.0.0"], &[]), ShardId(1), 4);
         assert_eq!(rules.place(SendingDomainId(1), &mut Random::new(1)), Placement::Here(SourceId(1)));
-        assert_eq!(rules.limits(SourceId(1)).connections, 3);
+        assert_eq!(rules.limits(SourceId(1), Instant::ZERO).connections, 3);
+    }
+
+    #[test]
+    fn an_address_that_moves_is_used_only_while_it_is_held() {
+        let at = |seconds: u64| Instant::ZERO + Duration::from_secs(seconds);
+        let holding = Holding { epoch: 1, tenure: Tenure::Leased, since: Duration::from_secs(5) };
+        let addresses = [("192.0.2.2".parse().unwrap(), holding)].into();
+        let held = Held { until: Duration::from_secs(20), addresses: Arc::new(addresses) };
+        let rules = Rules::new(snapshot(&["192.0.2.1", "192.0.2.2", "127.0.0.2"], &[3]), ShardId(0), 1);
+        assert!(rules.may_start(SourceId(1), at(0)), "without leases every address is here");
+        let rules = rules.with_held(Some(held));
+        let mut random = Random::new(1);
+        assert!((0..50).all(|_| rules.place(SendingDomainId(1), &mut random) == Placement::Here(SourceId(2))));
+        let may: Vec<_> = (1..=3).map(|source| rules.may_start(SourceId(source), at(19))).collect();
+        assert_eq!(may, [false, true, true], "a loopback address is every host's own");
+        assert!(!rules.may_start(SourceId(2), at(20)));
+        let connections = |seconds| rules.limits(SourceId(2), at(seconds)).connections;
+        assert_eq!([connections(5), connections(36), connections(500)], [1, 2, PATH_CONNECTIONS_MAX]);
+        let rules = rules.with_held(Some(Held::default()));
+        assert_eq!(rules.place(SendingDomainId(1), &mut random), Placement::Elsewhere);
     }
 
     #[test]

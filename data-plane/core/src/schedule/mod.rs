@@ -36,6 +36,8 @@ pub enum WaitReason {
     TenantSuspended,
     /// No pool or source serves the sending domain under the present configuration.
     NoSource,
+    /// Another host has the addresses of the pool at present.
+    AddressElsewhere,
     /// The node is draining: attempts go on after its next start.
     Draining,
 }
@@ -54,12 +56,20 @@ impl WaitReason {
             Self::SourceSuspended => "source_suspended",
             Self::TenantSuspended => "tenant_suspended",
             Self::NoSource => "no_source",
+            Self::AddressElsewhere => "address_elsewhere",
             Self::Draining => "draining",
         }
     }
 
-    /// Whether only a change of configuration ends the wait.
+    /// Whether only a change of configuration, or of the addresses that are here, ends the wait.
     pub const fn until_configured(self) -> bool {
-        matches!(self, Self::SiteSuspended | Self::SourceSuspended | Self::TenantSuspended | Self::NoSource)
+        matches!(
+            self,
+            Self::SiteSuspended
+                | Self::SourceSuspended
+                | Self::TenantSuspended
+                | Self::NoSource
+                | Self::AddressElsewhere
+        )
     }
 }

@@ -28,7 +28,9 @@ impl Shard {
     /// Gives `session` the next group of its path, or nothing to do.
     pub(super) fn next_transaction(&mut self, now: Moment, session: u32) {
         let path = self.sessions[session as usize].path;
-        if self.draining || self.paths[path as usize].stopped(now.instant).is_some() {
+        let place = &self.paths[path as usize];
+        let may_start = self.rules.may_start(place.key.source, now.instant);
+        if self.draining || place.stopped(now.instant).is_some() || !may_start {
             return self.quit_busy(session);
         }
         while let Some(group) = self.paths[path as usize].queue.pop() {
@@ -114,6 +116,15 @@ impl Shard {
     fn begin(&mut self, now: Moment, attempt: u32, job: Arc<Job>) {
         let slot = &self.attempts[attempt as usize];
         let (group, aim) = (slot.group, slot.aim);
+        if let Aim::Session(session) = aim
+            && !self.rules.may_start(self.source_of_session(session), now.instant)
+        {
+            // The lease on the address ended while the job was read.
+            self.end_attempt(attempt);
+            self.groups[group as usize].state = GroupState::Moving;
+            self.quit_busy(session);
+            return self.route(now, group);
+        }
         if aim == Aim::Lost {
             self.end_attempt(attempt);
             self.groups[group as usize].state = GroupState::Moving;

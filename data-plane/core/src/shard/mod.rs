@@ -35,6 +35,7 @@ mod settle;
 mod view;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ use crate::base::{IndexTable, Instant, Map, MapSeed, Moment, Random, Timestamp};
 use crate::dns::{DnsFailure, MailHosts};
 use crate::egress::{Capabilities, SessionEnd, TransactionOutcome};
 use crate::events::dsn::ReportRequest;
+use crate::lease::Held;
 use crate::mail::{Domain, Interface, Job};
 use crate::rules::{Rules, SourceOwners};
 use crate::schedule::{Path, PathKey, RetryPolicy, ScheduledQueue, WaitReason};
@@ -72,6 +74,8 @@ pub struct Config {
     pub seed: u64,
     /// Addresses whose shard the operator has named.
     pub owners: SourceOwners,
+    /// Addresses move between hosts: only what [`Input::Held`] names is used, and nothing before the first.
+    pub is_leasing: bool,
 }
 
 /// What happens to a shard.
@@ -79,6 +83,8 @@ pub struct Config {
 pub enum Input {
     /// A new configuration is in effect.
     Snapshot(Arc<Snapshot>),
+    /// What is held of the addresses that move, of a host where they do.
+    Held(Held),
     /// A job is durable at `at`.
     Accepted { job: Arc<Job>, at: Location },
     /// An event of the journal, in order, before the first `Recovered`.
@@ -160,7 +166,7 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 pub struct SessionPlan {
     pub source: SourceId,
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     pub ehlo_name: String,
     pub hosts: Rc<MailHosts>,
     pub port: u16,
@@ -288,6 +294,8 @@ struct SessionSlot {
     capabilities: Option<Arc<Capabilities>>,
     /// Transactions that ended with a reply on this session.
     mails: u32,
+    /// What it connects from.
+    address: IpAddr,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -364,7 +372,9 @@ impl Shard {
         let mut random = Random::new(config.seed);
         let seed = MapSeed::new(&mut random);
         Self {
-            rules: Rules::new(snapshot, config.shard, config.shards).with_owners(config.owners.clone()),
+            rules: Rules::new(snapshot, config.shard, config.shards)
+                .with_owners(config.owners.clone())
+                .with_held(config.is_leasing.then(Held::default)),
             jobs: Slab::new(),
             job_ids: seed.index_table(),
             active: Slab::new(),
@@ -398,6 +408,7 @@ impl Shard {
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::Snapshot(snapshot) => self.apply_snapshot(now, snapshot),
+            Input::Held(held) => self.apply_held(now, held),
             Input::Accepted { job, at } => self.accept(now, job, at),
             Input::Replayed(event) => self.replay(event),
             Input::Recovered { meta, at } => self.recover(now, *meta, at),

@@ -1,5 +1,6 @@
 //! From acceptance to a path's ready queue: admission, placement, resolution, and what stops them.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
+use crate::lease::Held;
 use crate::mail::{Domain, Job, JobRecipient};
 use crate::rules::{Placement, Rules};
 use crate::schedule::{Path, PathKey, WaitReason};
@@ -135,6 +137,7 @@ impl Shard {
             Placement::Here(source) => self.route_from(now, group, source),
             Placement::At(owner, source) => self.hand_over(now, group, owner, source),
             Placement::Suspended => self.park(now, group, WaitReason::SourceSuspended),
+            Placement::Elsewhere => self.park(now, group, WaitReason::AddressElsewhere),
             Placement::Nowhere => self.park(now, group, WaitReason::NoSource),
         }
     }
@@ -149,7 +152,7 @@ impl Shard {
             return self.ask_for_hosts(group, domain);
         };
         let port = self.rules.snapshot().route_of(self.domains.slot(domain).name.as_str()).map_or(25, |r| r.port);
-        let path = self.path(PathKey { source, site: hosts.site.clone(), port }, &hosts);
+        let path = self.path(now.instant, PathKey { source, site: hosts.site.clone(), port }, &hosts);
         match self.paths[path as usize].stopped(now.instant) {
             Some(WaitReason::SiteBackoff) => {
                 let at = self.paths[path as usize].retry_at().unwrap_or(now.instant);
@@ -207,13 +210,13 @@ impl Shard {
         }
     }
 
-    fn path(&mut self, key: PathKey, hosts: &Rc<MailHosts>) -> u32 {
+    fn path(&mut self, now: Instant, key: PathKey, hosts: &Rc<MailHosts>) -> u32 {
         if let Some(path) = self.path_ids.get(&key) {
             let path = *path;
             self.paths[path as usize].hosts = hosts.clone();
             return path;
         }
-        let mut path = Path::new(key.clone(), hosts.clone(), self.rules.limits(key.source));
+        let mut path = Path::new(key.clone(), hosts.clone(), self.rules.limits(key.source, now));
         path.blocked = self.blocked(&key);
         let path = self.paths.insert(path) as u32;
         self.path_ids.insert(key, path);
@@ -225,6 +228,8 @@ impl Shard {
             Some(WaitReason::NoSource)
         } else if self.rules.source_suspended(key.source) {
             Some(WaitReason::SourceSuspended)
+        } else if !self.rules.is_here(key.source) {
+            Some(WaitReason::AddressElsewhere)
         } else if self.rules.site_suspended(&key.site.0) {
             Some(WaitReason::SiteSuspended)
         } else {
@@ -259,7 +264,14 @@ impl Shard {
         if self.draining {
             return;
         }
-        while self.paths[path as usize].stopped(now.instant).is_none() && !self.paths[path as usize].queue.is_empty() {
+        // Whether the address may be used is asked again each time: the lease on it may end at any moment.
+        let goes_on = |shard: &Self| {
+            let place = &shard.paths[path as usize];
+            place.stopped(now.instant).is_none()
+                && !place.queue.is_empty()
+                && shard.rules.may_start(place.key.source, now.instant)
+        };
+        while goes_on(self) {
             if let Some(session) = self.paths[path as usize].take_idle() {
                 if let SessionState::Idle { until } = self.sessions[session as usize].state {
                     self.idle.remove(until, session);
@@ -294,7 +306,8 @@ impl Shard {
             port: place.key.port,
             mails_max: place.limits.mails_per_connection,
         };
-        let slot = SessionSlot { path, state: SessionState::Opening, capabilities: None, mails: 0 };
+        let slot =
+            SessionSlot { path, state: SessionState::Opening, capabilities: None, mails: 0, address: source.address };
         let session = self.sessions.insert(slot) as u32;
         self.outputs.push_back(Output::Open { session, plan: Box::new(plan) });
     }
@@ -332,13 +345,40 @@ impl Shard {
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
         let rules = Rules::new(snapshot, self.config.shard, self.config.shards);
-        self.rules = rules.with_owners(self.config.owners.clone());
+        self.rules = rules.with_owners(self.config.owners.clone()).with_held(self.rules.held().cloned());
+        self.rules_changed(now);
+    }
+
+    /// Takes over what is held now. That leases were renewed lets paths go on, and those of new addresses grow; that
+    /// addresses have come or gone may change where any mail goes from.
+    pub(super) fn apply_held(&mut self, now: Moment, held: Held) {
+        let Some(before) = self.rules.held() else { return };
+        let is_other = before.addresses.keys().ne(held.addresses.keys());
+        self.rules = self.rules.clone().with_held(Some(held));
+        if is_other {
+            return self.rules_changed(now);
+        }
+        let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
+        for path in paths {
+            let limits = self.rules.limits(self.paths[path as usize].key.source, now.instant);
+            self.paths[path as usize].limits.connections = limits.connections;
+            self.kick(now, path);
+        }
+    }
+
+    /// Outgoing sessions from `address`, those that are being opened or closed counted.
+    pub fn sessions_on(&self, address: IpAddr) -> usize {
+        self.sessions.iter().filter(|(_, session)| session.address == address).count()
+    }
+
+    fn rules_changed(&mut self, now: Moment) {
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
             let blocked = self.blocked(&self.paths[path as usize].key);
-            let limits = self.rules.limits(self.paths[path as usize].key.source);
+            let limits = self.rules.limits(self.paths[path as usize].key.source, now.instant);
             let place = &mut self.paths[path as usize];
             place.blocked = blocked;
+            place.limits.connections = limits.connections;
             place.limits.mails_per_connection = limits.mails_per_connection;
             if blocked.is_some() {
                 self.clear_path(now, path);

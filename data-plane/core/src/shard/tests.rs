@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrail_schema::allocation::Tenure;
 use postrail_schema::event::EventKind;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, SuspensionId};
 use postrail_schema::snapshot::{
@@ -15,6 +16,7 @@ use postrail_schema::snapshot::{
 use super::*;
 use crate::dns::{MailHost, SiteName};
 use crate::egress::{Phase, RecipientOutcome, Scope, Verdict};
+use crate::lease::Holding;
 use crate::mail::{Address, BodyType, Content, JobEntry, JobRecipient, Notify};
 use crate::smtp::Reply;
 
@@ -68,6 +70,10 @@ fn content(sources: &[&str]) -> SnapshotContent {
 
 impl World {
     fn new(sources: &[&str], shard: u16, shards: u16) -> Self {
+        Self::with(sources, shard, shards, false)
+    }
+
+    fn with(sources: &[&str], shard: u16, shards: u16, is_leasing: bool) -> Self {
         let content = content(sources);
         let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
         let config = Config {
@@ -76,6 +82,7 @@ impl World {
             retry: RetryPolicy::default(),
             seed: 7,
             owners: SourceOwners::default(),
+            is_leasing,
         };
         let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
         let mut world = Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
@@ -643,4 +650,64 @@ fn a_second_copy_of_a_settled_job_is_released_and_not_sent() {
     assert_eq!(after.shard.waiting(), 0);
     let released = after.outputs.iter().filter(|o| matches!(o, Output::Record(r) if r.finished.len() == 1)).count();
     assert_eq!(released, 2);
+}
+
+/// What is held: one address since now, for so many seconds.
+fn held(world: &World, address: &str, seconds: u64) -> Held {
+    let now = Duration::from_nanos(world.now.instant.nanos());
+    let holding = Holding { epoch: 1, tenure: Tenure::Leased, since: now };
+    let addresses = [(address.parse().unwrap(), holding)].into();
+    Held { until: now + Duration::from_secs(seconds), addresses: Arc::new(addresses) }
+}
+
+#[test]
+fn mail_waits_for_an_address_that_is_elsewhere_and_goes_when_it_comes() {
+    let mut world = World::with(&["192.0.2.9"], 0, 1, true);
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    world.pass(Duration::from_secs(3_600));
+    assert!(world.outputs.iter().all(|output| matches!(output, Output::Record(_))), "nothing starts, nothing is asked");
+    let view = world.shard.queue_view(world.now);
+    assert!(format!("{view:?}").contains("address_elsewhere"), "{view:?}");
+    let coming = held(&world, "192.0.2.9", 10);
+    world.input(Input::Held(coming));
+    world.resolve();
+    assert_eq!(world.opened().len(), 1);
+}
+
+#[test]
+fn nothing_starts_on_an_address_whose_lease_has_ended() {
+    let mut world = World::with(&["192.0.2.9"], 0, 1, true);
+    let holding = held(&world, "192.0.2.9", 10);
+    world.input(Input::Held(holding.clone()));
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    let session = world.opened()[0];
+    world.pass(Duration::from_secs(10));
+    world.ready(session);
+    assert!(world.transact().is_none(), "no transaction on a session that was opened in time");
+    assert!(world.take(|output| matches!(output, Output::Quit { .. }).then_some(())).is_some());
+    world.accept(&["b@one.test"]);
+    assert!(world.opened().is_empty());
+    assert_eq!(world.shard.sessions_on("192.0.2.9".parse().unwrap()), 1, "the session is counted until it is gone");
+    world.input(Input::Ended { session, end: SessionEnd::Done });
+    assert!(world.opened().is_empty());
+    let later = Duration::from_nanos(world.now.instant.nanos()) + Duration::from_secs(10);
+    world.input(Input::Held(Held { until: later, ..holding }));
+    assert_eq!(world.opened().len(), 1, "a renewed lease lets it go on");
+}
+
+#[test]
+fn a_path_whose_address_has_come_opens_few_connections_at_first() {
+    let mut world = World::with(&["192.0.2.9"], 0, 1, true);
+    let holding = held(&world, "192.0.2.9", 100);
+    world.input(Input::Held(holding.clone()));
+    for _ in 0..50 {
+        world.accept(&["a@one.test"]);
+    }
+    world.resolve();
+    assert_eq!(world.opened().len(), 1);
+    world.pass(Duration::from_secs(61));
+    world.input(Input::Held(Held { until: holding.until + Duration::from_secs(1), ..holding }));
+    assert_eq!(world.opened().len(), 3, "four after two periods");
 }

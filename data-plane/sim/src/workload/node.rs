@@ -39,6 +39,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
+            is_leasing: false,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         listeners: vec![(Service::Smtp, client::SUBMISSION)],

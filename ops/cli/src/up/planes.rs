@@ -191,6 +191,7 @@ async fn failed(started: control::Started, data: &Path, error: anyhow::Error) ->
 
 fn node_config(options: &PlanesOptions, api: SocketAddr) -> NodeConfig {
     NodeConfig {
+        is_leasing: false,
         data: options.data.clone(),
         hostname: options.hostname.clone(),
         smtp: options.smtp.clone(),

@@ -1,0 +1,290 @@
+//! The allocation in the configuration store: what hosts, control planes and operators read and write of it.
+//!
+//! ```text
+//! holding/<host>            HostRecord    by the host, each time on the condition that nobody else has written it
+//! allocation/epoch          u64           by control planes; guards every step
+//! allocation/grants/<host>  [Grant]       by control planes
+//! orders/<host>             Order         by operators
+//! ```
+//!
+//! Values are JSON. One that cannot be read stops the allocation rather than being passed over: a host that is not
+//! understood may be using addresses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use postrail_schema::allocation::{Grant, HostName, HostRecord, is_allocated};
+use postrail_schema::keys::{
+    ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, ORDERS, grants as grants_key, holding, order as order_key,
+};
+use postrail_schema::limits::{HOST_RECORD_BYTES_MAX, HOSTS_MAX};
+use postrail_schema::snapshot::{EgressPool, EgressSource};
+use serde::de::DeserializeOwned;
+
+use crate::plan::allocation::{Demand, Known, Order, Step};
+use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
+
+/// Why the allocation cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the value of {key} cannot be read; a newer version may have written it")]
+    Value { key: String, source: serde_json::Error },
+    #[error("{key} names no host")]
+    Name { key: String },
+    #[error("there are more than {HOSTS_MAX} hosts")]
+    TooMany,
+    #[error("the record is larger than {HOST_RECORD_BYTES_MAX} octets")]
+    TooLarge,
+}
+
+/// A host's own keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostView {
+    /// With the revision that wrote it.
+    pub record: Option<(u64, HostRecord)>,
+    /// The store's revision that the grants are of.
+    pub revision: u64,
+    pub grants: Vec<Grant>,
+}
+
+/// What is read for one step, and what it is read at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reading {
+    pub known: Known,
+    /// The revision that wrote the epoch, and so the last step.
+    head: u64,
+}
+
+/// The allocation in a store. Calls block.
+#[derive(Clone)]
+pub struct Hosts(Arc<dyn ConfigStore>);
+
+impl Hosts {
+    pub fn new(store: Arc<dyn ConfigStore>) -> Self {
+        Self(store)
+    }
+
+    /// What a host reads of itself: both keys under one revision, and not older than now.
+    ///
+    /// # Errors
+    /// [`HostsError`].
+    pub fn own(&self, host: &HostName) -> Result<HostView, HostsError> {
+        let listing = self.0.get(&[holding(host), grants_key(host)])?;
+        let mut view = HostView { record: None, revision: listing.revision, grants: Vec::new() };
+        for entry in &listing.entries {
+            if entry.key == holding(host) {
+                view.record = Some((entry.revision, value(entry)?));
+            } else {
+                view.grants = value(entry)?;
+            }
+        }
+        Ok(view)
+    }
+
+    /// Writes a host's record if the present one was written by `guard` (0: if there is none); the revision that did.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it was not; after other errors it may have been written.
+    pub fn keep_alive(&self, host: &HostName, guard: u64, record: &HostRecord) -> Result<u64, HostsError> {
+        let encoded = encode(record);
+        if encoded.len() > HOST_RECORD_BYTES_MAX {
+            return Err(HostsError::TooLarge);
+        }
+        let guards = [Guard { key: holding(host), revision: guard }];
+        Ok(self.0.txn(&guards, &[Write::Put { key: holding(host), value: encoded }])?)
+    }
+
+    /// Everything that a step is made from. The keys are not read under one revision, and need not be: a step is written
+    /// only if the grants, and the records that it relies on, are still what was read.
+    ///
+    /// # Errors
+    /// [`HostsError`].
+    pub fn read(&self) -> Result<Reading, HostsError> {
+        let mut reading = Reading::default();
+        let known = &mut reading.known;
+        known.demands = self.demands()?;
+        for entry in self.0.list(ORDERS)?.entries {
+            known.orders.insert(name(&entry, ORDERS)?, value::<Order>(&entry)?);
+        }
+        // The grants before the records: what a host says of them may be newer, never older.
+        for entry in self.0.list(ALLOCATION)?.entries {
+            if entry.key == ALLOCATION_EPOCH {
+                known.allocation.epoch = value(&entry)?;
+                reading.head = entry.revision;
+            } else {
+                known.allocation.hosts.insert(name(&entry, GRANTS)?, value(&entry)?);
+            }
+        }
+        for entry in self.0.list(HOLDING)?.entries {
+            let record = value(&entry)?;
+            known.records.insert(name(&entry, HOLDING)?, (entry.revision, record));
+        }
+        if known.records.len() > HOSTS_MAX {
+            return Err(HostsError::TooMany);
+        }
+        Ok(reading)
+    }
+
+    /// Writes a step that was made from `reading`.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody has written in between: read again.
+    pub fn write(&self, reading: &Reading, step: &Step) -> Result<u64, HostsError> {
+        let mut guards = vec![Guard { key: ALLOCATION_EPOCH.to_owned(), revision: reading.head }];
+        guards.extend(step.relied.iter().map(|host| {
+            let revision = reading.known.records.get(host).map_or(0, |(revision, _)| *revision);
+            Guard { key: holding(host), revision }
+        }));
+        let mut writes = vec![Write::Put { key: ALLOCATION_EPOCH.to_owned(), value: encode(&step.epoch) }];
+        writes.extend(step.changed.iter().map(|(host, grants)| match grants.as_slice() {
+            [] => Write::Delete { key: grants_key(host) },
+            grants => Write::Put { key: grants_key(host), value: encode(&grants) },
+        }));
+        Ok(self.0.txn(&guards, &writes)?)
+    }
+
+    /// Gives or takes back (`None`) an order about a host.
+    ///
+    /// # Errors
+    /// [`HostsError`].
+    pub fn order(&self, host: &HostName, order: Option<Order>) -> Result<(), HostsError> {
+        let key = order_key(host);
+        let write = match order {
+            Some(order) => Write::Put { key, value: encode(&order) },
+            None => Write::Delete { key },
+        };
+        self.0.txn(&[], &[write])?;
+        Ok(())
+    }
+
+    /// What each address of the egress sources asks for.
+    fn demands(&self) -> Result<BTreeMap<IpAddr, Demand>, HostsError> {
+        let mut sources = BTreeMap::new();
+        for entry in self.0.list(&format!("{DESIRED}sources/"))?.entries {
+            let source: EgressSource = value(&entry)?;
+            sources.insert(source.id, source.address);
+        }
+        let mut demands: BTreeMap<IpAddr, Demand> = BTreeMap::new();
+        for address in sources.values().filter(|address| is_allocated(**address)) {
+            demands.entry(*address).or_default();
+        }
+        for entry in self.0.list(&format!("{DESIRED}pools/"))?.entries {
+            let pool: EgressPool = value(&entry)?;
+            for member in &pool.members {
+                let demand = sources.get(&member.source).and_then(|address| demands.get_mut(address));
+                if let Some(demand) = demand {
+                    demand.pools.push((pool.id, member.weight));
+                }
+            }
+        }
+        Ok(demands)
+    }
+}
+
+fn name(entry: &Entry, prefix: &str) -> Result<HostName, HostsError> {
+    let name = entry.key.strip_prefix(prefix).and_then(|name| HostName::new(name).ok());
+    name.ok_or_else(|| HostsError::Name { key: entry.key.clone() })
+}
+
+fn value<T: DeserializeOwned>(entry: &Entry) -> Result<T, HostsError> {
+    serde_json::from_slice(&entry.value).map_err(|source| HostsError::Value { key: entry.key.clone(), source })
+}
+
+fn encode(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("what is allocated has no maps but with text as keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postrail_schema::allocation::{Announcement, HostState};
+
+    use super::*;
+    use crate::plan::allocation::{Observer, step};
+    use crate::store::EmbeddedStore;
+
+    fn host(name: &str) -> HostName {
+        HostName::new(name).unwrap()
+    }
+
+    fn record(sequence: u64) -> HostRecord {
+        HostRecord {
+            incarnation: 1,
+            sequence,
+            lease_ms: 10_000,
+            state: HostState::Live,
+            released: Vec::new(),
+            announcement: Announcement { addresses_max: 9, share: 1, ..Announcement::default() },
+        }
+    }
+
+    /// A store with a source that is allocated and one that is not, both in a pool.
+    fn hosts(folder: &tempfile::TempDir) -> Hosts {
+        let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+        let put = |key: &str, text: &str| {
+            let write = Write::Put { key: format!("{DESIRED}{key}"), value: text.into() };
+            store.txn(&[], &[write]).unwrap();
+        };
+        put("sources/1", r#"{"id":1,"name":"a","address":"192.0.2.1","ehlo_name":"a.example"}"#);
+        put("sources/2", r#"{"id":2,"name":"b","address":"0.0.0.0","ehlo_name":"b.example"}"#);
+        let members = r#"[{"source":1,"weight":2},{"source":2,"weight":1}]"#;
+        put("pools/4", &format!(r#"{{"id":4,"name":"default","tenant":null,"members":{members}}}"#));
+        Hosts::new(Arc::new(store))
+    }
+
+    #[test]
+    fn a_step_is_written_once_from_one_reading_and_seen_by_its_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = hosts(&folder);
+        let written = hosts.keep_alive(&host("one"), 0, &record(1)).unwrap();
+        let again = hosts.keep_alive(&host("one"), 0, &record(1));
+        assert!(matches!(again, Err(HostsError::Store(StoreError::Conflict { .. }))));
+        let reading = hosts.read().unwrap();
+        assert_eq!(reading.known.demands.len(), 1, "{:?}", reading.known.demands);
+        let mut observer = Observer::default();
+        reading.known.show(&mut observer, Duration::ZERO);
+        let made = step(&reading.known.fleet(&observer, Duration::ZERO), &reading.known.allocation);
+        hosts.write(&reading, &made).unwrap();
+        let stale = hosts.write(&reading, &made);
+        assert!(matches!(stale, Err(HostsError::Store(StoreError::Conflict { .. }))), "{stale:?}");
+        let own = hosts.own(&host("one")).unwrap();
+        assert_eq!(own.record, Some((written, record(1))));
+        assert_eq!(own.grants.len(), 1);
+        assert_eq!(hosts.read().unwrap().known.allocation.epoch, own.grants[0].epoch);
+    }
+
+    #[test]
+    fn a_step_that_relies_on_a_host_is_refused_when_the_host_has_spoken() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = hosts(&folder);
+        let written = hosts.keep_alive(&host("one"), 0, &record(1)).unwrap();
+        let reading = hosts.read().unwrap();
+        hosts.keep_alive(&host("one"), written, &record(2)).unwrap();
+        let relying = Step {
+            epoch: 1,
+            changed: [(host("one"), Vec::new())].into(),
+            relied: [host("one")].into(),
+            problems: Vec::new(),
+        };
+        let refused = hosts.write(&reading, &relying);
+        assert!(matches!(refused, Err(HostsError::Store(StoreError::Conflict { key })) if key == "holding/one"));
+        hosts.write(&hosts.read().unwrap(), &relying).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_understood_stops_the_allocation() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = hosts(&folder);
+        hosts.order(&host("one"), Some(Order::Drain)).unwrap();
+        assert_eq!(hosts.read().unwrap().known.orders[&host("one")], Order::Drain);
+        hosts.order(&host("one"), None).unwrap();
+        assert!(hosts.read().unwrap().known.orders.is_empty());
+        let write = Write::Put { key: "holding/two".into(), value: b"{}".to_vec() };
+        hosts.0.txn(&[], &[write]).unwrap();
+        assert!(matches!(hosts.read(), Err(HostsError::Value { key, .. }) if key == "holding/two"));
+    }
+}

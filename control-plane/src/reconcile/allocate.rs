@@ -1,0 +1,134 @@
+//! Gives addresses to hosts: reads what hosts say and what is wanted, and writes the step that is safe now.
+//!
+//! Runs in every control plane, because each has to observe hosts by itself; only the one that holds a key writes. That two
+//! believe to lead does no harm: see [`crate::plan::allocation`]. Activated by a period that is short against a lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrail_schema::keys::ALLOCATOR;
+use postrail_schema::problem::Problem;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::app::{Hosts, HostsError};
+use crate::plan::allocation::{Observer, step};
+use crate::store::{ConfigStore, StoreError};
+
+/// Allocates addresses until `stop` is true, as one of any number of control planes of `store`.
+pub async fn allocate(store: Arc<dyn ConfigStore>, mut stop: watch::Receiver<bool>) {
+    let shared = Arc::clone(&store);
+    let Ok(lead) = tokio::task::spawn_blocking(move || shared.hold(ALLOCATOR, b"", TERM)).await else { return };
+    let mut allocator = Allocator { hosts: Hosts::new(store), observer: Observer::default(), told: Vec::new() };
+    loop {
+        let may_write = lead.is_held();
+        let work = move || {
+            let done = allocator.round(may_write);
+            (allocator, done)
+        };
+        let Ok((back, done)) = tokio::task::spawn_blocking(work).await else { return };
+        allocator = back;
+        let wait = done.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "addresses not allocated");
+            PERIOD
+        });
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = sleep(wait) => {}
+        }
+    }
+    // A store may write when a key is let go of.
+    let _ = tokio::task::spawn_blocking(move || drop(lead)).await;
+}
+
+/// One control plane's knowledge of the hosts.
+struct Allocator {
+    hosts: Hosts,
+    observer: Observer,
+    /// What was logged last.
+    told: Vec<Problem>,
+}
+
+impl Allocator {
+    /// Looks, and writes what should be written; says when to look again at the latest.
+    fn round(&mut self, may_write: bool) -> Result<Duration, HostsError> {
+        let reading = self.hosts.read()?;
+        // After the reading: what was written by a host was sent before that, and only that is relied upon.
+        let seen = boottime();
+        reading.known.show(&mut self.observer, seen);
+        let step = step(&reading.known.fleet(&self.observer, seen), &reading.known.allocation);
+        if may_write {
+            self.tell(&step.problems);
+            if !step.changed.is_empty() {
+                match self.hosts.write(&reading, &step) {
+                    Ok(revision) => {
+                        let relied = step.relied.len();
+                        tracing::info!(revision, hosts = step.changed.len(), lapsed = relied, "addresses allocated");
+                    }
+                    // Somebody wrote in between; what it was is read next.
+                    Err(HostsError::Store(StoreError::Conflict { .. })) => return Ok(Duration::ZERO),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let lapse = self.observer.deadline(seen).map_or(PERIOD, |at| at.saturating_sub(seen));
+        Ok(lapse.min(PERIOD))
+    }
+
+    /// Logs what has come to be wrong.
+    fn tell(&mut self, problems: &[Problem]) {
+        for problem in problems.iter().filter(|problem| !self.told.contains(problem)) {
+            tracing::warn!(subject = problem.subject, code = problem.code, "{}", problem.detail);
+        }
+        self.told = problems.to_vec();
+    }
+}
+
+/// CLOCK_BOOTTIME: it counts while the host sleeps.
+fn boottime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// Who wrote steps and died is followed after at most so long, which is shorter than the lease of hosts.
+const TERM: Duration = Duration::from_secs(5);
+/// At most so long between two looks: it is part of the time in which addresses of a dead host come back.
+const PERIOD: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState};
+    use postrail_schema::keys::DESIRED;
+
+    use super::*;
+    use crate::store::{EmbeddedStore, Write};
+
+    #[test]
+    fn only_who_leads_writes_and_everybody_observes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap());
+        let source = br#"{"id":1,"name":"a","address":"192.0.2.1","ehlo_name":"a.example"}"#;
+        let put = Write::Put { key: format!("{DESIRED}sources/1"), value: source.to_vec() };
+        store.txn(&[], &[put]).unwrap();
+        let hosts = Hosts::new(store);
+        let name = HostName::new("one").unwrap();
+        let record = HostRecord {
+            incarnation: 1,
+            sequence: 1,
+            lease_ms: 10_000,
+            state: HostState::Live,
+            released: Vec::new(),
+            announcement: Announcement { addresses_max: 1, share: 1, ..Announcement::default() },
+        };
+        hosts.keep_alive(&name, 0, &record).unwrap();
+        let allocator = || Allocator { hosts: hosts.clone(), observer: Observer::default(), told: Vec::new() };
+        let (mut standby, mut leader) = (allocator(), allocator());
+        standby.round(false).unwrap();
+        assert!(hosts.own(&name).unwrap().grants.is_empty());
+        leader.round(true).unwrap();
+        let granted = hosts.own(&name).unwrap().grants;
+        assert_eq!(granted.len(), 1);
+        leader.round(true).unwrap();
+        assert_eq!(hosts.own(&name).unwrap().grants, granted, "nothing is written when nothing has changed");
+    }
+}

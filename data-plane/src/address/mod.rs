@@ -1,0 +1,122 @@
+//! Addresses on interfaces: put on with a lifetime, announced, taken off.
+//!
+//! A leased address is given to the kernel with a lifetime, as routers give addresses to hosts (RFC 4862 section 5.5.4),
+//! so it goes by itself when the lease does: also if this process is stopped or dead by then. The kernel counts whole
+//! seconds and looks a quarter of a second late; [`lifetime`] and the margin of a lease allow for that.
+//!
+//! Addresses are put on as /32 and /128, and deprecated from the start: mail binds them by name, and nothing else that
+//! leaves the host chooses one as its source. Needs CAP_NET_ADMIN, and CAP_NET_RAW to announce.
+//!
+//! Absent here: which address, and when (the lease machine's), and networks that route addresses to hosts by themselves,
+//! where nothing is put on or announced: [`Interfaces::routed`].
+
+mod announce;
+mod netlink;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netlink::{Link, Netlink};
+
+/// Why an address could not be put on or taken off.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    #[error("no interface is named for {0}; name one by the host's or the source's configuration")]
+    NoInterface(IpAddr),
+    #[error("there is no interface {name}")]
+    Unknown { name: String, source: io::Error },
+    #[error("{address} cannot be put on {name}; it takes CAP_NET_ADMIN")]
+    PutOn { address: IpAddr, name: String, source: io::Error },
+    #[error("{address} cannot be taken off")]
+    TakeOff { address: IpAddr, source: io::Error },
+    #[error("the kernel's routing socket cannot be opened")]
+    Open(#[source] io::Error),
+}
+
+/// The interfaces of this host, as far as addresses that move are concerned.
+#[derive(Debug)]
+pub struct Interfaces {
+    /// `None`: the network brings addresses here by itself.
+    netlink: Option<Netlink>,
+    default: Option<String>,
+    on: BTreeMap<IpAddr, Link>,
+}
+
+impl Interfaces {
+    /// Of a host whose addresses go on `default` unless their source names another.
+    ///
+    /// # Errors
+    /// [`AddressError::Open`].
+    pub fn open(default: Option<String>) -> Result<Self, AddressError> {
+        let netlink = Netlink::open().map_err(AddressError::Open)?;
+        Ok(Self { netlink: Some(netlink), default, on: BTreeMap::new() })
+    }
+
+    /// Of a host to which the network routes every address that it is granted: nothing is changed or announced here.
+    pub fn routed() -> Self {
+        Self { netlink: None, default: None, on: BTreeMap::new() }
+    }
+
+    /// Puts `address` on, for `lifetime` at most (`None`: for good), and tells the neighbours. An address that is on
+    /// already gets the new lifetime.
+    ///
+    /// # Errors
+    /// The interface is not known, or the kernel refuses. That neighbours could not be told is logged.
+    pub fn put_on(
+        &mut self,
+        address: IpAddr,
+        nic: Option<&str>,
+        lifetime: Option<Duration>,
+    ) -> Result<(), AddressError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(()) };
+        let name = nic.or(self.default.as_deref()).ok_or(AddressError::NoInterface(address))?;
+        let unknown = |source| AddressError::Unknown { name: name.to_owned(), source };
+        let link = netlink.link(name).map_err(unknown)?;
+        let refused = |source| AddressError::PutOn { address, name: name.to_owned(), source };
+        netlink.put_on(&link, address, lifetime).map_err(refused)?;
+        if let Err(error) = announce::announce(&link, address) {
+            tracing::warn!(%address, interface = name, %error, "neighbours are not told of an address");
+        }
+        self.on.insert(address, link);
+        Ok(())
+    }
+
+    /// Gives an address that is on a new lifetime.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn extend(&mut self, address: IpAddr, lifetime: Duration) -> Result<(), AddressError> {
+        let (Some(netlink), Some(link)) = (&mut self.netlink, self.on.get(&address)) else { return Ok(()) };
+        let refused = |source| AddressError::PutOn { address, name: link.name.clone(), source };
+        netlink.put_on(link, address, Some(lifetime)).map_err(refused)
+    }
+
+    /// Takes `address` off, if it still is on; `nic` says where it may be from before this process began.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn take_off(&mut self, address: IpAddr, nic: Option<&str>) -> Result<(), AddressError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(()) };
+        let failed = |source| AddressError::TakeOff { address, source };
+        let link = match self.on.remove(&address) {
+            Some(link) => link,
+            None => match nic.or(self.default.as_deref()) {
+                Some(name) => netlink.link(name).map_err(failed)?,
+                None => return Ok(()),
+            },
+        };
+        netlink.take_off(&link, address).map_err(failed)
+    }
+}
+
+/// How long the kernel may keep an address that is held until `until`, asked at `now`, in whole seconds rounded up;
+/// `None`: it is not held any more.
+pub fn lifetime(now: Duration, until: Duration) -> Option<Duration> {
+    let left = until.saturating_sub(now);
+    (!left.is_zero()).then(|| Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0)))
+}
+
+#[cfg(test)]
+mod tests;

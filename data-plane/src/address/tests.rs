@@ -1,0 +1,124 @@
+//! Addresses on one end of a pair of interfaces in a network namespace, as `ip` and the other end see them.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::*;
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip(8) is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Does `work` in a namespace with the interfaces `near` and `far`, which are one cable.
+fn between(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: no pointers; it moves this thread alone, which ends with the work.
+            let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(moved, 0, "a network namespace can be made: {}", io::Error::last_os_error());
+            ip("link add near type veth peer name far");
+            ip("link set near up");
+            ip("link set far up");
+            work();
+        });
+        if let Err(panic) = inside.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn is_on(address: &str) -> bool {
+    ip("address show dev near").contains(&format!(" {address}/"))
+}
+
+/// Waits until `address` has gone, and says after what time.
+fn gone_after(address: &str) -> Duration {
+    let began = Instant::now();
+    while is_on(address) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{address} stays on");
+        std::thread::yield_now();
+    }
+    began.elapsed()
+}
+
+#[test]
+fn an_address_is_put_on_extended_and_taken_off() {
+    between(|| {
+        let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
+        for text in ["192.0.2.9", "2001:db8::9"] {
+            let address = text.parse().unwrap();
+            interfaces.put_on(address, None, Some(Duration::from_secs(100))).unwrap();
+            let shown = ip("address show dev near");
+            assert!(is_on(text) && shown.contains("deprecated"), "{shown}");
+            interfaces.extend(address, Duration::from_secs(500)).unwrap();
+            let shown = ip("address show dev near");
+            assert!(shown.contains("valid_lft 500sec") || shown.contains("valid_lft 499sec"), "{shown}");
+            interfaces.take_off(address, None).unwrap();
+            assert!(!is_on(text));
+            interfaces.take_off(address, None).unwrap();
+        }
+        let fixed = [192, 0, 2, 10].into();
+        interfaces.put_on(fixed, Some("near"), None).unwrap();
+        assert!(ip("address show dev near").contains("valid_lft forever"));
+    });
+}
+
+#[test]
+fn the_kernel_takes_an_address_off_when_its_lifetime_ends() {
+    between(|| {
+        let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
+        for text in ["192.0.2.9", "2001:db8::9"] {
+            interfaces.put_on(text.parse().unwrap(), None, Some(Duration::from_secs(1))).unwrap();
+            let took = gone_after(text);
+            // A second, and what the kernel is late at most; and what `ip` takes to show it.
+            assert!(took < Duration::from_millis(2_250), "{text} went after {took:?}");
+        }
+    });
+}
+
+#[test]
+fn the_other_end_hears_of_an_address() {
+    between(|| {
+        let all = Protocol::from(i32::from((libc::ETH_P_ARP as u16).to_be()));
+        let listener = Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(all)).unwrap();
+        listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
+        interfaces.put_on([192, 0, 2, 9].into(), None, None).unwrap();
+        let mut packet = [0_u8; 64];
+        let mut listener = listener;
+        io::Read::read(&mut listener, &mut packet).unwrap();
+        assert_eq!(packet[14..18], Ipv4Addr::new(192, 0, 2, 9).octets());
+        // What is learnt from it: the far end sends to the near one without asking.
+        interfaces.put_on("2001:db8::9".parse().unwrap(), None, None).unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    between(|| {
+        let mut interfaces = Interfaces::open(None).unwrap();
+        let address = [192, 0, 2, 9].into();
+        assert!(matches!(interfaces.put_on(address, None, None), Err(AddressError::NoInterface(_))));
+        for name in ["", "nowhere", "a-name-that-is-too-long"] {
+            let refused = interfaces.put_on(address, Some(name), None);
+            assert!(matches!(refused, Err(AddressError::Unknown { .. })), "{refused:?}");
+        }
+        let mut routed = Interfaces::routed();
+        routed.put_on(address, None, None).unwrap();
+        assert!(!is_on("192.0.2.9"));
+    });
+}
+
+#[test]
+fn a_lifetime_is_whole_seconds() {
+    let ms = Duration::from_millis;
+    for (now, until, seconds) in [(0, 7_500, 8), (0, 7_000, 7), (6_900, 7_000, 1)] {
+        assert_eq!(lifetime(ms(now), ms(until)), Some(Duration::from_secs(seconds)));
+    }
+    assert_eq!(lifetime(ms(7_000), ms(7_000)), None);
+}
