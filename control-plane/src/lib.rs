@@ -1,7 +1,7 @@
 //! The control plane: desired state in, published snapshots out, and the ledger of what became of every recipient.
 //!
 //! ```text
-//! api -> app -> plan (pure) -> store + publish        reconcile -> ledger <- app <- api
+//! api -> app -> plan (pure) -> store        reconcile -> ledger <- app <- api
 //! ```
 //!
 //! - `api`: the HTTP edge, one resource a file,
@@ -11,7 +11,8 @@
 //! - `store`: the configuration store, `ledger`: what grows with mail,
 //! - `reconcile`: what runs beside the requests.
 //!
-//! The data plane never waits for anything here. TLS is absent: the API listens on loopback only.
+//! The data plane never waits for anything here. TLS is absent: the API listens on loopback, or on a private address of a
+//! fleet.
 
 #![forbid(unsafe_code)]
 
@@ -27,9 +28,9 @@ mod spf;
 pub mod store;
 mod verify;
 
-pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, Publish, UnsealError, seal, unseal};
+pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, UnsealError, fleet_token, seal, unseal};
 pub use ledger::{AddressError, PostgresAddress};
 pub use plan::allocation;
 pub use reconcile::allocate;
-pub use server::{Config, Handle, Started, start};
+pub use server::{Config, DataPlanes, Handle, Started, is_private, start};
 pub use verify::{DnsRecord, Purpose};

@@ -1,5 +1,6 @@
 //! The admin listener of a data plane: health, metrics, journal, queue and commands, for the control plane and for
-//! monitoring. It listens on loopback (mutual TLS in a fleet) and runs on shard 0, asking the others by the mesh.
+//! monitoring. It runs on shard 0, asking the others by the mesh. It listens on loopback; in a fleet on a private address,
+//! where all but health and metrics want the token that the hosts of a cluster share. TLS is absent.
 //!
 //! | request | answer |
 //! |---|---|
@@ -17,6 +18,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use futures_lite::future::or;
 use postrail_core::http::{Config, Method, Problem, Request, Response};
 use postrail_core::shard::{Command, CommandTarget};
@@ -24,6 +26,7 @@ use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use serde::Deserialize;
 
+use crate::feed::FeedStatus;
 use crate::http::{self, Handler};
 use crate::journal::Cursor;
 use crate::mesh::{Question, Reply, ShardStatus};
@@ -112,11 +115,14 @@ impl<P: Platform> Handler for Admin<P> {
 impl<P: Platform> Admin<P> {
     async fn route(&self, request: &Request) -> Result<Response, Problem> {
         let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+        if !matches!(segments.as_slice(), ["healthz" | "readyz" | "metrics"]) {
+            self.authorize(request)?;
+        }
         match (request.method, segments.as_slice()) {
             (Method::Get, ["healthz"]) => Ok(Response::new(200, "text/plain", "ok\n")),
             (Method::Get, ["readyz"]) => self.ready().await,
             (Method::Get, ["metrics"]) => {
-                let text = metrics(&self.statuses().await?);
+                let text = metrics(&self.statuses().await?, &self.runtime.node().feed);
                 Ok(Response::new(200, "text/plain; version=0.0.4", text))
             }
             (Method::Get, ["shards"]) => json(&serde_json::json!({ "shards": self.runtime.mesh().shards() })),
@@ -129,6 +135,13 @@ impl<P: Platform> Admin<P> {
             (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,
             _ => Err(Problem::new(404, "not_found", format!("there is nothing at {}", request.path))),
         }
+    }
+
+    fn authorize(&self, request: &Request) -> Result<(), Problem> {
+        let Some(token) = &self.runtime.node().admin_token else { return Ok(()) };
+        let shown = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        verify_slices_are_equal(shown.as_bytes(), token.as_bytes())
+            .map_err(|_| Problem::new(401, "unauthorized", "this is for hosts of the fleet"))
     }
 
     async fn ask(&self, shard: ShardId, question: Question) -> Result<Reply, Problem> {
@@ -170,7 +183,27 @@ impl<P: Platform> Admin<P> {
             };
             return Err(Problem::new(503, code, format!("shard {}: {why}", status.shard)));
         }
-        Ok(Response::new(200, "text/plain", "ready\n"))
+        Ok(Response::new(200, "text/plain", format!("ready\n{}\n", self.freshness())))
+    }
+
+    /// What is in effect, and how old the word of the configuration store is.
+    fn freshness(&self) -> String {
+        let feed = &self.runtime.node().feed;
+        let (revision, seen) = (self.runtime.snapshot().revision.0, feed.revision_seen());
+        let mut text = format!("revision {revision} in effect");
+        if seen != revision {
+            let _ = write!(text, ", {seen} published");
+        }
+        if feed.suppressions_behind() {
+            text.push_str(", newer suppressions are not here yet");
+        }
+        let now = self.runtime.platform().timestamp().unix_ms();
+        let _ = match (feed.is_connected(), feed.heard_ms()) {
+            (true, heard) => write!(text, ", configuration heard {} ms ago", now.saturating_sub(heard)),
+            (false, 0) => write!(text, ", configuration not heard since the start"),
+            (false, heard) => write!(text, ", configuration out of reach for {} ms", now.saturating_sub(heard)),
+        };
+        text
     }
 
     async fn pull(&self, query: &str) -> Result<Response, Problem> {
@@ -284,8 +317,8 @@ fn mismatch() -> Problem {
     Problem::new(500, "mismatch", "the shard answered another question")
 }
 
-/// Prometheus text of what the shards say.
-fn metrics(statuses: &[ShardStatus]) -> String {
+/// Prometheus text of what the shards say, and of the configuration.
+fn metrics(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
     type Read = fn(&ShardStatus) -> u64;
     const COUNTERS: [(&str, &str, Read); 10] = [
         ("accepted_recipients", "Recipients accepted.", |s| s.counters.accepted),
@@ -321,5 +354,25 @@ fn metrics(statuses: &[ShardStatus]) -> String {
     };
     write(&COUNTERS, "counter", "_total");
     write(&GAUGES, "gauge", "");
+    let rows = [
+        ("published_revision", "gauge", "The newest configuration that was seen.", feed.revision_seen()),
+        (
+            "configuration_connected",
+            "gauge",
+            "1 while the configuration store answers.",
+            u64::from(feed.is_connected()),
+        ),
+        ("configuration_heard_ms", "gauge", "When it last answered, Unix milliseconds; 0: never.", feed.heard_ms()),
+        (
+            "suppressions_behind",
+            "gauge",
+            "1 while newer suppressions are known.",
+            u64::from(feed.suppressions_behind()),
+        ),
+        ("configuration_refused_total", "counter", "Publications that were not put in effect.", feed.refused()),
+    ];
+    for (name, kind, help, value) in rows {
+        let _ = writeln!(text, "# HELP postrail_{name} {help}\n# TYPE postrail_{name} {kind}\npostrail_{name} {value}");
+    }
     text
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod auth;
 pub mod dns;
 pub mod egress;
+pub mod feed;
 pub mod http;
 pub mod intake;
 pub mod journal;

@@ -1,6 +1,6 @@
 //! A data-plane node: its shards, its listeners, its configuration, from start to drained end.
 //!
-//! [`start`] runs the shards on threads of their own and returns a [`NodeHandle`]. [`run_shard`] is one shard's whole
+//! [`start`] runs the shards on threads of their own and returns a [`NodeHandle`] and the [`Feed`] of its configuration. [`run_shard`] is one shard's whole
 //! life, generic over the platform: the simulator calls it, too.
 
 use std::io;
@@ -17,11 +17,11 @@ use postrail_core::mail::Domain;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::RetryPolicy;
 use postrail_schema::ids::ShardId;
-use postrail_schema::snapshot::{Snapshot, SnapshotError};
-use postrail_schema::wire;
+use postrail_schema::snapshot::Snapshot;
 
 use crate::admin;
 use crate::dns::{Dns, system_servers};
+use crate::feed::{Feed, FeedError};
 use crate::intake::listen::{self, Peers, Service};
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
@@ -34,7 +34,7 @@ use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Holds `spool/`, `journal/`, `tls/`, `snapshot.bin` and `master.key`.
+    /// Holds `spool/`, `journal/`, `tls/`, `published.log` and `master.key`.
     pub data: PathBuf,
     pub hostname: String,
     pub smtp: Vec<SocketAddr>,
@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub control_url: String,
     /// Addresses move between hosts: none is used but those that [`crate::lease`] says are held.
     pub is_leasing: bool,
+    /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
+    pub admin_token: Option<Arc<str>>,
 }
 
 /// Why a node does not start.
@@ -72,6 +74,8 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error(transparent)]
     Pin(#[from] PinError),
     #[error(transparent)]
     Run(#[from] RunError),
@@ -81,45 +85,9 @@ pub enum StartError {
 
 /// A running node.
 pub struct NodeHandle {
-    publisher: Publisher,
+    mesh: Mesh,
     shards: u16,
     thread: std::thread::JoinHandle<Result<bool, StartError>>,
-}
-
-/// Puts configuration in effect on a running node. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Publisher {
-    mesh: Mesh,
-    data: PathBuf,
-}
-
-/// What a publication was refused for; the last snapshot stays in effect.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("the snapshot does not decode: {0}")]
-    Wire(#[from] wire::WireError),
-    #[error("the snapshot does not hold together: {0}")]
-    Content(#[from] SnapshotError),
-    #[error("the snapshot cannot be kept: {0}")]
-    Keep(#[from] io::Error),
-}
-
-impl Publisher {
-    /// Puts a new configuration in effect on every shard, and keeps it for the next start.
-    ///
-    /// # Errors
-    /// [`PublishError`]: nothing has changed.
-    pub fn publish(&self, encoded: &[u8]) -> Result<(), PublishError> {
-        let snapshot = Arc::new(decode(encoded)?);
-        keep(&self.data.join(SNAPSHOT_FILE), encoded)?;
-        self.mesh.broadcast(|| Letter::Snapshot(snapshot.clone()));
-        Ok(())
-    }
-
-    /// The way to the shards, for what tells them which addresses are held.
-    pub fn mesh(&self) -> &Mesh {
-        &self.mesh
-    }
 }
 
 impl NodeHandle {
@@ -127,13 +95,14 @@ impl NodeHandle {
         self.shards
     }
 
-    pub fn publisher(&self) -> Publisher {
-        self.publisher.clone()
+    /// The way to the shards, for what tells them which addresses are held.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     /// Begins to drain: intake stops, what is under way is finished.
     pub fn drain(&self) {
-        self.publisher.mesh.broadcast(|| Letter::Drain);
+        self.mesh.broadcast(|| Letter::Drain);
     }
 
     /// Waits for the end; `true`: everything under way was finished before the deadline.
@@ -145,40 +114,7 @@ impl NodeHandle {
     }
 }
 
-const SNAPSHOT_FILE: &str = "snapshot.bin";
 const MASTER_KEY_FILE: &str = "master.key";
-const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
-
-fn decode(encoded: &[u8]) -> Result<Snapshot, PublishError> {
-    Ok(Snapshot::new(wire::decode_snapshot(encoded)?)?)
-}
-
-/// Replaces the kept snapshot: whole, or not at all.
-fn keep(path: &Path, encoded: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary = path.with_extension("new");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(encoded)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
-}
-
-/// The snapshot that was in effect when the node last ran; without one, an empty one that accepts nobody.
-fn last_snapshot(data: &Path) -> Arc<Snapshot> {
-    let path = data.join(SNAPSHOT_FILE);
-    let too_large = std::fs::metadata(&path).is_ok_and(|file| file.len() > SNAPSHOT_BYTES_MAX);
-    let kept = if too_large { None } else { std::fs::read(&path).ok() };
-    match kept.as_deref().map(decode) {
-        Some(Ok(snapshot)) => Arc::new(snapshot),
-        Some(Err(error)) => {
-            tracing::error!(%error, "the kept snapshot is not usable; waiting for the control plane");
-            Arc::new(Snapshot::default())
-        }
-        None => Arc::new(Snapshot::default()),
-    }
-}
 
 /// What every shard's thread is given.
 #[derive(Clone)]
@@ -197,9 +133,9 @@ pub struct ShardSetup {
 ///
 /// # Errors
 /// [`StartError`], in words for the operator.
-pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
+pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
     check_pins(&config.pins)?;
-    let setup = prepare(&config)?;
+    let (setup, feed) = prepare(&config)?;
     for (what, addresses) in [("SMTP", &config.smtp), ("SMTPS", &config.smtps), ("REST", &config.rest)] {
         for address in addresses {
             probe(what, *address)?;
@@ -237,10 +173,10 @@ pub fn start(config: NodeConfig) -> Result<NodeHandle, StartError> {
             Err(_) => return Err(StartError::Shard("a shard ended before it had started".to_owned())),
         }
     }
-    Ok(NodeHandle { publisher: Publisher { mesh, data: config.data }, shards, thread })
+    Ok((NodeHandle { mesh, shards, thread }, feed))
 }
 
-fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
+fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
     let host = Domain::parse(&config.hostname).map_err(|_| StartError::Hostname(config.hostname.clone()))?;
     let shards = if config.shards > 0 {
         config.shards
@@ -258,6 +194,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
     let master_key = key.try_into().map_err(|_| StartError::MasterKey(key_path))?;
     let servers = if config.resolvers.is_empty() { system_servers() } else { config.resolvers.clone() };
     let (mesh, inboxes) = Mesh::new(usize::from(shards));
+    let feed = Feed::open(&config.data, mesh.clone())?;
     let listeners = config
         .smtp
         .iter()
@@ -265,7 +202,7 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         .chain(config.smtps.iter().map(|at| (Service::Smtps, *at)))
         .chain(config.rest.iter().map(|at| (Service::Rest, *at)))
         .collect();
-    Ok(ShardSetup {
+    let setup = ShardSetup {
         node: NodeFacts {
             data: config.data.clone(),
             hostname: config.hostname.as_str().into(),
@@ -277,6 +214,8 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),
             is_leasing: config.is_leasing,
+            feed: feed.status(),
+            admin_token: config.admin_token.clone(),
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         listeners,
@@ -284,8 +223,9 @@ fn prepare(config: &NodeConfig) -> Result<ShardSetup, StartError> {
         drain: config.drain,
         mesh,
         inboxes: inboxes.into(),
-        snapshot: last_snapshot(&config.data),
-    })
+        snapshot: feed.snapshot().clone(),
+    };
+    Ok((setup, feed))
 }
 
 fn owners(pins: &[ShardPin]) -> SourceOwners {

@@ -28,6 +28,7 @@ use postrail_schema::snapshot::Snapshot;
 use crate::auth::Auth;
 use crate::dns::Dns;
 use crate::egress::{self, SessionCommand};
+use crate::feed::FeedStatus;
 use crate::intake::quota::Quotas;
 use crate::intake::rest;
 use crate::journal::Journal;
@@ -55,6 +56,10 @@ pub struct NodeFacts {
     pub owners: SourceOwners,
     /// Addresses move between hosts: see [`crate::lease`].
     pub is_leasing: bool,
+    /// How fresh the configuration is.
+    pub feed: Arc<FeedStatus>,
+    /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
+    pub admin_token: Option<Arc<str>>,
 }
 
 /// Events that wait to be made durable at most before intake slows down.

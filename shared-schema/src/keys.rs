@@ -15,7 +15,9 @@
 //!   allocation/grants/<host>                           the addresses that a host may use, JSON
 //!   orders/<host>                                      what an operator has said of a host: drain, forget
 //!   election/allocator                                 the control plane that writes grants; under its lease
-//!   election/leader                                    the control plane that reconciles; under its lease
+//!   hosts-counter                                      the last number that was given to a data folder
+//!   master-key-check                                   tells whether a host has the cluster's master key
+//!   election/leader                                    the URL of the control plane that reconciles; under its lease
 //! ```
 //!
 //! Invariants worth naming: a chunk's key names its content, so that a key that exists is right or damaged, and never
@@ -49,6 +51,9 @@ pub const ALLOCATION_EPOCH: &str = "allocation/epoch";
 pub const GRANTS: &str = "allocation/grants/";
 pub const ORDERS: &str = "orders/";
 pub const ALLOCATOR: &str = "election/allocator";
+pub const HOSTS_COUNTER: &str = "hosts-counter";
+/// Tells whether a master key is that of the cluster, and nothing else about it.
+pub const MASTER_KEY_CHECK: &str = "master-key-check";
 pub const LEADER: &str = "election/leader";
 
 /// The key of a resource.

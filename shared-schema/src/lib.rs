@@ -16,6 +16,7 @@
 pub mod allocation;
 pub mod event;
 mod generated;
+pub mod host;
 pub mod ids;
 pub mod keys;
 pub mod limits;

@@ -17,7 +17,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::ids::{PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::keys::CHUNKS;
 use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, ROUTE_CHUNKS};
-use crate::snapshot::{Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression};
+use crate::snapshot::{Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Tenant};
 use crate::wire::{WireError, decode_snapshot, encode_snapshot};
 
 /// What a chunk has records of.
@@ -219,8 +219,8 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
     let (low, high) = (*ids.start(), *ids.end());
     match place.kind {
         ChunkKind::Tenants => {
-            part.tenants =
-                snapshot.tenants.range(TenantId(low)..=TenantId(high)).map(|(_, found)| found.clone()).collect();
+            let found = snapshot.tenants.range(TenantId(low)..=TenantId(high));
+            part.tenants = found.map(|(_, found)| Tenant::clone(found)).collect();
         }
         ChunkKind::Credentials => {
             let found = snapshot.credentials.values().filter(|credential| ids.contains(&credential.id.0));

@@ -208,7 +208,7 @@ pub enum SnapshotError {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub revision: Revision,
-    pub tenants: Arc<BTreeMap<TenantId, Tenant>>,
+    pub tenants: Arc<BTreeMap<TenantId, Arc<Tenant>>>,
     /// By username.
     pub credentials: Arc<BTreeMap<String, Arc<Credential>>>,
     pub domains: Arc<BTreeMap<SendingDomainId, Arc<SendingDomain>>>,
@@ -277,7 +277,7 @@ impl Snapshot {
             tenants.remove(&tenant.id);
         }
         for tenant in &come.tenants {
-            if tenants.insert(tenant.id, tenant.clone()).is_some() {
+            if tenants.insert(tenant.id, Arc::new(tenant.clone())).is_some() {
                 return Err(SnapshotError::Duplicate { subject: format!("tenant/{}", tenant.name) });
             }
         }

@@ -6,6 +6,7 @@
 //! - [`postrail`]: the binary under test and its APIs,
 //! - [`clients`]: submission clients and judges in Python and Node,
 //! - [`scene`]: all of it at once, as most stories need it,
+//! - [`fleet`]: etcd, control planes and data planes, each a process of its own,
 //! - [`dialogue`]: a plain SMTP client that says exactly what it is told,
 //! - [`namespace`]: a peer that is not on loopback,
 //! - [`zone`]: a real name server (Knot) with the story's zones,
@@ -22,6 +23,7 @@
 pub mod child;
 pub mod clients;
 pub mod dialogue;
+pub mod fleet;
 pub mod host;
 pub mod judge;
 pub mod load;

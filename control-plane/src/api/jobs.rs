@@ -17,7 +17,7 @@ use super::Shared;
 use super::extract::{Operator, Scope, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, Settling};
 use crate::ledger::{Message, Recipient};
 
 /// A job.
@@ -118,7 +118,7 @@ pub(crate) async fn cancel(
     _: Operator,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ProblemDocument> {
-    Ok(Json(shared.app.data_plane.cancel(parse(&id)?).await?))
+    Ok(Json(shared.app.hosts.settle(parse(&id)?, Settling::Cancel).await?))
 }
 
 /// Settles what still waits as bounced, with a report to the sender.
@@ -129,7 +129,7 @@ pub(crate) async fn bounce(
     _: Operator,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ProblemDocument> {
-    Ok(Json(shared.app.data_plane.bounce(parse(&id)?).await?))
+    Ok(Json(shared.app.hosts.settle(parse(&id)?, Settling::Bounce).await?))
 }
 
 /// The message of that id, if `scope` sees it.

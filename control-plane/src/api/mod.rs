@@ -12,6 +12,7 @@ mod domains;
 mod edge;
 mod events;
 mod extract;
+mod fleet;
 mod jobs;
 mod openapi;
 mod page;
@@ -46,11 +47,14 @@ pub(crate) struct Shared {
     gauges: Arc<JournalGauges>,
     counts: Arc<status::Counts>,
     room: Arc<Semaphore>,
+    /// What hosts of the cluster show.
+    token: Arc<str>,
 }
 
 /// All routes.
-pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>) -> Router {
-    let shared = Shared { app, gauges, counts: Arc::default(), room: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX)) };
+pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, token: Arc<str>) -> Router {
+    let room = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
+    let shared = Shared { app, gauges, counts: Arc::default(), room, token };
     let v2 = configuration().merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
     Router::new()
         .route("/", get(status::root))
@@ -58,6 +62,7 @@ pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>) -> Router {
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
         .route("/openapi.json", get(openapi::document))
+        .route("/fleet/suppressions", get(fleet::suppressions))
         .nest("/v2", v2)
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)

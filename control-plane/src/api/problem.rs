@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::AppError;
+use crate::store::StoreError;
 
 /// `application/problem+json`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -112,7 +113,12 @@ impl From<AppError> for ProblemDocument {
                 tracing::warn!(error = &error as &dyn std::error::Error, "request without the ledger");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
             }
-            AppError::Snapshot(_)
+            AppError::Store(StoreError::Etcd { .. } | StoreError::Timeout { .. }) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the configuration store is out of reach");
+                let detail = "the configuration store is out of reach; whether the change was made shows a look at it";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unreachable", detail)
+            }
+            AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
             | AppError::Ledger(_)

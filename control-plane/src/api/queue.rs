@@ -29,7 +29,7 @@ pub(crate) struct RetryBody {
 #[utoipa::path(get, path = "/v2/queue", tag = "queue",
     responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
 pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Result<Json<Value>, ProblemDocument> {
-    Ok(Json(shared.app.data_plane.queue().await?))
+    Ok(Json(shared.app.hosts.queue().await?))
 }
 
 #[utoipa::path(post, path = "/v2/queue/retry", tag = "queue", request_body = RetryBody,
@@ -50,5 +50,5 @@ pub(crate) async fn retry(
         return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "/message".to_owned(), detail));
     }
     let filter = named.first().map_or_else(|| json!({}), |(name, value)| json!({ *name: value }));
-    Ok(Json(shared.app.data_plane.retry(&filter).await?))
+    Ok(Json(shared.app.hosts.retry(&filter).await?))
 }

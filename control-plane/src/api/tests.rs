@@ -1,37 +1,39 @@
 //! The API as its callers see it: the router in process, on temporary stores.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use postrail_schema::event::{AttemptFacts, Event, EventKind, JobFacts};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, Revision, ShardId, TenantId};
+use postrail_schema::keys::MANIFEST;
+use postrail_schema::publication::Assembly;
 use postrail_schema::snapshot::SnapshotContent;
-use postrail_schema::wire::decode_snapshot;
+use postrail_schema::wire::{decode_manifest, decode_snapshot};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::app::{Bootstrap, DataPlane, FirstStart, Parts};
+use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, KnownHosts, Parts};
 use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
-use crate::store::EmbeddedStore;
+use crate::store::{ConfigStore, EmbeddedStore};
 
 /// An installation after its first start, with nobody at the data plane's address.
 struct World {
     _folder: tempfile::TempDir,
     router: Router,
     app: Arc<App>,
-    published: Arc<Mutex<Vec<SnapshotContent>>>,
+    store: Arc<dyn ConfigStore>,
     first: FirstStart,
 }
 
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let published = Arc::new(Mutex::new(Vec::new()));
-        let app = open(folder.path(), &published);
+        let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+        let app = open(folder.path(), &store);
         let bootstrap = Bootstrap {
             hostname: "mail.sender.example".into(),
             domain: Some("Sender.example".into()),
@@ -40,8 +42,8 @@ impl World {
         };
         let first = app.bootstrap(&bootstrap, "po_token").unwrap().expect("the first start");
         let app = Arc::new(app);
-        let router = router(Arc::clone(&app), Arc::default());
-        Self { _folder: folder, router, app, published, first }
+        let router = router(Arc::clone(&app), Arc::default(), "pf_token".into());
+        Self { _folder: folder, router, app, store, first }
     }
 
     async fn call(&self, authorization: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -75,8 +77,28 @@ impl World {
         format!("Bearer {}", body["secret"].as_str().unwrap())
     }
 
+    /// What is published, as a data plane puts it together.
     fn latest(&self) -> SnapshotContent {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).last().unwrap().clone()
+        let listing = self.store.list("published/").unwrap();
+        let value = |key: &str| listing.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.clone());
+        let manifest = decode_manifest(&value(MANIFEST).unwrap()).unwrap();
+        let chunks: Vec<_> = manifest.chunks().map(|name| (name, value(&name.key()).unwrap().into())).collect();
+        let revision = manifest.revision;
+        let mut content = SnapshotContent { revision, ..SnapshotContent::default() };
+        for (_, bytes) in &chunks {
+            let bytes: &Arc<[u8]> = bytes;
+            let part = decode_snapshot(bytes).unwrap();
+            content.tenants.extend(part.tenants);
+            content.credentials.extend(part.credentials);
+            content.domains.extend(part.domains);
+            content.sources.extend(part.sources);
+            content.pools.extend(part.pools);
+            content.routes.extend(part.routes);
+            content.suspensions.extend(part.suspensions);
+        }
+        Assembly::default().apply(manifest, &chunks).unwrap();
+        let (_, list) = self.app.suppression_list(0).unwrap();
+        SnapshotContent { suppressions: decode_snapshot(&list).unwrap().suppressions, ..content }
     }
 
     fn record(&self, events: Vec<Event>) {
@@ -87,13 +109,13 @@ impl World {
     }
 }
 
-fn open(folder: &std::path::Path, published: &Arc<Mutex<Vec<SnapshotContent>>>) -> App {
-    let published = Arc::clone(published);
+fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
+    let client = DataPlane::new("http://127.0.0.1:1", None).unwrap();
+    let beside = HostClient { name: String::new(), id: HostId::LOCAL, admin: String::new(), client };
     App::new(Parts {
-        store: Arc::new(EmbeddedStore::open(&folder.join("config.db")).unwrap()),
+        store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
-        data_plane: DataPlane::new("http://127.0.0.1:1").unwrap(),
-        publish: Box::new(move |bytes| published.lock().unwrap().push(decode_snapshot(&bytes).unwrap())),
+        hosts: KnownHosts::new(vec![beside]),
         master: Zeroizing::new([9; 32]),
         resolver: crate::dns::Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
@@ -140,7 +162,7 @@ async fn the_first_start_makes_what_sending_needs_and_a_second_one_nothing() {
     assert_eq!(names, [&before[..], &domain_keys[..], &after[..]].concat());
     assert_eq!(world.first.dns_records[1].value, "v=spf1 a:mail.sender.example ~all");
 
-    let again = open(world._folder.path(), &world.published);
+    let again = open(world._folder.path(), &world.store);
     assert!(again.bootstrap(&Bootstrap::default(), "po_token").unwrap().is_none());
     let renewed = world.latest();
     assert_eq!((renewed.revision, renewed.domains), (Revision(2), content.domains));
@@ -260,7 +282,7 @@ async fn a_check_without_a_name_server_holds_nothing_against_a_domain_and_is_kep
     }
     assert_eq!(world.get("/v2/domains/sender.example").await["checked_at_ms"], checked["checked_at_ms"]);
     assert_eq!(world.latest().revision, revision, "nothing was published");
-    let again = open(world._folder.path(), &world.published);
+    let again = open(world._folder.path(), &world.store);
     let kept = again.last_check(world.latest().domains[0].id).unwrap().expect("the check is stored");
     assert_eq!(json!(kept.checked_at_ms), checked["checked_at_ms"]);
 }
@@ -371,6 +393,7 @@ async fn what_would_break_the_configuration_is_refused_and_says_why() {
 #[tokio::test]
 async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
     let world = World::new();
+    let first = world.latest();
     world.tenant("red").await;
     let calls = [
         ("PATCH", "/v2/tenants/red", json!({ "quota_per_day": 5, "weight": 3 }), 200),
@@ -409,9 +432,7 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
         assert_eq!(world.operator("DELETE", path, Value::Null).await.0, 204, "{path}");
         assert_eq!(world.operator("DELETE", path, Value::Null).await.0, 404, "{path}");
     }
-    let left = world.latest();
-    let first = &world.published.lock().unwrap()[0].clone();
-    assert_eq!(SnapshotContent { revision: first.revision, ..left }, *first);
+    assert_eq!(SnapshotContent { revision: first.revision, ..world.latest() }, first);
     world.operator("POST", "/v2/tenants", json!({ "name": "green" })).await;
     assert_eq!(world.latest().tenants[1].id, TenantId(3), "ids are never given again");
 }
@@ -426,14 +447,13 @@ async fn publications_grow_by_one_revision_each_also_when_many_change_at_once() 
     for call in calls.collect::<Vec<_>>() {
         assert_eq!(call.await.unwrap(), 201);
     }
-    let revisions: Vec<_> = world.published.lock().unwrap().iter().map(|content| content.revision.0).collect();
-    assert_eq!(revisions, (1..=9).collect::<Vec<_>>());
+    assert_eq!((world.latest().revision, world.latest().tenants.len()), (Revision(9), 9));
 }
 
 #[tokio::test]
 async fn two_processes_on_one_store_never_lose_each_others_changes() {
     let world = World::new();
-    let other = open(world._folder.path(), &world.published);
+    let other = open(world._folder.path(), &world.store);
     let (status, _) = world.operator("POST", "/v2/tenants", json!({ "name": "red" })).await;
     assert_eq!(status, 201);
     other.change_tenant("red", &crate::app::TenantChange { weight: Some(7), ..Default::default() }).unwrap();

@@ -95,7 +95,7 @@ impl App {
     /// Publishes anew, with another operator where the token is not that of the stored one.
     fn renew(&self, known: &Operator, operator_token: &str) -> Result<(), AppError> {
         if secrets::verify(operator_token, std::slice::from_ref(&known.token_hash)) {
-            return self.republish();
+            return self.announce_suppressions();
         }
         let operator = Operator { token_hash: secrets::hash(operator_token)? };
         self.change(|draft| {

@@ -1,5 +1,6 @@
 //! The admin listener of the data plane, as the control plane uses it: journals, the queue, commands.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::ids::{MessageId, ShardId};
@@ -16,6 +17,8 @@ use crate::ledger::Cursor;
 pub(crate) struct DataPlane {
     base: String,
     client: Client,
+    /// What hosts of a fleet know each other by.
+    token: Option<Arc<str>>,
 }
 
 /// What a journal answers to a pull.
@@ -24,6 +27,14 @@ pub(crate) enum JournalAnswer {
     Events(PulledJournal),
     /// It does not have the place that was asked for; it begins here.
     BeginsAt(Cursor),
+}
+
+/// How an operator ends what waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settling {
+    Cancel,
+    /// As bounced, with a report.
+    Bounce,
 }
 
 /// Events of a journal.
@@ -44,14 +55,14 @@ impl DataPlane {
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(base: &str) -> Result<Self, AppError> {
+    pub(crate) fn new(base: &str, token: Option<Arc<str>>) -> Result<Self, AppError> {
         let client = Client::builder()
             .timeout(CALL_TIMEOUT)
             .connect_timeout(Duration::from_secs(2))
             .no_proxy()
             .build()
             .map_err(|error| unreachable_plane(&error))?;
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), client })
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), client, token })
     }
 
     /// How many shards, and so journals, there are.
@@ -59,7 +70,7 @@ impl DataPlane {
     /// # Errors
     /// The data plane does not answer.
     pub(crate) async fn shards(&self) -> Result<u16, AppError> {
-        let body = json_of(self.client.get(self.url("/shards"))).await?;
+        let body = json_of(self.get("/shards")).await?;
         let shards: Shards = serde_json::from_value(body).map_err(|_| garbled("/shards"))?;
         Ok(shards.shards)
     }
@@ -75,7 +86,7 @@ impl DataPlane {
             ("offset", from.offset),
             ("wait_ms", u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         ];
-        let response = self.client.get(self.url("/journal")).query(&query).send().await;
+        let response = self.get("/journal").query(&query).send().await;
         let response = response.map_err(|error| unreachable_plane(&error))?;
         if response.status() == StatusCode::GONE {
             let oldest = place(&response, "x-oldest-segment", "x-oldest-offset");
@@ -92,7 +103,7 @@ impl DataPlane {
     /// The data plane does not answer.
     pub(crate) async fn trim(&self, shard: ShardId, to: Cursor) -> Result<(), AppError> {
         let body = json!({ "shard": shard.0, "segment": to.segment, "offset": to.offset });
-        sent(self.client.post(self.url("/journal/trim")).json(&body)).await.map(drop)
+        sent(self.post("/journal/trim").json(&body)).await.map(drop)
     }
 
     /// The queue as the data plane shows it.
@@ -100,7 +111,7 @@ impl DataPlane {
     /// # Errors
     /// The data plane does not answer.
     pub(crate) async fn queue(&self) -> Result<Value, AppError> {
-        json_of(self.client.get(self.url("/queue"))).await
+        json_of(self.get("/queue")).await
     }
 
     /// Makes waiting mail due at once.
@@ -108,27 +119,34 @@ impl DataPlane {
     /// # Errors
     /// The data plane does not answer, or refuses.
     pub(crate) async fn retry(&self, filter: &Value) -> Result<Value, AppError> {
-        json_of(self.client.post(self.url("/queue/retry")).json(filter)).await
+        json_of(self.post("/queue/retry").json(filter)).await
     }
 
-    /// Settles what still waits of a job as cancelled.
+    /// Settles what still waits of a job.
     ///
     /// # Errors
     /// The data plane does not answer, or refuses.
-    pub(crate) async fn cancel(&self, job: MessageId) -> Result<Value, AppError> {
-        json_of(self.client.post(self.url(&format!("/jobs/{job}/cancel")))).await
+    pub(crate) async fn settle(&self, job: MessageId, settling: Settling) -> Result<Value, AppError> {
+        let act = match settling {
+            Settling::Cancel => "cancel",
+            Settling::Bounce => "bounce",
+        };
+        json_of(self.post(&format!("/jobs/{job}/{act}"))).await
     }
 
-    /// Settles what still waits of a job as bounced, with a report.
-    ///
-    /// # Errors
-    /// The data plane does not answer, or refuses.
-    pub(crate) async fn bounce(&self, job: MessageId) -> Result<Value, AppError> {
-        json_of(self.client.post(self.url(&format!("/jobs/{job}/bounce")))).await
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.authorized(self.client.get(format!("{}{path}", self.base)))
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+    fn post(&self, path: &str) -> RequestBuilder {
+        self.authorized(self.client.post(format!("{}{path}", self.base)))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a use case was refused or failed. Knows no HTTP; `api::problem` maps it.
 
 use postrail_schema::problem::Problem;
-use postrail_schema::snapshot::SnapshotError;
+use postrail_schema::publication::PublicationError;
 
 use crate::ledger::LedgerError;
 use crate::plan::LoadError;
@@ -24,8 +24,8 @@ pub(crate) enum AppError {
     DataPlane { detail: String },
     #[error("the data plane refused with status {status}")]
     DataPlaneRefused { status: u16, body: serde_json::Value },
-    #[error("the planned snapshot is not valid")]
-    Snapshot(#[source] SnapshotError),
+    #[error("the configuration cannot be published")]
+    Publication(#[source] PublicationError),
     #[error("configuration cannot be read")]
     Load(#[source] LoadError),
     #[error("the configuration store failed")]

@@ -7,9 +7,9 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use aws_lc_rs::{rand, rsa};
+use aws_lc_rs::{hmac, rand, rsa};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postrail_schema::ids::KeyId;
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
 use zeroize::{Zeroize, Zeroizing};
@@ -49,6 +49,26 @@ pub fn unseal(master: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Un
         .len();
     text.truncate(length);
     Ok(text)
+}
+
+/// What hosts of one cluster know each other by: it follows from the master key, which they all have.
+pub fn fleet_token(master: &[u8; 32]) -> String {
+    format!("pf_{}", URL_SAFE_NO_PAD.encode(derived(master, b"postrail fleet token").as_ref()))
+}
+
+/// What tells two master keys apart without telling anything else of them.
+pub(crate) fn master_key_check(master: &[u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(derived(master, b"postrail master key check").as_ref())
+}
+
+/// What tells the ledger of a cluster from others.
+pub(crate) fn fleet_installation(master: &[u8; 32]) -> u128 {
+    let tag = derived(master, b"postrail installation");
+    tag.as_ref().iter().take(16).fold(0, |id, octet| id << 8 | u128::from(*octet))
+}
+
+fn derived(master: &[u8; 32], purpose: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), purpose)
 }
 
 /// The algorithms that a new domain signs with: RSA of 2,048 bits (all verify it) and Ed25519 (RFC 8463).

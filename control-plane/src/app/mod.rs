@@ -1,11 +1,11 @@
 //! Use cases. They know no HTTP and no store but its trait.
 //!
 //! ```text
-//! change: read desired state -> edit a draft -> plan -> validate -> write with guard -> publish
+//! change: read desired state -> edit a draft -> check -> assemble its publication -> write both with guards
 //! ```
 //!
-//! Invariants worth naming: what is published was written first; revisions of publications grow; one change at a time in a
-//! process, and between processes the guard on the head key lets only one of two win (the other starts again).
+//! Invariants worth naming: desired state and its manifest are written in one transaction; revisions grow; one change at a
+//! time in a process, and between processes the guard on the head key lets only one of two win (the other starts again).
 //! Absent here: the ledger's own writing of events (`reconcile`), and the answer to who may do what (`api`).
 
 mod access;
@@ -18,23 +18,25 @@ mod egress;
 mod error;
 mod hosts;
 mod keys;
+mod known_hosts;
 mod names;
+mod publication;
 mod secrets;
 mod settings;
 mod suppressions;
 mod suspensions;
 mod tenants;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postrail_schema::ids::{Revision, SendingDomainId, TenantId};
-use postrail_schema::keys::{DESIRED, HEAD};
+use postrail_schema::keys::{DESIRED, HEAD, MANIFEST};
 use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{Snapshot, Tenant};
-use postrail_schema::wire::encode_snapshot;
+use postrail_schema::publication::ChunkPlace;
+use postrail_schema::snapshot::Tenant;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -42,13 +44,15 @@ pub(crate) use access::{Access, Caller};
 pub use bootstrap::{Bootstrap, FirstStart};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{IssuedSecret, NewCredential};
-pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal};
+pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal, Settling};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
 pub use hosts::{HostView, Hosts, HostsError};
-pub(crate) use keys::MasterKey;
-pub use keys::{UnsealError, seal, unseal};
+pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};
+pub use keys::{UnsealError, fleet_token, seal, unseal};
+pub(crate) use known_hosts::{HostClient, KnownHosts};
+use publication::Publication;
 pub(crate) use secrets::make_operator_token;
 pub(crate) use settings::SettingsChange;
 pub(crate) use suspensions::NewSuspension;
@@ -56,18 +60,14 @@ pub(crate) use tenants::{NewTenant, TenantChange};
 
 use crate::dns::Resolver;
 use crate::ledger::Ledger;
-use crate::plan::{Counters, Desired, Head, Record, plan};
+use crate::plan::{Counters, Desired, Record, problems};
 use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
 
-/// What is done with an encoded snapshot.
-pub type Publish = Box<dyn Fn(Arc<[u8]>) + Send + Sync>;
-
-/// The use cases over one store, one ledger and one data plane. Calls block unless they are async.
+/// The use cases over one store, one ledger and the data planes. Calls block unless they are async.
 pub(crate) struct App {
     store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
-    pub data_plane: DataPlane,
-    publish: Publish,
+    pub hosts: KnownHosts,
     master: MasterKey,
     hostname: String,
     access: Access,
@@ -87,6 +87,7 @@ struct Current {
     /// The store revision that wrote the head key; 0: there is none yet.
     head_revision: u64,
     problems: Arc<[Problem]>,
+    publication: Publication,
 }
 
 #[derive(Clone)]
@@ -99,8 +100,7 @@ struct Shown {
 pub(crate) struct Parts {
     pub store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
-    pub data_plane: DataPlane,
-    pub publish: Publish,
+    pub hosts: KnownHosts,
     pub master: MasterKey,
     pub hostname: String,
     pub resolver: Resolver,
@@ -110,6 +110,8 @@ pub(crate) struct Parts {
 pub(crate) struct Draft {
     pub(crate) desired: Desired,
     writes: Vec<Write>,
+    /// The chunks whose records were edited.
+    changed: BTreeSet<ChunkPlace>,
 }
 
 impl Draft {
@@ -119,6 +121,7 @@ impl Draft {
 
     pub(crate) fn put<R: Record>(&mut self, record: R) -> Result<(), AppError> {
         self.writes.push(put(R::key(&record.id()), &record)?);
+        self.changed.insert(R::place(&record.id()));
         let map = R::map(&mut self.desired);
         map.insert(record.id(), record);
         if map.len() > RESOURCES_MAX {
@@ -130,6 +133,7 @@ impl Draft {
     pub(crate) fn delete<R: Record>(&mut self, id: &R::Id) {
         if R::map(&mut self.desired).remove(id).is_some() {
             self.writes.push(Write::Delete { key: R::key(id) });
+            self.changed.insert(R::place(id));
         }
     }
 
@@ -149,8 +153,7 @@ impl App {
         Ok(Self {
             store: parts.store,
             ledger: parts.ledger,
-            data_plane: parts.data_plane,
-            publish: parts.publish,
+            hosts: parts.hosts,
             master: parts.master,
             hostname: parts.hostname,
             access: Access::default(),
@@ -186,24 +189,28 @@ impl App {
         Ok(())
     }
 
-    /// Publishes what is desired under a new revision: at a start, when the store was changed by another process, and
-    /// when suppressions changed.
+    /// Publishes that the suppressions of the ledger have changed, or may have: also at a start, since a process may have
+    /// ended between its write to the ledger and this.
     ///
     /// # Errors
-    /// The stores fail, or what they hold is not valid.
-    pub(crate) fn republish(&self) -> Result<(), AppError> {
-        self.change(|_| Ok(()))
+    /// The store fails.
+    pub(crate) fn announce_suppressions(&self) -> Result<(), AppError> {
+        self.change(|draft| {
+            draft.desired.head.suppressions += 1;
+            Ok(())
+        })
     }
 
-    /// Takes over what another process wrote, and publishes it. Gives the store's revision that is known then.
+    /// Takes over what another process wrote. Gives the store's revision that is known then.
     ///
     /// # Errors
-    /// As [`App::republish`].
+    /// The store fails, or what it holds is not valid.
     pub(crate) fn reload(&self) -> Result<u64, AppError> {
-        let known = self.current().head_revision;
+        let mut current = self.current();
         let listing = self.store.list(HEAD)?;
-        if head_revision(&listing.entries) != known {
-            self.republish()?;
+        if head_revision(&listing.entries) != current.head_revision {
+            *current = Current::load(self.store.as_ref())?;
+            self.show(&current);
         }
         Ok(listing.revision)
     }
@@ -212,7 +219,8 @@ impl App {
     pub(crate) fn change<T>(&self, mut edit: impl FnMut(&mut Draft) -> Result<T, AppError>) -> Result<T, AppError> {
         let mut current = self.current();
         for _ in 0..CHANGE_TRIES_MAX {
-            let mut draft = Draft { desired: Desired::clone(&current.desired), writes: Vec::new() };
+            let mut draft =
+                Draft { desired: Desired::clone(&current.desired), writes: Vec::new(), changed: BTreeSet::new() };
             let made = match edit(&mut draft) {
                 Ok(made) => made,
                 // The refusal may be about a state that another process has changed since.
@@ -223,10 +231,9 @@ impl App {
                 Err(error) => return Err(error),
             };
             match self.commit(&current, draft) {
-                Ok((next, snapshot)) => {
-                    *self.shown.write().unwrap_or_else(PoisonError::into_inner) = next.shown();
+                Ok(next) => {
+                    self.show(&next);
                     *current = next;
-                    (self.publish)(snapshot);
                     return Ok(made);
                 }
                 Err(AppError::Store(StoreError::Conflict { .. })) => *current = Current::load(self.store.as_ref())?,
@@ -236,21 +243,31 @@ impl App {
         Err(AppError::conflict("others keep changing the configuration; try again"))
     }
 
-    fn commit(&self, current: &Current, draft: Draft) -> Result<(Current, Arc<[u8]>), AppError> {
-        let Draft { mut desired, mut writes } = draft;
+    fn commit(&self, current: &Current, draft: Draft) -> Result<Current, AppError> {
+        let Draft { mut desired, mut writes, changed } = draft;
         desired.head.revision = Revision(desired.head.revision.0 + 1);
-        let planned = plan(&desired, self.ledger.all_suppressions()?, desired.head.revision);
-        let problems: Vec<_> =
-            planned.problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect();
-        if !problems.is_empty() {
+        let found = problems(&desired);
+        if found.iter().any(|problem| problem.severity == Severity::Error) {
+            let problems = found.into_iter().filter(|problem| problem.severity == Severity::Error).collect();
             return Err(AppError::Refused { problems });
         }
-        let snapshot = encode_snapshot(&planned.content).into();
-        Snapshot::new(planned.content).map_err(AppError::Snapshot)?;
+        let with = |state: &Desired| changed.iter().flat_map(|place| state.contested(*place)).collect::<BTreeSet<_>>();
+        let changed = &with(&current.desired) | &with(&desired);
+        let mut next = current.publication.next(&desired, &changed)?;
         writes.push(put(HEAD.to_owned(), &desired.head)?);
-        let guard = Guard { key: HEAD.to_owned(), revision: current.head_revision };
-        let head_revision = self.store.txn(&[guard], &writes)?;
-        Ok((Current { desired: Arc::new(desired), head_revision, problems: planned.problems.into() }, snapshot))
+        writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
+        let guards = [
+            Guard { key: HEAD.to_owned(), revision: current.head_revision },
+            Guard { key: MANIFEST.to_owned(), revision: current.publication.manifest_revision },
+        ];
+        let revision = self.store.txn(&guards, &writes)?;
+        next.publication.manifest_revision = revision;
+        let publication = next.publication;
+        Ok(Current { desired: Arc::new(desired), head_revision: revision, problems: found.into(), publication })
+    }
+
+    fn show(&self, current: &Current) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = current.shown();
     }
 
     /// A change replaces the state at its end in one step, so a panic within leaves the former one.
@@ -283,8 +300,9 @@ impl Current {
         let listing = store.list(DESIRED)?;
         let head_revision = head_revision(&listing.entries);
         let desired = Desired::from_entries(&listing.entries)?;
-        let problems = plan(&desired, Vec::new(), Head::default().revision).problems.into();
-        Ok(Self { desired: Arc::new(desired), head_revision, problems })
+        let problems = problems(&desired).into();
+        let publication = Publication::load(store, &desired)?;
+        Ok(Self { desired: Arc::new(desired), head_revision, problems, publication })
     }
 }
 

@@ -1,7 +1,8 @@
-//! Suppressions. They live in the ledger and reach the data plane within the snapshot.
+//! Suppressions. They live in the ledger; data planes fetch them when a publication says that they changed.
 
 use postrail_schema::ids::TenantId;
-use postrail_schema::snapshot::Suppression;
+use postrail_schema::snapshot::{SnapshotContent, Suppression};
+use postrail_schema::wire::encode_snapshot;
 
 use super::{App, AppError, names, now_ms};
 use crate::ledger::SuppressionRecord;
@@ -24,7 +25,7 @@ impl App {
         };
         let new = self.ledger.suppress(&record)?;
         if new {
-            self.republish()?;
+            self.announce_suppressions()?;
         }
         Ok((record, new))
     }
@@ -38,7 +39,21 @@ impl App {
         if !self.ledger.unsuppress(&suppression)? {
             return Err(AppError::not_found("suppression", suppression.address));
         }
-        self.republish()
+        self.announce_suppressions()
+    }
+
+    /// Every suppression as a buffer for data planes, with its version: at least `wanted` where the store has that.
+    ///
+    /// # Errors
+    /// The store or the ledger fails.
+    pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
+        if self.desired().head.suppressions < wanted {
+            self.reload()?;
+        }
+        // The version first: what is read after it has at least what it says.
+        let version = self.desired().head.suppressions;
+        let suppressions = self.ledger.all_suppressions()?;
+        Ok((version, encode_snapshot(&SnapshotContent { suppressions, ..SnapshotContent::default() })))
     }
 
     /// # Errors

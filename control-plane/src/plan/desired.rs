@@ -7,12 +7,16 @@
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use postrail_schema::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use postrail_schema::keys;
-use postrail_schema::snapshot::{Credential, EgressPool, EgressSource, Route, SendingDomain, Suspension, Tenant};
+use postrail_schema::limits::CHUNK_IDS;
+use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, route_bucket};
+use postrail_schema::snapshot::{
+    Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +43,9 @@ pub(crate) struct Head {
     /// Of the latest publication.
     pub revision: Revision,
     pub counters: Counters,
+    /// Grows with each change of the suppressions, which are in the ledger.
+    #[serde(default)]
+    pub suppressions: u64,
 }
 
 /// The last id given of each kind; ids are never given again.
@@ -101,6 +108,8 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
 
     fn id(&self) -> Self::Id;
     fn map(desired: &mut Desired) -> &mut BTreeMap<Self::Id, Self>;
+    /// The chunk of a publication that has the record with that id.
+    fn place(id: &Self::Id) -> ChunkPlace;
 
     /// The key of the record with that id.
     fn key(id: &Self::Id) -> String {
@@ -109,9 +118,9 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
 }
 
 macro_rules! record {
-    ($type:ty, $id:ty, $kind:literal, $field:ident, $record:ident => $value:expr) => {
+    ($type:ty, $id:ty, $kind:ident, $field:ident, $record:ident => $value:expr, $named:ident => $bucket:expr) => {
         impl Record for $type {
-            const KIND: &'static str = $kind;
+            const KIND: &'static str = ChunkKind::$kind.name();
             type Id = $id;
 
             fn id(&self) -> $id {
@@ -122,17 +131,21 @@ macro_rules! record {
             fn map(desired: &mut Desired) -> &mut BTreeMap<$id, Self> {
                 &mut desired.$field
             }
+
+            fn place($named: &$id) -> ChunkPlace {
+                ChunkPlace { kind: ChunkKind::$kind, bucket: $bucket }
+            }
         }
     };
 }
 
-record!(Tenant, TenantId, "tenants", tenants, record => record.id);
-record!(Credential, CredentialId, "credentials", credentials, record => record.id);
-record!(SendingDomain, SendingDomainId, "domains", domains, record => record.id);
-record!(EgressSource, SourceId, "sources", sources, record => record.id);
-record!(EgressPool, PoolId, "pools", pools, record => record.id);
-record!(Route, String, "routes", routes, record => record.domain.clone());
-record!(Suspension, SuspensionId, "suspensions", suspensions, record => record.id);
+record!(Tenant, TenantId, Tenants, tenants, record => record.id, id => bucket_of(id.0));
+record!(Credential, CredentialId, Credentials, credentials, record => record.id, id => bucket_of(id.0));
+record!(SendingDomain, SendingDomainId, Domains, domains, record => record.id, id => bucket_of(id.0));
+record!(EgressSource, SourceId, Sources, sources, record => record.id, id => bucket_of(id.0));
+record!(EgressPool, PoolId, Pools, pools, record => record.id, id => bucket_of(id.0));
+record!(Route, String, Routes, routes, record => record.domain.clone(), domain => route_bucket(domain));
+record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
 
 impl Desired {
     /// Reads what the store lists.
@@ -158,6 +171,36 @@ impl Desired {
             }
         }
         Ok(desired)
+    }
+
+    /// The records of one chunk.
+    pub(crate) fn part(&self, place: ChunkPlace) -> SnapshotContent {
+        let mut part = SnapshotContent::default();
+        let low = place.bucket.saturating_mul(CHUNK_IDS);
+        let high = low.saturating_add(CHUNK_IDS - 1);
+        match place.kind {
+            ChunkKind::Tenants => part.tenants = within(&self.tenants, TenantId(low), TenantId(high)),
+            ChunkKind::Credentials => {
+                part.credentials = within(&self.credentials, CredentialId(low), CredentialId(high));
+            }
+            ChunkKind::Domains => {
+                let claimed = within(&self.domains, SendingDomainId(low), SendingDomainId(high));
+                let names = claimed.iter().map(|domain| domain.name.as_str()).collect();
+                let first = self.first_claims(&names);
+                let is_first = |domain: &SendingDomain| first.get(domain.name.as_str()) == Some(&domain.id);
+                part.domains = claimed.iter().filter(|domain| is_first(domain)).cloned().collect();
+            }
+            ChunkKind::Sources => part.sources = within(&self.sources, SourceId(low), SourceId(high)),
+            ChunkKind::Pools => part.pools = within(&self.pools, PoolId(low), PoolId(high)),
+            ChunkKind::Routes => {
+                let found = self.routes.values().filter(|route| route_bucket(&route.domain) == place.bucket);
+                part.routes = found.cloned().collect();
+            }
+            ChunkKind::Suspensions => {
+                part.suspensions = within(&self.suspensions, SuspensionId(low), SuspensionId(high));
+            }
+        }
+        part
     }
 
     fn insert<R: Record>(&mut self, entry: &Entry) -> Result<(), LoadError> {
@@ -187,16 +230,32 @@ impl Desired {
 
     /// One domain a name: several tenants may claim one, and one that may send comes before the earliest claim.
     pub(crate) fn published_domains(&self) -> impl Iterator<Item = &SendingDomain> {
+        let first = self.first_claims(&self.domains.values().map(|domain| domain.name.as_str()).collect());
+        self.domains.values().filter(move |domain| first.get(domain.name.as_str()) == Some(&domain.id))
+    }
+
+    /// The chunks whose domains have a name that one of the domains of `place` has: whether one of them is published
+    /// depends on the others.
+    pub(crate) fn contested(&self, place: ChunkPlace) -> BTreeSet<ChunkPlace> {
+        if place.kind != ChunkKind::Domains {
+            return BTreeSet::from([place]);
+        }
+        let is_here = |domain: &&SendingDomain| SendingDomain::place(&domain.id) == place;
+        let names: BTreeSet<_> = self.domains.values().filter(is_here).map(|domain| domain.name.as_str()).collect();
+        let sharing = self.domains.values().filter(|domain| names.contains(domain.name.as_str()));
+        sharing.map(|domain| SendingDomain::place(&domain.id)).chain([place]).collect()
+    }
+
+    /// The domain that is published of each of `names`.
+    fn first_claims<'a>(&'a self, names: &BTreeSet<&str>) -> BTreeMap<&'a str, SendingDomainId> {
         let mut first: BTreeMap<&str, &SendingDomain> = BTreeMap::new();
-        for domain in self.domains.values() {
+        for domain in self.domains.values().filter(|domain| names.contains(domain.name.as_str())) {
             let held = first.entry(&domain.name).or_insert(domain);
             if claim(domain) < claim(held) {
                 *held = domain;
             }
         }
-        self.domains
-            .values()
-            .filter(move |domain| first.get(domain.name.as_str()).is_some_and(|held| held.id == domain.id))
+        first.into_iter().map(|(name, domain)| (name, domain.id)).collect()
     }
 
     pub(crate) fn source(&self, name: &str) -> Option<&EgressSource> {
@@ -241,6 +300,10 @@ impl Counters {
 /// The order in which claims on a name count.
 fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {
     (!domain.standing.may_send(), domain.id)
+}
+
+fn within<K: Ord, V: Clone>(map: &BTreeMap<K, V>, low: K, high: K) -> Vec<V> {
+    map.range(low..=high).map(|(_, record)| record.clone()).collect()
 }
 
 fn next(last: &mut u32) -> u32 {

@@ -9,21 +9,18 @@ mod desired;
 
 use postrail_schema::ids::Revision;
 use postrail_schema::problem::Problem;
-use postrail_schema::snapshot::{SnapshotContent, Suppression};
+use postrail_schema::snapshot::SnapshotContent;
 
-pub(crate) use desired::{Counters, Desired, Head, LoadError, Operator, Record, Settings, Verification};
+pub(crate) use desired::{Counters, Desired, LoadError, Operator, Record, Settings, Verification};
 
-/// What [`plan`] gives.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub content: SnapshotContent,
-    /// In the order of the resources.
-    pub problems: Vec<Problem>,
+/// Findings about `desired`, in the order of the resources.
+pub(crate) fn problems(desired: &Desired) -> Vec<Problem> {
+    check::check(desired)
 }
 
-/// The snapshot that `desired` asks for under `revision`.
-pub(crate) fn plan(desired: &Desired, suppressions: Vec<Suppression>, revision: Revision) -> Plan {
-    let content = SnapshotContent {
+/// The content of the snapshot that `desired` asks for under `revision`; suppressions, which the ledger has, are left out.
+pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent {
+    SnapshotContent {
         revision,
         tenants: desired.tenants.values().cloned().collect(),
         credentials: desired.credentials.values().cloned().collect(),
@@ -32,9 +29,8 @@ pub(crate) fn plan(desired: &Desired, suppressions: Vec<Suppression>, revision: 
         pools: desired.pools.values().cloned().collect(),
         routes: desired.routes.values().cloned().collect(),
         suspensions: desired.suspensions.values().cloned().collect(),
-        suppressions,
-    };
-    Plan { problems: check::check(desired), content }
+        suppressions: Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Takes the data plane's event journals into the ledger, one task a shard.
+//! Takes the data planes' event journals into the ledger, one task a shard of each host.
 //!
 //! ```text
 //! cursor from ledger -> pull (waits up to 500 ms) -> check -> record batch + cursor in one transaction -> pause -> pull
@@ -14,6 +14,7 @@
 //! and does not stop what follows. Where the journal begins behind our cursor (an older ledger was restored), reading goes on
 //! there, with an ERROR: what lies between is lost to the ledger.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::app::{App, AppError, JournalAnswer, PulledJournal};
+use crate::app::{App, AppError, DataPlane, HostClient, JournalAnswer, PulledJournal};
 use crate::ledger::{Batch, Cursor, JournalId, LedgerError};
 
 /// What the metrics tell of the pulls.
@@ -38,25 +39,59 @@ pub(crate) struct JournalGauges {
     pub pulled_ms: AtomicU64,
 }
 
-/// Runs until `stop` is true; what was pulled is stored first.
+/// Runs until `stop` is true; what was pulled is stored first. One task a shard of each host that is known.
 pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut stop: watch::Receiver<bool>) {
-    let Some(shards) = shard_count(&app, &mut stop).await else { return };
+    let mut changes = app.hosts.changes();
+    // What is pulled, and how each is told to end.
+    let mut pulled: BTreeMap<(HostId, String), watch::Sender<bool>> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        changes.mark_unchanged();
+        let hosts = app.hosts.all();
+        pulled.retain(|(id, admin), ended| {
+            let goes_on = hosts.iter().any(|host| host.id == *id && host.admin == *admin);
+            if !goes_on {
+                ended.send_replace(true);
+            }
+            goes_on
+        });
+        for host in hosts.iter() {
+            pulled.entry((host.id, host.admin.clone())).or_insert_with(|| {
+                let (ended, end) = watch::channel(false);
+                tasks.spawn(pull_host(Arc::clone(&app), Arc::clone(&gauges), host.clone(), end));
+                ended
+            });
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            changed = changes.changed() => if changed.is_err() { break },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    for ended in pulled.values() {
+        ended.send_replace(true);
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn pull_host(app: Arc<App>, gauges: Arc<JournalGauges>, host: HostClient, mut stop: watch::Receiver<bool>) {
+    let Some(shards) = shard_count(&host, &mut stop).await else { return };
     let mut tasks = JoinSet::new();
     for shard in 0..shards {
-        let journal = JournalId { host: HostId::LOCAL, shard: ShardId(shard) };
-        let puller = Puller { app: Arc::clone(&app), gauges: Arc::clone(&gauges), journal };
-        tasks.spawn(puller.run(stop.clone()));
+        let (app, gauges, client) = (Arc::clone(&app), Arc::clone(&gauges), host.client.clone());
+        let journal = JournalId { host: host.id, shard: ShardId(shard) };
+        tasks.spawn(Puller { app, gauges, client, journal }.run(stop.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }
 
 /// Asks until the data plane answers: it may start later than we do.
-async fn shard_count(app: &App, stop: &mut watch::Receiver<bool>) -> Option<u16> {
+async fn shard_count(host: &HostClient, stop: &mut watch::Receiver<bool>) -> Option<u16> {
     loop {
-        match app.data_plane.shards().await {
+        match host.client.shards().await {
             Ok(shards) => return Some(shards),
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "data plane not reached yet");
+                tracing::debug!(host = host.name, error = &error as &dyn std::error::Error, "data plane not reached");
             }
         }
         if paused(stop, PAUSE_MIN).await {
@@ -68,6 +103,7 @@ async fn shard_count(app: &App, stop: &mut watch::Receiver<bool>) -> Option<u16>
 struct Puller {
     app: Arc<App>,
     gauges: Arc<JournalGauges>,
+    client: DataPlane,
     journal: JournalId,
 }
 
@@ -112,7 +148,7 @@ impl Puller {
         };
         let answer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(Duration::ZERO),
-            answer = self.app.data_plane.pull(journal.shard, begun, WAIT) => answer?,
+            answer = self.client.pull(journal.shard, begun, WAIT) => answer?,
         };
         let answered = Instant::now();
         self.gauges.pulled_ms.store(crate::app::now_ms(), Ordering::Relaxed);
@@ -128,7 +164,7 @@ impl Puller {
         if trim.is_due(next) {
             let app = Arc::clone(&self.app);
             blocking(move || app.ledger.make_durable()).await?;
-            self.app.data_plane.trim(journal.shard, next).await?;
+            self.client.trim(journal.shard, next).await?;
             trim.done(next);
         }
         Ok(rest_after(bytes).saturating_sub(answered.elapsed()))

@@ -1,14 +1,25 @@
-//! What runs beside the requests: taking journals into the ledger, publishing what another process wrote, checking the
-//! DNS records of sending domains, and giving addresses to hosts.
+//! What runs beside the requests.
 //!
-//! Each part is activated by a signal and by period, takes no input, and may run again at any time.
+//! ```text
+//! every control plane   follow_store: what others changed      follow_hosts: which data planes run
+//! the leader alone      pull_journals: events into the ledger  collect_chunks: what no publication names any more
+//!                       check_domains: what DNS says of sending domains
+//! the allocator         allocate: which host may use which address; it has a lease of its own
+//! ```
+//!
+//! Each part is activated by a signal and by period, takes no input, and may run again at any time. That one leads keeps
+//! work from being done twice; that nothing is stored twice is kept by guards and cursors, whoever leads.
 
 mod allocate;
+mod collect;
 mod domains;
+mod hosts;
 mod journal;
+mod lead;
 mod publish;
 
 pub use allocate::allocate;
-pub(crate) use domains::check_domains;
-pub(crate) use journal::{JournalGauges, pull_journals};
+pub(crate) use hosts::follow_hosts;
+pub(crate) use journal::JournalGauges;
+pub(crate) use lead::lead;
 pub(crate) use publish::follow_store;

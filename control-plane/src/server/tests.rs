@@ -10,10 +10,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use postrail_schema::event::{Event, EventKind, JobFacts};
 use postrail_schema::ids::{MessageId, RecipientIndex, Revision, TenantId};
-use postrail_schema::wire::{decode_snapshot, encode_events};
+use postrail_schema::keys::MANIFEST;
+use postrail_schema::wire::{decode_manifest, encode_events};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::store::EmbeddedStore;
 
 /// A data plane of one shard: its journal is a list of buffers, its offsets count them.
 #[derive(Clone, Default)]
@@ -82,20 +84,26 @@ fn accepted(message: u128) -> Vec<u8> {
     encode_events(&[event])
 }
 
-async fn launch(folder: &std::path::Path, admin: &str) -> (Started, Arc<Mutex<Vec<u64>>>) {
-    let published = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&published);
-    let config = Config {
+fn config(folder: &std::path::Path, admin: &str) -> Config {
+    Config {
         data: folder.to_owned(),
         ledger: None,
+        store: Arc::new(EmbeddedStore::open(&folder.join("config.db")).unwrap()),
+        data_planes: DataPlanes::Beside(admin.to_owned()),
         api: "127.0.0.1:0".parse().unwrap(),
-        data_plane_admin: admin.to_owned(),
         resolvers: Vec::new(),
-        publish: Box::new(move |bytes| seen.lock().unwrap().push(decode_snapshot(&bytes).unwrap().revision.0)),
-    };
+    }
+}
+
+/// A started control plane, and the revision that its start has published.
+async fn launch(folder: &std::path::Path, admin: &str) -> (Started, u64) {
+    let config = config(folder, admin);
+    let store = Arc::clone(&config.store);
     let bootstrap =
         Bootstrap { hostname: "localhost".into(), domain: None, algorithms: Vec::new(), routes: Vec::new() };
-    (start(config, bootstrap).await.unwrap(), published)
+    let started = start(config, bootstrap).await.unwrap();
+    let manifest = store.get(&[MANIFEST.to_owned()]).unwrap();
+    (started, decode_manifest(&manifest.entries[0].value).unwrap().revision.0)
 }
 
 /// Asks until the answer is as `wanted` says; the harness's own patience, ten seconds.
@@ -144,7 +152,7 @@ async fn journals_reach_the_ledger_once_and_are_trimmed_also_over_a_restart() {
     started.handle.shutdown().await;
     let trimmed = fake.trimmed.lock().unwrap().last().cloned();
     assert_eq!(trimmed, Some(json!({ "shard": 0, "segment": 0, "offset": 4 })));
-    assert_eq!((published.lock().unwrap().clone(), again.lock().unwrap().clone()), (vec![1], vec![2]));
+    assert_eq!((published, again), (1, 2));
 }
 
 #[tokio::test]
@@ -179,14 +187,17 @@ async fn a_deleted_token_file_makes_another_token_and_ends_the_former() {
 #[tokio::test]
 async fn an_address_that_others_reach_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config {
-        data: folder.path().to_owned(),
-        ledger: None,
-        api: "0.0.0.0:0".parse().unwrap(),
-        data_plane_admin: "http://127.0.0.1:1".into(),
-        resolvers: Vec::new(),
-        publish: Box::new(|_| {}),
-    };
+    let config = Config { api: "0.0.0.0:0".parse().unwrap(), ..config(folder.path(), "http://127.0.0.1:1") };
     let refused = start(config, Bootstrap::default()).await.err().expect("a refusal");
     assert!(refused.to_string().contains("not a loopback address"), "{refused}");
+}
+
+#[tokio::test]
+async fn another_master_key_than_that_of_the_configuration_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (started, _) = launch(folder.path(), "http://127.0.0.1:1").await;
+    started.handle.shutdown().await;
+    std::fs::write(folder.path().join("master.key"), [3; 32]).unwrap();
+    let refused = start(config(folder.path(), "http://127.0.0.1:1"), Bootstrap::default()).await;
+    assert!(format!("{:#}", refused.err().unwrap()).contains("master.key"));
 }

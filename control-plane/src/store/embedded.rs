@@ -51,6 +51,20 @@ impl EmbeddedStore {
         Ok(Self(Arc::new(Mutex::new(Opened { connection, watchers: Vec::new() }))))
     }
 
+    /// All keys of a prefix; `value` is the column, or what stands in its place.
+    fn listing(&self, prefix: &str, value: &'static str) -> Result<Listing, StoreError> {
+        let mut opened = self.opened();
+        let transaction = opened.connection.transaction()?;
+        let revision = current_revision(&transaction)?;
+        // `substr` compares without the wildcards and case folding of LIKE.
+        let query = format!(
+            "SELECT key, {value}, revision FROM entries WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key"
+        );
+        let read = |row: &rusqlite::Row<'_>| Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: row.get(2)? });
+        let entries = transaction.prepare_cached(&query)?.query_map([prefix], read)?.collect::<Result<_, _>>()?;
+        Ok(Listing { revision, entries })
+    }
+
     /// SQLite rolls an unfinished transaction back, so a panic elsewhere leaves nothing half done here.
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,17 +73,11 @@ impl EmbeddedStore {
 
 impl ConfigStore for EmbeddedStore {
     fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let mut opened = self.opened();
-        let transaction = opened.connection.transaction()?;
-        let revision = current_revision(&transaction)?;
-        // `substr` compares without the wildcards and case folding of LIKE; the table is small.
-        let entries = transaction
-            .prepare_cached(
-                "SELECT key, value, revision FROM entries WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key",
-            )?
-            .query_map([prefix], |row| Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: row.get(2)? }))?
-            .collect::<Result<_, _>>()?;
-        Ok(Listing { revision, entries })
+        self.listing(prefix, "value")
+    }
+
+    fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.listing(prefix, "x''")
     }
 
     fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {

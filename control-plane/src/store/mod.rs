@@ -158,6 +158,12 @@ pub trait ConfigStore: Send + Sync {
     /// The store cannot be read.
     fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
+    /// As `list`, with empty values: what is there, not what it holds.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError>;
+
     /// Those of `keys` that exist, under one revision. The caller bounds what it asks for at once.
     ///
     /// # Errors

@@ -157,6 +157,9 @@ fn a_prefix_is_no_pattern_and_a_listing_is_whole_and_in_order() {
         let listing = store.list("many/").unwrap();
         assert_eq!(listing.entries.len(), 500, "over several pages");
         assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key));
+        let bare = store.list_keys("many/").unwrap();
+        assert_eq!((bare.revision, keys(&bare)), (listing.revision, keys(&listing)));
+        assert!(bare.entries.iter().all(|entry| entry.value.is_empty()));
     });
 }
 

@@ -127,6 +127,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         ledger: None,
         tls: None,
         drain: Duration::from_secs(5),
+        fleet: None,
     })
 }
 

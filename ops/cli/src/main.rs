@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod doctor;
 mod domains;
+mod fleet;
 mod queue;
 mod resources;
 mod send;

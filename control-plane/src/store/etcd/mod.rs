@@ -150,7 +150,7 @@ impl Shared {
         Ok(())
     }
 
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+    async fn list(&self, prefix: &str, keys_only: bool) -> Result<Listing, StoreError> {
         'again: loop {
             let mut kv = self.kv().await?;
             let from = self.full(prefix);
@@ -158,6 +158,9 @@ impl Shared {
             let (mut next, mut listing) = (from.into_bytes(), Listing { revision: 0, entries: Vec::new() });
             loop {
                 let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS);
+                if keys_only {
+                    options = options.with_keys_only();
+                }
                 if listing.revision > 0 {
                     options = options.with_revision(signed(listing.revision)?);
                 }
@@ -228,7 +231,12 @@ impl Shared {
 impl ConfigStore for EtcdStore {
     fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
-        self.call("listing", async move { shared.list(&prefix).await })
+        self.call("listing", async move { shared.list(&prefix, false).await })
+    }
+
+    fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
+        self.call("listing", async move { shared.list(&prefix, true).await })
     }
 
     fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {

@@ -145,7 +145,7 @@ fn tenant_of<'a>(snapshot: &'a Snapshot, principal: &Principal) -> Result<&'a Te
     if !credential.is_some_and(|credential| credential.id == principal.credential && !credential.disabled) {
         return Err(Refusal::CredentialRevoked);
     }
-    snapshot.tenants.get(&principal.tenant).ok_or(Refusal::CredentialRevoked)
+    snapshot.tenants.get(&principal.tenant).map(|tenant| &**tenant).ok_or(Refusal::CredentialRevoked)
 }
 
 fn check_size(tenant: &Tenant, bytes: u64) -> Result<(), Refusal> {

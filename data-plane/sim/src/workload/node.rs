@@ -40,6 +40,8 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
             is_leasing: false,
+            feed: Arc::default(),
+            admin_token: None,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         listeners: vec![(Service::Smtp, client::SUBMISSION)],

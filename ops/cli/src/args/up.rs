@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Deserialize;
 
+use crate::fleet::settings::FleetOptions;
+
 const UP_EXAMPLES: &str = "\
 Examples:
   postrail up --domain example.org --hostname mail.example.org
   postrail up --data /srv/postrail --smtp 0.0.0.0:2525 --tls-cert mail.pem --tls-key mail.key
   postrail up --resolver 127.0.0.1:53 --shards 4 --log json
   postrail up --config /etc/postrail/up.toml
+  postrail up --etcd http://10.0.0.5:2379 --role control-plane --api 10.0.0.1:8081
+  postrail up --etcd http://10.0.0.5:2379 --role data-plane --admin 10.0.0.2:8082 --host-name mta-1
   postrail up --ledger postgres://postrail@127.0.0.1/postrail --ledger-password-file /etc/postrail/ledger.password
 
 The first start makes a tenant, a credential and the DKIM keys of --domain, and prints them; the secret is shown once
@@ -79,6 +83,8 @@ pub(crate) struct UpOptions {
     /// Longest time for what is in flight to finish after SIGTERM [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) drain_seconds: Option<u64>,
+    #[command(flatten)]
+    pub(crate) fleet: FleetOptions,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]

@@ -14,8 +14,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use postrail_schema::limits::{DOCTOR_SOURCES_MAX, SNAPSHOT_BYTES_MAX};
-use postrail_schema::wire;
+use postrail_data_plane::feed::kept_snapshot;
+use postrail_schema::limits::DOCTOR_SOURCES_MAX;
+use postrail_schema::snapshot::EgressSource;
 
 use crate::args::DoctorOptions;
 use crate::up::settings::{self, ShardTable};
@@ -195,23 +196,11 @@ fn wanted_sources(root: &Root, data: &Path, options: &DoctorOptions, tables: &[S
     Ok(wanted)
 }
 
-/// The sources of the last published snapshot; none where there is no data folder yet.
+/// The sources of the last publication that the data plane keeps; none where there is no data folder yet.
 fn published(data: &Path) -> Result<Vec<Wanted>> {
-    let path = data.join("snapshot.bin");
-    let about = match std::fs::metadata(&path) {
-        Ok(about) => about,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read {}; run it as the user of `up`", path.display()));
-        }
-    };
-    if !about.is_file() || about.len() > SNAPSHOT_BYTES_MAX as u64 {
-        anyhow::bail!("{} is no snapshot of Postrail", path.display());
-    }
-    let bytes =
-        std::fs::read(&path).with_context(|| format!("cannot read {}; run it as the user of `up`", path.display()))?;
-    let content = wire::decode_snapshot(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-    let wanted =
-        content.sources.into_iter().map(|source| Wanted { address: source.address, ehlo_name: Some(source.ehlo_name) });
-    Ok(wanted.collect())
+    let kept = kept_snapshot(data);
+    let kept = kept.with_context(|| format!("cannot read {}; run it as the user of `up`", data.display()))?;
+    let Some(snapshot) = kept else { return Ok(Vec::new()) };
+    let wanted = |source: &EgressSource| Wanted { address: source.address, ehlo_name: Some(source.ehlo_name.clone()) };
+    Ok(snapshot.sources.values().map(wanted).collect())
 }

@@ -32,8 +32,10 @@ pub(crate) struct Banner<'a> {
     pub(crate) smtp: &'a [SocketAddr],
     pub(crate) smtps: &'a [SocketAddr],
     pub(crate) rest: &'a [SocketAddr],
-    pub(crate) api: SocketAddr,
-    pub(crate) admin: SocketAddr,
+    /// `None`: no control plane runs here.
+    pub(crate) api: Option<SocketAddr>,
+    /// `None`: no data plane runs here.
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) rest_scheme: &'static str,
     /// `None`: the state of an earlier start goes on.
     pub(crate) first: Option<&'a FirstStart>,
@@ -53,9 +55,15 @@ impl fmt::Display for Banner<'_> {
         for at in self.rest {
             writeln!(f, "  REST submission   {}://{at}/v2/jobs", self.rest_scheme)?;
         }
-        writeln!(f, "  control API       http://{}/v2", self.api)?;
-        writeln!(f, "  metrics, health   http://{}/metrics", self.admin)?;
-        writeln!(f, "  operator's token  {}", self.token_file.display())?;
+        if let Some(api) = self.api {
+            writeln!(f, "  control API       http://{api}/v2")?;
+        }
+        if let Some(admin) = self.admin {
+            writeln!(f, "  metrics, health   http://{admin}/metrics")?;
+        }
+        if self.api.is_some() {
+            writeln!(f, "  operator's token  {}", self.token_file.display())?;
+        }
         if let Some(first) = self.first {
             self.introduce(first, f)?;
         }
@@ -126,8 +134,8 @@ mod tests {
             smtp: &[at(2525)],
             smtps: &[at(2465)],
             rest: &[at(8080)],
-            api: at(8081),
-            admin: at(8082),
+            api: Some(at(8081)),
+            admin: Some(at(8082)),
             rest_scheme: "http",
             first,
         }

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const LAYOUT: u32 = 1;
 /// What a version or lock file may hold, octets.
 const SMALL_FILE_BYTES_MAX: u64 = 64;
+/// The one file that may be there before us.
+const MASTER_KEY: &str = "master.key";
 
 /// A claimed data folder. The claim ends with the value.
 #[derive(Debug)]
@@ -43,7 +45,9 @@ impl DataFolder {
         let unusable = |error| FolderError::Unusable { folder: folder.clone(), error };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let path = path.canonicalize().map_err(unusable)?;
-        let is_empty = fs::read_dir(&path).map_err(unusable)?.next().is_none();
+        // A host that joins a fleet is given the master key before it starts for the first time.
+        let is_ours = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == MASTER_KEY);
+        let is_empty = fs::read_dir(&path).map_err(unusable)?.all(is_ours);
         let version = path.join("VERSION");
         if !is_empty && !version.exists() && !path.join("lock").exists() {
             return Err(FolderError::Foreign { folder });
@@ -132,6 +136,13 @@ mod tests {
             let error = DataFolder::claim(scratch.path()).expect_err("refused");
             assert!(error.to_string().contains(advice), "{error}");
         }
+    }
+
+    #[test]
+    fn a_folder_with_a_master_key_alone_is_a_new_one() {
+        let scratch = Scratch::new("folder-key").expect("a temporary folder");
+        fs::write(scratch.path().join("master.key"), [7; 32]).expect("written");
+        DataFolder::claim(scratch.path()).expect("it is new");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `postrail up`: claims the data folder, starts both planes in this process, and drains on SIGTERM or Ctrl-C.
+//! `postrail up`: claims the data folder, starts the planes of this process, and drains on SIGTERM or Ctrl-C.
 //!
 //! Everything that can be wrong on a host is asked before anything starts, and told in one sentence with what to do;
 //! the exit status is then 2. A second signal while draining ends the process at once: nothing that was acknowledged
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use postrail_control_plane::is_private;
 use postrail_data_plane::platform::glommio::{ShardPin, check_pins, raise_open_files};
 use postrail_schema::limits::DOMAIN_BYTES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogForm, UpOptions, usual_data_folder};
 use crate::doctor::limits::OPEN_FILES_WANTED;
+use crate::fleet::settings::Role;
 
 pub(crate) mod banner;
 pub(crate) mod folder;
@@ -149,19 +151,27 @@ fn listeners(options: &Settings) -> Vec<(&'static str, SocketAddr)> {
     let many = |option: &'static str, addresses: &[SocketAddr]| {
         addresses.iter().map(|address| (option, *address)).collect::<Vec<_>>()
     };
-    let mut all = many("smtp", &options.smtp);
-    all.extend(many("smtps", &options.smtps));
-    all.extend(many("rest", &options.rest));
-    all.extend([("api", options.api), ("admin", options.admin)]);
+    let runs = |role| options.fleet.as_ref().is_none_or(|fleet| fleet.runs(role));
+    let mut all = Vec::new();
+    if runs(Role::DataPlane) {
+        all.extend(many("smtp", &options.smtp));
+        all.extend(many("smtps", &options.smtps));
+        all.extend(many("rest", &options.rest));
+        all.push(("admin", options.admin));
+    }
+    if runs(Role::ControlPlane) {
+        all.push(("api", options.api));
+    }
     all
 }
 
-/// Plain HTTP stays on loopback.
+/// Plain HTTP stays on loopback; in a fleet also on addresses that no router of the internet carries.
 fn check_addresses(options: &Settings) -> Result<()> {
     for (option, address) in [("api", options.api), ("admin", options.admin)] {
-        if !address.ip().is_loopback() {
+        let is_near = address.ip().is_loopback() || options.fleet.is_some() && is_private(address.ip());
+        if !is_near {
             bail!(
-                "--{option} {address}: this listener speaks plain HTTP, which stays on loopback; reach it through a tunnel or a proxy"
+                "--{option} {address}: this listener speaks plain HTTP, which stays on loopback (in a fleet: on private addresses); reach it through a tunnel or a proxy"
             );
         }
     }
@@ -209,6 +219,7 @@ fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Resul
         ledger: options.ledger.clone(),
         tls: options.tls.clone(),
         drain: options.drain,
+        fleet: options.fleet.clone(),
     })
 }
 
@@ -247,15 +258,17 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
 }
 
 fn banner<'a>(options: &'a PlanesOptions, running: &'a Planes) -> Banner<'a> {
+    let runs = |role| options.fleet.as_ref().is_none_or(|fleet| fleet.runs(role));
+    let of_data_plane = |addresses: &'a [SocketAddr]| if runs(Role::DataPlane) { addresses } else { &[] };
     Banner {
         data: &options.data,
         token_file: running.token_file(),
         shards: options.shards(),
-        smtp: &options.smtp,
-        smtps: &options.smtps,
-        rest: &options.rest,
-        api: options.api,
-        admin: options.admin,
+        smtp: of_data_plane(&options.smtp),
+        smtps: of_data_plane(&options.smtps),
+        rest: of_data_plane(&options.rest),
+        api: runs(Role::ControlPlane).then_some(options.api),
+        admin: runs(Role::DataPlane).then_some(options.admin),
         rest_scheme: if options.rest.iter().all(|at| at.ip().is_loopback()) { "http" } else { "https" },
         first: running.first_start(),
     }

@@ -1,28 +1,39 @@
-//! The joint: both planes in one process, the control plane on tokio and the data plane on its own threads.
+//! The joint: the planes of this process, the control plane on tokio and the data plane on its own threads.
 //!
 //! ```text
-//! control plane --encoded snapshots--> Feed --> data plane
-//!               <--journal by HTTP at the admin listener--
+//! control plane --publications--> configuration store --Follower--> data plane
+//!               <--journal by HTTP at the admin listener-----------
 //! ```
 //!
-//! Invariants worth naming: the control plane starts first, since it makes the master key and the first snapshot; it
-//! stops last, so that it pulls the events of the drain. A snapshot that the node refuses leaves the last one in effect.
+//! The store is a file of this process, or etcd; the way is the same. Invariants worth naming: the control plane starts
+//! first, since it makes the master key and the first publication; it stops last, so that it pulls the events of the
+//! drain. A data plane alone starts with what it kept, whoever is out of reach.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane as control;
+use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
 use postrail_data_plane::admin::REFUSING;
-use postrail_data_plane::node::{self, NodeConfig, NodeHandle, Publisher};
+use postrail_data_plane::node::{self, NodeConfig, NodeHandle};
 use postrail_data_plane::platform::glommio::ShardPin;
+use postrail_schema::allocation::HostName;
+use postrail_schema::host::HostAnnouncement;
+use postrail_schema::ids::HostId;
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
-use tracing::{debug, error, warn};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
 
 use super::banner::{FirstStart, Txt};
 use crate::client::TOKEN_FILE;
+use crate::fleet;
+use crate::fleet::announce::announce;
+use crate::fleet::follower::Follower;
+use crate::fleet::settings::{Fleet, Role};
 
 /// Time for the control plane's requests to finish once the data plane has ended.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,67 +65,67 @@ pub(crate) struct PlanesOptions {
     /// The server that holds the ledger, in place of the data folder.
     pub(crate) ledger: Option<control::PostgresAddress>,
     pub(crate) drain: Duration,
+    /// `None`: both planes, by themselves.
+    pub(crate) fleet: Option<Fleet>,
 }
 
 impl PlanesOptions {
     pub(crate) fn shards(&self) -> u16 {
         u16::try_from(self.pins.len()).unwrap_or(u16::MAX)
     }
+
+    /// This host's name in the fleet: as told, else the first label of its host name.
+    fn host_name(&self) -> Result<HostName> {
+        if let Some(told) = self.fleet.as_ref().and_then(|fleet| fleet.host_name.clone()) {
+            return Ok(told);
+        }
+        let label = self.hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        HostName::new(label.clone()).with_context(|| format!("{label} names no host; name it by --host-name"))
+    }
 }
 
-/// Both planes, running.
+/// The planes of this process, running.
 pub(crate) struct Planes {
-    control: control::Handle,
-    node: NodeHandle,
+    control: Option<control::Handle>,
+    node: Option<NodeHandle>,
+    /// What follows the store and announces this host.
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
     token_file: PathBuf,
     first_start: Option<FirstStart>,
     unready: Option<String>,
 }
 
 impl Planes {
-    /// Starts the control plane, then the data plane with its snapshot.
+    /// Starts the control plane, then the data plane with what is published.
     ///
     /// # Errors
     /// What keeps either of them from starting, in words for the operator.
     pub(crate) async fn start(options: &PlanesOptions) -> Result<Self> {
-        let feed = Arc::new(Feed::default());
-        let publish: control::Publish = {
-            let feed = feed.clone();
-            Box::new(move |snapshot| feed.publish(snapshot))
+        let store = open_store(options)?;
+        let runs = |role| options.fleet.as_ref().is_none_or(|fleet| fleet.runs(role));
+        let started = match runs(Role::ControlPlane) {
+            true => Some(start_control(options, Arc::clone(&store)).await?),
+            false => None,
         };
-        let config = control::Config {
-            data: options.data.clone(),
-            ledger: options.ledger.clone(),
-            api: options.api,
-            data_plane_admin: format!("http://{}", options.admin),
-            resolvers: options.resolvers.clone(),
-            publish,
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let (node, unready) = match runs(Role::DataPlane) {
+            true => match start_data_plane(options, store, &mut tasks, stopped).await {
+                Ok((node, unready)) => (Some(node), unready),
+                Err(error) => return Err(failed(started, options, error).await),
+            },
+            false => (None, None),
         };
-        let bootstrap = control::Bootstrap {
-            hostname: options.hostname.clone(),
-            domain: Some(options.domain.clone()),
-            algorithms: options.algorithms.clone(),
-            routes: options.routes.clone(),
-        };
-        let started = control::start(config, bootstrap).await.context("cannot start the control plane")?;
-        let node_config = node_config(options, started.api);
-        let node = tokio::task::spawn_blocking(move || node::start(node_config)).await;
-        let node = match node.map_err(|_| anyhow!("the data plane panicked while it started")) {
-            Ok(Ok(node)) => node,
-            Ok(Err(error)) => return Err(failed(started, &options.data, error.into()).await),
-            Err(error) => return Err(failed(started, &options.data, error).await),
-        };
-        feed.connect(node.publisher());
-        let unready = wait_until_ready(options.admin).await.err();
-        if let Some(said) = &unready {
-            warn!(said, "the data plane runs, but is not ready yet");
-        }
+        let (control, first) = started.map_or((None, None), |started| (Some(started.handle), started.first));
         Ok(Self {
             unready,
-            control: started.handle,
+            control,
             node,
+            tasks,
+            stop,
             token_file: options.data.join(TOKEN_FILE),
-            first_start: started.first.map(|first| first_start(first, &options.domain)),
+            first_start: first.map(|first| first_start(first, &options.domain)),
         })
     }
 
@@ -137,18 +148,100 @@ impl Planes {
     ///
     /// # Errors
     /// A shard has failed; what it had acknowledged is on disk.
-    pub(crate) async fn stop(self) -> Result<()> {
-        let node = self.node;
-        node.drain();
-        let ended = tokio::task::spawn_blocking(move || node.join()).await.context("the data plane panicked")?;
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let drained = match self.node {
+            Some(node) => {
+                node.drain();
+                let ended = tokio::task::spawn_blocking(move || node.join()).await;
+                Some(ended.context("the data plane panicked")?)
+            }
+            None => None,
+        };
+        // What waits now is a disk that syncs, or a store that is out of reach.
+        self.stop.send_replace(true);
+        let told = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CONTROL_STOP_TIMEOUT, told).await;
         // A pull that still waits for the node would wait in vain: its events are in the journal for the next start.
-        if tokio::time::timeout(CONTROL_STOP_TIMEOUT, self.control.shutdown()).await.is_err() {
+        if let Some(control) = self.control
+            && tokio::time::timeout(CONTROL_STOP_TIMEOUT, control.shutdown()).await.is_err()
+        {
             debug!("the control plane was stopped with a request in flight");
         }
-        if !ended.context("a shard has failed")? {
+        if !drained.unwrap_or(Ok(true)).context("a shard has failed")? {
             warn!("not all that was in flight has finished in time; the next start goes on with it");
         }
         Ok(())
+    }
+}
+
+/// The configuration store: etcd in a fleet, else a file.
+fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
+    Ok(match &options.fleet {
+        Some(fleet) => Arc::new(EtcdStore::open(&fleet.etcd)?),
+        None => Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?),
+    })
+}
+
+async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> Result<control::Started> {
+    let data_planes = match &options.fleet {
+        Some(_) => control::DataPlanes::Announced,
+        None => control::DataPlanes::Beside(format!("http://{}", options.admin)),
+    };
+    let config = control::Config {
+        data: options.data.clone(),
+        store,
+        ledger: options.ledger.clone(),
+        data_planes,
+        resolvers: options.resolvers.clone(),
+        api: options.api,
+    };
+    let bootstrap = control::Bootstrap {
+        hostname: options.hostname.clone(),
+        domain: Some(options.domain.clone()),
+        algorithms: options.algorithms.clone(),
+        routes: options.routes.clone(),
+    };
+    control::start(config, bootstrap).await.context("cannot start the control plane")
+}
+
+/// The data plane, and why it is not ready where it was waited for.
+async fn start_data_plane(
+    options: &PlanesOptions,
+    store: Arc<dyn ConfigStore>,
+    tasks: &mut JoinSet<()>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(NodeHandle, Option<String>)> {
+    if !options.data.join("master.key").exists() {
+        bail!("{} has no master.key: copy that of the cluster's first host", options.data.display());
+    }
+    let token = fleet::token(&options.data)?;
+    let config = node_config(options, &token);
+    let started = tokio::task::spawn_blocking(move || node::start(config)).await;
+    let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
+    let (node, feed) = started.context("cannot start the data plane")?;
+    let follower = Follower::new(Arc::clone(&store), feed, token)?;
+    tasks.spawn(follower.run(stopped.clone()));
+    match &options.fleet {
+        // Where control planes are out of reach, it runs with what it has kept.
+        Some(fleet) => {
+            let facts = HostAnnouncement {
+                id: HostId::LOCAL,
+                admin: format!("http://{}", options.admin),
+                region: fleet.region.clone(),
+                shards: node.shards(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            let name = options.host_name()?;
+            tasks.spawn(announce(store, options.data.clone(), name, facts, stopped));
+            Ok((node, None))
+        }
+        None => {
+            let unready = wait_until_ready(options.admin).await.err();
+            if let Some(said) = &unready {
+                warn!(said, "the data plane runs, but is not ready yet");
+            }
+            Ok((node, unready))
+        }
     }
 }
 
@@ -178,18 +271,19 @@ async fn wait_until_ready(admin: SocketAddr) -> Result<(), String> {
 }
 
 /// Stops the control plane again. A first start that nobody saw is undone, so that the next one shows its secret: no
-/// mail was accepted yet.
-async fn failed(started: control::Started, data: &Path, error: anyhow::Error) -> anyhow::Error {
+/// mail was accepted yet. What is in etcd stays, since others may have seen it.
+async fn failed(started: Option<control::Started>, options: &PlanesOptions, error: anyhow::Error) -> anyhow::Error {
+    let Some(started) = started else { return error };
     started.handle.shutdown().await;
-    if started.first.is_some() {
+    if started.first.is_some() && options.fleet.is_none() {
         for name in ["config.db", "config.db-wal", "config.db-shm", "ledger.db", "ledger.db-wal", "ledger.db-shm"] {
-            let _ = std::fs::remove_file(data.join(name));
+            let _ = std::fs::remove_file(options.data.join(name));
         }
     }
-    error.context("cannot start the data plane")
+    error
 }
 
-fn node_config(options: &PlanesOptions, api: SocketAddr) -> NodeConfig {
+fn node_config(options: &PlanesOptions, token: &str) -> NodeConfig {
     NodeConfig {
         is_leasing: false,
         data: options.data.clone(),
@@ -204,7 +298,8 @@ fn node_config(options: &PlanesOptions, api: SocketAddr) -> NodeConfig {
         tls: options.tls.clone(),
         drain: options.drain,
         retry: Default::default(),
-        control_url: format!("http://{api}"),
+        control_url: format!("http://{}", options.api),
+        admin_token: options.fleet.is_some().then(|| token.into()),
     }
 }
 
@@ -219,46 +314,5 @@ fn first_start(first: control::FirstStart, asked: &str) -> FirstStart {
         secret: first.secret,
         domain: first.domain.unwrap_or_else(|| asked.to_owned()),
         records,
-    }
-}
-
-/// Hands snapshots from the control plane to the data plane; keeps the latest until the data plane runs.
-#[derive(Default)]
-struct Feed(Mutex<FeedState>);
-
-#[derive(Default)]
-struct FeedState {
-    waiting: Option<Arc<[u8]>>,
-    publisher: Option<Publisher>,
-}
-
-impl Feed {
-    fn publish(&self, snapshot: Arc<[u8]>) {
-        let mut state = self.state();
-        match &state.publisher {
-            Some(publisher) => hand_over(publisher, &snapshot),
-            None => state.waiting = Some(snapshot),
-        }
-    }
-
-    fn connect(&self, publisher: Publisher) {
-        let mut state = self.state();
-        if let Some(snapshot) = state.waiting.take() {
-            hand_over(&publisher, &snapshot);
-        }
-        state.publisher = Some(publisher);
-    }
-
-    fn state(&self) -> MutexGuard<'_, FeedState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn hand_over(publisher: &Publisher, snapshot: &[u8]) {
-    if let Err(error) = publisher.publish(snapshot) {
-        error!(
-            error = &error as &dyn std::error::Error,
-            "the data plane refused a snapshot; the last one stays in effect"
-        );
     }
 }

@@ -1,10 +1,15 @@
 //! What `up` is told: by its options, else by the file of `--config`, else by defaults.
 //!
-//! The file is TOML, has the options by their names without the dashes before them, and `[[shard]]` tables:
+//! The file is TOML, has the options by their names without the dashes before them, those of a fleet in `[fleet]`, and
+//! `[[shard]]` tables:
 //!
 //! ```toml
 //! smtp = ["0.0.0.0:2525"]
 //! hostname = "mail.example.org"
+//!
+//! [fleet]
+//! etcd = ["http://10.0.0.5:2379"]
+//! role = "data-plane"
 //!
 //! [[shard]]
 //! cpu = 2
@@ -33,6 +38,7 @@ use crate::doctor::cpus::Cpus;
 use crate::doctor::layout::Layout;
 use crate::doctor::nic;
 use crate::doctor::root::Root;
+use crate::fleet::settings::{Fleet, FleetOptions};
 
 /// The file of `--config`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -56,6 +62,7 @@ pub(crate) struct ConfigFile {
     log: Option<LogForm>,
     log_level: Option<String>,
     drain_seconds: Option<u64>,
+    fleet: FleetOptions,
     pub(crate) shard: Vec<ShardTable>,
 }
 
@@ -93,6 +100,7 @@ pub(crate) struct Settings {
     pub(crate) log: LogForm,
     pub(crate) log_level: String,
     pub(crate) drain: Duration,
+    pub(crate) fleet: Option<Fleet>,
     shard: Vec<ShardTable>,
 }
 
@@ -141,6 +149,7 @@ impl Settings {
             log: options.log.or(file.log).unwrap_or(LogForm::Text),
             log_level: options.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             drain: Duration::from_secs(options.drain_seconds.or(file.drain_seconds).unwrap_or(DRAIN_SECONDS)),
+            fleet: options.fleet.or(file.fleet).fleet(|name| std::env::var(name).ok())?,
             shard: file.shard,
         })
     }

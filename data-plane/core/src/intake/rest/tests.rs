@@ -392,7 +392,7 @@ fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
     let mut domains: Vec<_> = snapshot().domains.values().map(|domain| SendingDomain::clone(domain)).collect();
     domains[0].standing = Standing::Unproved { missing: DomainRecord::Ownership };
     let snapshot = Snapshot::new(SnapshotContent {
-        tenants: snapshot().tenants.values().cloned().collect(),
+        tenants: snapshot().tenants.values().map(|tenant| Tenant::clone(tenant)).collect(),
         domains,
         ..SnapshotContent::default()
     });

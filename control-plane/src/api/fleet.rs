@@ -1,0 +1,38 @@
+//! `/fleet`: what data planes fetch. Not of the API's versions, and no operator's or tenant's to ask: hosts of the cluster
+//! show a token that follows from the master key.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::Shared;
+use super::problem::ProblemDocument;
+
+/// What the data plane knows and wants.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// The version that a publication names.
+    version: u64,
+}
+
+/// Every suppression, with the version that it has at least.
+pub(crate) async fn suppressions(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, ProblemDocument> {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if verify_slices_are_equal(shown.as_bytes(), shared.token.as_bytes()).is_err() {
+        return Err(ProblemDocument::new(StatusCode::UNAUTHORIZED, "unauthorized", "this is for hosts of the fleet"));
+    }
+    let (version, list) = shared.run(move |app| app.suppression_list(wanted.version)).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (HeaderName::from_static("x-suppressions-version"), version.to_string()),
+    ];
+    Ok((headers, list).into_response())
+}

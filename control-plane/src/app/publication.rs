@@ -1,0 +1,190 @@
+//! What is published: the manifest and chunks of desired state, made so that one change costs one chunk.
+//!
+//! ```text
+//! changed places -> encode their chunks -> next manifest -> assemble as a data plane will -> writes
+//! ```
+//!
+//! Invariants worth naming: what is written was assembled here first, by the same code; chunks are written before the
+//! manifest that names them, or with it. Absent here: collecting chunks that nobody names (`reconcile::collect`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use postrail_schema::ids::Revision;
+use postrail_schema::keys::{CHUNKS, MANIFEST};
+use postrail_schema::limits::{CHUNKS_MAX, ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
+use postrail_schema::publication::{Assembly, Chunk, ChunkName, ChunkPlace, Manifest, divide};
+use postrail_schema::snapshot::SnapshotContent;
+use postrail_schema::wire::{decode_manifest, encode_manifest};
+
+use super::{AppError, now_ms};
+use crate::plan::{Desired, content};
+use crate::store::{ConfigStore, StoreError, Write};
+
+/// The publication that the store has, as far as we know.
+#[derive(Clone, Default)]
+pub(super) struct Publication {
+    /// What desired state makes, applied.
+    assembly: Assembly,
+    /// The store revision that wrote the manifest; 0: there is none.
+    pub(super) manifest_revision: u64,
+    /// Whether the store's manifest is that of the assembly. Otherwise the next change writes every chunk.
+    is_published: bool,
+}
+
+/// A publication that is ready to be written.
+pub(super) struct Next {
+    pub(super) publication: Publication,
+    /// Chunks that may be written before the rest.
+    chunks: Vec<Write>,
+    manifest: Write,
+}
+
+impl Publication {
+    /// What `desired` makes, compared with what the store has.
+    ///
+    /// # Errors
+    /// The store cannot be read, or desired state cannot be published at all.
+    pub(super) fn load(store: &dyn ConfigStore, desired: &Desired) -> Result<Self, AppError> {
+        let listing = store.get(&[MANIFEST.to_owned()])?;
+        let found = listing.entries.first();
+        let mut publication = Self { manifest_revision: found.map_or(0, |entry| entry.revision), ..Self::default() };
+        // A store that was written by nobody yet.
+        if desired.head.revision == Revision(0) {
+            return Ok(publication);
+        }
+        let known = found.and_then(|entry| decode_manifest(&entry.value).ok());
+        let (mut manifest, chunks) = whole(desired)?;
+        if let Some(known) = &known {
+            manifest.published_ms = known.published_ms;
+        }
+        // What was lost from the store is written again by the next change.
+        let present: BTreeSet<_> = store.list_keys(CHUNKS)?.entries.into_iter().map(|entry| entry.key).collect();
+        let is_whole = manifest.chunks().all(|name| present.contains(&name.key()));
+        publication.is_published = known.as_ref() == Some(&manifest) && is_whole;
+        publication.assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
+        Ok(publication)
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.assembly.manifest()
+    }
+
+    /// The publication of `desired`, which differs from ours in the records of `changed`.
+    ///
+    /// # Errors
+    /// It does not hold together, or has more chunks than are published.
+    pub(super) fn next(&self, desired: &Desired, changed: &BTreeSet<ChunkPlace>) -> Result<Next, AppError> {
+        let (mut manifest, chunks) = if self.is_published { self.amended(desired, changed)? } else { whole(desired)? };
+        manifest.published_ms = now_ms();
+        if manifest.chunks.len() > CHUNKS_MAX {
+            return Err(AppError::conflict(format!("the configuration has more than {CHUNKS_MAX} chunks")));
+        }
+        let mut assembly = self.assembly.clone();
+        let new = |chunk: &&Chunk| !self.is_published || !self.manifest().names(&chunk.name);
+        let write = |chunk: &Chunk| Write::Put { key: chunk.name.key(), value: chunk.bytes.to_vec() };
+        let writes = chunks.iter().filter(new).map(write).collect();
+        let value = encode_manifest(&manifest);
+        assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
+        Ok(Next {
+            publication: Self { assembly, manifest_revision: self.manifest_revision, is_published: true },
+            chunks: writes,
+            manifest: Write::Put { key: MANIFEST.to_owned(), value },
+        })
+    }
+
+    fn amended(&self, desired: &Desired, changed: &BTreeSet<ChunkPlace>) -> Result<(Manifest, Vec<Chunk>), AppError> {
+        let mut manifest = self.manifest().clone();
+        (manifest.revision, manifest.suppressions) = (desired.head.revision, desired.head.suppressions);
+        let mut chunks = Vec::new();
+        for place in changed {
+            let part = desired.part(*place);
+            if part == SnapshotContent::default() {
+                manifest.chunks.remove(place);
+                continue;
+            }
+            let chunk = Chunk::encode(*place, &part).map_err(AppError::Publication)?;
+            manifest.chunks.insert(*place, (chunk.name.hash, chunk.name.length));
+            chunks.push(chunk);
+        }
+        Ok((manifest, chunks))
+    }
+}
+
+impl Next {
+    /// Writes as many chunks ahead as keeps `further` and the rest within one transaction, and gives what is left to write
+    /// in that. Chunks that are written ahead mean nothing before a manifest names them.
+    ///
+    /// # Errors
+    /// The store fails, or `further` is too much by itself.
+    pub(super) fn write_ahead(&mut self, store: &dyn ConfigStore, further: &[Write]) -> Result<Vec<Write>, StoreError> {
+        let mut batch = Batch::default();
+        further.iter().chain([&self.manifest]).for_each(|write| batch.count(write));
+        let fits = self.chunks.iter().all(|write| batch.takes(write));
+        let mut rest = Vec::new();
+        if fits {
+            rest.append(&mut self.chunks);
+        } else {
+            let (mut batch, mut some) = (Batch::default(), Vec::new());
+            for write in self.chunks.drain(..) {
+                if !batch.takes(&write) {
+                    store.txn(&[], &some)?;
+                    some.clear();
+                    batch = Batch::default();
+                    batch.count(&write);
+                }
+                some.push(write);
+            }
+            store.txn(&[], &some)?;
+        }
+        rest.push(self.manifest.clone());
+        Ok(rest)
+    }
+}
+
+/// What one transaction has so far, with room for its guards.
+#[derive(Default)]
+struct Batch {
+    operations: usize,
+    bytes: usize,
+}
+
+impl Batch {
+    fn count(&mut self, write: &Write) {
+        self.operations += 1;
+        self.bytes += write.key().len() + write.value_len() + WRITE_BYTES;
+    }
+
+    /// Whether one more fits; if so it is counted.
+    fn takes(&mut self, write: &Write) -> bool {
+        let (operations, bytes) = (self.operations, self.bytes);
+        self.count(write);
+        let fits = self.operations <= ETCD_OPERATIONS_MAX && self.bytes + GUARD_BYTES <= ETCD_REQUEST_BYTES_MAX;
+        if !fits {
+            (self.operations, self.bytes) = (operations, bytes);
+        }
+        fits
+    }
+}
+
+/// The manifest and every chunk of `desired`.
+fn whole(desired: &Desired) -> Result<(Manifest, Vec<Chunk>), AppError> {
+    let mut manifest =
+        Manifest { revision: desired.head.revision, suppressions: desired.head.suppressions, ..Manifest::default() };
+    let mut chunks = Vec::new();
+    for (place, part) in divide(content(desired, Revision(0))) {
+        let chunk = Chunk::encode(place, &part).map_err(AppError::Publication)?;
+        manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
+        chunks.push(chunk);
+    }
+    Ok((manifest, chunks))
+}
+
+fn named(chunks: Vec<Chunk>) -> Vec<(ChunkName, Arc<[u8]>)> {
+    chunks.into_iter().map(|chunk| (chunk.name, chunk.bytes)).collect()
+}
+
+/// What a write takes beside key and value: the root of the cluster, and framing.
+const WRITE_BYTES: usize = 160;
+/// The two guards of a change.
+const GUARD_BYTES: usize = 1_000;

@@ -1,0 +1,69 @@
+//! Finds the data planes that are announced in the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrail_schema::host::HostAnnouncement;
+use postrail_schema::keys::HOSTS;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::app::{App, AppError, DataPlane, HostClient};
+use crate::store::{ConfigStore, Listing, WatchEvent};
+
+/// Runs until `stop` is true. A store that is out of reach leaves what is known.
+pub(crate) async fn follow_hosts(
+    app: Arc<App>,
+    store: Arc<dyn ConfigStore>,
+    token: Arc<str>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let followed = async {
+            match look(&app, &store, &token).await {
+                Ok(revision) => {
+                    let mut watch = store.watch(HOSTS, revision);
+                    while let Some(event) = watch.next().await {
+                        if matches!(event, WatchEvent::Changes { .. }) && look(&app, &store, &token).await.is_err() {
+                            break;
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the data planes are not listed");
+                    sleep(PAUSE).await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = followed => {}
+        }
+    }
+}
+
+/// The store's revision that is known then.
+async fn look(app: &App, store: &Arc<dyn ConfigStore>, token: &Arc<str>) -> Result<u64, AppError> {
+    let listed = Arc::clone(store);
+    let listing = tokio::task::spawn_blocking(move || listed.list(HOSTS)).await;
+    let listing = listing.map_err(|_| AppError::DataPlane { detail: "the thread of the store ended".to_owned() })??;
+    app.hosts.set(clients(&listing, token)?);
+    Ok(listing.revision)
+}
+
+fn clients(listing: &Listing, token: &Arc<str>) -> Result<Vec<HostClient>, AppError> {
+    let mut clients = Vec::new();
+    for entry in &listing.entries {
+        let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
+        match serde_json::from_slice::<HostAnnouncement>(&entry.value) {
+            Ok(host) => {
+                let client = DataPlane::new(&host.admin, Some(Arc::clone(token)))?;
+                clients.push(HostClient { name, id: host.id, admin: host.admin, client });
+            }
+            Err(error) => tracing::error!(%error, host = name, "what the host announces cannot be read"),
+        }
+    }
+    Ok(clients)
+}
+
+const PAUSE: Duration = Duration::from_secs(1);

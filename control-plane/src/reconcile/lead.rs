@@ -1,0 +1,61 @@
+//! Leads, where several control planes run: one holds the leader's key, and reconciles.
+//!
+//! The lease says who should; a leader that was paused may still be at work when the next begins, and that is harmless:
+//! a journal's cursor and a chunk's revision are compared where they are stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrail_schema::keys::LEADER;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::collect::collect_chunks;
+use super::domains::check_domains;
+use super::journal::{JournalGauges, pull_journals};
+use crate::app::App;
+use crate::store::ConfigStore;
+
+/// Runs until `stop` is true. `at`: where the control API of this process is, told to data planes while it leads.
+pub(crate) async fn lead(
+    app: Arc<App>,
+    store: Arc<dyn ConfigStore>,
+    gauges: Arc<JournalGauges>,
+    at: String,
+    mut stop: watch::Receiver<bool>,
+) {
+    let held = Arc::clone(&store);
+    let taken = tokio::task::spawn_blocking(move || held.hold(LEADER, at.as_bytes(), TERM)).await;
+    let Ok(mut hold) = taken else { return };
+    while !*stop.borrow() {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = hold.held() => {}
+        }
+        let (end, ended) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), ended.clone()));
+        tasks.spawn(check_domains(Arc::clone(&app), ended.clone()));
+        tasks.spawn(collect_chunks(Arc::clone(&store), ended));
+        while hold.is_held() && !*stop.borrow() {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = sleep(LOOK) => {}
+            }
+        }
+        end.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+        if !*stop.borrow() {
+            tracing::warn!("another control plane may lead now");
+            sleep(LOOK).await;
+        }
+    }
+    // The embedded store writes when a key is let go of.
+    let _ = tokio::task::spawn_blocking(move || drop(hold)).await;
+}
+
+/// A leader that died is followed after at most so long.
+const TERM: Duration = Duration::from_secs(5);
+/// How often the leader looks whether it leads.
+const LOOK: Duration = Duration::from_millis(500);

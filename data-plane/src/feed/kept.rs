@@ -1,0 +1,219 @@
+//! The publication in effect, on disk: `published.log`, records that are appended and synced.
+//!
+//! ```text
+//! record  length u32 | CRC-32C u32 of what follows | tag u8 | body            integers little-endian
+//! tag 1   chunk          hash u128, bytes
+//! tag 2   manifest       bytes
+//! tag 3   suppressions   version u64, bytes
+//! ```
+//!
+//! A change appends its chunks and the manifest, and syncs once. What counts at a start is the last manifest whose chunks
+//! are all there, so a write that was cut short is as if it had not begun. When more than half of the file is of the past,
+//! it is written anew beside itself and takes its own place.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use postrail_schema::publication::{ChunkHash, ChunkName, Manifest};
+use postrail_schema::wire::{decode_manifest, encode_manifest};
+
+/// See the module head.
+#[derive(Debug)]
+pub(super) struct Kept {
+    path: PathBuf,
+    file: File,
+    /// Octets of the file, and how many there were when it was last written anew.
+    length: u64,
+    fresh: u64,
+    /// A write failed: what the file ends with is not known.
+    is_torn: bool,
+}
+
+/// A manifest with its chunks.
+type Publication = (Manifest, Vec<(ChunkName, Arc<[u8]>)>);
+
+/// What a start finds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) manifest: Option<Publication>,
+    pub(super) suppressions: Option<(u64, Arc<[u8]>)>,
+}
+
+impl Kept {
+    /// Opens the file in `data`, or makes it, without what was written but not whole.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub(super) fn open(data: &Path) -> io::Result<(Self, Found)> {
+        let path = data.join(FILE);
+        let mut options = File::options();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&path)?;
+        let mut bytes = Vec::new();
+        (&mut file).take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        let (records, length) = records(&bytes);
+        file.set_len(length)?;
+        let found = found(&records);
+        Ok((Self { path, file, length, fresh: length, is_torn: false }, found))
+    }
+
+    /// What the file in `data` has; nothing where there is none. Changes nothing, so that it may be asked beside a node.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn look(data: &Path) -> io::Result<Found> {
+        let mut bytes = Vec::new();
+        match File::open(data.join(FILE)) {
+            Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+            Err(error) => return Err(error),
+        };
+        Ok(found(&records(&bytes).0))
+    }
+
+    /// Keeps a publication; `new` are its chunks that the last one had not.
+    ///
+    /// # Errors
+    /// It is not certain to be on disk.
+    pub(super) fn keep<'a>(
+        &mut self,
+        manifest: &Manifest,
+        new: impl Iterator<Item = &'a (ChunkName, Arc<[u8]>)>,
+    ) -> io::Result<()> {
+        let mut to = Vec::new();
+        for (name, bytes) in new {
+            put(&mut to, CHUNK, &[&name.hash.0.to_le_bytes(), bytes]);
+        }
+        put(&mut to, MANIFEST, &[&encode_manifest(manifest)]);
+        self.append(&to)
+    }
+
+    /// Keeps suppressions.
+    ///
+    /// # Errors
+    /// They are not certain to be on disk.
+    pub(super) fn keep_suppressions(&mut self, version: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut to = Vec::new();
+        put(&mut to, SUPPRESSIONS, &[&version.to_le_bytes(), bytes]);
+        self.append(&to)
+    }
+
+    fn append(&mut self, records: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.length)?;
+            self.is_torn = false;
+        }
+        self.is_torn = true;
+        self.file.write_all(records)?;
+        self.file.sync_data()?;
+        self.is_torn = false;
+        self.length += records.len() as u64;
+        if self.length > 2 * self.fresh + SLACK_BYTES {
+            // What is kept is on disk already: a failure here costs space.
+            if let Err(error) = self.write_anew() {
+                tracing::warn!(%error, path = %self.path.display(), "not written anew");
+                self.fresh = self.length;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file without what is of the past, in its place.
+    fn write_anew(&mut self) -> io::Result<()> {
+        let bytes = fs::read(&self.path)?;
+        let found = found(&records(&bytes).0);
+        let mut to = Vec::new();
+        if let Some((manifest, chunks)) = found.manifest {
+            for (name, bytes) in &chunks {
+                put(&mut to, CHUNK, &[&name.hash.0.to_le_bytes(), bytes]);
+            }
+            put(&mut to, MANIFEST, &[&encode_manifest(&manifest)]);
+        }
+        if let Some((version, bytes)) = found.suppressions {
+            put(&mut to, SUPPRESSIONS, &[&version.to_le_bytes(), &bytes]);
+        }
+        let beside = self.path.with_extension("new");
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(&to)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        self.file = File::options().read(true).append(true).open(&self.path)?;
+        (self.length, self.fresh) = (to.len() as u64, to.len() as u64);
+        Ok(())
+    }
+}
+
+fn put(to: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) {
+    let length: usize = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
+    let crc = parts.iter().fold(crc32c::crc32c(&[tag]), |crc, part| crc32c::crc32c_append(crc, part));
+    // A record is a chunk, a manifest or the suppressions, all far below 4 GiB.
+    to.extend_from_slice(&(length as u32).to_le_bytes());
+    to.extend_from_slice(&crc.to_le_bytes());
+    to.push(tag);
+    parts.iter().for_each(|part| to.extend_from_slice(part));
+}
+
+/// Tag and body.
+type Record<'a> = (u8, &'a [u8]);
+type Records<'a> = Vec<Record<'a>>;
+
+/// The records up to the first that is not whole, and where they end.
+fn records(bytes: &[u8]) -> (Records<'_>, u64) {
+    let (mut records, mut rest) = (Vec::new(), bytes);
+    while let Some((record, after)) = first(rest) {
+        records.push(record);
+        rest = after;
+    }
+    (records, (bytes.len() - rest.len()) as u64)
+}
+
+/// The first record, and what follows it.
+fn first(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let (record, after) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let (tag, body) = record.split_first()?;
+    (crc32c::crc32c(record) == u32::from_le_bytes(*crc)).then_some(((*tag, body), after))
+}
+
+fn found(records: &Records<'_>) -> Found {
+    let (mut chunks, mut found) = (BTreeMap::new(), Found::default());
+    for (tag, body) in records {
+        match *tag {
+            CHUNK => {
+                let Some((hash, bytes)) = body.split_first_chunk::<16>() else { continue };
+                chunks.insert(ChunkHash(u128::from_le_bytes(*hash)), bytes);
+            }
+            MANIFEST => {
+                let Ok(manifest) = decode_manifest(body) else { continue };
+                let named = |name: ChunkName| Some((name, Arc::from(*chunks.get(&name.hash)?)));
+                if let Some(chunks) = manifest.chunks().map(named).collect() {
+                    found.manifest = Some((manifest, chunks));
+                }
+            }
+            SUPPRESSIONS => {
+                let Some((version, bytes)) = body.split_first_chunk::<8>() else { continue };
+                found.suppressions = Some((u64::from_le_bytes(*version), bytes.into()));
+            }
+            // Of a newer version: not for us.
+            _ => {}
+        }
+    }
+    found
+}
+
+const FILE: &str = "published.log";
+const CHUNK: u8 = 1;
+const MANIFEST: u8 = 2;
+const SUPPRESSIONS: u8 = 3;
+/// What is read at a start, at most.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+/// Octets of the past that are always allowed.
+const SLACK_BYTES: u64 = 4 * 1024 * 1024;

@@ -1,0 +1,220 @@
+//! The data plane's end of publication: whole manifests in, snapshots on every shard out, and the last one kept on disk.
+//!
+//! ```text
+//! manifest -> what is missing -> fetched by who feeds -> checked, decoded, amended -> kept, synced -> shards
+//! ```
+//!
+//! Invariants worth naming: shards go from one whole publication to the next; what they work under survives a restart,
+//! whoever is out of reach then; a publication that does not hold together changes nothing. Absent here: where manifests
+//! come from. The executors cannot drive a client of etcd, so who feeds runs on a thread of its own.
+
+mod kept;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use postrail_schema::publication::{Assembly, ChunkName, Manifest, PublicationError};
+use postrail_schema::snapshot::Snapshot;
+use postrail_schema::wire::{WireError, decode_manifest, decode_snapshot};
+
+use crate::mesh::{Letter, Mesh};
+use kept::Kept;
+
+/// Puts publications in effect on a running node.
+#[derive(Debug)]
+pub struct Feed {
+    assembly: Assembly,
+    kept: Kept,
+    mesh: Mesh,
+    status: Arc<FeedStatus>,
+}
+
+/// How fresh the configuration is. Written by who feeds, read by health and metrics.
+#[derive(Debug, Default)]
+pub struct FeedStatus {
+    /// The revision of the last manifest that was seen, in effect or not.
+    seen: AtomicU64,
+    /// The version of the suppressions in effect, and the one that the last manifest names.
+    suppressions: AtomicU64,
+    suppressions_seen: AtomicU64,
+    /// When the configuration store was last heard from, Unix milliseconds; 0: not since the start.
+    heard_ms: AtomicU64,
+    is_connected: AtomicBool,
+    refused: AtomicU64,
+}
+
+/// What a publication was refused for; the last one stays in effect.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    #[error("the manifest does not decode")]
+    Manifest(#[source] WireError),
+    #[error("the suppressions do not decode")]
+    Suppressions(#[source] WireError),
+    #[error("the publication is not whole")]
+    Publication(#[from] PublicationError),
+    #[error("the publication cannot be kept on disk")]
+    Keep(#[from] io::Error),
+}
+
+/// The snapshot that a node in `data` keeps, without its suppressions; `None`: it has none yet.
+///
+/// # Errors
+/// The file cannot be read, or what it holds does not hold together.
+pub fn kept_snapshot(data: &Path) -> Result<Option<Arc<Snapshot>>, FeedError> {
+    let Some((manifest, chunks)) = Kept::look(data)?.manifest else { return Ok(None) };
+    let mut assembly = Assembly::default();
+    assembly.apply(manifest, &chunks)?;
+    Ok(Some(Arc::clone(assembly.snapshot())))
+}
+
+impl Feed {
+    /// What was in effect when a node last ran in `data`; where nothing usable is there, an empty snapshot that accepts
+    /// nobody.
+    ///
+    /// # Errors
+    /// The file of publications cannot be opened for writing.
+    pub(crate) fn open(data: &Path, mesh: Mesh) -> Result<Self, FeedError> {
+        let (kept, found) = Kept::open(data)?;
+        let mut assembly = Assembly::default();
+        if let Some((manifest, chunks)) = found.manifest {
+            let revision = manifest.revision;
+            match assembly.apply(manifest, &chunks) {
+                Ok(()) => tracing::info!(revision = revision.0, "goes on with the configuration that was kept"),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the kept configuration is not usable; waiting for the control plane"
+                ),
+            }
+        }
+        if let Some((version, bytes)) = found.suppressions {
+            match decode_snapshot(&bytes) {
+                Ok(list) => assembly.apply_suppressions(version, list.suppressions),
+                Err(error) => tracing::error!(%error, "the kept suppressions are not usable"),
+            }
+        }
+        let status = FeedStatus::default();
+        status.seen.store(assembly.manifest().revision.0, Ordering::Relaxed);
+        status.suppressions.store(assembly.suppressions_version(), Ordering::Relaxed);
+        status.suppressions_seen.store(assembly.suppressions_version(), Ordering::Relaxed);
+        Ok(Self { assembly, kept, mesh, status: Arc::new(status) })
+    }
+
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        self.assembly.snapshot()
+    }
+
+    /// The manifest in effect.
+    pub fn manifest(&self) -> &Manifest {
+        self.assembly.manifest()
+    }
+
+    pub fn suppressions_version(&self) -> u64 {
+        self.assembly.suppressions_version()
+    }
+
+    pub fn status(&self) -> Arc<FeedStatus> {
+        Arc::clone(&self.status)
+    }
+
+    /// Reads a manifest and notes that it was seen.
+    ///
+    /// # Errors
+    /// [`FeedError::Manifest`].
+    pub fn read(&self, encoded: &[u8]) -> Result<Manifest, FeedError> {
+        let manifest = decode_manifest(encoded).map_err(|error| self.refuse(FeedError::Manifest(error)))?;
+        self.status.seen.store(manifest.revision.0, Ordering::Relaxed);
+        self.status.suppressions_seen.store(manifest.suppressions, Ordering::Relaxed);
+        Ok(manifest)
+    }
+
+    /// The chunks that `manifest` has and we have not.
+    pub fn missing(&self, manifest: &Manifest) -> Vec<ChunkName> {
+        self.assembly.missing(manifest)
+    }
+
+    /// Puts `manifest` in effect on every shard, and keeps it for the next start. `chunks` has what is missing. Blocks
+    /// while the disk syncs.
+    ///
+    /// # Errors
+    /// [`FeedError`]: nothing has changed.
+    pub fn apply(&mut self, manifest: Manifest, chunks: &[(ChunkName, Arc<[u8]>)]) -> Result<(), FeedError> {
+        let mut next = self.assembly.clone();
+        next.apply(manifest, chunks).map_err(|error| self.refuse(error.into()))?;
+        let former = self.assembly.manifest();
+        let new = chunks.iter().filter(|(name, _)| next.manifest().names(name) && !former.names(name));
+        self.kept.keep(next.manifest(), new).map_err(|error| self.refuse(error.into()))?;
+        self.assembly = next;
+        self.broadcast();
+        Ok(())
+    }
+
+    /// Puts suppressions in effect on every shard, and keeps them.
+    ///
+    /// # Errors
+    /// [`FeedError`]: nothing has changed.
+    pub fn apply_suppressions(&mut self, version: u64, encoded: &[u8]) -> Result<(), FeedError> {
+        let list = decode_snapshot(encoded).map_err(|error| self.refuse(FeedError::Suppressions(error)))?;
+        self.kept.keep_suppressions(version, encoded).map_err(|error| self.refuse(error.into()))?;
+        self.assembly.apply_suppressions(version, list.suppressions);
+        self.status.suppressions.store(version, Ordering::Relaxed);
+        self.broadcast();
+        Ok(())
+    }
+
+    fn broadcast(&self) {
+        let snapshot = self.snapshot();
+        self.mesh.broadcast(|| Letter::Snapshot(Arc::clone(snapshot)));
+    }
+
+    fn refuse(&self, error: FeedError) -> FeedError {
+        self.status.refused.fetch_add(1, Ordering::Relaxed);
+        error
+    }
+}
+
+impl FeedStatus {
+    /// The configuration store has answered at `now_ms`, Unix milliseconds.
+    pub fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.is_connected.store(true, Ordering::Relaxed);
+    }
+
+    /// The configuration store is out of reach.
+    pub fn lost(&self) {
+        self.is_connected.store(false, Ordering::Relaxed);
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
+    }
+
+    /// When the store was last heard from, Unix milliseconds; 0: not since the start.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// Of the last manifest that was seen.
+    pub fn revision_seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Whether suppressions are known that are not in effect.
+    pub fn suppressions_behind(&self) -> bool {
+        self.suppressions.load(Ordering::Relaxed) < self.suppressions_seen.load(Ordering::Relaxed)
+    }
+
+    /// The version of the suppressions that the last manifest names.
+    pub fn suppressions_wanted(&self) -> u64 {
+        self.suppressions_seen.load(Ordering::Relaxed)
+    }
+
+    /// Publications and lists that were not put in effect.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! What a data plane tells of itself in the configuration store, while it runs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::HostId;
+
+/// A data plane, at `hosts/<name>`, under its lease.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostAnnouncement {
+    /// Number of its data folder, given once; the ledger's cursors are by it.
+    pub id: HostId,
+    /// Where its admin listener is, such as `http://10.0.0.2:8082`.
+    pub admin: String,
+    #[serde(default)]
+    pub region: String,
+    pub shards: u16,
+    /// Of the program.
+    pub version: String,
+}
