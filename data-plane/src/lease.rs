@@ -327,22 +327,30 @@ mod tests {
 
     /// A store of one host.
     #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<(u64, Option<(u64, HostRecord)>, Vec<Grant>)>>);
+    struct Memory(Arc<Mutex<Stored>>);
+
+    #[derive(Clone, Default)]
+    struct Stored {
+        revision: u64,
+        /// With the revision that wrote it.
+        record: Option<(u64, HostRecord)>,
+        grants: Vec<Grant>,
+    }
 
     impl Registry for Memory {
         fn read(&mut self) -> Result<Own, String> {
-            let (revision, record, grants) = self.0.lock().unwrap().clone();
+            let Stored { revision, record, grants } = self.0.lock().unwrap().clone();
             Ok(Own { record, view: View { revision, grants } })
         }
 
         fn write(&mut self, guard: u64, record: &HostRecord) -> Result<(u64, View), WriteError> {
             let mut memory = self.0.lock().unwrap();
-            if memory.1.as_ref().map_or(0, |(by, _)| *by) != guard {
+            if memory.record.as_ref().map_or(0, |(by, _)| *by) != guard {
                 return Err(WriteError::Refused);
             }
-            memory.0 += 1;
-            memory.1 = Some((memory.0, record.clone()));
-            Ok((memory.0, View { revision: memory.0, grants: memory.2.clone() }))
+            memory.revision += 1;
+            memory.record = Some((memory.revision, record.clone()));
+            Ok((memory.revision, View { revision: memory.revision, grants: memory.grants.clone() }))
         }
     }
 
@@ -367,7 +375,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("postrail-lease-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let memory = Memory::default();
-        memory.0.lock().unwrap().2 = vec![grant(Standing::Held)];
+        memory.0.lock().unwrap().grants = vec![grant(Standing::Held)];
         let (mesh, inboxes) = Mesh::new(1);
         let settings = Settings::new(7, Announcement::default());
         let handle = hold(settings, &folder, memory.clone(), Interfaces::routed(), mesh).unwrap();
@@ -376,14 +384,14 @@ mod tests {
         assert_eq!(remembered(&folder.join(FIXED_FILE)), [grant(Standing::Held)]);
         {
             let mut memory = memory.0.lock().unwrap();
-            memory.0 += 1;
-            memory.2 = vec![grant(Standing::Releasing)];
+            memory.revision += 1;
+            memory.grants = vec![grant(Standing::Releasing)];
         }
         handle.waker().look();
         while next_held(&inboxes[0], 1).may_use(address, boottime()) {}
-        assert_eq!(memory.0.lock().unwrap().1.as_ref().unwrap().1.released, []);
+        assert_eq!(memory.0.lock().unwrap().record.as_ref().unwrap().1.released, []);
         // The shard answers that nothing is in flight, and the release is written.
-        while memory.0.lock().unwrap().1.as_ref().unwrap().1.released.is_empty() {
+        while memory.0.lock().unwrap().record.as_ref().unwrap().1.released.is_empty() {
             if let Ok(Letter::Ask(_, reply)) = inboxes[0].try_recv() {
                 drop(reply.try_send(Reply::Affected(0)));
             }
@@ -392,7 +400,7 @@ mod tests {
         assert_eq!(remembered(&folder.join(FIXED_FILE)), []);
         handle.stop();
         assert_eq!(handle.join(), End::Stopped);
-        assert_eq!(memory.0.lock().unwrap().1.as_ref().unwrap().1.state, HostState::Stopped);
+        assert_eq!(memory.0.lock().unwrap().record.as_ref().unwrap().1.state, HostState::Stopped);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
