@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use futures_lite::future::block_on;
 use postrail_core::lease::{Input, Lease, Output, Settings, View};
-use postrail_schema::allocation::{Grant, HostRecord};
+use postrail_schema::allocation::{Carrier, Grant, HostRecord};
 use postrail_schema::ids::ShardId;
 
 use crate::address::{Interfaces, lifetime};
@@ -206,13 +206,13 @@ impl<R: Registry> Pump<R> {
                     Input::Failed
                 }
             }),
-            Output::PutOn { address, nic, until } => Some(self.put_on(address, nic.as_deref(), until)),
+            Output::PutOn { address, carrier, until } => Some(self.put_on(address, &carrier, until)),
             Output::Extend { addresses, until } => {
                 self.extend(&addresses, until);
                 None
             }
-            Output::TakeOff { address } => {
-                if let Err(error) = self.interfaces.take_off(address, None) {
+            Output::TakeOff { address, carrier } => {
+                if let Err(error) = self.interfaces.take_off(address, &carrier) {
                     // A leased one goes by itself; a fixed one is nobody else's until this is said to be done.
                     tracing::error!(%address, error = &error as &dyn std::error::Error, "an address stays on");
                 }
@@ -248,12 +248,12 @@ impl<R: Registry> Pump<R> {
         }
     }
 
-    fn put_on(&mut self, address: IpAddr, nic: Option<&str>, until: Option<Duration>) -> Input {
+    fn put_on(&mut self, address: IpAddr, carrier: &Carrier, until: Option<Duration>) -> Input {
         let time = until.map(|until| lifetime(boottime(), until));
         if time == Some(None) {
             return Input::Down { address };
         }
-        match self.interfaces.put_on(address, nic, time.flatten()) {
+        match self.interfaces.put_on(address, carrier, time.flatten()) {
             Ok(()) => {
                 tracing::info!(%address, "address put on");
                 Input::Up { address }
@@ -356,7 +356,7 @@ mod tests {
 
     fn grant(standing: Standing) -> Grant {
         let address = [192, 0, 2, 1].into();
-        Grant { address, epoch: 1, tenure: Tenure::Fixed, standing, next: None, nic: None }
+        Grant { address, epoch: 1, tenure: Tenure::Fixed, standing, next: None, carrier: Carrier::HostChoice }
     }
 
     /// The next thing that a shard is told, with what it answers on the way.

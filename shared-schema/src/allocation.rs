@@ -87,6 +87,30 @@ pub enum Standing {
     Releasing,
 }
 
+/// What carries an address on its host.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier {
+    /// What the host does with addresses of which nothing is said.
+    #[default]
+    HostChoice,
+    /// The interface of that name.
+    Nic(String),
+    /// The network brings it there by itself: nothing is put on an interface, and no neighbour is told.
+    Routed,
+}
+
+/// What a source asks of the host that has its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostNeeds {
+    pub carrier: Carrier,
+    /// No other host may have it, and this one keeps it without keepalives.
+    pub host: Option<HostName>,
+    /// The host must have announced all of these.
+    pub capabilities: BTreeSet<String>,
+}
+
 /// One address, given to one host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Grant {
@@ -97,8 +121,7 @@ pub struct Grant {
     pub standing: Standing,
     /// For whom it is asked back, while it is.
     pub next: Option<HostName>,
-    /// The interface that carries it; `None`: the host's choice.
-    pub nic: Option<String>,
+    pub carrier: Carrier,
 }
 
 /// What a host's process is about.
@@ -120,6 +143,8 @@ pub struct Announcement {
     pub capabilities: BTreeSet<String>,
     /// Interfaces that addresses may be put on.
     pub nics: BTreeSet<String>,
+    /// The network brings every address here that it is granted.
+    pub routed: bool,
     /// Addresses at most.
     pub addresses_max: u32,
     /// Its part of the load beside other hosts: the shards that send. 0 counts as 1.
@@ -147,6 +172,23 @@ impl HostRecord {
     }
 }
 
+impl Announcement {
+    /// Whether the host can have an address carried so.
+    pub fn carries(&self, carrier: &Carrier) -> bool {
+        match carrier {
+            Carrier::HostChoice => self.routed || !self.nics.is_empty(),
+            Carrier::Nic(nic) => self.nics.contains(nic),
+            Carrier::Routed => true,
+        }
+    }
+}
+
+/// Whether the kernel would call an interface so.
+pub fn is_interface(name: &str) -> bool {
+    let plain = |octet: u8| octet.is_ascii_graphic() && !matches!(octet, b'/' | b':');
+    (1..=15).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..")
+}
+
 /// Whether an address is given out: not one that every host has, or that routing chooses.
 pub fn is_allocated(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
@@ -165,6 +207,22 @@ mod tests {
             assert_eq!(HostName::new(bad), Err(InvalidHostName), "{bad}");
         }
         assert!(HostName::try_from("a/b".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_host_carries_what_it_has_an_interface_for() {
+        let wire = Announcement { nics: ["eth0".to_owned()].into(), ..Announcement::default() };
+        let routed = Announcement { routed: true, ..Announcement::default() };
+        let nic = |name: &str| Carrier::Nic(name.to_owned());
+        for (carrier, by_wire, by_routed, by_none) in [
+            (Carrier::HostChoice, true, true, false),
+            (nic("eth0"), true, false, false),
+            (nic("eth1"), false, false, false),
+            (Carrier::Routed, true, true, true),
+        ] {
+            let carried = [&wire, &routed, &Announcement::default()].map(|host| host.carries(&carrier));
+            assert_eq!(carried, [by_wire, by_routed, by_none], "{carrier:?}");
+        }
     }
 
     #[test]

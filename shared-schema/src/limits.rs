@@ -270,6 +270,10 @@ pub const HOSTS_MAX: usize = 100;
 pub const HOST_RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Addresses that one host is given.
 pub const HOST_GRANTS_MAX: usize = 4_096;
+/// Capabilities that a host announces, or that a source asks for.
+pub const CAPABILITIES_MAX: usize = 16;
+/// Interfaces that a host names for addresses.
+pub const HOST_NICS_MAX: usize = 16;
 /// From when a keepalive was sent until what it holds may pass on to another host.
 pub const ADDRESS_LEASE: Duration = Duration::from_secs(10);
 /// The shortest and longest lease that may be configured.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::allocation::HostNeeds;
 use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::standing::Standing;
 
@@ -120,6 +121,9 @@ pub struct EgressSource {
     /// The address to bind; unspecified (`0.0.0.0`, `::`): the host's choice by route.
     pub address: IpAddr,
     pub ehlo_name: String,
+    /// Which hosts may have the address; those of one that is not allocated mean nothing.
+    #[serde(default)]
+    pub needs: HostNeeds,
 }
 
 /// A weighted set of sources.

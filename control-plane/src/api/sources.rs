@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::snapshot::EgressSource;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,7 +14,7 @@ use super::Shared;
 use super::extract::{Body, Operator};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::NewSource;
+use crate::app::{NewNeeds, NewSource};
 
 /// An egress source.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,6 +25,14 @@ pub(crate) struct SourceView {
     #[schema(value_type = String)]
     address: IpAddr,
     ehlo_name: String,
+    /// The interface that carries the address; null: the host's choice.
+    nic: Option<String>,
+    /// The network brings the address to its host.
+    routed: bool,
+    /// The one host that may have the address; null: any.
+    host: Option<String>,
+    /// What a host must have announced to have the address.
+    capabilities: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -33,6 +42,18 @@ pub(crate) struct SourceBody {
     #[schema(value_type = String)]
     address: IpAddr,
     ehlo_name: String,
+    /// Put the address on this interface of its host (in a fleet).
+    #[serde(default)]
+    nic: Option<String>,
+    /// The network brings the address to its host: nothing is put on an interface.
+    #[serde(default)]
+    routed: bool,
+    /// No other host may have the address, and this one keeps it also while it cannot reach etcd.
+    #[serde(default)]
+    host: Option<String>,
+    /// A host must have announced all of these to have the address.
+    #[serde(default)]
+    capabilities: Vec<String>,
 }
 
 /// A source but for its name, which is in the path.
@@ -42,6 +63,14 @@ pub(crate) struct SourceValue {
     #[schema(value_type = String)]
     address: IpAddr,
     ehlo_name: String,
+    #[serde(default)]
+    nic: Option<String>,
+    #[serde(default)]
+    routed: bool,
+    #[serde(default)]
+    host: Option<String>,
+    #[serde(default)]
+    capabilities: Vec<String>,
 }
 
 #[utoipa::path(get, path = "/v2/sources", tag = "sources", params(PageParams),
@@ -58,7 +87,8 @@ pub(crate) async fn create(
     _: Operator,
     Body(body): Body<SourceBody>,
 ) -> Result<(StatusCode, Json<SourceView>), ProblemDocument> {
-    let new = NewSource { name: body.name, address: body.address, ehlo_name: body.ehlo_name };
+    let SourceBody { name, address, ehlo_name, nic, routed, host, capabilities } = body;
+    let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
     let source = shared.run(move |app| app.put_source(&new, false)).await?;
     Ok((StatusCode::CREATED, Json(view(&source))))
 }
@@ -83,7 +113,8 @@ pub(crate) async fn replace(
     Path(name): Path<String>,
     Body(body): Body<SourceValue>,
 ) -> Result<Json<SourceView>, ProblemDocument> {
-    let new = NewSource { name, address: body.address, ehlo_name: body.ehlo_name };
+    let SourceValue { address, ehlo_name, nic, routed, host, capabilities } = body;
+    let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
     let source = shared.run(move |app| app.put_source(&new, true)).await?;
     Ok(Json(view(&source)))
 }
@@ -105,5 +136,12 @@ fn view(source: &EgressSource) -> SourceView {
         name: source.name.clone(),
         address: source.address,
         ehlo_name: source.ehlo_name.clone(),
+        nic: match &source.needs.carrier {
+            Carrier::Nic(nic) => Some(nic.clone()),
+            Carrier::HostChoice | Carrier::Routed => None,
+        },
+        routed: source.needs.carrier == Carrier::Routed,
+        host: source.needs.host.as_ref().map(HostName::to_string),
+        capabilities: source.needs.capabilities.iter().cloned().collect(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
+use postrail_schema::allocation::Carrier;
 use postrail_schema::event::{AttemptFacts, Event, EventKind, JobFacts};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, Revision, ShardId, TenantId};
 use postrail_schema::keys::MANIFEST;
@@ -325,6 +326,32 @@ async fn a_rotation_keeps_the_former_secret_alive_until_the_next_one() {
     assert_eq!(world.call(&bearer, "GET", "/v2/tenants", Value::Null).await.0, 401);
 }
 
+/// A source with these further fields.
+fn source(further: Value) -> Value {
+    let mut source = json!({ "name": "s", "address": "192.0.2.1", "ehlo_name": "a.b" });
+    for (name, value) in further.as_object().unwrap() {
+        source[name] = value.clone();
+    }
+    source
+}
+
+#[tokio::test]
+async fn what_a_source_asks_of_its_host_is_kept_shown_and_replaced_whole() {
+    let world = World::new();
+    let asked = json!({ "nic": "eth1", "host": "mx1", "capabilities": ["net-b", "net-a"] });
+    let (status, made) = world.operator("POST", "/v2/sources", source(asked)).await;
+    assert_eq!(
+        (status, &made["nic"], &made["host"], &made["routed"]),
+        (201, &json!("eth1"), &json!("mx1"), &json!(false))
+    );
+    assert_eq!(made["capabilities"], json!(["net-a", "net-b"]));
+    let published = &world.latest().sources[1].needs;
+    assert_eq!((&published.carrier, published.capabilities.len()), (&Carrier::Nic("eth1".into()), 2));
+    let body = json!({ "address": "192.0.2.1", "ehlo_name": "a.b", "routed": true });
+    let (_, replaced) = world.operator("PUT", "/v2/sources/s", body).await;
+    assert_eq!((&replaced["nic"], &replaced["host"], &replaced["routed"]), (&Value::Null, &Value::Null, &json!(true)));
+}
+
 #[tokio::test]
 async fn a_refusal_names_the_field() {
     let world = World::new();
@@ -338,6 +365,11 @@ async fn a_refusal_names_the_field() {
         ("POST", "/v2/domains", json!({ "name": "a.example", "pool": "none" }), 422, "invalid", "/pool"),
         ("PATCH", "/v2/domains/sender.example", json!({}), 422, "invalid", ""),
         ("POST", "/v2/sources", json!({ "name": "s", "address": "x", "ehlo_name": "a.b" }), 422, "invalid", "/address"),
+        ("POST", "/v2/sources", source(json!({ "nick": "eth0" })), 422, "unknown_field", "/nick"),
+        ("POST", "/v2/sources", source(json!({ "nic": "eth 0" })), 422, "invalid", "/nic"),
+        ("POST", "/v2/sources", source(json!({ "nic": "eth0", "routed": true })), 422, "invalid", "/routed"),
+        ("POST", "/v2/sources", source(json!({ "host": "MX_1" })), 422, "invalid", "/host"),
+        ("POST", "/v2/sources", source(json!({ "capabilities": ["net a"] })), 422, "invalid", "/capabilities"),
         (
             "POST",
             "/v2/pools",

@@ -152,6 +152,7 @@ fn make_egress(draft: &mut Draft, hostname: &str) -> Result<(), AppError> {
         name: DEFAULT.to_owned(),
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         ehlo_name: hostname.to_owned(),
+        needs: Default::default(),
     };
     let pool = EgressPool {
         id: draft.counters().next_pool(),

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use postrail_schema::limits::POOL_MEMBERS_MAX;
+use postrail_schema::allocation::{Carrier, HostNeeds};
+use postrail_schema::limits::{CAPABILITIES_MAX, POOL_MEMBERS_MAX};
 use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Route};
 
 use super::{App, AppError, names};
@@ -14,6 +15,16 @@ pub(crate) struct NewSource {
     pub name: String,
     pub address: IpAddr,
     pub ehlo_name: String,
+    pub needs: NewNeeds,
+}
+
+/// What a source asks of the host that has its address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NewNeeds {
+    pub nic: Option<String>,
+    pub routed: bool,
+    pub host: Option<String>,
+    pub capabilities: Vec<String>,
 }
 
 /// A pool to make, or to replace under its name.
@@ -44,6 +55,7 @@ impl App {
     pub(crate) fn put_source(&self, new: &NewSource, replace: bool) -> Result<EgressSource, AppError> {
         let name = names::slug("/name", &new.name)?;
         let ehlo_name = names::domain("/ehlo_name", &new.ehlo_name, true)?;
+        let needs = needs(&new.needs)?;
         self.change(|draft| {
             let found = draft.desired.source(&name).map(|source| source.id);
             let id = match (found, replace) {
@@ -52,7 +64,8 @@ impl App {
                 (Some(_), false) => return Err(AppError::conflict(format!("source {name} exists"))),
                 (None, true) => return Err(AppError::not_found("source", &*name)),
             };
-            let source = EgressSource { id, name: name.clone(), address: new.address, ehlo_name: ehlo_name.clone() };
+            let (name, ehlo_name, needs) = (name.clone(), ehlo_name.clone(), needs.clone());
+            let source = EgressSource { id, name, address: new.address, ehlo_name, needs };
             draft.put(source.clone())?;
             Ok(source)
         })
@@ -130,6 +143,27 @@ impl App {
             Ok(())
         })
     }
+}
+
+fn needs(new: &NewNeeds) -> Result<HostNeeds, AppError> {
+    let carrier = match (&new.nic, new.routed) {
+        (Some(_), true) => return Err(AppError::invalid("/routed", "an address that is routed is on no interface")),
+        (Some(nic), false) => Carrier::Nic(names::interface("/nic", nic)?),
+        (None, true) => Carrier::Routed,
+        (None, false) => Carrier::HostChoice,
+    };
+    if new.capabilities.len() > CAPABILITIES_MAX {
+        return Err(AppError::invalid("/capabilities", format!("at most {CAPABILITIES_MAX} may be asked for")));
+    }
+    Ok(HostNeeds {
+        carrier,
+        host: new.host.as_deref().map(|host| names::host("/host", host)).transpose()?,
+        capabilities: new
+            .capabilities
+            .iter()
+            .map(|word| names::slug("/capabilities", word))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 fn route_domain(text: &str) -> Result<String, AppError> {

@@ -165,16 +165,16 @@ impl Hosts {
         let mut sources = BTreeMap::new();
         for entry in self.0.list(&format!("{DESIRED}sources/"))?.entries {
             let source: EgressSource = value(&entry)?;
-            sources.insert(source.id, source.address);
+            sources.insert(source.id, source);
         }
         let mut demands: BTreeMap<IpAddr, Demand> = BTreeMap::new();
-        for address in sources.values().filter(|address| is_allocated(**address)) {
-            demands.entry(*address).or_default();
+        for source in sources.values().filter(|source| is_allocated(source.address)) {
+            demands.entry(source.address).or_default().add(&source.needs);
         }
         for entry in self.0.list(&format!("{DESIRED}pools/"))?.entries {
             let pool: EgressPool = value(&entry)?;
             for member in &pool.members {
-                let demand = sources.get(&member.source).and_then(|address| demands.get_mut(address));
+                let demand = sources.get(&member.source).and_then(|source| demands.get_mut(&source.address));
                 if let Some(demand) = demand {
                     demand.pools.push((pool.id, member.weight));
                 }
@@ -218,7 +218,7 @@ mod tests {
             lease_ms: 10_000,
             state: HostState::Live,
             released: Vec::new(),
-            announcement: Announcement { addresses_max: 9, share: 1, ..Announcement::default() },
+            announcement: Announcement { addresses_max: 9, share: 1, routed: true, ..Announcement::default() },
         }
     }
 

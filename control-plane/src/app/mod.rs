@@ -46,7 +46,7 @@ pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{IssuedSecret, NewCredential};
 pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal, Settling};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
-pub(crate) use egress::{NewPool, NewRoute, NewSource};
+pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};

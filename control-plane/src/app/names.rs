@@ -1,5 +1,6 @@
 //! The forms of names that configuration uses.
 
+use postrail_schema::allocation::{HostName, is_interface};
 use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
 
 use super::AppError;
@@ -20,6 +21,19 @@ pub(crate) fn username(pointer: &'static str, text: &str) -> Result<String, AppE
         return Ok(text.to_owned());
     }
     Err(AppError::invalid(pointer, "a username has 1 to 63 of a-z, 0-9, dot, underscore and hyphen"))
+}
+
+/// The name of a host of the fleet.
+pub(crate) fn host(pointer: &'static str, text: &str) -> Result<HostName, AppError> {
+    HostName::new(text).map_err(|invalid| AppError::invalid(pointer, invalid.to_string()))
+}
+
+/// The name of a network interface, as the kernel takes one.
+pub(crate) fn interface(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    if is_interface(text) {
+        return Ok(text.to_owned());
+    }
+    Err(AppError::invalid(pointer, "an interface's name has 1 to 15 characters, and no space, slash or colon"))
 }
 
 /// A domain name as lower-case A-labels, with at least one dot unless `single` labels are allowed.

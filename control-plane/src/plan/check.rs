@@ -1,9 +1,11 @@
 //! Findings about desired state. `Error` keeps a plan from being published; the others are shown to operators.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use postrail_schema::allocation::{Carrier, HostName, HostNeeds, is_allocated};
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::SuspensionTarget;
+use postrail_schema::snapshot::{EgressSource, SuspensionTarget};
 use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::Desired;
@@ -14,6 +16,7 @@ pub(super) fn check(desired: &Desired) -> Vec<Problem> {
     claims(desired, &mut problems);
     tenancy(desired, &mut problems);
     egress(desired, &mut problems);
+    addresses(desired, &mut problems);
     stops(desired, &mut problems);
     problems
 }
@@ -146,6 +149,41 @@ fn egress(desired: &Desired, to: &mut Problems) {
             let detail = "it allows receivers at private and loopback addresses";
             add(to, Severity::Note, "route_private", format!("route/{}", route.domain), detail);
         }
+    }
+}
+
+/// Sources that share an address move together, so what they ask of its host must go together.
+fn addresses(desired: &Desired, to: &mut Problems) {
+    let mut asked: BTreeMap<IpAddr, Vec<&EgressSource>> = BTreeMap::new();
+    for source in desired.sources.values() {
+        if is_allocated(source.address) {
+            asked.entry(source.address).or_default().push(source);
+        } else if source.needs != HostNeeds::default() {
+            let detail = "every host has an address like its own, so what it asks of a host means nothing";
+            add(to, Severity::Warning, "needs_unused", format!("source/{}", source.name), detail);
+        }
+    }
+    for (address, sources) in asked {
+        let of_host = |source: &&EgressSource| source.needs.host.as_ref().map(HostName::to_string);
+        let of_carrier = |source: &&EgressSource| match &source.needs.carrier {
+            Carrier::HostChoice => None,
+            Carrier::Nic(nic) => Some(format!("the interface {nic}")),
+            Carrier::Routed => Some("the network's routing".to_owned()),
+        };
+        let differing = |what: &dyn Fn(&&EgressSource) -> Option<String>| {
+            let mut told = sources.iter().filter_map(|source| Some((&source.name, what(source)?)));
+            let (first, one) = told.next()?;
+            let (second, other) = told.find(|(_, other)| *other != one)?;
+            Some(format!("{first} has {one}, {second} has {other}"))
+        };
+        let mut refuse = |code, what: &str, found: Option<String>| {
+            if let Some(found) = found {
+                let detail = format!("its sources name different {what} ({found}); an address has one");
+                add(to, Severity::Error, code, format!("address/{address}"), detail);
+            }
+        };
+        refuse("address_hosts_differ", "hosts", differing(&of_host));
+        refuse("address_carriers_differ", "ways to its host", differing(&of_carrier));
     }
 }
 

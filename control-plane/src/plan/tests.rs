@@ -1,5 +1,6 @@
 //! The plan of a small installation, and what each way to break it is told.
 
+use postrail_schema::allocation::{Carrier, HostName, HostNeeds};
 use postrail_schema::ids::{CredentialId, PoolId, SendingDomainId, SourceId, SuspensionId, TenantId};
 use postrail_schema::problem::Severity;
 use postrail_schema::snapshot::{
@@ -75,6 +76,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             name: "one".into(),
             address: [192, 0, 2, 1].into(),
             ehlo_name: "one.sender.example".into(),
+            needs: Default::default(),
         }],
         pools: vec![EgressPool {
             id: PoolId(1),
@@ -104,7 +106,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
 #[test]
 fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
     type Break = fn(&mut Desired);
-    let table: [(&str, Break); 12] = [
+    let table: [(&str, Break); 14] = [
         ("dangling_tenant", |d| d.credentials.get_mut(&CredentialId(1)).unwrap().tenant = TenantId(9)),
         ("dangling_tenant", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().tenant = TenantId(9)),
         ("dangling_pool", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(9))),
@@ -130,6 +132,13 @@ fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
         ("duplicate_name", |d| {
             d.tenants.insert(TenantId(2), Tenant { id: TenantId(2), ..d.tenants[&TenantId(1)].clone() });
         }),
+        ("address_hosts_differ", |d| {
+            share_address(d, [host_needs("mx1"), HostNeeds::default(), host_needs("mx2")]);
+        }),
+        ("address_carriers_differ", |d| {
+            let [nic, routed] = [Carrier::Nic("eth0".into()), Carrier::Routed];
+            share_address(d, [nic, routed].map(|carrier| HostNeeds { carrier, ..HostNeeds::default() }));
+        }),
         ("dangling_target", |d| {
             d.suspensions.get_mut(&SuspensionId(1)).unwrap().target = SuspensionTarget::Source(SourceId(9));
         }),
@@ -144,6 +153,29 @@ fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
     }
     assert_eq!(codes(&small(), Severity::Error), [""; 0]);
     assert!(Snapshot::new(content(&small(), Revision(5))).is_ok());
+}
+
+fn host_needs(host: &str) -> HostNeeds {
+    HostNeeds { host: Some(HostName::new(host).unwrap()), ..HostNeeds::default() }
+}
+
+/// Sources of one address, each with needs of its own.
+fn share_address<const N: usize>(desired: &mut Desired, needs: [HostNeeds; N]) {
+    for (number, needs) in (1..).zip(needs) {
+        let id = SourceId(number);
+        let (name, ehlo_name) = (format!("s{number}"), "one.sender.example".to_owned());
+        desired.sources.insert(id, EgressSource { id, name, address: [192, 0, 2, 1].into(), ehlo_name, needs });
+    }
+}
+
+#[test]
+fn sources_that_share_an_address_may_agree_on_its_host_and_one_that_every_host_has_asks_in_vain() {
+    let mut desired = small();
+    share_address(&mut desired, [host_needs("mx1"), HostNeeds::default(), host_needs("mx1")]);
+    assert_eq!(codes(&desired, Severity::Error), [""; 0]);
+    assert_eq!(codes(&desired, Severity::Warning), ["domain_without_keys"]);
+    desired.sources.get_mut(&SourceId(1)).unwrap().address = [127, 0, 0, 1].into();
+    assert_eq!(codes(&desired, Severity::Warning), ["domain_without_keys", "needs_unused"]);
 }
 
 #[test]

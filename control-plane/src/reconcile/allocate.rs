@@ -118,7 +118,7 @@ mod tests {
             lease_ms: 10_000,
             state: HostState::Live,
             released: Vec::new(),
-            announcement: Announcement { addresses_max: 1, share: 1, ..Announcement::default() },
+            announcement: Announcement { addresses_max: 1, share: 1, routed: true, ..Announcement::default() },
         };
         hosts.keep_alive(&name, 0, &record).unwrap();
         let allocator = || Allocator { hosts: hosts.clone(), observer: Observer::default(), told: Vec::new() };

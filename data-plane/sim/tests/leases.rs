@@ -134,7 +134,8 @@ impl Host {
             assert_eq!(unsafe { libc::setns(inside.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
             let store: Arc<dyn ConfigStore> = Arc::new(EtcdStore::open(&options).unwrap());
             let name = HostName::new(format!("host{number}")).unwrap();
-            let announcement = Announcement { addresses_max: 10, share: 1, ..Announcement::default() };
+            let nics = ["eth0".to_owned()].into();
+            let announcement = Announcement { addresses_max: 10, share: 1, nics, ..Announcement::default() };
             let settings = Settings {
                 lease: LEASE,
                 patience: Duration::from_secs(1),

@@ -8,7 +8,7 @@
 //! leaves the host chooses one as its source. Needs CAP_NET_ADMIN, and CAP_NET_RAW to announce.
 //!
 //! Absent here: which address, and when (the lease machine's), and networks that route addresses to hosts by themselves,
-//! where nothing is put on or announced: [`Interfaces::routed`].
+//! where nothing is put on or announced: [`Interfaces::routed`] of a whole host, [`Carrier::Routed`] of one address.
 
 mod announce;
 mod netlink;
@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink::{Link, Netlink};
+use postrail_schema::allocation::Carrier;
 
 /// Why an address could not be put on or taken off.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +68,13 @@ impl Interfaces {
     pub fn put_on(
         &mut self,
         address: IpAddr,
-        nic: Option<&str>,
+        carrier: &Carrier,
         lifetime: Option<Duration>,
     ) -> Result<(), AddressError> {
-        let Some(netlink) = &mut self.netlink else { return Ok(()) };
-        let name = nic.or(self.default.as_deref()).ok_or(AddressError::NoInterface(address))?;
+        let (Some(netlink), Some(name)) = (&mut self.netlink, carried_by(carrier, self.default.as_deref())) else {
+            return Ok(());
+        };
+        let name = name.ok_or(AddressError::NoInterface(address))?;
         let unknown = |source| AddressError::Unknown { name: name.to_owned(), source };
         let link = netlink.link(name).map_err(unknown)?;
         let refused = |source| AddressError::PutOn { address, name: name.to_owned(), source };
@@ -93,21 +96,30 @@ impl Interfaces {
         netlink.put_on(link, address, Some(lifetime)).map_err(refused)
     }
 
-    /// Takes `address` off, if it still is on; `nic` says where it may be from before this process began.
+    /// Takes `address` off, if it still is on; `carrier` says where it may be from before this process began.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn take_off(&mut self, address: IpAddr, nic: Option<&str>) -> Result<(), AddressError> {
+    pub fn take_off(&mut self, address: IpAddr, carrier: &Carrier) -> Result<(), AddressError> {
         let Some(netlink) = &mut self.netlink else { return Ok(()) };
         let failed = |source| AddressError::TakeOff { address, source };
         let link = match self.on.remove(&address) {
             Some(link) => link,
-            None => match nic.or(self.default.as_deref()) {
+            None => match carried_by(carrier, self.default.as_deref()).flatten() {
                 Some(name) => netlink.link(name).map_err(failed)?,
                 None => return Ok(()),
             },
         };
         netlink.take_off(&link, address).map_err(failed)
+    }
+}
+
+/// The interface for an address, on a host whose own choice is `default`; `None`: none, since the network brings it.
+fn carried_by<'a>(carrier: &'a Carrier, default: Option<&'a str>) -> Option<Option<&'a str>> {
+    match carrier {
+        Carrier::HostChoice => Some(default),
+        Carrier::Nic(name) => Some(Some(name)),
+        Carrier::Routed => None,
     }
 }
 

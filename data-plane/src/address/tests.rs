@@ -8,6 +8,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 
+const CHOICE: Carrier = Carrier::HostChoice;
+
+fn nic(name: &str) -> Carrier {
+    Carrier::Nic(name.to_owned())
+}
+
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip(8) is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -52,18 +58,18 @@ fn an_address_is_put_on_extended_and_taken_off() {
         let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
         for text in ["192.0.2.9", "2001:db8::9"] {
             let address = text.parse().unwrap();
-            interfaces.put_on(address, None, Some(Duration::from_secs(100))).unwrap();
+            interfaces.put_on(address, &CHOICE, Some(Duration::from_secs(100))).unwrap();
             let shown = ip("address show dev near");
             assert!(is_on(text) && shown.contains("deprecated"), "{shown}");
             interfaces.extend(address, Duration::from_secs(500)).unwrap();
             let shown = ip("address show dev near");
             assert!(shown.contains("valid_lft 500sec") || shown.contains("valid_lft 499sec"), "{shown}");
-            interfaces.take_off(address, None).unwrap();
+            interfaces.take_off(address, &CHOICE).unwrap();
             assert!(!is_on(text));
-            interfaces.take_off(address, None).unwrap();
+            interfaces.take_off(address, &CHOICE).unwrap();
         }
         let fixed = [192, 0, 2, 10].into();
-        interfaces.put_on(fixed, Some("near"), None).unwrap();
+        interfaces.put_on(fixed, &nic("near"), None).unwrap();
         assert!(ip("address show dev near").contains("valid_lft forever"));
     });
 }
@@ -73,7 +79,7 @@ fn the_kernel_takes_an_address_off_when_its_lifetime_ends() {
     between(|| {
         let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
         for text in ["192.0.2.9", "2001:db8::9"] {
-            interfaces.put_on(text.parse().unwrap(), None, Some(Duration::from_secs(1))).unwrap();
+            interfaces.put_on(text.parse().unwrap(), &CHOICE, Some(Duration::from_secs(1))).unwrap();
             let took = gone_after(text);
             // A second, and what the kernel is late at most; and what `ip` takes to show it.
             assert!(took < Duration::from_millis(2_250), "{text} went after {took:?}");
@@ -88,13 +94,13 @@ fn the_other_end_hears_of_an_address() {
         let listener = Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(all)).unwrap();
         listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
-        interfaces.put_on([192, 0, 2, 9].into(), None, None).unwrap();
+        interfaces.put_on([192, 0, 2, 9].into(), &CHOICE, None).unwrap();
         let mut packet = [0_u8; 64];
         let mut listener = listener;
         io::Read::read(&mut listener, &mut packet).unwrap();
         assert_eq!(packet[14..18], Ipv4Addr::new(192, 0, 2, 9).octets());
         // What is learnt from it: the far end sends to the near one without asking.
-        interfaces.put_on("2001:db8::9".parse().unwrap(), None, None).unwrap();
+        interfaces.put_on("2001:db8::9".parse().unwrap(), &CHOICE, None).unwrap();
     });
 }
 
@@ -103,14 +109,20 @@ fn what_cannot_be_done_is_said() {
     between(|| {
         let mut interfaces = Interfaces::open(None).unwrap();
         let address = [192, 0, 2, 9].into();
-        assert!(matches!(interfaces.put_on(address, None, None), Err(AddressError::NoInterface(_))));
+        assert!(matches!(interfaces.put_on(address, &CHOICE, None), Err(AddressError::NoInterface(_))));
         for name in ["", "nowhere", "a-name-that-is-too-long"] {
-            let refused = interfaces.put_on(address, Some(name), None);
+            let refused = interfaces.put_on(address, &nic(name), None);
             assert!(matches!(refused, Err(AddressError::Unknown { .. })), "{refused:?}");
         }
         let mut routed = Interfaces::routed();
-        routed.put_on(address, None, None).unwrap();
+        routed.put_on(address, &CHOICE, None).unwrap();
+        interfaces.put_on(address, &Carrier::Routed, None).unwrap();
         assert!(!is_on("192.0.2.9"));
+        // What somebody else put on, since the network brings it here, is not ours to take off.
+        ip("address add 192.0.2.9/32 dev near");
+        let mut other = Interfaces::open(Some("near".to_owned())).unwrap();
+        other.take_off(address, &Carrier::Routed).unwrap();
+        assert!(is_on("192.0.2.9"));
     });
 }
 

@@ -224,6 +224,18 @@ pub(crate) enum SourceCommand {
         /// The name that it greets with
         #[arg(long)]
         ehlo: String,
+        /// In a fleet: the interface of its host that the address is put on [default: the first --nic of the host]
+        #[arg(long, value_name = "NAME", conflicts_with = "routed")]
+        nic: Option<String>,
+        /// In a fleet: the network brings the address to its host, so nothing is put on an interface
+        #[arg(long)]
+        routed: bool,
+        /// In a fleet: the one host that may have the address; it keeps it while etcd is away
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// In a fleet: what a host must have announced by its --capability to have the address (repeatable)
+        #[arg(long, value_name = "WORD")]
+        capability: Vec<String>,
     },
     List,
     Show {

@@ -18,7 +18,8 @@ pub(crate) const DOMAINS: Columns =
     &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool"), ("STANDING", "standing"), ("MAY SEND", "may_send")];
 const CREDENTIALS: Columns =
     &[("USERNAME", "username"), ("TENANT", "tenant"), ("SECRETS", "live_secrets"), ("DISABLED", "disabled")];
-const SOURCES: Columns = &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name")];
+const SOURCES: Columns =
+    &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name"), ("HOST", "host"), ("NIC", "nic")];
 const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("MEMBERS", "members")];
 const ROUTES: Columns =
     &[("DOMAIN", "domain"), ("TO", "routing_domain"), ("PORT", "port"), ("PRIVATE", "allow_private")];
@@ -61,9 +62,18 @@ pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
 pub(crate) fn source(api: &Api, command: SourceCommand) -> Result<()> {
     let all = Collection { api, name: "sources", columns: SOURCES };
     match command {
-        SourceCommand::Add { name, address, ehlo } => {
-            all.add(None, body([("name", json!(name)), ("address", json!(address)), ("ehlo_name", json!(ehlo))]))
-        }
+        SourceCommand::Add { name, address, ehlo, nic, routed, host, capability } => all.add(
+            None,
+            body([
+                ("name", json!(name)),
+                ("address", json!(address)),
+                ("ehlo_name", json!(ehlo)),
+                ("nic", json!(nic)),
+                ("routed", json!(routed)),
+                ("host", json!(host)),
+                ("capabilities", json!(capability)),
+            ]),
+        ),
         SourceCommand::List => all.list(None),
         SourceCommand::Show { name } => all.show(None, &name),
         SourceCommand::Remove { name } => all.remove(None, &name),

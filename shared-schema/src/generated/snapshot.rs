@@ -1118,6 +1118,10 @@ impl<'a> Source<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
   pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 8;
   pub const VT_EHLO_NAME: ::flatbuffers::VOffsetT = 10;
+  pub const VT_NIC: ::flatbuffers::VOffsetT = 12;
+  pub const VT_ROUTED: ::flatbuffers::VOffsetT = 14;
+  pub const VT_HOST: ::flatbuffers::VOffsetT = 16;
+  pub const VT_CAPABILITIES: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1129,10 +1133,14 @@ impl<'a> Source<'a> {
     args: &'args SourceArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Source<'bldr>> {
     let mut builder = SourceBuilder::new(_fbb);
+    if let Some(x) = args.capabilities { builder.add_capabilities(x); }
+    if let Some(x) = args.host { builder.add_host(x); }
+    if let Some(x) = args.nic { builder.add_nic(x); }
     if let Some(x) = args.ehlo_name { builder.add_ehlo_name(x); }
     if let Some(x) = args.address { builder.add_address(x); }
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_id(args.id);
+    builder.add_routed(args.routed);
     builder.finish()
   }
 
@@ -1165,6 +1173,34 @@ impl<'a> Source<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Source::VT_EHLO_NAME, None).unwrap()}
   }
+  #[inline]
+  pub fn nic(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Source::VT_NIC, None)}
+  }
+  #[inline]
+  pub fn routed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Source::VT_ROUTED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn host(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Source::VT_HOST, None)}
+  }
+  #[inline]
+  pub fn capabilities(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(Source::VT_CAPABILITIES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Source<'_> {
@@ -1177,6 +1213,10 @@ impl ::flatbuffers::Verifiable for Source<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("address", Self::VT_ADDRESS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("ehlo_name", Self::VT_EHLO_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("nic", Self::VT_NIC, false)?
+     .visit_field::<bool>("routed", Self::VT_ROUTED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("host", Self::VT_HOST, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("capabilities", Self::VT_CAPABILITIES, false)?
      .finish();
     Ok(())
   }
@@ -1186,6 +1226,10 @@ pub struct SourceArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub address: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub ehlo_name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub nic: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub routed: bool,
+    pub host: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub capabilities: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
 }
 impl<'a> Default for SourceArgs<'a> {
   #[inline]
@@ -1195,6 +1239,10 @@ impl<'a> Default for SourceArgs<'a> {
       name: None, // required field
       address: None, // required field
       ehlo_name: None, // required field
+      nic: None,
+      routed: false,
+      host: None,
+      capabilities: None,
     }
   }
 }
@@ -1221,6 +1269,22 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SourceBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Source::VT_EHLO_NAME, ehlo_name);
   }
   #[inline]
+  pub fn add_nic(&mut self, nic: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Source::VT_NIC, nic);
+  }
+  #[inline]
+  pub fn add_routed(&mut self, routed: bool) {
+    self.fbb_.push_slot::<bool>(Source::VT_ROUTED, routed, false);
+  }
+  #[inline]
+  pub fn add_host(&mut self, host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Source::VT_HOST, host);
+  }
+  #[inline]
+  pub fn add_capabilities(&mut self, capabilities: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Source::VT_CAPABILITIES, capabilities);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SourceBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SourceBuilder {
@@ -1245,6 +1309,10 @@ impl ::core::fmt::Debug for Source<'_> {
       ds.field("name", &self.name());
       ds.field("address", &self.address());
       ds.field("ehlo_name", &self.ehlo_name());
+      ds.field("nic", &self.nic());
+      ds.field("routed", &self.routed());
+      ds.field("host", &self.host());
+      ds.field("capabilities", &self.capabilities());
       ds.finish()
   }
 }

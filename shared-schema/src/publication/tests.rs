@@ -49,6 +49,7 @@ fn content(tenants: u32) -> SnapshotContent {
             name: "a".into(),
             address: [192, 0, 2, 1].into(),
             ehlo_name: "a.example".into(),
+            needs: Default::default(),
         }],
         pools: vec![EgressPool {
             id: PoolId(1),

@@ -39,6 +39,8 @@ pub enum WireError {
     UnknownValue { field: &'static str, value: u8 },
     #[error("{field} has {length} octets, an address has 4 or 16")]
     Address { field: &'static str, length: usize },
+    #[error("source {id} asks for a host by a name that none can have")]
+    SourceHost { id: u32 },
     #[error("suspension {id} does not name exactly one target")]
     SuspensionTarget { id: u32 },
     #[error("the manifest names the {kind} {bucket} out of order")]

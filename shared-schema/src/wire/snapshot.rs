@@ -3,6 +3,7 @@
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 
 use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
+use crate::allocation::{Carrier, HostName, HostNeeds};
 use crate::generated::snapshot as wire;
 use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::limits::SNAPSHOT_BYTES_MAX;
@@ -210,11 +211,23 @@ fn read_key(key: wire::DkimKey<'_>) -> Result<DkimKey, WireError> {
 }
 
 fn put_source<'b>(to: &mut FlatBufferBuilder<'b>, source: &EgressSource) -> WIPOffset<wire::Source<'b>> {
+    let needs = &source.needs;
+    let nic = match &needs.carrier {
+        Carrier::Nic(nic) => Some(to.create_string(nic)),
+        Carrier::HostChoice | Carrier::Routed => None,
+    };
+    let host = needs.host.as_ref().map(|host| to.create_string(host.as_str()));
+    let words: Vec<_> = needs.capabilities.iter().map(|word| to.create_string(word)).collect();
+    let capabilities = (!words.is_empty()).then(|| to.create_vector(&words));
     let args = wire::SourceArgs {
         id: source.id.0,
         name: Some(to.create_string(&source.name)),
         address: Some(put_address(to, source.address)),
         ehlo_name: Some(to.create_string(&source.ehlo_name)),
+        nic,
+        routed: needs.carrier == Carrier::Routed,
+        host,
+        capabilities,
     };
     wire::Source::create(to, &args)
 }
@@ -225,6 +238,20 @@ fn read_source(source: wire::Source<'_>) -> Result<EgressSource, WireError> {
         name: source.name().to_owned(),
         address: read_address("source address", source.address())?,
         ehlo_name: source.ehlo_name().to_owned(),
+        needs: read_needs(source)?,
+    })
+}
+
+fn read_needs(source: wire::Source<'_>) -> Result<HostNeeds, WireError> {
+    let host = source.host().map(HostName::new).transpose();
+    Ok(HostNeeds {
+        carrier: match source.nic() {
+            Some(nic) => Carrier::Nic(nic.to_owned()),
+            None if source.routed() => Carrier::Routed,
+            None => Carrier::HostChoice,
+        },
+        host: host.map_err(|_| WireError::SourceHost { id: source.id() })?,
+        capabilities: source.capabilities().into_iter().flatten().map(str::to_owned).collect(),
     })
 }
 
@@ -355,6 +382,7 @@ mod tests {
                 name: "default".into(),
                 address: [0, 0, 0, 0].into(),
                 ehlo_name: "mail.sender.example".into(),
+                needs: HostNeeds::default(),
             }],
             pools: vec![EgressPool {
                 id: PoolId(1),
@@ -420,13 +448,21 @@ mod tests {
         (vec(tenant, 0..4), vec(credential, 0..4), vec(domain, 0..4))
     }
 
+    fn needs() -> impl Strategy<Value = HostNeeds> {
+        let carrier = prop_oneof![
+            proptest::sample::select(&[Carrier::HostChoice, Carrier::Routed][..]),
+            word().prop_map(Carrier::Nic),
+        ];
+        let host = option::of("[a-z0-9]([a-z0-9.-]{0,9}[a-z0-9])?".prop_map(|name| HostName::new(name).unwrap()));
+        (carrier, host, proptest::collection::btree_set(word(), 0..3))
+            .prop_map(|(carrier, host, capabilities)| HostNeeds { carrier, host, capabilities })
+    }
+
     fn egress() -> impl Strategy<Value = (Vec<EgressSource>, Vec<EgressPool>, Vec<Route>)> {
-        let source = (any::<(u32, std::net::IpAddr)>(), word(), word()).prop_map(|(n, name, ehlo_name)| EgressSource {
-            id: SourceId(n.0),
-            name,
-            address: n.1,
-            ehlo_name,
-        });
+        let source =
+            (any::<(u32, std::net::IpAddr)>(), word(), word(), needs()).prop_map(|(n, name, ehlo_name, needs)| {
+                EgressSource { id: SourceId(n.0), name, address: n.1, ehlo_name, needs }
+            });
         let member = any::<(u32, u32)>().prop_map(|(source, weight)| PoolMember { source: SourceId(source), weight });
         let pool = (any::<(u32, Option<u32>)>(), word(), vec(member, 0..4)).prop_map(|(n, name, members)| EgressPool {
             id: PoolId(n.0),

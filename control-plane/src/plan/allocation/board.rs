@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use postrail_schema::allocation::HostName;
+use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::limits::HOST_GRANTS_MAX;
 
 use super::{Demand, Fleet, Host, HostStanding};
@@ -189,8 +189,11 @@ pub(super) fn refusal(demand: &Demand, name: &HostName, host: &Host) -> Option<&
         Some("is in another region")
     } else if !demand.capabilities.is_subset(&announced.capabilities) {
         Some("lacks a capability that the address asks for")
-    } else if demand.nic.as_ref().is_some_and(|nic| !announced.nics.contains(nic)) {
-        Some("lacks the interface that the address asks for")
+    } else if !announced.carries(&demand.carrier) {
+        Some(match demand.carrier {
+            Carrier::Nic(_) => "lacks the interface that the address asks for",
+            Carrier::HostChoice | Carrier::Routed => "names no interface for addresses",
+        })
     } else {
         match host.standing {
             HostStanding::Live | HostStanding::Quiet => None,

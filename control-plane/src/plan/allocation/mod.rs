@@ -24,7 +24,7 @@ mod step;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postrail_schema::allocation::{Announcement, Grant, HostName};
+use postrail_schema::allocation::{Announcement, Carrier, Grant, HostName, HostNeeds};
 use postrail_schema::ids::PoolId;
 
 pub use assign::{Assignment, assign};
@@ -41,10 +41,21 @@ pub struct Demand {
     pub region: Option<String>,
     /// The host must have announced all of these.
     pub capabilities: BTreeSet<String>,
-    /// The host must have this interface.
-    pub nic: Option<String>,
+    /// The host must be able to have it carried so.
+    pub carrier: Carrier,
     /// No other host may have it, and this one keeps it without keepalives.
     pub fixed: Option<HostName>,
+}
+
+impl Demand {
+    /// Adds what one of the address's sources asks for. Sources that contradict each other are not published.
+    pub fn add(&mut self, needs: &HostNeeds) {
+        if needs.carrier != Carrier::HostChoice {
+            self.carrier = needs.carrier.clone();
+        }
+        self.fixed = self.fixed.take().or_else(|| needs.host.clone());
+        self.capabilities.extend(needs.capabilities.iter().cloned());
+    }
 }
 
 /// Whether a host may be given addresses.

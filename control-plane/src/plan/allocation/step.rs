@@ -73,7 +73,7 @@ impl Next {
         demand: Option<&Demand>,
         target: Option<&HostName>,
     ) -> bool {
-        let fits = demand.is_some_and(|demand| tenure(demand) == grant.tenure && demand.nic == grant.nic);
+        let fits = demand.is_some_and(|demand| tenure(demand) == grant.tenure && demand.carrier == grant.carrier);
         let is_wanted_here = target == Some(holder) || (target.is_none() && demand.is_some());
         let list = self.hosts.entry(holder.clone()).or_default();
         if is_wanted_here && fits {
@@ -105,7 +105,7 @@ impl Next {
             tenure: tenure(demand),
             standing: Standing::Held,
             next: None,
-            nic: demand.nic.clone(),
+            carrier: demand.carrier.clone(),
         });
     }
 }

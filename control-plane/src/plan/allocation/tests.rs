@@ -17,7 +17,8 @@ fn address(number: usize) -> IpAddr {
 }
 
 fn host() -> Host {
-    let announcement = Announcement { addresses_max: 1_000, share: 1, ..Announcement::default() };
+    let nics = ["eth0".to_owned()].into();
+    let announcement = Announcement { addresses_max: 1_000, share: 1, nics, ..Announcement::default() };
     Host { announcement, standing: HostStanding::Live, lapsed: false, released: BTreeSet::new() }
 }
 
@@ -133,7 +134,7 @@ fn each_constraint_is_kept_and_told() {
     let table: [(Ask, &str); 4] = [
         (|d| d.region = Some("north".into()), "another region"),
         (|d| d.capabilities = ["ten-gigabit".to_owned()].into(), "lacks a capability"),
-        (|d| d.nic = Some("eth7".into()), "lacks the interface"),
+        (|d| d.carrier = Carrier::Nic("eth7".into()), "lacks the interface"),
         (|d| d.fixed = Some(name(3)), "is not the host that the address is fixed to"),
     ];
     for (ask, told) in table {
@@ -147,12 +148,23 @@ fn each_constraint_is_kept_and_told() {
             region: Some("north".into()),
             capabilities: ["ten-gigabit".to_owned()].into(),
             nics: ["eth7".to_owned()].into(),
+            routed: false,
             addresses_max: 1,
             share: 1,
         };
         fleet.hosts.insert(name(3), Host { announcement, ..host() });
         assert_eq!(assign(&fleet, &BTreeMap::new(), 0).targets, [(address(1), name(3))].into());
     }
+}
+
+#[test]
+fn a_host_without_interfaces_gets_only_what_the_network_brings() {
+    let mut fleet = fleet(2, 1);
+    fleet.hosts.get_mut(&name(1)).unwrap().announcement.nics.clear();
+    fleet.addresses.get_mut(&address(2)).unwrap().carrier = Carrier::Routed;
+    let assignment = assign(&fleet, &BTreeMap::new(), 0);
+    assert_eq!(assignment.targets, [(address(2), name(1))].into());
+    assert!(assignment.problems[0].detail.contains("names no interface"), "{:?}", assignment.problems);
 }
 
 #[test]
@@ -164,8 +176,8 @@ fn a_full_host_passes_on_what_others_may_have_too() {
     fleet.hosts.get_mut(&name(1)).unwrap().announcement.nics = ["eth1".to_owned()].into();
     fleet.hosts.get_mut(&name(2)).unwrap().announcement.nics = ["eth2".to_owned()].into();
     // Address 1 may be anywhere, and is where alone address 3 may be.
-    fleet.addresses.get_mut(&address(3)).unwrap().nic = Some("eth1".into());
-    fleet.addresses.get_mut(&address(2)).unwrap().nic = Some("eth2".into());
+    fleet.addresses.get_mut(&address(3)).unwrap().carrier = Carrier::Nic("eth1".into());
+    fleet.addresses.get_mut(&address(2)).unwrap().carrier = Carrier::Nic("eth2".into());
     let present = [(address(1), name(1)), (address(2), name(2))].into();
     let assignment = assign(&fleet, &present, 0);
     assert_eq!(assignment.problems, []);
@@ -331,6 +343,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
             region: (region > 0).then(|| format!("r{region}")),
             capabilities: BTreeSet::new(),
             nics: [format!("eth{nic}")].into(),
+            routed: false,
             addresses_max: room,
             share,
         };
@@ -340,7 +353,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
     let any_demand = (0_u8..5, 0_u8..6, 1_u32..4, 1_u32..9).prop_map(|(region, nic, pool, weight)| Demand {
         pools: vec![(PoolId(pool), weight)],
         region: (region > 3).then(|| "r1".to_owned()),
-        nic: (nic > 4).then(|| "eth1".to_owned()),
+        carrier: if nic > 4 { Carrier::Nic("eth1".to_owned()) } else { Carrier::HostChoice },
         ..Demand::default()
     });
     (prop::collection::vec(any_demand, 0..30), prop::collection::vec(any_host, 0..7)).prop_map(|(demands, hosts)| {

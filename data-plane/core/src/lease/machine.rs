@@ -284,7 +284,7 @@ impl Lease {
             if entry.is_asked_back() {
                 // A process before this one may have put it on.
                 entry.nic = Nic::TakingOff;
-                self.outputs.push_back(Output::TakeOff { address });
+                self.outputs.push_back(Output::TakeOff { address, carrier: entry.grant.carrier.clone() });
             }
             self.entries.insert(address, entry);
             return;
@@ -292,7 +292,7 @@ impl Lease {
         entry.is_gone = false;
         let before = std::mem::replace(&mut entry.grant, grant);
         if before.epoch != entry.grant.epoch {
-            if before.nic != entry.grant.nic {
+            if before.carrier != entry.grant.carrier {
                 entry.is_misplaced = entry.nic != Nic::Off;
                 entry.since = None;
             }
@@ -386,12 +386,13 @@ impl Lease {
                 Nic::Off if belongs_on && !entry.is_asked_back() => {
                     entry.nic = Nic::PuttingOn;
                     let until = (entry.grant.tenure == Tenure::Leased).then_some(self.until);
-                    let nic = entry.grant.nic.clone();
-                    self.outputs.push_back(Output::PutOn { address: *address, nic, until });
+                    let carrier = entry.grant.carrier.clone();
+                    self.outputs.push_back(Output::PutOn { address: *address, carrier, until });
                 }
                 Nic::On if !belongs_on => {
                     entry.nic = Nic::TakingOff;
-                    self.outputs.push_back(Output::TakeOff { address: *address });
+                    let carrier = entry.grant.carrier.clone();
+                    self.outputs.push_back(Output::TakeOff { address: *address, carrier });
                 }
                 _ => {}
             }

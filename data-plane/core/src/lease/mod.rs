@@ -34,7 +34,7 @@ mod nic;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use postrail_schema::allocation::{Announcement, Grant, HostRecord};
+use postrail_schema::allocation::{Announcement, Carrier, Grant, HostRecord};
 use postrail_schema::limits::{ADDRESS_KEEPALIVES, ADDRESS_LEASE, ADDRESS_LEASE_MARGIN, ADDRESS_RELEASE_PATIENCE};
 
 pub use held::{Held, Holding, moved_connections};
@@ -125,11 +125,12 @@ pub enum Output {
     /// Write the record if the present one was written by `guard` (0: if there is none), and read the grants.
     Write { guard: u64, record: HostRecord },
     /// Put an address on. The interface may keep it by itself until `until` at most (`None`: for good).
-    PutOn { address: IpAddr, nic: Option<String>, until: Option<Duration> },
+    PutOn { address: IpAddr, carrier: Carrier, until: Option<Duration> },
     /// These leased addresses may stay on until then.
     Extend { addresses: Vec<IpAddr>, until: Duration },
-    /// Take it off, and cut what is still on it.
-    TakeOff { address: IpAddr },
+    /// Take it off, and cut what is still on it. Where this process has not put it on, an earlier one may have, as
+    /// `carrier` says.
+    TakeOff { address: IpAddr, carrier: Carrier },
     /// Say [`Input::Ended`] when nothing is in flight on it; nothing new begins.
     End { address: IpAddr, epoch: u64 },
     /// Keep these fixed grants over a restart, durably before anything that follows is done.

@@ -1,6 +1,6 @@
 //! One machine against a store that is a few lines, and against a clock that is a number.
 
-use postrail_schema::allocation::{HostState, Standing, Tenure};
+use postrail_schema::allocation::{Carrier, HostState, Standing, Tenure};
 
 use super::*;
 
@@ -15,7 +15,14 @@ fn address(last: u8) -> IpAddr {
 }
 
 fn grant(last: u8, epoch: u64) -> Grant {
-    Grant { address: address(last), epoch, tenure: Tenure::Leased, standing: Standing::Held, next: None, nic: None }
+    Grant {
+        address: address(last),
+        epoch,
+        tenure: Tenure::Leased,
+        standing: Standing::Held,
+        next: None,
+        carrier: Carrier::HostChoice,
+    }
 }
 
 fn record(incarnation: u64, state: HostState, lease: u64) -> HostRecord {
@@ -77,7 +84,7 @@ impl Scene {
                     self.on.push(*address);
                     Input::Up { address: *address }
                 }
-                Output::TakeOff { address } => {
+                Output::TakeOff { address, .. } => {
                     self.on.retain(|other| other != address);
                     Input::Down { address: *address }
                 }
@@ -253,7 +260,7 @@ fn a_fixed_address_is_used_without_keepalives_and_over_a_restart() {
     scene.pass(at(0.0), at(100.0));
     assert!(scene.uses(1, at(100.0)) && !scene.uses(2, at(100.0)));
     let mut lease = Lease::new(at(0.0), Settings::new(OWN, Announcement::default()), vec![fixed]);
-    assert_eq!(lease.poll(), Some(Output::PutOn { address: address(1), nic: None, until: None }));
+    assert_eq!(lease.poll(), Some(Output::PutOn { address: address(1), carrier: Carrier::HostChoice, until: None }));
     lease.handle(at(0.1), Input::Up { address: address(1) });
     assert!(lease.held().may_use(address(1), at(0.1)), "before the store has said anything");
 }

@@ -225,6 +225,7 @@ mod tests {
                 name: format!("s{index}"),
                 address: address.parse().unwrap(),
                 ehlo_name: "mx.example.com".to_owned(),
+                needs: Default::default(),
             })
             .collect();
         let members = sources.iter().map(|source| PoolMember { source: source.id, weight: 1 }).collect();

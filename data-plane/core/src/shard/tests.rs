@@ -37,6 +37,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
             name: format!("s{index}"),
             address: address.parse().unwrap(),
             ehlo_name: "mx.sender.test".to_owned(),
+            needs: Default::default(),
         })
         .collect();
     let tenant = |id: u32| Tenant {

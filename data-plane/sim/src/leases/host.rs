@@ -114,7 +114,7 @@ impl Host {
                 self.on.extend(addresses.into_iter().map(|address| (address, Some(kernel_until(shown, until)))));
                 Effect::Nothing
             }
-            Output::TakeOff { address } => Effect::Nic { address, is_up: false },
+            Output::TakeOff { address, .. } => Effect::Nic { address, is_up: false },
             Output::End { address, epoch } => Effect::End { address, epoch },
             Output::Remember(grants) => {
                 self.remembered = grants;

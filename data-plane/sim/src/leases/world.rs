@@ -173,7 +173,7 @@ impl World {
     }
 
     fn add_host(&mut self, host: usize, name: &str) {
-        let announcement = Announcement { addresses_max: 100, share: 1, ..Announcement::default() };
+        let announcement = Announcement { addresses_max: 100, share: 1, routed: true, ..Announcement::default() };
         let name = HostName::new(name).expect("a letter and a digit");
         self.hosts.push(Host::new(name, Clock::new(&mut self.random), announcement));
         let at = below(&mut self.random, Duration::from_secs(2));

@@ -90,6 +90,7 @@ fn content() -> SnapshotContent {
             name: "source".to_owned(),
             address: NODE,
             ehlo_name: "node.example".to_owned(),
+            needs: Default::default(),
         }],
         pools: vec![EgressPool {
             id: PoolId(1),
