@@ -20,6 +20,7 @@ pub mod host;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+mod octets;
 pub mod problem;
 pub mod publication;
 pub mod snapshot;

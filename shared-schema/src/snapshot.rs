@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::allocation::HostNeeds;
 use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::octets;
 use crate::standing::Standing;
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
@@ -101,6 +102,7 @@ pub struct DkimKey {
     pub id: KeyId,
     pub selector: String,
     pub algorithm: KeyAlgorithm,
+    #[serde(with = "octets")]
     pub sealed_private_key: Vec<u8>,
     /// The public half as the `p=` value of the DNS record (base64).
     pub public_key: String,
