@@ -20,6 +20,7 @@ use postrail_schema::snapshot::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::table::Table;
 use crate::store::Entry;
 
 /// See the module head.
@@ -28,13 +29,13 @@ pub(crate) struct Desired {
     pub head: Head,
     pub operator: Option<Operator>,
     pub settings: Settings,
-    pub tenants: BTreeMap<TenantId, Tenant>,
-    pub credentials: BTreeMap<CredentialId, Credential>,
-    pub domains: BTreeMap<SendingDomainId, SendingDomain>,
-    pub sources: BTreeMap<SourceId, EgressSource>,
-    pub pools: BTreeMap<PoolId, EgressPool>,
-    pub routes: BTreeMap<String, Route>,
-    pub suspensions: BTreeMap<SuspensionId, Suspension>,
+    pub tenants: Table<TenantId, Tenant>,
+    pub credentials: Table<CredentialId, Credential>,
+    pub domains: Table<SendingDomainId, SendingDomain>,
+    pub sources: Table<SourceId, EgressSource>,
+    pub pools: Table<PoolId, EgressPool>,
+    pub routes: Table<String, Route>,
+    pub suspensions: Table<SuspensionId, Suspension>,
 }
 
 /// What every change touches.
@@ -107,7 +108,7 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
     type Id: Ord + Clone + Display;
 
     fn id(&self) -> Self::Id;
-    fn map(desired: &mut Desired) -> &mut BTreeMap<Self::Id, Self>;
+    fn map(desired: &mut Desired) -> &mut Table<Self::Id, Self>;
     /// The chunk of a publication that has the record with that id.
     fn place(id: &Self::Id) -> ChunkPlace;
 
@@ -128,7 +129,7 @@ macro_rules! record {
                 $value
             }
 
-            fn map(desired: &mut Desired) -> &mut BTreeMap<$id, Self> {
+            fn map(desired: &mut Desired) -> &mut Table<$id, Self> {
                 &mut desired.$field
             }
 
@@ -302,7 +303,7 @@ fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {
     (!domain.standing.may_send(), domain.id)
 }
 
-fn within<K: Ord, V: Clone>(map: &BTreeMap<K, V>, low: K, high: K) -> Vec<V> {
+fn within<K: Ord, V: Clone>(map: &Table<K, V>, low: K, high: K) -> Vec<V> {
     map.range(low..=high).map(|(_, record)| record.clone()).collect()
 }
 

@@ -6,6 +6,7 @@
 pub mod allocation;
 mod check;
 mod desired;
+mod table;
 
 use postrail_schema::ids::Revision;
 use postrail_schema::problem::Problem;
