@@ -19,7 +19,7 @@ use crate::app::{
 use crate::dns::Resolver;
 use crate::files;
 use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
-use crate::reconcile::{JournalGauges, follow_hosts, follow_store, lead};
+use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, lead};
 use crate::store::{ConfigStore, Guard, StoreError, Write};
 
 /// What the control plane runs with.
@@ -87,6 +87,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     tasks.spawn(follow_store(Arc::clone(&app), Arc::clone(&store), stopped.clone()));
     if is_fleet {
         tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), Arc::clone(&token), stopped.clone()));
+        tasks.spawn(allocate(Arc::clone(&store), stopped.clone()));
     }
     // Data planes look here for who leads.
     let at = format!("http://{api}");

@@ -20,7 +20,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_lite::future::block_on;
-use postrail_core::lease::{Input, Lease, Output, Settings, View};
+use postrail_core::lease::{Input, Lease, Output};
+pub use postrail_core::lease::{Settings, View};
 use postrail_schema::allocation::{Carrier, Grant, HostRecord};
 use postrail_schema::ids::ShardId;
 

@@ -1,6 +1,6 @@
 //! A fleet on one host: etcd, a control plane, data planes, each a process with a folder of its own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::child::{Running, run};
+use crate::lan::Station;
 use crate::place::{Place, free_address};
 use crate::postrail::{DOMAIN, binary};
 use crate::wait;
@@ -22,7 +23,12 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start(place: &Place) -> Self {
-        let (client, peer) = (free_address(), free_address());
+        Self::start_at(place, free_address())
+    }
+
+    /// As [`Self::start`], with its clients at this address.
+    pub fn start_at(place: &Place, client: SocketAddr) -> Self {
+        let peer = free_address();
         let (at, peer) = (format!("http://{client}"), format!("http://{peer}"));
         let data = place.join("etcd").display().to_string();
         let cluster = format!("default={peer}");
@@ -83,9 +89,24 @@ pub struct Member {
     pub rest: SocketAddr,
     pub data: PathBuf,
     arguments: Vec<String>,
+    /// Where it runs; nothing: on this side.
+    station: Option<Station>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     running: Running,
     http: reqwest::blocking::Client,
+}
+
+/// A member to be.
+#[derive(Default)]
+pub struct Plan<'a> {
+    pub name: &'a str,
+    pub role: &'a str,
+    pub master_key: Option<&'a [u8]>,
+    pub options: &'a [&'a str],
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Its API and its admin listener are at the station's own address, all else on the station's loopback.
+    pub station: Option<Station>,
 }
 
 impl Member {
@@ -98,7 +119,23 @@ impl Member {
         master_key: Option<&[u8]>,
         options: &[&str],
     ) -> Self {
-        let [api, admin, smtp, smtps, rest] = std::array::from_fn(|_| free_address());
+        Self::start_as(place, etcd, Plan { name, role, master_key, options, ..Plan::default() })
+    }
+
+    /// Starts the member of that plan.
+    pub fn start_as(place: &Place, etcd: &Etcd, plan: Plan<'_>) -> Self {
+        let Plan { name, role, master_key, options, environment, station } = plan;
+        let [api, admin, smtp, smtps, rest] = match &station {
+            None => std::array::from_fn(|_| free_address()),
+            // Nobody else is there.
+            Some(station) => [(station.address, 8081), (station.address, 8082)]
+                .into_iter()
+                .chain([2525, 2465, 8080].map(|port| (Ipv4Addr::LOCALHOST, port)))
+                .map(SocketAddr::from)
+                .collect::<Vec<_>>()
+                .try_into()
+                .expect("five addresses"),
+        };
         let data = place.join(name);
         if let Some(key) = master_key {
             std::fs::create_dir_all(&data).expect("a folder can be made");
@@ -114,10 +151,23 @@ impl Member {
         arguments.extend(["--hostname", "mail.sender.test", "--domain", DOMAIN].map(str::to_owned));
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
         let log = place.join(&format!("{name}.log"));
-        let running = Running::start(Command::new(binary()).args(&arguments), &log);
-        let http = reqwest::blocking::Client::builder().timeout(Duration::from_secs(30)).build();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let running = launch(station.as_ref(), &environment, &arguments, &log);
+        let client = || reqwest::blocking::Client::builder().timeout(Duration::from_secs(30)).build();
+        // A client's connections are made by a thread of its own, which stays where it began.
+        let http = match &station {
+            None => client(),
+            Some(station) => station.enter(client),
+        };
         let http = http.expect("an HTTP client can be made");
-        Self { name: name.to_owned(), api, admin, smtp, rest, data, arguments, log, running, http }
+        let name = name.to_owned();
+        Self { name, api, admin, smtp, rest, data, arguments, station, environment, log, running, http }
+    }
+
+    /// Where it runs.
+    pub fn station(&self) -> &Station {
+        self.station.as_ref().expect("a member that was started at a station")
     }
 
     pub fn output(&self) -> String {
@@ -130,7 +180,14 @@ impl Member {
 
     /// On the same data and ports.
     pub fn start_again(&mut self) {
-        self.running = Running::start(Command::new(binary()).args(&self.arguments), &self.log);
+        self.running = launch(self.station.as_ref(), &self.environment, &self.arguments, &self.log);
+    }
+
+    /// SIGTERM, and its end.
+    pub fn stop(&mut self) {
+        self.running.signal(libc::SIGTERM);
+        let ended = self.running.wait(Duration::from_secs(30));
+        assert!(ended.is_some_and(|status| status.success()), "{} ends well: {ended:?}\n{}", self.name, self.output());
     }
 
     /// Waits until it answers at `path` of its control API or admin listener with success.
@@ -159,18 +216,15 @@ impl Member {
         got.and_then(reqwest::blocking::Response::text).unwrap_or_default()
     }
 
+    /// What submits by REST at this member, on a thread of its own.
+    pub fn submitter(&self, username: &str, secret: &str) -> Submitter {
+        let (username, secret) = (username.to_owned(), secret.to_owned());
+        Submitter { http: self.http.clone(), rest: self.rest, username, secret }
+    }
+
     /// Submits the smallest job to one recipient by REST: status and body.
     pub fn submit(&self, username: &str, secret: &str, to: &str) -> (u16, Value) {
-        let job = json!({
-            "subject": {"content": "A job"},
-            "body": {"contentType": "text/plain", "content": "Hello.\n"},
-            "recipients": [{"mail": {"to": [{"email": to}]}}],
-            "mail": {"from": {"email": format!("hello@{DOMAIN}")}},
-        });
-        let request = self.http.post(format!("http://{}/v2/jobs", self.rest)).basic_auth(username, Some(secret));
-        let answer = request.json(&job).send().expect("REST submission answers");
-        let status = answer.status().as_u16();
-        (status, answer.json().unwrap_or_default())
+        self.submitter(username, secret).submit(to).expect("REST submission answers")
     }
 
     /// A request to its control API as the operator: status and body.
@@ -201,6 +255,41 @@ impl Member {
     }
 }
 
+fn launch(
+    station: Option<&Station>,
+    environment: &[(String, String)],
+    arguments: &[String],
+    log: &std::path::Path,
+) -> Running {
+    let mut command = station.map_or_else(|| Command::new(binary()), |station| station.command(binary()));
+    Running::start(command.args(arguments).envs(environment.iter().cloned()), log)
+}
+
+/// A client of a member's REST submission.
+#[derive(Clone)]
+pub struct Submitter {
+    http: reqwest::blocking::Client,
+    rest: SocketAddr,
+    username: String,
+    secret: String,
+}
+
+impl Submitter {
+    /// Submits the smallest job to one recipient: status and body; nothing if there was no answer.
+    pub fn submit(&self, to: &str) -> Option<(u16, Value)> {
+        let job = json!({
+            "subject": {"content": "A job"},
+            "body": {"contentType": "text/plain", "content": "Hello.\n"},
+            "recipients": [{"mail": {"to": [{"email": to}]}}],
+            "mail": {"from": {"email": format!("hello@{DOMAIN}")}},
+        });
+        let request = self.http.post(format!("http://{}/v2/jobs", self.rest));
+        let answer = request.basic_auth(&self.username, Some(&self.secret)).json(&job).send().ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().unwrap_or_default()))
+    }
+}
+
 /// etcd, a control plane and data planes.
 pub struct Fleet {
     pub hosts: Vec<Member>,
@@ -214,13 +303,23 @@ pub struct Fleet {
 impl Fleet {
     /// Starts all, and waits until every data plane works under what is published.
     pub fn start(place: &Place, hosts: usize, options: &[&str]) -> Self {
-        let etcd = Etcd::start(place);
-        let mut control = Member::start(place, &etcd, "control", "control-plane", None, options);
+        let plan = |_: &str| Plan { options, ..Plan::default() };
+        Self::start_as(place, Etcd::start(place), hosts, plan)
+    }
+
+    /// As [`Self::start`], with the members as `plan` says by their names; name, role and master key it need not say.
+    pub fn start_as<'a>(place: &Place, etcd: Etcd, hosts: usize, plan: impl Fn(&str) -> Plan<'a>) -> Self {
+        let name = "control";
+        let mut control = Member::start_as(place, &etcd, Plan { name, role: "control-plane", ..plan(name) });
         control.wait_for(control.api, "/readyz");
         let (username, secret) = (control.printed("username "), control.printed("secret "));
         let token = std::fs::read_to_string(control.data.join("operator.token")).expect("the operator's token");
         let key = std::fs::read(control.data.join("master.key")).expect("the master key");
-        let start = |n| Member::start(place, &etcd, &format!("host-{n}"), "data-plane", Some(&key), options);
+        let start = |n| {
+            let name = &format!("host-{n}");
+            let wanted = plan(name);
+            Member::start_as(place, &etcd, Plan { name, role: "data-plane", master_key: Some(&key), ..wanted })
+        };
         let hosts = (1..=hosts).map(start).collect();
         let mut fleet = Self { hosts, control, etcd, username, secret, token: token.trim().to_owned() };
         for host in &mut fleet.hosts {

@@ -7,6 +7,7 @@
 //! - [`clients`]: submission clients and judges in Python and Node,
 //! - [`scene`]: all of it at once, as most stories need it,
 //! - [`fleet`]: etcd, control planes and data planes, each a process of its own,
+//! - [`lan`]: hosts on one network, each in a namespace,
 //! - [`dialogue`]: a plain SMTP client that says exactly what it is told,
 //! - [`namespace`]: a peer that is not on loopback,
 //! - [`zone`]: a real name server (Knot) with the story's zones,
@@ -26,6 +27,7 @@ pub mod dialogue;
 pub mod fleet;
 pub mod host;
 pub mod judge;
+pub mod lan;
 pub mod load;
 pub mod namespace;
 pub mod peers;

@@ -55,6 +55,10 @@ pub struct Arrived {
     pub pipelined: bool,
     /// Position of the connection among all, from 0.
     pub connection: usize,
+    /// When the connection was taken.
+    pub connected: Option<Instant>,
+    /// When the MAIL command came.
+    pub began: Option<Instant>,
     /// When the reply to the end of its data went out.
     pub at: Option<Instant>,
 }
@@ -235,13 +239,14 @@ fn act(shared: &Shared, stream: &mut TcpStream, stage: Stage, good: &str) -> std
 
 fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let peer = stream.peer_addr().ok();
+    let (peer, connected) = (stream.peer_addr().ok(), Some(Instant::now()));
     let mut reader = BufReader::new(stream.try_clone()?);
     if act(shared, &mut stream, Stage::Greeting, "220 receiver.test ESMTP\r\n")?.is_none() {
         return Ok(());
     }
-    let mut mail = Arrived { peer, connection, ..Arrived::default() };
-    let mut ehlo = String::new();
+    // What every mail of the connection has in common.
+    let mut common = Arrived { peer, connection, connected, ..Arrived::default() };
+    let mut mail = common.clone();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -252,7 +257,7 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         let done = match verb.as_str() {
             "EHLO" | "HELO" => {
-                ehlo.clone_from(&line);
+                common.ehlo.clone_from(&line);
                 let mut reply = "250-receiver.test\r\n".to_owned();
                 for extension in shared.extensions.lock().expect("no panic while locked").iter() {
                     reply.push_str(&format!("250-{extension}\r\n"));
@@ -261,7 +266,7 @@ fn serve(shared: &Shared, mut stream: TcpStream, connection: usize) -> std::io::
                 act(shared, &mut stream, Stage::Ehlo, &reply)?
             }
             "MAIL" => {
-                mail = Arrived { peer, connection, ehlo: ehlo.clone(), mail: line, ..Arrived::default() };
+                mail = Arrived { began: Some(Instant::now()), mail: line, ..common.clone() };
                 act(shared, &mut stream, Stage::Mail, "250 2.1.0 Ok\r\n")?
             }
             "RCPT" => {

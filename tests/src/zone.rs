@@ -19,7 +19,11 @@ pub struct NameServer {
 impl NameServer {
     /// Serves `zones`: pairs of an origin (`example.test.`) and its records, one a line, without SOA and NS.
     pub fn start(place: &Place, zones: &[(&str, &str)]) -> Self {
-        let address = free_address();
+        Self::start_at(place, free_address(), zones)
+    }
+
+    /// As [`Self::start`], at this address.
+    pub fn start_at(place: &Place, address: SocketAddr, zones: &[(&str, &str)]) -> Self {
         let folder = place.join("knot");
         for sub in ["run", "zones", "db"] {
             std::fs::create_dir_all(folder.join(sub)).expect("a folder can be made");

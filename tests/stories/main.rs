@@ -10,6 +10,7 @@ mod delivery_sources;
 mod durability;
 mod durability_disk;
 mod durability_measure;
+mod fleet_addresses;
 mod fleet_configuration;
 mod input_rest;
 mod input_smtp;

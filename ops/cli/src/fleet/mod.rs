@@ -2,10 +2,12 @@
 //!
 //! - `settings`: which store, and which part of the fleet this process is,
 //! - `follower`: from the store to the data plane,
-//! - `announce`: a data plane tells that it runs.
+//! - `announce`: a data plane tells that it runs,
+//! - `hold`: the addresses that it may send from.
 
 pub(crate) mod announce;
 pub(crate) mod follower;
+pub(crate) mod hold;
 pub(crate) mod settings;
 
 use std::path::Path;

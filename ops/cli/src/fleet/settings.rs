@@ -1,12 +1,15 @@
 //! The options of a fleet: where etcd is, and what this process does in it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use postrail_control_plane::store::{EtcdOptions, EtcdTls};
 use postrail_schema::allocation::HostName;
 use postrail_schema::keys;
+use postrail_schema::limits::{ADDRESS_LEASE, ADDRESS_LEASE_MAX, ADDRESS_LEASE_MIN, CAPABILITIES_MAX, HOST_NICS_MAX};
 use serde::Deserialize;
 
 /// Each may also stand in the file of `--config`, by the same name.
@@ -29,6 +32,19 @@ pub(crate) struct FleetOptions {
     /// The region that this host is in
     #[arg(long, value_name = "NAME", requires = "etcd")]
     pub(crate) region: Option<String>,
+    /// Interface that addresses may be put on (repeatable; the first one takes those whose source names none) [default:
+    /// that of the default route]
+    #[arg(long, value_name = "NAME", requires = "etcd")]
+    pub(crate) nic: Vec<String>,
+    /// The network brings addresses to the host that has them: nothing is put on an interface
+    #[arg(long, requires = "etcd", conflicts_with = "nic")]
+    pub(crate) routed: bool,
+    /// Word that sources may ask of the hosts of their addresses, such as a network that is routed here (repeatable)
+    #[arg(long, value_name = "WORD", requires = "etcd")]
+    pub(crate) capability: Vec<String>,
+    /// From when this host was heard last until its addresses may be others', 6 to 600 [default: 10]
+    #[arg(long, value_name = "SECONDS", requires = "etcd")]
+    pub(crate) lease: Option<u64>,
     /// Who signed the certificates of etcd, PEM; for https URLs
     #[arg(long, value_name = "FILE", requires = "etcd")]
     pub(crate) etcd_ca: Option<PathBuf>,
@@ -64,6 +80,11 @@ pub(crate) struct Fleet {
     pub(crate) role: Option<Role>,
     pub(crate) host_name: Option<HostName>,
     pub(crate) region: String,
+    /// Interfaces for addresses, as told.
+    pub(crate) nics: Vec<String>,
+    pub(crate) routed: bool,
+    pub(crate) capabilities: BTreeSet<String>,
+    pub(crate) lease: Duration,
 }
 
 impl Fleet {
@@ -81,6 +102,10 @@ impl FleetOptions {
             cluster: self.cluster.or(file.cluster),
             host_name: self.host_name.or(file.host_name),
             region: self.region.or(file.region),
+            nic: if self.nic.is_empty() { file.nic } else { self.nic },
+            routed: self.routed || file.routed,
+            capability: if self.capability.is_empty() { file.capability } else { self.capability },
+            lease: self.lease.or(file.lease),
             etcd_ca: self.etcd_ca.or(file.etcd_ca),
             etcd_cert: self.etcd_cert.or(file.etcd_cert),
             etcd_key: self.etcd_key.or(file.etcd_key),
@@ -123,6 +148,16 @@ impl FleetOptions {
                 Some((user, password.into()))
             }
         };
+        if self.routed && !self.nic.is_empty() {
+            bail!(
+                "nic and routed contradict each other: addresses are put on an interface, or the network brings them"
+            );
+        }
+        let lease = self.lease.map_or(ADDRESS_LEASE, Duration::from_secs);
+        if !(ADDRESS_LEASE_MIN..=ADDRESS_LEASE_MAX).contains(&lease) {
+            let (least, most) = (ADDRESS_LEASE_MIN.as_secs(), ADDRESS_LEASE_MAX.as_secs());
+            bail!("lease {}: between {least} and {most} seconds", lease.as_secs());
+        }
         let identity = self.etcd_cert.zip(self.etcd_key);
         if identity.is_some() && self.etcd_ca.is_none() {
             bail!("--etcd-cert needs --etcd-ca, by which the members are known");
@@ -137,7 +172,29 @@ impl FleetOptions {
             role: self.role,
             host_name: self.host_name.map(named).transpose()?,
             region: self.region.unwrap_or_default(),
+            nics: bounded("nic", self.nic, HOST_NICS_MAX)?,
+            routed: self.routed,
+            capabilities: capabilities(self.capability)?,
+            lease,
         }))
+    }
+}
+
+fn bounded(option: &str, words: Vec<String>, max: usize) -> Result<Vec<String>> {
+    match words.len() > max {
+        true => bail!("--{option} is given {} times: at most {max}", words.len()),
+        false => Ok(words),
+    }
+}
+
+/// The words in the form in which sources ask for them.
+fn capabilities(words: Vec<String>) -> Result<BTreeSet<String>> {
+    let words = bounded("capability", words, CAPABILITIES_MAX)?;
+    // A host's name allows a dot as well, which a source's word does not.
+    let is_word = |word: &String| !word.contains('.') && HostName::new(word.clone()).is_ok();
+    match words.iter().find(|word| !is_word(word)) {
+        Some(word) => bail!("--capability {word}: a word has 1 to 63 of a-z, 0-9 and -, and no - at its ends"),
+        None => Ok(words.into_iter().collect()),
     }
 }
 
@@ -175,6 +232,23 @@ mod tests {
         assert!(with().fleet(|_| None).is_err());
         let fleet = with().fleet(|name| Some(format!("{name} is secret"))).expect("good options").expect("a fleet");
         assert_eq!(fleet.etcd.user.expect("a user").1.as_str(), "POSTRAIL_ETCD_PASSWORD is secret");
+    }
+
+    #[test]
+    fn what_a_host_says_of_addresses_is_checked() {
+        let words = |word: &str| FleetOptions { capability: vec![word.to_owned()], ..options() };
+        for wrong in [
+            FleetOptions { lease: Some(5), ..options() },
+            FleetOptions { lease: Some(601), ..options() },
+            FleetOptions { routed: true, nic: vec!["eth0".to_owned()], ..options() },
+            FleetOptions { nic: vec!["eth0".to_owned(); HOST_NICS_MAX + 1], ..options() },
+            words("Net A"),
+            words("net.a"),
+        ] {
+            assert!(wrong.clone().fleet(|_| None).is_err(), "{wrong:?}");
+        }
+        let fleet = words("net-a").fleet(|_| None).expect("good options").expect("a fleet");
+        assert_eq!((fleet.lease, fleet.capabilities), (ADDRESS_LEASE, BTreeSet::from(["net-a".to_owned()])));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane as control;
 use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
 use postrail_data_plane::admin::REFUSING;
+use postrail_data_plane::lease::LeaseHandle;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle};
 use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::allocation::HostName;
@@ -30,9 +31,11 @@ use tracing::{debug, warn};
 
 use super::banner::{FirstStart, Txt};
 use crate::client::TOKEN_FILE;
+use crate::doctor::root::Root;
 use crate::fleet;
 use crate::fleet::announce::announce;
 use crate::fleet::follower::Follower;
+use crate::fleet::hold::{self, Bringing};
 use crate::fleet::settings::{Fleet, Role};
 
 /// Time for the control plane's requests to finish once the data plane has ended.
@@ -88,6 +91,8 @@ impl PlanesOptions {
 pub(crate) struct Planes {
     control: Option<control::Handle>,
     node: Option<NodeHandle>,
+    /// Holds the addresses that move, in a fleet.
+    lease: Option<LeaseHandle>,
     /// What follows the store and announces this host.
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -110,18 +115,19 @@ impl Planes {
         };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (node, unready) = match runs(Role::DataPlane) {
+        let (node, lease, unready) = match runs(Role::DataPlane) {
             true => match start_data_plane(options, store, &mut tasks, stopped).await {
-                Ok((node, unready)) => (Some(node), unready),
+                Ok(DataPlane { node, lease, unready }) => (Some(node), lease, unready),
                 Err(error) => return Err(failed(started, options, error).await),
             },
-            false => (None, None),
+            false => (None, None, None),
         };
         let (control, first) = started.map_or((None, None), |started| (Some(started.handle), started.first));
         Ok(Self {
             unready,
             control,
             node,
+            lease,
             tasks,
             stop,
             token_file: options.data.join(TOKEN_FILE),
@@ -144,19 +150,25 @@ impl Planes {
         &self.token_file
     }
 
-    /// Drains the data plane, then stops the control plane.
+    /// Drains the data plane, gives its addresses up, then stops the control plane.
     ///
     /// # Errors
     /// A shard has failed; what it had acknowledged is on disk.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let drained = match self.node {
             Some(node) => {
+                if let Some(lease) = &self.lease {
+                    lease.stop();
+                }
                 node.drain();
                 let ended = tokio::task::spawn_blocking(move || node.join()).await;
                 Some(ended.context("the data plane panicked")?)
             }
             None => None,
         };
+        if let Some(lease) = self.lease {
+            hold::end(lease).await;
+        }
         // What waits now is a disk that syncs, or a store that is out of reach.
         self.stop.send_replace(true);
         let told = async { while self.tasks.join_next().await.is_some() {} };
@@ -204,13 +216,21 @@ async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> 
     control::start(config, bootstrap).await.context("cannot start the control plane")
 }
 
-/// The data plane, and why it is not ready where it was waited for.
+/// The data plane of this process.
+struct DataPlane {
+    node: NodeHandle,
+    lease: Option<LeaseHandle>,
+    /// Why it is not ready, where that was waited for.
+    unready: Option<String>,
+}
+
 async fn start_data_plane(
     options: &PlanesOptions,
     store: Arc<dyn ConfigStore>,
     tasks: &mut JoinSet<()>,
     stopped: watch::Receiver<bool>,
-) -> Result<(NodeHandle, Option<String>)> {
+) -> Result<DataPlane> {
+    let bringing = options.fleet.as_ref().map(|fleet| Bringing::find(fleet, &Root::live())).transpose()?;
     if !options.data.join("master.key").exists() {
         bail!("{} has no master.key: copy that of the cluster's first host", options.data.display());
     }
@@ -221,9 +241,9 @@ async fn start_data_plane(
     let (node, feed) = started.context("cannot start the data plane")?;
     let follower = Follower::new(Arc::clone(&store), feed, token)?;
     tasks.spawn(follower.run(stopped.clone()));
-    match &options.fleet {
+    match options.fleet.as_ref().zip(bringing) {
         // Where control planes are out of reach, it runs with what it has kept.
-        Some(fleet) => {
+        Some((fleet, bringing)) => {
             let facts = HostAnnouncement {
                 id: HostId::LOCAL,
                 admin: format!("http://{}", options.admin),
@@ -232,15 +252,17 @@ async fn start_data_plane(
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let name = options.host_name()?;
+            let lease = hold::begin(fleet, &bringing, &name, &options.data, &node, &store)?;
+            tasks.spawn(hold::wake(Arc::clone(&store), name.clone(), lease.waker(), stopped.clone()));
             tasks.spawn(announce(store, options.data.clone(), name, facts, stopped));
-            Ok((node, None))
+            Ok(DataPlane { node, lease: Some(lease), unready: None })
         }
         None => {
             let unready = wait_until_ready(options.admin).await.err();
             if let Some(said) = &unready {
                 warn!(said, "the data plane runs, but is not ready yet");
             }
-            Ok((node, unready))
+            Ok(DataPlane { node, lease: None, unready })
         }
     }
 }
@@ -285,7 +307,7 @@ async fn failed(started: Option<control::Started>, options: &PlanesOptions, erro
 
 fn node_config(options: &PlanesOptions, token: &str) -> NodeConfig {
     NodeConfig {
-        is_leasing: false,
+        is_leasing: options.fleet.is_some(),
         data: options.data.clone(),
         hostname: options.hostname.clone(),
         smtp: options.smtp.clone(),

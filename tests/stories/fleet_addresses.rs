@@ -1,0 +1,295 @@
+//! Addresses that move between hosts, judged by a receiver in a network of its own: each host in a namespace, a real
+//! etcd, a steady stream of mail at both hosts, and what becomes of it when a host dies, is cut off, drains or restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use postrail_tests::fleet::{Etcd, Fleet, Plan, Submitter};
+use postrail_tests::lan::{Lan, Station};
+use postrail_tests::place::Place;
+use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
+use postrail_tests::wait;
+use postrail_tests::zone::NameServer;
+use serde_json::{Value, json};
+
+/// The shortest lease that may be configured.
+const LEASE: Duration = Duration::from_secs(6);
+
+/// Two hosts, and the addresses that they share.
+struct World {
+    fleet: Fleet,
+    receiver: Receiver,
+    addresses: [Ipv4Addr; 2],
+    lan: Lan,
+    _names: NameServer,
+    _receiver_at: Station,
+    _place: Place,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        Self::with(name, &[])
+    }
+
+    fn with(name: &str, environment: &[(&str, &str)]) -> Self {
+        let (place, lan) = (Place::new(name), Lan::new());
+        let receiver_at = lan.station(50);
+        let zone = ("receiver.test.", format!("@ MX 10 mx\nmx A {}", receiver_at.address));
+        let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[(zone.0, &zone.1)]);
+        let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receiver_at.address, 2525))));
+        let resolver = names.address().to_string();
+        let lease = LEASE.as_secs().to_string();
+        let options = ["--resolver", &resolver, "--shards", "1", "--nic", "eth0", "--lease", &lease];
+        let etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
+        let plan = |name: &str| {
+            let last = name.strip_prefix("host-").map_or(10, |number| 10 + number.parse::<u8>().expect("a number"));
+            Plan { options: &options, environment, station: Some(lan.station(last)), ..Plan::default() }
+        };
+        let fleet = Fleet::start_as(&place, etcd, 2, plan);
+        fleet.change("POST", "/v2/routes", &json!({"domain": "*", "port": 2525, "allow_private": true}));
+        let addresses = [lan.at(101), lan.at(102)];
+        let mut members = Vec::new();
+        for address in addresses {
+            let name = format!("out-{}", address.octets()[3]);
+            let source = json!({"name": name, "address": address, "ehlo_name": format!("{name}.sender.test")});
+            fleet.change("POST", "/v2/sources", &source);
+            members.push(json!({"source": name}));
+        }
+        fleet.change("PUT", "/v2/pools/default", &json!({"members": members}));
+        fleet.settle();
+        let world = Self { fleet, receiver, addresses, lan, _names: names, _receiver_at: receiver_at, _place: place };
+        world.until_each_has_one();
+        world
+    }
+
+    fn station(&self, host: usize) -> &Station {
+        self.fleet.hosts[host].station()
+    }
+
+    /// The host on whose interface each address is.
+    fn places(&self) -> [Option<usize>; 2] {
+        self.addresses.map(|address| {
+            let on: Vec<_> = (0..2).filter(|host| self.station(*host).has(address)).collect();
+            if let [first, _] = on[..] {
+                // They were not looked at in one moment.
+                assert!(!self.station(first).has(address), "{address} is on both hosts");
+            }
+            on.last().copied()
+        })
+    }
+
+    fn until_each_has_one(&self) {
+        wait::until("each host to have one address", || {
+            let places = self.places();
+            (places.contains(&Some(0)) && places.contains(&Some(1))).then_some(())
+        });
+    }
+
+    /// The address that a host has, of two that are spread.
+    fn address_of(&self, host: usize) -> Ipv4Addr {
+        let at = self.places().iter().position(|place| *place == Some(host)).expect("each has one");
+        self.addresses[at]
+    }
+
+    /// A host's grants in etcd, with the revision that wrote them.
+    fn grants(&self, host: usize) -> Value {
+        let key = format!("/postrail/main/allocation/grants/{}", self.fleet.hosts[host].name);
+        let found: Value = serde_json::from_str(&self.fleet.etcd.control(&["get", &key, "-w", "json"])).expect("JSON");
+        found["kvs"][0].clone()
+    }
+
+    fn stream(&self, host: usize) -> Stream {
+        Stream::start(self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret), host)
+    }
+
+    /// Waits until every mail of the streams has arrived, and what is in the ledger of it.
+    fn nothing_is_lost(&self, streams: Vec<Stream>) -> Vec<Arrived> {
+        let accepted: BTreeMap<String, String> = streams.into_iter().flat_map(Stream::stop).collect();
+        assert!(accepted.len() > 20, "the streams flowed: {}", accepted.len());
+        wait::within(Duration::from_secs(45), "every accepted mail to arrive", || {
+            let arrived: BTreeSet<_> = self.receiver.arrived().iter().map(recipient).collect();
+            accepted.keys().all(|to| arrived.contains(to)).then_some(())
+        });
+        for job in accepted.values() {
+            self.fleet.delivered(job);
+        }
+        self.receiver.arrived()
+    }
+}
+
+/// A steady stream of mail at one host; each mail's address says by which host it was accepted.
+struct Stream {
+    over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<(String, String)>>,
+}
+
+impl Stream {
+    fn start(submitter: Submitter, host: usize) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut accepted = Vec::new();
+            for number in 0.. {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                let to = format!("host{host}+{number}@receiver.test");
+                if let Some((202, answer)) = submitter.submit(&to) {
+                    let job = answer.pointer("/meta/jobId").and_then(|id| id.as_str()).expect("the job has an id");
+                    accepted.push((to, job.to_owned()));
+                }
+                std::thread::sleep(PACE);
+            }
+            accepted
+        });
+        Self { over, thread }
+    }
+
+    /// Recipients with their jobs, as they were accepted.
+    fn stop(self) -> Vec<(String, String)> {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the stream ends well")
+    }
+}
+
+/// Between two mails of a stream.
+const PACE: Duration = Duration::from_millis(100);
+
+fn recipient(mail: &Arrived) -> String {
+    mail.rcpt[0].trim_start_matches("RCPT TO:<").split('>').next().unwrap_or_default().to_owned()
+}
+
+fn origin(mail: &Arrived) -> usize {
+    usize::from(mail.rcpt[0].contains("host1+"))
+}
+
+/// One host's use of an address, as the receiver saw it.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    host: usize,
+    first_connection: Instant,
+    last_mail: Instant,
+}
+
+/// Who used `address`, one after the other. Nobody began a connection before the one before had begun its last mail.
+fn uses(arrived: &[Arrived], address: Ipv4Addr) -> Vec<Use> {
+    let mut mails: Vec<_> =
+        arrived.iter().filter(|mail| mail.peer.is_some_and(|peer| peer.ip() == IpAddr::V4(address))).collect();
+    mails.sort_by_key(|mail| mail.began);
+    let mut uses: Vec<Use> = Vec::new();
+    for mail in mails {
+        let (host, began) = (origin(mail), mail.began.expect("a mail began"));
+        let first_connection = mail.connected.expect("a connection was taken");
+        match uses.last_mut().filter(|last| last.host == host) {
+            Some(last) => last.last_mail = began,
+            None => {
+                if let Some(before) = uses.last() {
+                    assert!(first_connection > before.last_mail, "{address} was used by both hosts at once: {uses:?}");
+                }
+                uses.push(Use { host, first_connection, last_mail: began });
+            }
+        }
+    }
+    uses
+}
+
+/// The most connections from `address` on which a mail was under way at one time, of mails that began since `since`.
+fn connections_at_once(arrived: &[Arrived], address: Ipv4Addr, since: Instant) -> usize {
+    let of_address = |mail: &&Arrived| mail.peer.is_some_and(|peer| peer.ip() == IpAddr::V4(address));
+    let spans: Vec<_> = arrived.iter().filter(of_address).filter_map(|mail| Some((mail.began?, mail.at?))).collect();
+    let spans: Vec<_> = spans.into_iter().filter(|(began, _)| *began >= since).collect();
+    let at_once = |moment: Instant| spans.iter().filter(|(began, end)| *began <= moment && moment < *end).count();
+    spans.iter().map(|(began, _)| at_once(*began)).max().unwrap_or(0)
+}
+
+#[test]
+fn a_host_that_is_killed_loses_its_addresses_to_the_other_which_starts_low() {
+    let mut world = World::new("addresses-killed");
+    let lost = world.address_of(0);
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    // Slow enough that one connection is not enough for what comes.
+    world.receiver.script(Stage::EndOfData, Act::Wait(Duration::from_millis(400)), usize::MAX);
+    world.fleet.hosts[0].child().kill();
+    let killed = Instant::now();
+    wait::within(LEASE + Duration::from_secs(1), "the other host to have the address", || {
+        world.station(1).has(lost).then_some(())
+    });
+    let took = killed.elapsed();
+    println!("on the other host {:.2} s after the kill, with a lease of {LEASE:?}", took.as_secs_f64());
+    assert!(took > LEASE / 2, "it was not waited for the lease: {took:?}");
+    let count = world.receiver.arrived().len();
+    let arrived = wait::until("mail of the other host from there", || {
+        let arrived = world.receiver.arrived();
+        let from_there = uses(&arrived, lost).last().is_some_and(|last| last.host == 1);
+        (from_there && arrived.len() > count + 25).then_some(arrived)
+    });
+    assert_eq!(connections_at_once(&arrived, lost, killed), 1, "the path starts low");
+    world.receiver.script(Stage::EndOfData, Act::Wait(Duration::ZERO), 0);
+    world.fleet.hosts[0].start_again();
+    world.until_each_has_one();
+    let arrived = world.nothing_is_lost(streams);
+    for address in world.addresses {
+        println!("{address}: {:?}", uses(&arrived, address).iter().map(|one| one.host).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_host_that_is_cut_off_from_etcd_stops_before_the_other_starts() {
+    let world = World::new("addresses-cut-off");
+    let lost = world.address_of(0);
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    // It reaches the receiver as before.
+    world.station(0).cut_off(world.lan.at(1));
+    let cut = Instant::now();
+    wait::within(LEASE + Duration::from_secs(1), "the other host to have the address", || {
+        world.station(1).has(lost).then_some(())
+    });
+    println!("on the other host {:.2} s after the cut, with a lease of {LEASE:?}", cut.elapsed().as_secs_f64());
+    let uses_then = wait::until("mail of the other host from there", || {
+        let uses = uses(&world.receiver.arrived(), lost);
+        uses.last().is_some_and(|last| last.host == 1).then_some(uses)
+    });
+    let [.., before, after] = uses_then[..] else { panic!("two hosts used {lost}: {uses_then:?}") };
+    assert_eq!((before.host, after.host), (0, 1));
+    let gap = after.first_connection.duration_since(before.last_mail);
+    println!(
+        "nobody used it for {:.2} s; the first host did {:.2} s after the cut",
+        gap.as_secs_f64(),
+        before.last_mail.duration_since(cut).as_secs_f64()
+    );
+    assert!(before.last_mail > cut, "it was used while the lease lasted");
+    world.station(0).reach(world.lan.at(1));
+    world.until_each_has_one();
+    let arrived = world.nothing_is_lost(streams);
+    world.addresses.iter().for_each(|address| drop(uses(&arrived, *address)));
+}
+
+#[test]
+fn a_host_that_is_restarted_within_its_lease_keeps_its_addresses() {
+    let mut world = World::new("addresses-restart");
+    let (kept, grants) = (world.address_of(0), world.grants(0));
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    world.fleet.hosts[0].stop();
+    assert!(!world.station(0).has(kept), "a host that ended in order has taken its address off");
+    world.fleet.hosts[0].start_again();
+    wait::until("the address to be back", || world.station(0).has(kept).then_some(()));
+    assert_eq!(world.grants(0), grants, "nothing was given to anybody meanwhile");
+    // One that crashed waits until its predecessor's lease is over.
+    let again = world.receiver.arrived().len();
+    world.receiver.wait_for(again + 20);
+    world.fleet.hosts[0].child().kill();
+    let killed = Instant::now();
+    world.fleet.hosts[0].start_again();
+    wait::until("mail to leave from the address again", || {
+        uses(&world.receiver.arrived(), kept).last().filter(|last| last.last_mail > killed + LEASE / 2).copied()
+    });
+    assert_eq!(world.grants(0), grants, "nothing was given to anybody meanwhile");
+    let arrived = world.nothing_is_lost(streams);
+    assert_eq!(uses(&arrived, kept).len(), 1, "no other host used it");
+}
