@@ -6,6 +6,8 @@
 //!   desired/operator                                   the hash of the operator's token
 //!   desired/settings                                   what holds for the whole installation
 //!   desired/<kind>/<id>                                one resource, JSON; routes by domain
+//!   desired/pending                                    names the parts of a large change that is not at its places yet
+//!   staged/<change>/<part>                             the writes of a large change
 //!   published/chunks/<kind>/<bucket>/<hash>            records of one kind and bucket of ids; never changed
 //!   published/manifest                                 the revision and the chunks that make it up
 //!   checks/<domain id>                                 what the last check of a domain's DNS records found, JSON
@@ -38,6 +40,9 @@ pub const DESIRED: &str = "desired/";
 pub const HEAD: &str = "desired/head";
 pub const OPERATOR: &str = "desired/operator";
 pub const SETTINGS: &str = "desired/settings";
+/// Beside desired state: a change that was too large for one transaction.
+pub const PENDING: &str = "desired/pending";
+pub const STAGED: &str = "staged/";
 /// What checks of sending domains found: beside what is desired, so that a check is no change.
 pub const CHECKS: &str = "checks/";
 /// What data planes read.

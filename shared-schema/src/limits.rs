@@ -251,6 +251,18 @@ pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 pub const RESOURCES_MAX: usize = 100_000;
 /// One request body of the control API, octets: over it 413.
 pub const CONTROL_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// A document of desired state, octets: over it 413.
+pub const STATE_BYTES_MAX: usize = 96 * 1024 * 1024;
+/// Documents of desired state that are worked on at once: over it 503.
+pub const STATE_REQUESTS_MAX: usize = 2;
+/// Resources that a plan tells one by one; the rest are counted.
+pub const STATE_CHANGES_SHOWN_MAX: usize = 10_000;
+/// Mistakes of one document that are reported together.
+pub const STATE_ERRORS_MAX: usize = 100;
+/// RSA keys that applying one document makes: over it 422, since each takes a tenth of a second of a CPU.
+pub const STATE_KEYS_MADE_MAX: usize = 500;
+/// Parts of a change that one transaction of the store does not take, each of about a megabyte.
+pub const STAGED_PARTS_MAX: usize = 120;
 /// Records of one page of the control API.
 pub const PAGE_RECORDS_MAX: u32 = 1_000;
 /// Records of a page when the request names no limit.

@@ -18,6 +18,7 @@ mod input_start;
 mod ledger_postgresql;
 mod operations;
 mod operations_control;
+mod operations_declarative;
 mod operations_doctor;
 mod operations_domains;
 mod operations_pinning;

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, Operator, Scope, TenantParams};
+use super::extract::{Body, ForTenant, IfMatch, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{IssuedSecret, NewCredential};
-use crate::plan::Desired;
+use crate::plan::{CredentialEntry, Desired, entity_tag};
 
 /// A credential.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,7 +40,7 @@ pub(crate) struct CredentialBody {
     username: String,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CredentialPatch {
     disabled: bool,
@@ -61,10 +61,10 @@ pub(crate) async fn create(
     _: Operator,
     ForTenant(tenant): ForTenant,
     Body(body): Body<CredentialBody>,
-) -> Result<(StatusCode, Json<IssuedView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<IssuedView>), ProblemDocument> {
     let new = NewCredential { tenant, username: body.username };
     let issued = shared.run(move |app| app.create_credential(&new)).await?;
-    Ok((StatusCode::CREATED, Json(issued_view(&shared, issued))))
+    Ok((StatusCode::CREATED, issued_view(&shared, issued)))
 }
 
 #[utoipa::path(get, path = "/v2/credentials/{username}", tag = "credentials",
@@ -74,11 +74,11 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
     Path(username): Path<String>,
-) -> Result<Json<CredentialView>, ProblemDocument> {
+) -> Result<Tagged<CredentialView>, ProblemDocument> {
     let desired = shared.app.desired();
     let found = desired.credential(&username).filter(|credential| scope.sees(credential.tenant));
     let credential = found.ok_or_else(|| ProblemDocument::not_found(&format!("credential {username}")))?;
-    Ok(Json(view(&desired, credential)))
+    Ok(tagged(&desired, credential))
 }
 
 #[utoipa::path(patch, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
@@ -88,10 +88,12 @@ pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
     Path(username): Path<String>,
+    IfMatch(when): IfMatch,
     Body(patch): Body<CredentialPatch>,
-) -> Result<Json<CredentialView>, ProblemDocument> {
-    let credential = shared.run(move |app| app.set_credential_disabled(&username, patch.disabled)).await?;
-    Ok(Json(view(&shared.app.desired(), &credential)))
+) -> Result<Tagged<CredentialView>, ProblemDocument> {
+    let when = when.sending(&patch);
+    let credential = shared.run(move |app| app.set_credential_disabled(&username, patch.disabled, &when)).await?;
+    Ok(tagged(&shared.app.desired(), &credential))
 }
 
 #[utoipa::path(post, path = "/v2/credentials/{username}/rotate", tag = "credentials",
@@ -101,9 +103,9 @@ pub(crate) async fn rotate(
     State(shared): State<Shared>,
     _: Operator,
     Path(username): Path<String>,
-) -> Result<Json<IssuedView>, ProblemDocument> {
+) -> Result<Tagged<IssuedView>, ProblemDocument> {
     let issued = shared.run(move |app| app.rotate_credential(&username)).await?;
-    Ok(Json(issued_view(&shared, issued)))
+    Ok(issued_view(&shared, issued))
 }
 
 #[utoipa::path(delete, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
@@ -112,13 +114,19 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(username): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_credential(&username)).await?;
+    shared.run(move |app| app.delete_credential(&username, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn issued_view(shared: &Shared, issued: IssuedSecret) -> IssuedView {
-    IssuedView { credential: view(&shared.app.desired(), &issued.credential), secret: issued.secret }
+fn issued_view(shared: &Shared, issued: IssuedSecret) -> Tagged<IssuedView> {
+    let Tagged(tag, credential) = tagged(&shared.app.desired(), &issued.credential);
+    Tagged(tag, IssuedView { credential, secret: issued.secret })
+}
+
+fn tagged(desired: &Desired, credential: &Credential) -> Tagged<CredentialView> {
+    Tagged(entity_tag(&CredentialEntry::of(desired, credential)), view(desired, credential))
 }
 
 fn view(desired: &Desired, credential: &Credential) -> CredentialView {

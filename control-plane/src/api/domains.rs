@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Maker, Operator, Scope, TenantParams};
+use super::extract::{Body, IfMatch, Maker, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
 use crate::app::{Caller, DomainChange, NewDomain, check_on_demand, dns_records};
-use crate::plan::{Desired, Verification};
+use crate::plan::{Desired, DomainEntry, Verification, entity_tag};
 use crate::verify::{DnsRecord, DomainCheck, Purpose, RecordCheck, RecordState};
 
 /// A sending domain.
@@ -124,15 +124,15 @@ impl From<DkimAlgorithm> for KeyAlgorithm {
     }
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DomainPatch {
     /// A pool by name; null: the default pool; absent: as it is.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pool: Option<Option<String>>,
     /// `operator`: it may send by the operator's word; `dns`: it has to prove itself from now on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     verification: Option<Verification>,
 }
 
@@ -150,7 +150,7 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     maker: Maker,
     Body(body): Body<DomainBody>,
-) -> Result<(StatusCode, Json<DomainView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<DomainView>), ProblemDocument> {
     if maker.caller != Caller::Operator && (body.pool.is_some() || body.verification == Some(Verification::Operator)) {
         return Err(ProblemDocument::forbidden());
     }
@@ -158,7 +158,7 @@ pub(crate) async fn create(
     let Maker { tenant, caller: by } = maker;
     let new = NewDomain { tenant, name: body.name, pool: body.pool, algorithms, verification: body.verification, by };
     let domain = shared.run(move |app| app.create_domain(&new)).await?;
-    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &domain, shared.app.hostname(), None))))
+    Ok((StatusCode::CREATED, tagged(&shared, &domain, None)))
 }
 
 #[utoipa::path(get, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
@@ -167,7 +167,7 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
     Path(name): Path<String>,
-) -> Result<Json<DomainView>, ProblemDocument> {
+) -> Result<Tagged<DomainView>, ProblemDocument> {
     let id = find(&shared, scope, &name)?.id;
     checked_view(&shared, id).await
 }
@@ -179,7 +179,7 @@ pub(crate) async fn check(
     State(shared): State<Shared>,
     scope: Scope,
     Path(name): Path<String>,
-) -> Result<Json<DomainView>, ProblemDocument> {
+) -> Result<Tagged<DomainView>, ProblemDocument> {
     let id = find(&shared, scope, &name)?.id;
     check_on_demand(&shared.app, id).await?;
     checked_view(&shared, id).await
@@ -192,11 +192,13 @@ pub(crate) async fn change(
     _: Operator,
     scope: Scope,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
     Body(patch): Body<DomainPatch>,
-) -> Result<Json<DomainView>, ProblemDocument> {
+) -> Result<Tagged<DomainView>, ProblemDocument> {
+    let when = when.sending(&patch);
     let id = find(&shared, scope, &name)?.id;
     let change = DomainChange { pool: patch.pool, verification: patch.verification };
-    shared.run(move |app| app.change_domain(id, &change)).await?;
+    shared.run(move |app| app.change_domain(id, &change, &when)).await?;
     checked_view(&shared, id).await
 }
 
@@ -207,12 +209,13 @@ pub(crate) async fn delete(
     maker: Maker,
     scope: Scope,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
     let domain = find(&shared, scope, &name)?;
     if maker.caller != Caller::Operator && domain.standing == Standing::Trusted {
         return Err(ProblemDocument::forbidden());
     }
-    shared.run(move |app| app.delete_domain(domain.id)).await?;
+    shared.run(move |app| app.delete_domain(domain.id, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -222,11 +225,17 @@ fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, Prob
     found.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))
 }
 
-async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Json<DomainView>, ProblemDocument> {
+async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Tagged<DomainView>, ProblemDocument> {
     let check = shared.run(move |app| app.last_check(id)).await?;
     let desired = shared.app.desired();
     let domain = desired.domains.get(&id).ok_or_else(|| ProblemDocument::not_found("the domain"))?;
-    Ok(Json(view(&desired, domain, shared.app.hostname(), check.as_ref())))
+    Ok(tagged(shared, domain, check.as_ref()))
+}
+
+fn tagged(shared: &Shared, domain: &SendingDomain, last: Option<&DomainCheck>) -> Tagged<DomainView> {
+    let desired = shared.app.desired();
+    let tag = entity_tag(&DomainEntry::of(&desired, domain));
+    Tagged(tag, view(&desired, domain, shared.app.hostname(), last))
 }
 
 fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<&DomainCheck>) -> DomainView {

@@ -1,16 +1,18 @@
 //! What handlers take from a request: the body, who is asking, and about which tenant.
 
+use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use postrail_schema::ids::TenantId;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::Shared;
 use super::problem::ProblemDocument;
-use crate::app::Caller;
+use crate::app::{Caller, Precondition};
 
 /// A JSON body; unknown fields are refused by the types, and every refusal tells where.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -70,6 +72,40 @@ impl FromRequestParts<Shared> for Operator {
     }
 }
 
+/// What If-Match asks for; without it, nothing.
+pub(crate) struct IfMatch(pub(crate) Precondition);
+
+impl FromRequestParts<Shared> for IfMatch {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        let Some(field) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(Precondition::default())) };
+        let unread =
+            |_| ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_if_match", "If-Match has entity tags, or *");
+        Ok(Self(Precondition::if_match(field.to_str().map_err(unread)?)))
+    }
+}
+
+/// A resource with its entity tag.
+pub(crate) struct Tagged<T>(pub(crate) String, pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        ([(header::ETAG, self.0)], Json(self.1)).into_response()
+    }
+}
+
+/// The caller's name in the audit trail.
+pub(crate) struct Actor(pub(crate) String);
+
+impl FromRequestParts<Shared> for Actor {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        caller(parts).map(|caller| Self(caller.name()))
+    }
+}
+
 /// Query of everything that belongs to a tenant.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +113,24 @@ impl FromRequestParts<Shared> for Operator {
 pub(crate) struct TenantParams {
     /// The tenant by name, for operators; a tenant's own by default.
     pub(crate) tenant: Option<String>,
+}
+
+/// Query of the document.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct StateParams {
+    /// With the hashes of secrets, and with keys that only the installation's master key opens.
+    #[serde(default)]
+    pub(crate) secrets: bool,
+}
+
+impl FromRequestParts<Shared> for StateParams {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        query(parts)
+    }
 }
 
 /// Whose things the request may see: one tenant's, or for an operator who named none, all.

@@ -22,6 +22,7 @@ mod queue;
 mod routes;
 mod settings;
 mod sources;
+mod state;
 mod status;
 mod suppressions;
 mod suspensions;
@@ -33,7 +34,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use postrail_schema::limits::CONTROL_BODY_BYTES_MAX;
+use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
 use tokio::sync::Semaphore;
 
 use crate::app::{App, AppError};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     gauges: Arc<JournalGauges>,
     counts: Arc<status::Counts>,
     room: Arc<Semaphore>,
+    /// For documents of the whole state, which are large.
+    documents: Arc<Semaphore>,
     /// What hosts of the cluster show.
     token: Arc<str>,
 }
@@ -54,8 +57,9 @@ pub(crate) struct Shared {
 /// All routes.
 pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, token: Arc<str>) -> Router {
     let room = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
-    let shared = Shared { app, gauges, counts: Arc::default(), room, token };
-    let v2 = configuration().merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
+    let documents = Arc::new(Semaphore::new(STATE_REQUESTS_MAX));
+    let shared = Shared { app, gauges, counts: Arc::default(), room, documents, token };
+    let v2 = configuration().merge(state()).merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
     Router::new()
         .route("/", get(status::root))
         .route("/healthz", get(status::healthz))
@@ -97,6 +101,13 @@ fn configuration() -> Router<Shared> {
         )
         .route("/problems", get(status::problems))
         .route("/audit", get(audit::list))
+}
+
+fn state() -> Router<Shared> {
+    Router::new()
+        .route("/state", get(state::show).put(state::replace))
+        .route("/state/plan", post(state::plan))
+        .layer(DefaultBodyLimit::max(STATE_BYTES_MAX))
 }
 
 fn mail() -> Router<Shared> {

@@ -1,13 +1,14 @@
 //! `/openapi.json`: OpenAPI 3.1, from the annotations of the handlers.
 
 use axum::Json;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domains, events, jobs, pools, queue, routes, settings, sources, status, suppressions,
+    audit, credentials, domains, events, jobs, pools, queue, routes, settings, sources, state, status, suppressions,
     suspensions, tenants,
 };
 
@@ -19,7 +20,7 @@ use super::{
     paths(
         tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete,
         domains::list, domains::create, domains::show, domains::change, domains::delete, domains::check,
-        settings::show, settings::change,
+        settings::show, settings::change, state::show, state::plan, state::replace,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::rotate,
         credentials::delete,
         sources::list, sources::create, sources::show, sources::replace, sources::delete,
@@ -52,6 +53,11 @@ struct Operations;
 impl Modify for Operations {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut openapi.paths.paths {
+            if path.starts_with("/v2") {
+                let PathItem { get, put, patch, delete, .. } = &mut *item;
+                let has_tag = get.is_some() && path.ends_with('}') || patch.is_some() || put.is_some();
+                [put, patch, delete].into_iter().flatten().filter(|_| has_tag).for_each(add_precondition);
+            }
             for operation in operations(item) {
                 name(operation);
                 mark_problems(operation);
@@ -85,6 +91,21 @@ fn mark_problems(operation: &mut Operation) {
             response.content.insert(PROBLEM_MEDIA_TYPE.to_owned(), content);
         }
     }
+}
+
+/// What has an entity tag is changed on condition.
+fn add_precondition(operation: &mut Operation) {
+    let parameters = operation.parameters.get_or_insert_default();
+    if !parameters.iter().any(|parameter| parameter.name == "If-Match") {
+        let told = "The ETag of what you have read: if it is another now, nothing is changed.";
+        let string = ObjectBuilder::new().schema_type(Type::String);
+        let parameter = ParameterBuilder::new().name("If-Match").parameter_in(ParameterIn::Header);
+        parameters.push(parameter.required(Required::False).description(Some(told)).schema(Some(string)).build());
+    }
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ProblemDocument"))).build();
+    let stale = ResponseBuilder::new().description("It has changed; `difference` shows what is against what was sent.");
+    let stale = stale.content(PROBLEM_MEDIA_TYPE, content).build();
+    operation.responses.responses.insert("412".to_owned(), RefOr::T(stale));
 }
 
 fn add_default(operation: &mut Operation) {

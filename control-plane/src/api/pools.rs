@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator, Scope, TenantParams};
+use super::extract::{Body, IfMatch, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::NewPool;
-use crate::plan::Desired;
+use crate::plan::{Desired, PoolEntry, entity_tag};
 
 /// An egress pool.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,7 +43,7 @@ pub(crate) struct PoolBody {
 }
 
 /// A pool but for its name, which is in the path.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PoolValue {
     #[serde(default)]
@@ -65,10 +65,10 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<PoolBody>,
-) -> Result<(StatusCode, Json<PoolView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<PoolView>), ProblemDocument> {
     let new = NewPool { name: body.name, tenant: body.tenant, members: named(body.members) };
-    let pool = shared.run(move |app| app.put_pool(&new, false)).await?;
-    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &pool))))
+    let pool = shared.run(move |app| app.put_pool(&new, None)).await?;
+    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &pool)))
 }
 
 #[utoipa::path(get, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path), TenantParams),
@@ -77,11 +77,11 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
     Path(name): Path<String>,
-) -> Result<Json<PoolView>, ProblemDocument> {
+) -> Result<Tagged<PoolView>, ProblemDocument> {
     let desired = shared.app.desired();
     let pool = desired.pool(&name).filter(|pool| scope.sees(pool.tenant));
     let pool = pool.ok_or_else(|| ProblemDocument::not_found(&format!("pool {name}")))?;
-    Ok(Json(view(&desired, pool)))
+    Ok(tagged(&desired, pool))
 }
 
 #[utoipa::path(put, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
@@ -90,11 +90,13 @@ pub(crate) async fn replace(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
     Body(body): Body<PoolValue>,
-) -> Result<Json<PoolView>, ProblemDocument> {
+) -> Result<Tagged<PoolView>, ProblemDocument> {
+    let when = when.sending(&body);
     let new = NewPool { name, tenant: body.tenant, members: named(body.members) };
-    let pool = shared.run(move |app| app.put_pool(&new, true)).await?;
-    Ok(Json(view(&shared.app.desired(), &pool)))
+    let pool = shared.run(move |app| app.put_pool(&new, Some(&when))).await?;
+    Ok(tagged(&shared.app.desired(), &pool))
 }
 
 #[utoipa::path(delete, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
@@ -103,13 +105,18 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_pool(&name)).await?;
+    shared.run(move |app| app.delete_pool(&name, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn named(members: Vec<Member>) -> Vec<(String, u32)> {
     members.into_iter().map(|member| (member.source, member.weight)).collect()
+}
+
+fn tagged(desired: &Desired, pool: &EgressPool) -> Tagged<PoolView> {
+    Tagged(entity_tag(&PoolEntry::of(desired, pool)), view(desired, pool))
 }
 
 fn view(desired: &Desired, pool: &EgressPool) -> PoolView {

@@ -3,11 +3,13 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postrail_schema::limits::STATE_CHANGES_SHOWN_MAX;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::AppError;
+use crate::plan::Change;
 use crate::store::StoreError;
 
 /// `application/problem+json`.
@@ -24,8 +26,23 @@ pub(crate) struct ProblemDocument {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<FieldError>,
     /// What the data plane answered, where the request went on to it.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub(crate) upstream: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub(crate) upstream: Option<Box<Value>>,
+    /// What was sent against what is, where the resource has changed since it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Change>>)]
+    pub(crate) difference: Option<Box<Stale>>,
+}
+
+/// What has changed since it was read.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Stale {
+    difference: Vec<Change>,
+    /// The entity tag of what is, which goes into the header.
+    #[serde(skip)]
+    tag: String,
 }
 
 /// One finding about a field or a resource.
@@ -45,7 +62,8 @@ impl ProblemDocument {
             code,
             detail: detail.into(),
             errors: Vec::new(),
-            upstream: Value::Null,
+            upstream: None,
+            difference: None,
         }
     }
 
@@ -82,6 +100,24 @@ impl From<AppError> for ProblemDocument {
             AppError::Invalid { pointer, detail } => {
                 Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.to_owned(), detail)
             }
+            AppError::Faults { ref faults } => {
+                let errors = faults.iter().map(|(pointer, detail)| FieldError {
+                    pointer: pointer.clone(),
+                    code: "invalid".to_owned(),
+                    detail: detail.clone(),
+                });
+                Self {
+                    errors: errors.collect(),
+                    ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string())
+                }
+            }
+            AppError::Stale { ref tag, ref difference } => Self {
+                difference: Some(Box::new(Stale {
+                    difference: difference.iter().take(STATE_CHANGES_SHOWN_MAX).cloned().collect(),
+                    tag: tag.clone(),
+                })),
+                ..Self::new(StatusCode::PRECONDITION_FAILED, "stale", error.to_string())
+            },
             AppError::Refused { ref problems } => {
                 let errors = problems.iter().map(|problem| FieldError {
                     pointer: problem.subject.clone(),
@@ -97,7 +133,7 @@ impl From<AppError> for ProblemDocument {
                 Self::new(StatusCode::BAD_GATEWAY, "data_plane_unreachable", error.to_string())
             }
             AppError::DataPlaneRefused { status, ref body } => Self {
-                upstream: body.clone(),
+                upstream: Some(Box::new(body.clone())),
                 ..Self::new(
                     // What is ours to fix (5yz) stays apart from what the caller asked wrongly.
                     StatusCode::from_u16(status)
@@ -137,9 +173,13 @@ const LEDGER_AWAY: &str = "the ledger does not answer; mail goes on, and its eve
 impl IntoResponse for ProblemDocument {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let tag = self.difference.as_ref().and_then(|stale| HeaderValue::from_str(&stale.tag).ok());
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(tag) = tag {
+            headers.insert(header::ETAG, tag);
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"postrail\""));
         }

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator};
+use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::NewRoute;
+use crate::plan::{RouteEntry, entity_tag};
 
 /// A route.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -43,11 +44,11 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<RouteBody>,
-) -> Result<(StatusCode, Json<RouteBody>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<RouteBody>), ProblemDocument> {
     let RouteBody { domain, routing_domain, port, allow_private } = body;
     let new = NewRoute { domain, routing_domain, port, allow_private };
     let route = shared.run(move |app| app.put_route(&new)).await?;
-    Ok((StatusCode::CREATED, Json(view(&route))))
+    Ok((StatusCode::CREATED, tagged(&route)))
 }
 
 #[utoipa::path(get, path = "/v2/routes/{domain}", tag = "routes", params(("domain" = String, Path)),
@@ -56,10 +57,10 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     _: Operator,
     Path(domain): Path<String>,
-) -> Result<Json<RouteBody>, ProblemDocument> {
+) -> Result<Tagged<RouteBody>, ProblemDocument> {
     let desired = shared.app.desired();
     let route = desired.routes.get(&domain).ok_or_else(|| ProblemDocument::not_found(&format!("route {domain}")))?;
-    Ok(Json(view(route)))
+    Ok(tagged(route))
 }
 
 #[utoipa::path(delete, path = "/v2/routes/{domain}", tag = "routes", params(("domain" = String, Path)),
@@ -68,9 +69,14 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(domain): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_route(&domain)).await?;
+    shared.run(move |app| app.delete_route(&domain, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(route: &Route) -> Tagged<RouteBody> {
+    Tagged(entity_tag(&RouteEntry::of(route)), view(route))
 }
 
 fn view(route: &Route) -> RouteBody {

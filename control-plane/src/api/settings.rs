@@ -1,16 +1,15 @@
 //! `/v2/settings`: what holds for the whole installation; the operator's.
 
-use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator};
+use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::problem::ProblemDocument;
 use super::tenants::present;
 use crate::app::SettingsChange;
-use crate::plan::{Settings, Verification};
+use crate::plan::{Settings, SettingsEntry, Verification, entity_tag};
 
 /// The settings.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,21 +20,21 @@ pub(crate) struct SettingsView {
     spf_include: Option<String>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SettingsPatch {
     /// `operator` or `dns`; domains that exist keep theirs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     domain_verification: Option<Verification>,
     /// Null: domains name their sources.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     spf_include: Option<Option<String>>,
 }
 
 #[utoipa::path(get, path = "/v2/settings", tag = "settings", responses((status = 200, body = SettingsView)))]
-pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Json<SettingsView> {
-    Json(view(&shared.app.desired().settings))
+pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Tagged<SettingsView> {
+    tagged(&shared.app.desired().settings)
 }
 
 #[utoipa::path(patch, path = "/v2/settings", tag = "settings", request_body = SettingsPatch,
@@ -43,11 +42,17 @@ pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Json<Sett
 pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
+    IfMatch(when): IfMatch,
     Body(patch): Body<SettingsPatch>,
-) -> Result<Json<SettingsView>, ProblemDocument> {
+) -> Result<Tagged<SettingsView>, ProblemDocument> {
+    let when = when.sending(&patch);
     let change = SettingsChange { domain_verification: patch.domain_verification, spf_include: patch.spf_include };
-    let settings = shared.run(move |app| app.change_settings(&change)).await?;
-    Ok(Json(view(&settings)))
+    let settings = shared.run(move |app| app.change_settings(&change, &when)).await?;
+    Ok(tagged(&settings))
+}
+
+fn tagged(settings: &Settings) -> Tagged<SettingsView> {
+    Tagged(entity_tag(&SettingsEntry::of(settings)), view(settings))
 }
 
 fn view(settings: &Settings) -> SettingsView {

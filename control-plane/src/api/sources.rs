@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator};
+use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{NewNeeds, NewSource};
+use crate::plan::{SourceEntry, entity_tag};
 
 /// An egress source.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,7 +58,7 @@ pub(crate) struct SourceBody {
 }
 
 /// A source but for its name, which is in the path.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceValue {
     #[schema(value_type = String)]
@@ -86,11 +87,11 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<SourceBody>,
-) -> Result<(StatusCode, Json<SourceView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<SourceView>), ProblemDocument> {
     let SourceBody { name, address, ehlo_name, nic, routed, host, capabilities } = body;
     let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
-    let source = shared.run(move |app| app.put_source(&new, false)).await?;
-    Ok((StatusCode::CREATED, Json(view(&source))))
+    let source = shared.run(move |app| app.put_source(&new, None)).await?;
+    Ok((StatusCode::CREATED, tagged(&source)))
 }
 
 #[utoipa::path(get, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -99,10 +100,10 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
-) -> Result<Json<SourceView>, ProblemDocument> {
+) -> Result<Tagged<SourceView>, ProblemDocument> {
     let desired = shared.app.desired();
     let source = desired.source(&name).ok_or_else(|| ProblemDocument::not_found(&format!("source {name}")))?;
-    Ok(Json(view(source)))
+    Ok(tagged(source))
 }
 
 #[utoipa::path(put, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -111,12 +112,14 @@ pub(crate) async fn replace(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
     Body(body): Body<SourceValue>,
-) -> Result<Json<SourceView>, ProblemDocument> {
+) -> Result<Tagged<SourceView>, ProblemDocument> {
+    let when = when.sending(&body);
     let SourceValue { address, ehlo_name, nic, routed, host, capabilities } = body;
     let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
-    let source = shared.run(move |app| app.put_source(&new, true)).await?;
-    Ok(Json(view(&source)))
+    let source = shared.run(move |app| app.put_source(&new, Some(&when))).await?;
+    Ok(tagged(&source))
 }
 
 #[utoipa::path(delete, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -125,9 +128,14 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_source(&name)).await?;
+    shared.run(move |app| app.delete_source(&name, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(source: &EgressSource) -> Tagged<SourceView> {
+    Tagged(entity_tag(&SourceEntry::of(source)), view(source))
 }
 
 fn view(source: &EgressSource) -> SourceView {

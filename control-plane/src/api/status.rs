@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use postrail_schema::problem::Problem;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -25,13 +26,24 @@ pub(crate) struct Counts {
 /// A finding.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProblemView {
-    /// `note` or `warning`; errors keep a change from being made.
+    /// `note`, `warning`, or in a plan `error`, which keeps it from being applied.
     #[schema(value_type = String)]
     severity: postrail_schema::problem::Severity,
     code: &'static str,
     /// Such as `pool/default`.
     subject: String,
     detail: String,
+}
+
+impl ProblemView {
+    pub(crate) fn of(problem: &Problem) -> Self {
+        Self {
+            severity: problem.severity,
+            code: problem.code,
+            subject: problem.subject.clone(),
+            detail: problem.detail.clone(),
+        }
+    }
 }
 
 #[utoipa::path(get, path = "/", tag = "status", security(()), responses((status = 200, body = Value)))]
@@ -87,11 +99,5 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 #[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
 pub(crate) async fn problems(State(shared): State<Shared>, _: Operator) -> Json<Page<ProblemView>> {
     let problems = shared.app.problems();
-    let items = problems.iter().map(|problem| ProblemView {
-        severity: problem.severity,
-        code: problem.code,
-        subject: problem.subject.clone(),
-        detail: problem.detail.clone(),
-    });
-    Json(Page { items: items.collect(), next_cursor: None })
+    Json(Page { items: problems.iter().map(ProblemView::of).collect(), next_cursor: None })
 }

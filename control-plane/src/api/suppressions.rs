@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, Operator, Scope, TenantParams};
+use super::extract::{Body, ForTenant, IfMatch, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::App;
+use crate::app::{App, Precondition, SuppressionEntry};
 use crate::ledger::SuppressionRecord;
+use crate::plan::entity_tag;
 
 /// A suppression.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,7 +35,7 @@ pub(crate) struct SuppressionBody {
 }
 
 /// A suppression but for its address, which is in the path.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SuppressionValue {
     #[serde(default)]
@@ -67,8 +68,8 @@ pub(crate) async fn create(
     _: Operator,
     ForTenant(tenant): ForTenant,
     Body(body): Body<SuppressionBody>,
-) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
-    suppress(&shared, tenant, body.address, body.reason).await
+) -> Result<(StatusCode, Tagged<SuppressionView>), ProblemDocument> {
+    suppress(&shared, tenant, body.address, body.reason, Precondition::default()).await
 }
 
 #[utoipa::path(put, path = "/v2/suppressions/{address}", tag = "suppressions",
@@ -79,9 +80,11 @@ pub(crate) async fn replace(
     _: Operator,
     ForTenant(tenant): ForTenant,
     Path(address): Path<String>,
+    IfMatch(when): IfMatch,
     Body(body): Body<SuppressionValue>,
-) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
-    suppress(&shared, tenant, address, body.reason).await
+) -> Result<(StatusCode, Tagged<SuppressionView>), ProblemDocument> {
+    let when = when.sending(&body);
+    suppress(&shared, tenant, address, body.reason, when).await
 }
 
 #[utoipa::path(get, path = "/v2/suppressions/{address}", tag = "suppressions",
@@ -91,14 +94,14 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
     Path(address): Path<String>,
-) -> Result<Json<SuppressionView>, ProblemDocument> {
+) -> Result<Tagged<SuppressionView>, ProblemDocument> {
     let record = shared
         .run(move |app| {
             let tenant = scope.0.map_or_else(|| app.tenant_id("default"), Ok)?;
             app.suppression(tenant, &address)
         })
         .await?;
-    Ok(Json(view(&shared.app, &record)))
+    Ok(tagged(&shared.app, &record))
 }
 
 #[utoipa::path(delete, path = "/v2/suppressions/{address}", tag = "suppressions",
@@ -109,8 +112,9 @@ pub(crate) async fn delete(
     _: Operator,
     ForTenant(tenant): ForTenant,
     Path(address): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.unsuppress(app.tenant_id(&tenant)?, &address)).await?;
+    shared.run(move |app| app.unsuppress(app.tenant_id(&tenant)?, &address, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -119,10 +123,15 @@ async fn suppress(
     tenant: String,
     address: String,
     reason: String,
-) -> Result<(StatusCode, Json<SuppressionView>), ProblemDocument> {
-    let (record, new) = shared.run(move |app| app.suppress(&tenant, &address, &reason)).await?;
+    when: Precondition,
+) -> Result<(StatusCode, Tagged<SuppressionView>), ProblemDocument> {
+    let (record, new) = shared.run(move |app| app.suppress(&tenant, &address, &reason, &when)).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(view(&shared.app, &record))))
+    Ok((status, tagged(&shared.app, &record)))
+}
+
+fn tagged(app: &App, record: &SuppressionRecord) -> Tagged<SuppressionView> {
+    Tagged(entity_tag(&SuppressionEntry::of(record)), view(app, record))
 }
 
 fn view(app: &App, record: &SuppressionRecord) -> SuppressionView {

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator};
+use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::NewSuspension;
-use crate::plan::Desired;
+use crate::plan::{Desired, SuspensionEntry, entity_tag};
 
 /// A suspension; one of site, source and tenant is set.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,11 +66,11 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<SuspensionBody>,
-) -> Result<(StatusCode, Json<SuspensionView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<SuspensionView>), ProblemDocument> {
     let SuspensionBody { site, source, tenant, reason } = body;
     let new = NewSuspension { site, source, tenant, reason };
     let suspension = shared.run(move |app| app.suspend(&new)).await?;
-    Ok((StatusCode::CREATED, Json(view(&shared.app.desired(), &suspension))))
+    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &suspension)))
 }
 
 #[utoipa::path(get, path = "/v2/suspensions/{id}", tag = "suspensions", params(("id" = u32, Path)),
@@ -79,10 +79,10 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     _: Operator,
     Path(id): Path<String>,
-) -> Result<Json<SuspensionView>, ProblemDocument> {
+) -> Result<Tagged<SuspensionView>, ProblemDocument> {
     let desired = shared.app.desired();
     let found = desired.suspensions.get(&number(&id)?);
-    Ok(Json(view(&desired, found.ok_or_else(|| unknown(&id))?)))
+    Ok(tagged(&desired, found.ok_or_else(|| unknown(&id))?))
 }
 
 #[utoipa::path(delete, path = "/v2/suspensions/{id}", tag = "suspensions", params(("id" = u32, Path)),
@@ -91,9 +91,10 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(id): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
     let id = number(&id)?;
-    shared.run(move |app| app.resume(id)).await?;
+    shared.run(move |app| app.resume(id, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -103,6 +104,10 @@ fn number(id: &str) -> Result<SuspensionId, ProblemDocument> {
 
 fn unknown(id: &str) -> ProblemDocument {
     ProblemDocument::not_found(&format!("suspension {id}"))
+}
+
+fn tagged(desired: &Desired, suspension: &Suspension) -> Tagged<SuspensionView> {
+    Tagged(entity_tag(&SuspensionEntry::of(desired, suspension)), view(desired, suspension))
 }
 
 fn view(desired: &Desired, suspension: &Suspension) -> SuspensionView {

@@ -9,10 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, Operator, Scope};
+use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{NewTenant, TenantChange};
+use crate::plan::{TenantEntry, entity_tag};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,16 +40,16 @@ pub(crate) struct TenantBody {
     message_bytes_max: Option<u32>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantPatch {
     /// Null: no quota; absent: as it is.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     quota_per_day: Option<Option<u64>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     message_bytes_max: Option<u32>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<TenantBody>,
-) -> Result<(StatusCode, Json<TenantView>), ProblemDocument> {
+) -> Result<(StatusCode, Tagged<TenantView>), ProblemDocument> {
     let most = u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX);
     let new = NewTenant {
         name: body.name,
@@ -75,7 +76,7 @@ pub(crate) async fn create(
         message_bytes_max: body.message_bytes_max.unwrap_or(most),
     };
     let tenant = shared.run(move |app| app.create_tenant(&new)).await?;
-    Ok((StatusCode::CREATED, Json(view(&tenant))))
+    Ok((StatusCode::CREATED, tagged(&tenant)))
 }
 
 #[utoipa::path(get, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -84,10 +85,10 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
     Path(name): Path<String>,
-) -> Result<Json<TenantView>, ProblemDocument> {
+) -> Result<Tagged<TenantView>, ProblemDocument> {
     let desired = shared.app.desired();
     let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
-    Ok(Json(view(tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?)))
+    Ok(tagged(tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?))
 }
 
 #[utoipa::path(patch, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -96,15 +97,17 @@ pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
     Body(patch): Body<TenantPatch>,
-) -> Result<Json<TenantView>, ProblemDocument> {
+) -> Result<Tagged<TenantView>, ProblemDocument> {
+    let when = when.sending(&patch);
     let change = TenantChange {
         quota_per_day: patch.quota_per_day,
         weight: patch.weight,
         message_bytes_max: patch.message_bytes_max,
     };
-    let tenant = shared.run(move |app| app.change_tenant(&name, &change)).await?;
-    Ok(Json(view(&tenant)))
+    let tenant = shared.run(move |app| app.change_tenant(&name, &change, &when)).await?;
+    Ok(tagged(&tenant))
 }
 
 #[utoipa::path(delete, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -113,9 +116,14 @@ pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_tenant(&name)).await?;
+    shared.run(move |app| app.delete_tenant(&name, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(tenant: &Tenant) -> Tagged<TenantView> {
+    Tagged(entity_tag(&TenantEntry::of(tenant)), view(tenant))
 }
 
 fn view(tenant: &Tenant) -> TenantView {

@@ -21,6 +21,8 @@ use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, KnownHosts, Parts
 use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
 use crate::store::{ConfigStore, EmbeddedStore};
 
+mod state;
+
 /// An installation after its first start, with nobody at the data plane's address.
 struct World {
     _folder: tempfile::TempDir,
@@ -33,7 +35,11 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+        let store = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+        Self::on(folder, store)
+    }
+
+    fn on(folder: tempfile::TempDir, store: Arc<dyn ConfigStore>) -> Self {
         let app = open(folder.path(), &store);
         let bootstrap = Bootstrap {
             hostname: "mail.sender.example".into(),
@@ -48,15 +54,31 @@ impl World {
     }
 
     async fn call(&self, authorization: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let (status, _, body) = self.guarded(authorization, method, path, "", body).await;
+        (status, body)
+    }
+
+    /// A call with that If-Match: status, entity tag and body.
+    async fn guarded(
+        &self,
+        authorization: &str,
+        method: &str,
+        path: &str,
+        if_match: &str,
+        body: Value,
+    ) -> (u16, String, Value) {
         let mut request = Request::builder().method(method).uri(path);
-        if !authorization.is_empty() {
-            request = request.header(header::AUTHORIZATION, authorization);
+        for (name, value) in [(header::AUTHORIZATION, authorization), (header::IF_MATCH, if_match)] {
+            if !value.is_empty() {
+                request = request.header(name, value);
+            }
         }
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
         let status = response.status().as_u16();
+        let tag = response.headers().get(header::ETAG).map(|tag| tag.to_str().unwrap().to_owned());
         let bytes = to_bytes(response.into_body(), 1 << 24).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+        (status, tag.unwrap_or_default(), serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
     async fn operator(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -488,7 +510,9 @@ async fn two_processes_on_one_store_never_lose_each_others_changes() {
     let other = open(world._folder.path(), &world.store);
     let (status, _) = world.operator("POST", "/v2/tenants", json!({ "name": "red" })).await;
     assert_eq!(status, 201);
-    other.change_tenant("red", &crate::app::TenantChange { weight: Some(7), ..Default::default() }).unwrap();
+    other
+        .change_tenant("red", &crate::app::TenantChange { weight: Some(7), ..Default::default() }, &Default::default())
+        .unwrap();
     world.app.reload().unwrap();
     assert_eq!(world.get("/v2/tenants/red").await["weight"], 7);
     assert_eq!(world.latest().tenants.len(), 2);
@@ -583,5 +607,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 33);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 35);
 }

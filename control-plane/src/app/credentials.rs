@@ -3,7 +3,8 @@
 use postrail_schema::limits::LIVE_SECRETS_MAX;
 use postrail_schema::snapshot::Credential;
 
-use super::{App, AppError, names, secrets};
+use super::{App, AppError, Precondition, names, secrets};
+use crate::plan::CredentialEntry;
 
 /// A credential to make.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ impl App {
     pub(crate) fn rotate_credential(&self, username: &str) -> Result<IssuedSecret, AppError> {
         let secret = secrets::make_api_key(username)?;
         let hash = secrets::hash(&secret)?;
-        let credential = self.edit_credential(username, |credential| {
+        let credential = self.edit_credential(username, &Precondition::default(), |credential| {
             credential.secret_hashes.insert(0, hash.clone());
             credential.secret_hashes.truncate(LIVE_SECRETS_MAX);
         })?;
@@ -59,24 +60,38 @@ impl App {
 
     /// # Errors
     /// It does not exist.
-    pub(crate) fn set_credential_disabled(&self, username: &str, disabled: bool) -> Result<Credential, AppError> {
-        self.edit_credential(username, |credential| credential.disabled = disabled)
+    pub(crate) fn set_credential_disabled(
+        &self,
+        username: &str,
+        disabled: bool,
+        when: &Precondition,
+    ) -> Result<Credential, AppError> {
+        self.edit_credential(username, when, |credential| credential.disabled = disabled)
     }
 
     /// # Errors
     /// It does not exist.
-    pub(crate) fn delete_credential(&self, username: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_credential(&self, username: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            let found = draft.desired.credential(username).map(|credential| credential.id);
-            draft.delete::<Credential>(&found.ok_or_else(|| AppError::not_found("credential", username))?);
+            let found = draft.desired.credential(username);
+            let credential = found.ok_or_else(|| AppError::not_found("credential", username))?;
+            when.check(&CredentialEntry::of(&draft.desired, credential))?;
+            let id = credential.id;
+            draft.delete::<Credential>(&id);
             Ok(())
         })
     }
 
-    fn edit_credential(&self, username: &str, edit: impl Fn(&mut Credential)) -> Result<Credential, AppError> {
+    fn edit_credential(
+        &self,
+        username: &str,
+        when: &Precondition,
+        edit: impl Fn(&mut Credential),
+    ) -> Result<Credential, AppError> {
         self.change(|draft| {
             let found = draft.desired.credential(username).cloned();
             let mut credential = found.ok_or_else(|| AppError::not_found("credential", username))?;
+            when.check(&CredentialEntry::of(&draft.desired, &credential))?;
             edit(&mut credential);
             draft.put(credential.clone())?;
             Ok(credential)

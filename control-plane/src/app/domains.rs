@@ -9,8 +9,8 @@ use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, SendingDomain};
 use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::keys::{ALGORITHMS, make_keys};
-use super::{App, AppError, Caller, names};
-use crate::plan::{Desired, Verification};
+use super::{App, AppError, Caller, Precondition, names};
+use crate::plan::{Desired, DomainEntry, Verification};
 use crate::store::Write;
 use crate::verify::{DnsRecord, Subject, SubjectKey, records, token};
 
@@ -43,13 +43,10 @@ impl App {
     /// # Errors
     /// The name is taken or malformed, or tenant or pool do not exist.
     pub(crate) fn create_domain(&self, new: &NewDomain) -> Result<SendingDomain, AppError> {
-        let name = names::domain("/name", &new.name, false)?;
+        let name = name_of("/name", &new.name)?;
         let algorithms = new.algorithms.as_deref().unwrap_or(&ALGORITHMS);
         if algorithms.iter().enumerate().any(|(index, algorithm)| algorithms[..index].contains(algorithm)) {
             return Err(AppError::invalid("/dkim_keys", "a domain has one key of an algorithm"));
-        }
-        if is_public_suffix(&name) {
-            return Err(AppError::invalid("/name", format!("{name} is a public suffix, which is nobody's alone")));
         }
         self.change(|draft| {
             let tenant = draft.tenant(&new.tenant)?.id;
@@ -72,12 +69,18 @@ impl App {
     ///
     /// # Errors
     /// Domain or pool do not exist, or another tenant's domain of that name may send.
-    pub(crate) fn change_domain(&self, id: SendingDomainId, change: &DomainChange) -> Result<SendingDomain, AppError> {
+    pub(crate) fn change_domain(
+        &self,
+        id: SendingDomainId,
+        change: &DomainChange,
+        when: &Precondition,
+    ) -> Result<SendingDomain, AppError> {
         if change.pool.is_none() && change.verification.is_none() {
             return Err(AppError::invalid("", "name a pool or a verification to change"));
         }
         self.change(|draft| {
             let mut domain = find(&draft.desired, id)?.clone();
+            when.check(&DomainEntry::of(&draft.desired, &domain))?;
             if let Some(pool) = &change.pool {
                 domain.pool = pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             }
@@ -98,9 +101,9 @@ impl App {
 
     /// # Errors
     /// It does not exist.
-    pub(crate) fn delete_domain(&self, id: SendingDomainId) -> Result<(), AppError> {
+    pub(crate) fn delete_domain(&self, id: SendingDomainId, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            find(&draft.desired, id)?;
+            when.check(&DomainEntry::of(&draft.desired, find(&draft.desired, id)?))?;
             draft.delete::<SendingDomain>(&id);
             draft.writes.push(Write::Delete { key: keys::check(id) });
             Ok(())
@@ -136,6 +139,15 @@ fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> 
 
 fn taken(name: &str) -> AppError {
     AppError::conflict(format!("domain {name} is in use already; if it is yours, ask the operator"))
+}
+
+/// The name of a sending domain in its one form.
+pub(super) fn name_of(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    let name = names::domain(pointer, text, false)?;
+    if is_public_suffix(&name) {
+        return Err(AppError::invalid(pointer, format!("{name} is a public suffix, which is nobody's alone")));
+    }
+    Ok(name)
 }
 
 /// Whether the public suffix list has the name itself, in its part of registries.
@@ -175,4 +187,4 @@ pub(crate) fn dns_records(desired: &Desired, domain: &SendingDomain, hostname: &
 }
 
 /// How a domain begins whose DNS decides.
-const UNPROVED: Standing = Standing::Unproved { missing: DomainRecord::Ownership };
+pub(super) const UNPROVED: Standing = Standing::Unproved { missing: DomainRecord::Ownership };

@@ -6,8 +6,8 @@ use postrail_schema::allocation::{Carrier, HostNeeds};
 use postrail_schema::limits::{CAPABILITIES_MAX, POOL_MEMBERS_MAX};
 use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Route};
 
-use super::{App, AppError, names};
-use crate::plan::Desired;
+use super::{App, AppError, Precondition, names};
+use crate::plan::{Desired, PoolEntry, RouteEntry, SourceEntry};
 
 /// A source to make, or to replace under its name.
 #[derive(Clone, Debug)]
@@ -48,21 +48,23 @@ pub(crate) struct NewRoute {
 }
 
 impl App {
-    /// Makes a source, or with `replace` changes the one of that name.
+    /// Makes a source, or with `replace` changes the one of that name, if that holds.
     ///
     /// # Errors
     /// The name is taken (or with `replace` does not exist), or a value is malformed.
-    pub(crate) fn put_source(&self, new: &NewSource, replace: bool) -> Result<EgressSource, AppError> {
+    pub(crate) fn put_source(&self, new: &NewSource, replace: Option<&Precondition>) -> Result<EgressSource, AppError> {
         let name = names::slug("/name", &new.name)?;
         let ehlo_name = names::domain("/ehlo_name", &new.ehlo_name, true)?;
         let needs = needs(&new.needs)?;
         self.change(|draft| {
-            let found = draft.desired.source(&name).map(|source| source.id);
-            let id = match (found, replace) {
-                (Some(id), true) => id,
-                (None, false) => draft.counters().next_source(),
-                (Some(_), false) => return Err(AppError::conflict(format!("source {name} exists"))),
-                (None, true) => return Err(AppError::not_found("source", &*name)),
+            let id = match (draft.desired.source(&name), replace) {
+                (Some(source), Some(when)) => {
+                    when.check(&SourceEntry::of(source))?;
+                    source.id
+                }
+                (None, None) => draft.counters().next_source(),
+                (Some(_), None) => return Err(AppError::conflict(format!("source {name} exists"))),
+                (None, Some(_)) => return Err(AppError::not_found("source", &*name)),
             };
             let (name, ehlo_name, needs) = (name.clone(), ehlo_name.clone(), needs.clone());
             let source = EgressSource { id, name, address: new.address, ehlo_name, needs };
@@ -73,19 +75,21 @@ impl App {
 
     /// # Errors
     /// It does not exist, or a pool holds it.
-    pub(crate) fn delete_source(&self, name: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_source(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            let id = draft.desired.source(name).map(|source| source.id);
-            draft.delete::<EgressSource>(&id.ok_or_else(|| AppError::not_found("source", name))?);
+            let source = draft.desired.source(name).ok_or_else(|| AppError::not_found("source", name))?;
+            when.check(&SourceEntry::of(source))?;
+            let id = source.id;
+            draft.delete::<EgressSource>(&id);
             Ok(())
         })
     }
 
-    /// Makes a pool, or with `replace` changes the one of that name.
+    /// Makes a pool, or with `replace` changes the one of that name, if that holds.
     ///
     /// # Errors
     /// The name is taken (or with `replace` does not exist), or tenant or sources do not exist.
-    pub(crate) fn put_pool(&self, new: &NewPool, replace: bool) -> Result<EgressPool, AppError> {
+    pub(crate) fn put_pool(&self, new: &NewPool, replace: Option<&Precondition>) -> Result<EgressPool, AppError> {
         let name = names::slug("/name", &new.name)?;
         if new.members.len() > POOL_MEMBERS_MAX {
             return Err(AppError::invalid("/members", format!("a pool has at most {POOL_MEMBERS_MAX} sources")));
@@ -93,12 +97,14 @@ impl App {
         self.change(|draft| {
             let tenant = new.tenant.as_deref().map(|tenant| draft.tenant(tenant).map(|found| found.id)).transpose()?;
             let members = members(&draft.desired, &new.members)?;
-            let found = draft.desired.pool(&name).map(|pool| pool.id);
-            let id = match (found, replace) {
-                (Some(id), true) => id,
-                (None, false) => draft.counters().next_pool(),
-                (Some(_), false) => return Err(AppError::conflict(format!("pool {name} exists"))),
-                (None, true) => return Err(AppError::not_found("pool", &*name)),
+            let id = match (draft.desired.pool(&name), replace) {
+                (Some(pool), Some(when)) => {
+                    when.check(&PoolEntry::of(&draft.desired, pool))?;
+                    pool.id
+                }
+                (None, None) => draft.counters().next_pool(),
+                (Some(_), None) => return Err(AppError::conflict(format!("pool {name} exists"))),
+                (None, Some(_)) => return Err(AppError::not_found("pool", &*name)),
             };
             let pool = EgressPool { id, name: name.clone(), tenant, members };
             draft.put(pool.clone())?;
@@ -108,10 +114,12 @@ impl App {
 
     /// # Errors
     /// It does not exist, or a domain needs it.
-    pub(crate) fn delete_pool(&self, name: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_pool(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            let id = draft.desired.pool(name).map(|pool| pool.id);
-            draft.delete::<EgressPool>(&id.ok_or_else(|| AppError::not_found("pool", name))?);
+            let pool = draft.desired.pool(name).ok_or_else(|| AppError::not_found("pool", name))?;
+            when.check(&PoolEntry::of(&draft.desired, pool))?;
+            let id = pool.id;
+            draft.delete::<EgressPool>(&id);
             Ok(())
         })
     }
@@ -124,28 +132,25 @@ impl App {
         let domain = route_domain(&new.domain)?;
         let routing_domain =
             new.routing_domain.as_deref().map(|name| names::domain("/routing_domain", name, true)).transpose()?;
-        if new.port == 0 {
-            return Err(AppError::invalid("/port", "a port is 1 to 65,535"));
-        }
-        let route = Route { domain, routing_domain, port: new.port, allow_private: new.allow_private };
+        let port = checked_port(new.port)?;
+        let route = Route { domain, routing_domain, port, allow_private: new.allow_private };
         self.change(|draft| draft.put(route.clone()))?;
         Ok(route)
     }
 
     /// # Errors
     /// It does not exist.
-    pub(crate) fn delete_route(&self, domain: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_route(&self, domain: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            if !draft.desired.routes.contains_key(domain) {
-                return Err(AppError::not_found("route", domain));
-            }
+            let route = draft.desired.routes.get(domain).ok_or_else(|| AppError::not_found("route", domain))?;
+            when.check(&RouteEntry::of(route))?;
             draft.delete::<Route>(&domain.to_owned());
             Ok(())
         })
     }
 }
 
-fn needs(new: &NewNeeds) -> Result<HostNeeds, AppError> {
+pub(super) fn needs(new: &NewNeeds) -> Result<HostNeeds, AppError> {
     let carrier = match (&new.nic, new.routed) {
         (Some(_), true) => return Err(AppError::invalid("/routed", "an address that is routed is on no interface")),
         (Some(nic), false) => Carrier::Nic(names::interface("/nic", nic)?),
@@ -166,8 +171,19 @@ fn needs(new: &NewNeeds) -> Result<HostNeeds, AppError> {
     })
 }
 
-fn route_domain(text: &str) -> Result<String, AppError> {
+pub(super) fn route_domain(text: &str) -> Result<String, AppError> {
     if text == "*" { Ok(text.to_owned()) } else { names::domain("/domain", text, true) }
+}
+
+pub(super) fn checked_port(port: u16) -> Result<u16, AppError> {
+    if port == 0 { Err(AppError::invalid("/port", "a port is 1 to 65,535")) } else { Ok(port) }
+}
+
+pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {
+    if (1..=1_000).contains(&weight) {
+        return Ok(weight);
+    }
+    Err(AppError::invalid("/members", "a weight is 1 to 1,000"))
 }
 
 fn members(desired: &Desired, named: &[(String, u32)]) -> Result<Vec<PoolMember>, AppError> {
@@ -180,10 +196,7 @@ fn members(desired: &Desired, named: &[(String, u32)]) -> Result<Vec<PoolMember>
         if members.iter().any(|member| member.source == source) {
             return Err(AppError::invalid("/members", format!("source {name} occurs twice")));
         }
-        if !(1..=1_000).contains(weight) {
-            return Err(AppError::invalid("/members", "a weight is 1 to 1,000"));
-        }
-        members.push(PoolMember { source, weight: *weight });
+        members.push(PoolMember { source, weight: checked_weight(*weight)? });
     }
     Ok(members)
 }

@@ -4,7 +4,7 @@ use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
 use crate::ledger::LedgerError;
-use crate::plan::LoadError;
+use crate::plan::{Change, LoadError};
 use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,13 @@ pub(crate) enum AppError {
     /// `pointer` is the JSON pointer of the field in what was asked for.
     #[error("{detail}")]
     Invalid { pointer: &'static str, detail: String },
+    /// Pointer and what is wrong there, of a whole document.
+    #[error("{} of the document cannot be", if faults.len() == 1 { "one value" } else { "several values" })]
+    Faults { faults: Vec<(String, String)> },
+    /// What was asked for is about a state that is past: `tag` is the present one's, and `difference` leads from there to
+    /// what was sent.
+    #[error("it has changed since you read it; the difference shows what it is now, and what you sent")]
+    Stale { tag: String, difference: Vec<Change> },
     #[error("{detail}")]
     Conflict { detail: String },
     #[error("{detail}")]

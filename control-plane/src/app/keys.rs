@@ -114,6 +114,21 @@ fn make_ed25519(master: &[u8; 32], id: KeyId) -> Result<DkimKey, AppError> {
     })
 }
 
+/// Whether `sealed` opens with `master` and is the private half of `public_key`.
+pub(crate) fn is_pair(master: &[u8; 32], algorithm: KeyAlgorithm, sealed: &[u8], public_key: &str) -> bool {
+    let Ok(private) = unseal(master, sealed) else { return false };
+    let public = match algorithm {
+        KeyAlgorithm::RsaSha256 => rsa::KeyPair::from_pkcs8(&private).ok().and_then(|pair| {
+            let public: PublicKeyX509Der<'_> = pair.public_key().as_der().ok()?;
+            Some(STANDARD.encode(public.as_ref()))
+        }),
+        KeyAlgorithm::Ed25519Sha256 => {
+            Ed25519KeyPair::from_pkcs8(&private).ok().map(|pair| STANDARD.encode(pair.public_key().as_ref()))
+        }
+    };
+    public.as_deref() == Some(public_key)
+}
+
 /// Random octets of the system.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], AppError> {
     let mut octets = [0; N];

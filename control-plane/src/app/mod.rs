@@ -19,10 +19,13 @@ mod error;
 mod hosts;
 mod keys;
 mod known_hosts;
+mod large;
 mod names;
+mod precondition;
 mod publication;
 mod secrets;
 mod settings;
+mod state;
 mod suppressions;
 mod suspensions;
 mod tenants;
@@ -52,9 +55,12 @@ pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};
 pub use keys::{UnsealError, fleet_token, seal, unseal};
 pub(crate) use known_hosts::{HostClient, KnownHosts};
+use large::{Laid, Pending, Staged};
+pub(crate) use precondition::Precondition;
 use publication::Publication;
 pub(crate) use secrets::make_operator_token;
 pub(crate) use settings::SettingsChange;
+pub(crate) use suppressions::SuppressionEntry;
 pub(crate) use suspensions::NewSuspension;
 pub(crate) use tenants::{NewTenant, TenantChange};
 
@@ -88,6 +94,8 @@ struct Current {
     head_revision: u64,
     problems: Arc<[Problem]>,
     publication: Publication,
+    /// The last change, where it is not written to its places yet.
+    pending: Option<Pending>,
 }
 
 #[derive(Clone)]
@@ -115,6 +123,10 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    fn on(desired: &Desired) -> Self {
+        Self { desired: desired.clone(), writes: Vec::new(), changed: BTreeSet::new() }
+    }
+
     pub(crate) fn counters(&mut self) -> &mut Counters {
         &mut self.desired.head.counters
     }
@@ -219,8 +231,8 @@ impl App {
     pub(crate) fn change<T>(&self, mut edit: impl FnMut(&mut Draft) -> Result<T, AppError>) -> Result<T, AppError> {
         let mut current = self.current();
         for _ in 0..CHANGE_TRIES_MAX {
-            let mut draft =
-                Draft { desired: Desired::clone(&current.desired), writes: Vec::new(), changed: BTreeSet::new() };
+            self.finish_pending(&mut current)?;
+            let mut draft = Draft::on(&current.desired);
             let made = match edit(&mut draft) {
                 Ok(made) => made,
                 // The refusal may be about a state that another process has changed since.
@@ -234,6 +246,10 @@ impl App {
                 Ok(next) => {
                     self.show(&next);
                     *current = next;
+                    // What is committed has happened: if this fails, the next change finishes it.
+                    if let Err(error) = self.finish_pending(&mut current) {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a change is not at its place yet");
+                    }
                     return Ok(made);
                 }
                 Err(AppError::Store(StoreError::Conflict { .. })) => *current = Current::load(self.store.as_ref())?,
@@ -254,16 +270,43 @@ impl App {
         let with = |state: &Desired| changed.iter().flat_map(|place| state.contested(*place)).collect::<BTreeSet<_>>();
         let changed = &with(&current.desired) | &with(&desired);
         let mut next = current.publication.next(&desired, &changed)?;
-        writes.push(put(HEAD.to_owned(), &desired.head)?);
-        writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
-        let guards = [
+        let head = put(HEAD.to_owned(), &desired.head)?;
+        let mut guards = vec![
             Guard { key: HEAD.to_owned(), revision: current.head_revision },
             Guard { key: MANIFEST.to_owned(), revision: current.publication.manifest_revision },
         ];
+        writes.push(head.clone());
+        let mut staged = None;
+        if !next.fits(&writes) {
+            writes.pop();
+            let mut aside = Staged::stage(self.store.as_ref(), writes)?;
+            guards.append(&mut aside.guards);
+            writes = vec![head, aside.commit.clone()];
+            staged = Some(aside);
+        }
+        writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
         let revision = self.store.txn(&guards, &writes)?;
         next.publication.manifest_revision = revision;
-        let publication = next.publication;
-        Ok(Current { desired: Arc::new(desired), head_revision: revision, problems: found.into(), publication })
+        Ok(Current {
+            desired: Arc::new(desired),
+            head_revision: revision,
+            problems: found.into(),
+            publication: next.publication,
+            pending: staged.map(|staged| staged.committed(revision)),
+        })
+    }
+
+    /// Brings the last change to its places, where it is not there yet.
+    fn finish_pending(&self, current: &mut Current) -> Result<(), AppError> {
+        for _ in 0..CHANGE_TRIES_MAX {
+            let Some(pending) = &current.pending else { return Ok(()) };
+            match pending.finish(self.store.as_ref()) {
+                Ok(()) => current.pending = None,
+                Err(StoreError::Conflict { .. }) => *current = Current::load(self.store.as_ref())?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AppError::conflict("others keep changing the configuration; try again"))
     }
 
     fn show(&self, current: &Current) {
@@ -297,12 +340,20 @@ impl Current {
     }
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
-        let listing = store.list(DESIRED)?;
-        let head_revision = head_revision(&listing.entries);
-        let desired = Desired::from_entries(&listing.entries)?;
-        let problems = problems(&desired).into();
-        let publication = Publication::load(store, &desired)?;
-        Ok(Self { desired: Arc::new(desired), head_revision, problems, publication })
+        for _ in 0..CHANGE_TRIES_MAX {
+            let mut entries = store.list(DESIRED)?.entries;
+            let pending = match Pending::lay_over(store, &mut entries)? {
+                Laid::None => None,
+                Laid::Over(pending) => Some(pending),
+                Laid::Gone => continue,
+            };
+            let head_revision = head_revision(&entries);
+            let desired = Desired::from_entries(&entries)?;
+            let problems = problems(&desired).into();
+            let publication = Publication::load(store, &desired)?;
+            return Ok(Self { desired: Arc::new(desired), head_revision, problems, publication, pending });
+        }
+        Err(AppError::conflict("others keep changing the configuration; try again"))
     }
 }
 

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use postrail_schema::ids::Revision;
 use postrail_schema::keys::{CHUNKS, MANIFEST};
-use postrail_schema::limits::{CHUNKS_MAX, ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
+use postrail_schema::limits::CHUNKS_MAX;
 use postrail_schema::publication::{Assembly, Chunk, ChunkName, ChunkPlace, Manifest, divide};
 use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire::{decode_manifest, encode_manifest};
 
+use super::large::Batch;
 use super::{AppError, now_ms};
 use crate::plan::{Desired, content};
 use crate::store::{ConfigStore, StoreError, Write};
@@ -112,6 +113,13 @@ impl Publication {
 }
 
 impl Next {
+    /// Whether `further` and the manifest are one transaction.
+    pub(super) fn fits(&self, further: &[Write]) -> bool {
+        let mut batch = Batch::default();
+        further.iter().chain([&self.manifest]).for_each(|write| batch.count(write));
+        batch.fits()
+    }
+
     /// Writes as many chunks ahead as keeps `further` and the rest within one transaction, and gives what is left to write
     /// in that. Chunks that are written ahead mean nothing before a manifest names them.
     ///
@@ -142,31 +150,6 @@ impl Next {
     }
 }
 
-/// What one transaction has so far, with room for its guards.
-#[derive(Default)]
-struct Batch {
-    operations: usize,
-    bytes: usize,
-}
-
-impl Batch {
-    fn count(&mut self, write: &Write) {
-        self.operations += 1;
-        self.bytes += write.key().len() + write.value_len() + WRITE_BYTES;
-    }
-
-    /// Whether one more fits; if so it is counted.
-    fn takes(&mut self, write: &Write) -> bool {
-        let (operations, bytes) = (self.operations, self.bytes);
-        self.count(write);
-        let fits = self.operations <= ETCD_OPERATIONS_MAX && self.bytes + GUARD_BYTES <= ETCD_REQUEST_BYTES_MAX;
-        if !fits {
-            (self.operations, self.bytes) = (operations, bytes);
-        }
-        fits
-    }
-}
-
 /// The manifest and every chunk of `desired`.
 fn whole(desired: &Desired) -> Result<(Manifest, Vec<Chunk>), AppError> {
     let mut manifest =
@@ -183,8 +166,3 @@ fn whole(desired: &Desired) -> Result<(Manifest, Vec<Chunk>), AppError> {
 fn named(chunks: Vec<Chunk>) -> Vec<(ChunkName, Arc<[u8]>)> {
     chunks.into_iter().map(|chunk| (chunk.name, chunk.bytes)).collect()
 }
-
-/// What a write takes beside key and value: the root of the cluster, and framing.
-const WRITE_BYTES: usize = 160;
-/// The two guards of a change.
-const GUARD_BYTES: usize = 1_000;

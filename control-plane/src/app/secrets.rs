@@ -50,6 +50,11 @@ pub(crate) fn verify(secret: &str, hashes: &[String]) -> bool {
     })
 }
 
+/// Whether `text` is what [`hash`] makes.
+pub(crate) fn is_hash(text: &str) -> bool {
+    text.len() <= HASH_BYTES_MAX && text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok()
+}
+
 fn argon2() -> Result<Argon2<'static>, AppError> {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|_| AppError::Crypto { act: "setting up argon2" })?;
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
@@ -57,6 +62,8 @@ fn argon2() -> Result<Argon2<'static>, AppError> {
 
 /// Characters of 32 octets in base64url.
 const SECRET_CHARS: usize = 43;
+/// A PHC string, octets.
+const HASH_BYTES_MAX: usize = 256;
 const MEMORY_KIB: u32 = 1_024;
 const PASSES: u32 = 1;
 

@@ -3,8 +3,8 @@
 use postrail_schema::keys::SETTINGS;
 
 use super::keys::random;
-use super::{App, AppError, Draft, names, put};
-use crate::plan::{Settings, Verification};
+use super::{App, AppError, Draft, Precondition, names, put};
+use crate::plan::{Settings, SettingsEntry, Verification};
 
 /// What to change of the settings; `None`: as it is.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub(crate) struct SettingsChange {
 impl App {
     /// # Errors
     /// A name is malformed.
-    pub(crate) fn change_settings(&self, change: &SettingsChange) -> Result<Settings, AppError> {
+    pub(crate) fn change_settings(&self, change: &SettingsChange, when: &Precondition) -> Result<Settings, AppError> {
         let include = match &change.spf_include {
             Some(Some(name)) => Some(Some(spf_name(name)?)),
             Some(None) => Some(None),
@@ -25,6 +25,7 @@ impl App {
         };
         self.change(|draft| {
             let mut settings = draft.desired.settings.clone();
+            when.check(&SettingsEntry::of(&settings))?;
             settings.domain_verification = change.domain_verification.unwrap_or(settings.domain_verification);
             settings.spf_include = include.clone().unwrap_or(settings.spf_include);
             draft.put_settings(settings.clone())?;
@@ -62,7 +63,7 @@ pub(super) fn make_salt() -> Result<String, AppError> {
 }
 
 /// A name of SPF, whose labels may begin with an underscore as host names may not.
-fn spf_name(text: &str) -> Result<String, AppError> {
+pub(super) fn spf_name(text: &str) -> Result<String, AppError> {
     let plain: String =
         text.split('.').map(|label| label.strip_prefix('_').unwrap_or(label)).collect::<Vec<_>>().join(".");
     names::domain("/spf_include", &plain, false)?;

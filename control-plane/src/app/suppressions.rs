@@ -4,8 +4,32 @@ use postrail_schema::ids::TenantId;
 use postrail_schema::snapshot::{SnapshotContent, Suppression};
 use postrail_schema::wire::encode_snapshot;
 
-use super::{App, AppError, names, now_ms};
+use serde::Serialize;
+
+use super::{App, AppError, Precondition, names, now_ms};
 use crate::ledger::SuppressionRecord;
+use crate::plan::DocumentEntry;
+
+/// A suppression as its entity tag is of.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SuppressionEntry {
+    address: String,
+    reason: String,
+}
+
+impl SuppressionEntry {
+    pub(crate) fn of(record: &SuppressionRecord) -> Self {
+        Self { address: record.suppression.address.clone(), reason: record.reason.clone() }
+    }
+}
+
+impl DocumentEntry for SuppressionEntry {
+    const KIND: &'static str = "suppression";
+
+    fn name(&self) -> String {
+        self.address.clone()
+    }
+}
 
 impl App {
     /// Adds or renews a suppression, and publishes it; whether it is new.
@@ -17,12 +41,14 @@ impl App {
         tenant: &str,
         address: &str,
         reason: &str,
+        when: &Precondition,
     ) -> Result<(SuppressionRecord, bool), AppError> {
         let record = SuppressionRecord {
             suppression: Suppression { tenant: self.tenant_id(tenant)?, address: names::address("/address", address)? },
             reason: names::reason("/reason", reason)?,
             created_ms: now_ms(),
         };
+        self.check_suppression(&record.suppression, when)?;
         let new = self.ledger.suppress(&record)?;
         if new {
             self.announce_suppressions()?;
@@ -34,12 +60,23 @@ impl App {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str) -> Result<(), AppError> {
+    pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
+        self.check_suppression(&suppression, when)?;
         if !self.ledger.unsuppress(&suppression)? {
             return Err(AppError::not_found("suppression", suppression.address));
         }
         self.announce_suppressions()
+    }
+
+    /// The ledger knows no guards, so another's change may come between this and ours; the later one stands then.
+    fn check_suppression(&self, suppression: &Suppression, when: &Precondition) -> Result<(), AppError> {
+        if when.is_empty() {
+            return Ok(());
+        }
+        let found = self.ledger.suppression(suppression)?;
+        let found = found.ok_or_else(|| AppError::not_found("suppression", &suppression.address))?;
+        when.check(&SuppressionEntry::of(&found))
     }
 
     /// Every suppression as a buffer for data planes, with its version: at least `wanted` where the store has that.

@@ -3,7 +3,8 @@
 use postrail_schema::ids::SuspensionId;
 use postrail_schema::snapshot::{Suspension, SuspensionTarget};
 
-use super::{App, AppError, names};
+use super::{App, AppError, Precondition, names};
+use crate::plan::SuspensionEntry;
 
 /// What to suspend: exactly one of the three.
 #[derive(Clone, Debug, Default)]
@@ -47,11 +48,11 @@ impl App {
     ///
     /// # Errors
     /// It does not exist.
-    pub(crate) fn resume(&self, id: SuspensionId) -> Result<(), AppError> {
+    pub(crate) fn resume(&self, id: SuspensionId, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            if !draft.desired.suspensions.contains_key(&id) {
-                return Err(AppError::not_found("suspension", id.to_string()));
-            }
+            let found = draft.desired.suspensions.get(&id);
+            let suspension = found.ok_or_else(|| AppError::not_found("suspension", id.to_string()))?;
+            when.check(&SuspensionEntry::of(&draft.desired, suspension))?;
             draft.delete::<Suspension>(&id);
             Ok(())
         })

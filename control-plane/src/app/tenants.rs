@@ -4,7 +4,8 @@ use postrail_schema::ids::TenantId;
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
-use super::{App, AppError, names};
+use super::{App, AppError, Precondition, names};
+use crate::plan::TenantEntry;
 
 /// A tenant to make.
 #[derive(Clone, Debug)]
@@ -47,9 +48,15 @@ impl App {
 
     /// # Errors
     /// It does not exist, or a number is out of its range.
-    pub(crate) fn change_tenant(&self, name: &str, change: &TenantChange) -> Result<Tenant, AppError> {
+    pub(crate) fn change_tenant(
+        &self,
+        name: &str,
+        change: &TenantChange,
+        when: &Precondition,
+    ) -> Result<Tenant, AppError> {
         self.change(|draft| {
             let mut tenant = draft.tenant(name)?.clone();
+            when.check(&TenantEntry::of(&tenant))?;
             tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
             tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
             tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
@@ -60,9 +67,11 @@ impl App {
 
     /// # Errors
     /// It does not exist, or owns something.
-    pub(crate) fn delete_tenant(&self, name: &str) -> Result<(), AppError> {
+    pub(crate) fn delete_tenant(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
-            let id = draft.tenant(name)?.id;
+            let tenant = draft.tenant(name)?;
+            when.check(&TenantEntry::of(tenant))?;
+            let id = tenant.id;
             let desired = &draft.desired;
             let owns = desired.credentials.values().any(|credential| credential.tenant == id)
                 || desired.domains.values().any(|domain| domain.tenant == id)
@@ -86,14 +95,14 @@ impl App {
     }
 }
 
-fn checked_weight(weight: u32) -> Result<u32, AppError> {
+pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {
     if (1..=1_000).contains(&weight) {
         return Ok(weight);
     }
     Err(AppError::invalid("/weight", "a weight is 1 to 1,000"))
 }
 
-fn checked_size(size: u32) -> Result<u32, AppError> {
+pub(super) fn checked_size(size: u32) -> Result<u32, AppError> {
     if (1_024..=MESSAGE_BYTES_MAX).contains(&(size as usize)) {
         return Ok(size);
     }

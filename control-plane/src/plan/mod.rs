@@ -6,6 +6,8 @@
 pub mod allocation;
 mod check;
 mod desired;
+mod difference;
+mod document;
 mod table;
 
 use postrail_schema::ids::Revision;
@@ -13,6 +15,11 @@ use postrail_schema::problem::Problem;
 use postrail_schema::snapshot::SnapshotContent;
 
 pub(crate) use desired::{Counters, Desired, LoadError, Operator, Record, Settings, Verification};
+pub(crate) use difference::{Action, Change, difference, fields, record};
+pub(crate) use document::{
+    CredentialEntry, Document, DocumentEntry, DomainEntry, PoolEntry, RouteEntry, SealedKey, SettingsEntry,
+    SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
+};
 
 /// Findings about `desired`, in the order of the resources.
 pub(crate) fn problems(desired: &Desired) -> Vec<Problem> {

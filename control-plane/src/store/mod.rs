@@ -14,7 +14,7 @@
 mod embedded;
 mod etcd;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 use std::time::{Duration, Instant};
 

@@ -10,10 +10,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 mod doctor;
 mod domain;
+mod state;
 mod up;
 
 pub(crate) use doctor::DoctorOptions;
 pub(crate) use domain::{DomainCommand, SettingsCommand};
+pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
 pub(crate) use up::{LogForm, UpOptions};
 
 const EXAMPLES: &str = "\
@@ -24,7 +26,9 @@ Examples:
   postrail trace 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f
   postrail doctor                                   what of this host is in the way
   postrail queue                                    what waits, where, and why
-  postrail domain add example.com --tenant shop     then publish the records that it prints";
+  postrail domain add example.com --tenant shop     then publish the records that it prints
+  postrail export > fleet.toml                      everything that is configured, to edit
+  postrail apply -f fleet.toml                      make it so, after showing what changes";
 
 /// The version, and the commit that it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("POSTRAIL_COMMIT"), ")");
@@ -105,6 +109,13 @@ pub(crate) enum Command {
     Route(Client<RouteCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
+    /// Print everything that is configured as one document
+    Export(ExportOptions),
+    /// Show what a document would change
+    Plan(PlanOptions),
+    /// Make the configuration what a document says
+    #[command(visible_alias = "import")]
+    Apply(ApplyOptions),
     /// What waits and why; retry, suspend, resume, cancel, bounce
     Queue(QueueOptions),
     /// The whole life of one message

@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::header::IF_MATCH;
 use reqwest::{Method, Url};
 use serde_json::Value;
 
 use crate::args::ApiOptions;
+use crate::state::lines;
 
 /// Longest time that the API may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for documents of the whole state.
+const TIMEOUT_LARGE: Duration = Duration::from_secs(600);
+/// What to do where nothing answers.
+const ADVICE: &str = "is it running? Start it with: postrail up";
 /// File of the operator's token, in the data folder.
 pub(crate) const TOKEN_FILE: &str = "operator.token";
 /// Records of a page, and pages of a list.
@@ -88,6 +94,19 @@ impl Api {
         self.call(Method::POST, path, query, Some(body))
     }
 
+    /// As [`Self::post`], for what is large and takes its time.
+    pub(crate) fn post_large(&self, path: &[&str], body: &Value) -> Result<Value> {
+        let request =
+            self.client.post(url(&self.base, path)?).timeout(TIMEOUT_LARGE).bearer_auth(&self.token).json(body);
+        answer(request, ADVICE)
+    }
+
+    /// Replaces what has the entity tag `tag`.
+    pub(crate) fn put_large(&self, path: &[&str], tag: &str, body: &Value) -> Result<Value> {
+        let request = self.client.put(url(&self.base, path)?).timeout(TIMEOUT_LARGE).bearer_auth(&self.token);
+        answer(request.header(IF_MATCH, tag).json(body), ADVICE)
+    }
+
     pub(crate) fn delete(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value> {
         self.call(Method::DELETE, path, query, None)
     }
@@ -97,7 +116,7 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        answer(request, "is it running? Start it with: postrail up")
+        answer(request, ADVICE)
     }
 }
 
@@ -156,6 +175,9 @@ fn problem(status: u16, body: &Value) -> String {
     }
     if errors.len() > PRINTED_ERRORS_MAX {
         let _ = write!(message, "\n  and {} more", errors.len() - PRINTED_ERRORS_MAX);
+    }
+    if let Some(difference) = body.get("difference") {
+        let _ = write!(message, "\n{}", lines(difference).trim_end());
     }
     message
 }

@@ -2,7 +2,7 @@
 //!
 //! Every command but `up`, `demo` and `doctor` is a client of the control API (or, for `send`, of the submission API): the command
 //! line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly
-//! (`doctor` has its own).
+//! (`doctor` and `plan` have their own).
 
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ mod fleet;
 mod queue;
 mod resources;
 mod send;
+mod state;
 mod table;
 mod trace;
 mod up;
@@ -54,6 +55,12 @@ fn main() -> ExitCode {
         Command::Suppression(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
         }
+        Command::Export(options) => state::export(&data, &options),
+        Command::Plan(options) => match state::plan(&data, &options) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
+        Command::Apply(options) => state::apply(&data, &options),
         Command::Queue(queue) => Api::open(&queue.api, &data).and_then(|api| queue::run(&api, queue.command)),
         Command::Trace(trace) => Api::open(&trace.api, &data).and_then(|api| trace::run(&api, &trace.id)),
         Command::Send(options) => send::run(&options),

@@ -1,0 +1,149 @@
+//! `/v2/state`: the whole of desired state as one document; the operator's.
+//!
+//! A document is planned, shown, and applied on the state that it was planned on: the entity tag of the plan is the
+//! If-Match of the PUT. Absent here: TOML, which the command line reads and writes.
+
+use axum::Json;
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use postrail_schema::limits::STATE_CHANGES_SHOWN_MAX;
+use postrail_schema::problem::Severity;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Actor, Body, IfMatch, Operator, StateParams, Tagged};
+use super::problem::ProblemDocument;
+use super::status::ProblemView;
+use crate::app::now_ms;
+use crate::plan::{Change, Document};
+
+/// What a document would change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlanView {
+    /// The revision that it was planned on.
+    revision: u64,
+    /// For If-Match, where it is applied.
+    etag: String,
+    /// No finding is an error, so it can be applied.
+    applicable: bool,
+    added: usize,
+    changed: usize,
+    removed: usize,
+    /// The first 10,000.
+    changes: Vec<Change>,
+    /// About the state that it leads to.
+    problems: Vec<ProblemView>,
+}
+
+/// What a document has changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AppliedView {
+    /// Under which the changes are published; as before, if there were none.
+    revision: u64,
+    etag: String,
+    added: usize,
+    changed: usize,
+    removed: usize,
+}
+
+/// A place among the documents that are worked on; it is taken before a body is read.
+pub(crate) struct Room {
+    _held: OwnedSemaphorePermit,
+}
+
+impl FromRequestParts<Shared> for Room {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(_: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let busy = |_| {
+            let detail = "other documents are being worked on; come back in a second";
+            ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+        };
+        Ok(Self { _held: std::sync::Arc::clone(&shared.documents).try_acquire_owned().map_err(busy)? })
+    }
+}
+
+/// The document of the state as it is. Its ETag is the same with and without secrets.
+#[utoipa::path(get, path = "/v2/state", tag = "state", params(StateParams), responses((status = 200, body = Document)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    _: Operator,
+    params: StateParams,
+) -> Result<Tagged<Document>, ProblemDocument> {
+    let (document, tag) = shared.run(move |app| Ok(app.state(params.secrets))).await?;
+    Ok(Tagged(tag, document))
+}
+
+/// What the document would change, and what would be wrong then. Nothing is changed.
+#[utoipa::path(post, path = "/v2/state/plan", tag = "state", request_body = Document,
+    responses((status = 200, body = PlanView), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn plan(
+    State(shared): State<Shared>,
+    _: Operator,
+    _: Room,
+    Body(document): Body<Document>,
+) -> Result<Json<PlanView>, ProblemDocument> {
+    let planned = shared.run(move |app| app.plan_state(&document)).await?;
+    let [added, changed, removed] = Change::counts(&planned.changes);
+    let mut changes = planned.changes;
+    changes.truncate(STATE_CHANGES_SHOWN_MAX);
+    Ok(Json(PlanView {
+        revision: planned.revision.0,
+        etag: planned.tag,
+        applicable: !planned.problems.iter().any(|problem| problem.severity == Severity::Error),
+        added,
+        changed,
+        removed,
+        changes,
+        problems: planned.problems.iter().map(ProblemView::of).collect(),
+    }))
+}
+
+/// Makes the state what the document says, in one revision. A kind that the document has is whole: what it does not name
+/// of the kind is removed. A kind that it does not have stays as it is.
+#[utoipa::path(put, path = "/v2/state", tag = "state", request_body = Document,
+    params(("If-Match" = String, Header, description = "The etag of the plan, or * for whatever the state is.")),
+    responses((status = 200, body = AppliedView), (status = 409, body = ProblemDocument),
+        (status = 412, body = ProblemDocument), (status = 422, body = ProblemDocument), (status = 428, body = ProblemDocument)))]
+pub(crate) async fn replace(
+    State(shared): State<Shared>,
+    _: Operator,
+    Actor(actor): Actor,
+    IfMatch(when): IfMatch,
+    _: Room,
+    Body(document): Body<Document>,
+) -> Result<Tagged<AppliedView>, ProblemDocument> {
+    if !when.was_given() {
+        let detail = "say by If-Match which state you have planned on: the etag of POST /v2/state/plan, or *";
+        return Err(ProblemDocument::new(StatusCode::PRECONDITION_REQUIRED, "if_match_required", detail));
+    }
+    let applied = shared
+        .run(move |app| {
+            let applied = app.apply_state(&document, &when)?;
+            if !applied.changes.is_empty() {
+                let told = app.ledger.audit_begin(now_ms(), &actor, &summary(applied.revision.0, &applied.changes))?;
+                app.ledger.audit_end(told, StatusCode::OK.as_u16())?;
+            }
+            Ok(applied)
+        })
+        .await?;
+    let [added, changed, removed] = Change::counts(&applied.changes);
+    let view = AppliedView { revision: applied.revision.0, etag: applied.tag.clone(), added, changed, removed };
+    Ok(Tagged(applied.tag, view))
+}
+
+/// What the audit trail says of it, besides that it was asked for.
+fn summary(revision: u64, changes: &[Change]) -> String {
+    let named: Vec<_> = changes.iter().take(AUDITED_CHANGES_MAX).map(Change::line).collect();
+    let mut text = format!("applied revision {revision}: {}", named.join(", "));
+    if changes.len() > AUDITED_CHANGES_MAX {
+        text.push_str(&format!(", and {} more", changes.len() - AUDITED_CHANGES_MAX));
+    }
+    text
+}
+
+/// Changes that one record of the audit trail names.
+const AUDITED_CHANGES_MAX: usize = 50;

@@ -1,0 +1,444 @@
+//! From a document to the records that it asks for.
+//!
+//! Invariants worth naming: a record that is as the document says is not written; names keep their ids; a kind that the
+//! document does not speak of is not looked at; every mistake is told with its pointer, up to a bound. Absent here: whether
+//! the result holds together, which the plan's findings say.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use postrail_schema::allocation::HostNeeds;
+use postrail_schema::ids::{PoolId, SendingDomainId, SourceId, TenantId};
+use postrail_schema::keys;
+use postrail_schema::limits::{LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, STATE_ERRORS_MAX};
+use postrail_schema::snapshot::{
+    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Suspension,
+    SuspensionTarget, Tenant,
+};
+use postrail_schema::standing::Standing;
+
+use super::super::egress::NewNeeds;
+use super::super::keys::{ALGORITHMS, MasterKey, is_pair};
+use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
+use super::Keys;
+use crate::plan::{
+    CredentialEntry, Document, DomainEntry, PoolEntry, Record, RouteEntry, SealedKey, SettingsEntry, SourceEntry,
+    SuspensionEntry, TenantEntry, Verification,
+};
+use crate::store::Write;
+
+/// Edits `draft` into what `document` says.
+///
+/// # Errors
+/// What of the document cannot be, by pointers; or there are too many resources.
+pub(super) fn edit(
+    draft: &mut Draft,
+    document: &Document,
+    keys: &mut Keys,
+    master: &MasterKey,
+) -> Result<(), AppError> {
+    let mut editor = Editor { draft, keys, master, faults: Vec::new() };
+    if let Some(settings) = &document.settings {
+        editor.settings(settings)?;
+    }
+    editor.kind(&document.tenants, Editor::tenants)?;
+    editor.kind(&document.sources, Editor::sources)?;
+    editor.kind(&document.pools, Editor::pools)?;
+    editor.kind(&document.credentials, Editor::credentials)?;
+    editor.kind(&document.domains, Editor::domains)?;
+    editor.kind(&document.routes, Editor::routes)?;
+    editor.kind(&document.suspensions, Editor::suspensions)?;
+    if editor.faults.is_empty() { Ok(()) } else { Err(AppError::Faults { faults: editor.faults }) }
+}
+
+struct Editor<'a> {
+    draft: &'a mut Draft,
+    keys: &'a mut Keys,
+    master: &'a MasterKey,
+    /// Pointer and what is wrong there.
+    faults: Vec<(String, String)>,
+}
+
+/// The records that one kind is to have.
+struct Wanted<R: Record> {
+    kind: &'static str,
+    names: HashSet<String>,
+    records: BTreeMap<R::Id, R>,
+}
+
+impl<R: Record> Wanted<R> {
+    fn new() -> Self {
+        Self { kind: R::KIND, names: HashSet::new(), records: BTreeMap::new() }
+    }
+
+    fn place(&self, at: usize, field: &str) -> String {
+        format!("/{}/{at}/{field}", self.kind)
+    }
+
+    fn want(&mut self, record: R) {
+        self.records.insert(record.id(), record);
+    }
+}
+
+impl Editor<'_> {
+    fn kind<E>(
+        &mut self,
+        entries: &Option<Vec<E>>,
+        edit: impl Fn(&mut Self, &[E]) -> Result<(), AppError>,
+    ) -> Result<(), AppError> {
+        entries.as_deref().map_or(Ok(()), |entries| edit(self, entries))
+    }
+
+    fn fault(&mut self, pointer: String, detail: impl Into<String>) {
+        if self.faults.len() < STATE_ERRORS_MAX {
+            self.faults.push((pointer, detail.into()));
+        }
+    }
+
+    /// The value, or `None` with what is wrong at `pointer`.
+    fn checked<T>(&mut self, pointer: String, result: Result<T, AppError>) -> Option<T> {
+        result.map_err(|error| self.fault(pointer, error.to_string())).ok()
+    }
+
+    /// Whether `name` is new among those of its kind.
+    fn once<R: Record>(&mut self, wanted: &mut Wanted<R>, pointer: String, name: String) -> bool {
+        let is_new = wanted.names.insert(name);
+        if !is_new {
+            self.fault(pointer, "this one occurs twice");
+        }
+        is_new
+    }
+
+    /// What `name` stands for, or `None` with what is wrong at `pointer`.
+    fn named<T: Copy>(&mut self, pointer: String, kind: &str, name: &str, all: &HashMap<String, T>) -> Option<T> {
+        let found = all.get(name).copied();
+        if found.is_none() {
+            self.fault(pointer, format!("{kind} {name} does not exist"));
+        }
+        found
+    }
+
+    /// As [`Self::named`], where no name is needed.
+    fn named_if<T: Copy>(
+        &mut self,
+        pointer: String,
+        kind: &str,
+        name: Option<&String>,
+        all: &HashMap<String, T>,
+    ) -> Option<Option<T>> {
+        match name {
+            None => Some(None),
+            Some(name) => self.named(pointer, kind, name, all).map(Some),
+        }
+    }
+
+    /// Makes the kind what is wanted.
+    fn settle<R: Record + PartialEq>(&mut self, wanted: Wanted<R>) -> Result<(), AppError> {
+        let known = R::map(&mut self.draft.desired);
+        let gone: Vec<_> = known.values().map(Record::id).filter(|id| !wanted.records.contains_key(id)).collect();
+        let come: Vec<_> = wanted.records.into_iter().filter(|(id, record)| known.get(id) != Some(record)).collect();
+        gone.iter().for_each(|id| self.draft.delete::<R>(id));
+        come.into_iter().try_for_each(|(_, record)| self.draft.put(record))
+    }
+
+    fn tenant_ids(&self) -> HashMap<String, TenantId> {
+        ids(self.draft.desired.tenants.values().map(|tenant| (tenant.name.clone(), tenant.id)))
+    }
+
+    fn source_ids(&self) -> HashMap<String, SourceId> {
+        ids(self.draft.desired.sources.values().map(|source| (source.name.clone(), source.id)))
+    }
+
+    fn pool_ids(&self) -> HashMap<String, PoolId> {
+        ids(self.draft.desired.pools.values().map(|pool| (pool.name.clone(), pool.id)))
+    }
+
+    fn settings(&mut self, entry: &SettingsEntry) -> Result<(), AppError> {
+        let include = entry.spf_include.as_deref().map(settings::spf_name).transpose();
+        let Some(spf_include) = self.checked("/settings/spf_include".to_owned(), include) else { return Ok(()) };
+        let mut settings = self.draft.desired.settings.clone();
+        (settings.domain_verification, settings.spf_include) = (entry.domain_verification, spf_include);
+        if settings == self.draft.desired.settings { Ok(()) } else { self.draft.put_settings(settings) }
+    }
+
+    fn tenants(&mut self, entries: &[TenantEntry]) -> Result<(), AppError> {
+        let known = self.tenant_ids();
+        let mut wanted = Wanted::<Tenant>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let name = self.checked(wanted.place(at, "name"), names::slug("", &entry.name));
+            let weight = self.checked(wanted.place(at, "weight"), tenants::checked_weight(entry.weight));
+            let size = tenants::checked_size(entry.message_bytes_max);
+            let size = self.checked(wanted.place(at, "message_bytes_max"), size);
+            let (Some(name), Some(weight), Some(message_bytes_max)) = (name, weight, size) else { continue };
+            let pointer = wanted.place(at, "name");
+            if !self.once(&mut wanted, pointer, name.clone()) {
+                continue;
+            }
+            let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_tenant());
+            wanted.want(Tenant { id, name, quota_per_day: entry.quota_per_day, weight, message_bytes_max });
+        }
+        self.settle(wanted)
+    }
+
+    fn sources(&mut self, entries: &[SourceEntry]) -> Result<(), AppError> {
+        let known = self.source_ids();
+        let mut wanted = Wanted::<EgressSource>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let name = self.checked(wanted.place(at, "name"), names::slug("", &entry.name));
+            let ehlo_name = names::domain("", &entry.ehlo_name, true);
+            let ehlo_name = self.checked(wanted.place(at, "ehlo_name"), ehlo_name);
+            let needs = self.needs(&format!("/sources/{at}"), entry);
+            let (Some(name), Some(ehlo_name), Some(needs)) = (name, ehlo_name, needs) else { continue };
+            let pointer = wanted.place(at, "name");
+            if !self.once(&mut wanted, pointer, name.clone()) {
+                continue;
+            }
+            let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_source());
+            wanted.want(EgressSource { id, name, address: entry.address, ehlo_name, needs });
+        }
+        self.settle(wanted)
+    }
+
+    fn needs(&mut self, pointer: &str, entry: &SourceEntry) -> Option<HostNeeds> {
+        let SourceEntry { nic, routed, host, capabilities, .. } = entry.clone();
+        match egress::needs(&NewNeeds { nic, routed, host, capabilities }) {
+            Ok(needs) => Some(needs),
+            Err(AppError::Invalid { pointer: field, detail }) => {
+                self.fault(format!("{pointer}{field}"), detail);
+                None
+            }
+            Err(error) => self.checked(pointer.to_owned(), Err(error)),
+        }
+    }
+
+    fn pools(&mut self, entries: &[PoolEntry]) -> Result<(), AppError> {
+        let (known, tenants, sources) = (self.pool_ids(), self.tenant_ids(), self.source_ids());
+        let mut wanted = Wanted::<EgressPool>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let name = self.checked(wanted.place(at, "name"), names::slug("", &entry.name));
+            let tenant = self.named_if(wanted.place(at, "tenant"), "tenant", entry.tenant.as_ref(), &tenants);
+            let members = self.members(&wanted.place(at, "members"), entry, &sources);
+            let (Some(name), Some(tenant)) = (name, tenant) else { continue };
+            let pointer = wanted.place(at, "name");
+            if !self.once(&mut wanted, pointer, name.clone()) {
+                continue;
+            }
+            let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_pool());
+            wanted.want(EgressPool { id, name, tenant, members });
+        }
+        self.settle(wanted)
+    }
+
+    fn members(&mut self, pointer: &str, entry: &PoolEntry, sources: &HashMap<String, SourceId>) -> Vec<PoolMember> {
+        if entry.members.len() > POOL_MEMBERS_MAX {
+            self.fault(pointer.to_owned(), format!("a pool has at most {POOL_MEMBERS_MAX} sources"));
+            return Vec::new();
+        }
+        let (mut seen, mut members) = (HashSet::new(), Vec::with_capacity(entry.members.len()));
+        for (at, member) in entry.members.iter().enumerate() {
+            let place = format!("{pointer}/{at}");
+            let source = self.named(format!("{place}/source"), "source", &member.source, sources);
+            let weight = egress::checked_weight(member.weight);
+            let weight = self.checked(format!("{place}/weight"), weight);
+            let (Some(source), Some(weight)) = (source, weight) else { continue };
+            if !seen.insert(source) {
+                self.fault(format!("{place}/source"), "this one occurs twice");
+            }
+            members.push(PoolMember { source, weight });
+        }
+        members
+    }
+
+    fn credentials(&mut self, entries: &[CredentialEntry]) -> Result<(), AppError> {
+        let tenants = self.tenant_ids();
+        let known = self.draft.desired.credentials.values();
+        let known = ids(known.map(|credential| (credential.username.clone(), credential.id)));
+        let mut wanted = Wanted::<Credential>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let username = self.checked(wanted.place(at, "username"), names::username("", &entry.username));
+            let tenant = self.named(wanted.place(at, "tenant"), "tenant", &entry.tenant, &tenants);
+            if let Some(hashes) = &entry.secret_hashes {
+                let pointer = wanted.place(at, "secret_hashes");
+                if hashes.len() > LIVE_SECRETS_MAX || !hashes.iter().all(|hash| secrets::is_hash(hash)) {
+                    self.fault(pointer, format!("these are at most {LIVE_SECRETS_MAX} argon2id hashes"));
+                }
+            }
+            let (Some(username), Some(tenant)) = (username, tenant) else { continue };
+            let pointer = wanted.place(at, "username");
+            if !self.once(&mut wanted, pointer, username.clone()) {
+                continue;
+            }
+            let id = known.get(&username).copied();
+            let former = id.and_then(|id| self.draft.desired.credentials.get(&id));
+            let former = former.map(|credential| credential.secret_hashes.clone());
+            let secret_hashes = entry.secret_hashes.clone().or(former).unwrap_or_default();
+            let id = id.unwrap_or_else(|| self.draft.counters().next_credential());
+            wanted.want(Credential { id, tenant, username, secret_hashes, disabled: entry.disabled });
+        }
+        self.settle(wanted)
+    }
+
+    fn domains(&mut self, entries: &[DomainEntry]) -> Result<(), AppError> {
+        let (tenants, pools) = (self.tenant_ids(), self.pool_ids());
+        let known = self.draft.desired.domains.values();
+        let known = ids(known.map(|domain| ((domain.tenant, domain.name.clone()), domain.id)));
+        let mut wanted = Wanted::<SendingDomain>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let name = self.checked(wanted.place(at, "name"), domains::name_of("", &entry.name));
+            let tenant = self.named(wanted.place(at, "tenant"), "tenant", &entry.tenant, &tenants);
+            let pool = self.named_if(wanted.place(at, "pool"), "pool", entry.pool.as_ref(), &pools);
+            let (Some(name), Some(tenant), Some(pool)) = (name, tenant, pool) else { continue };
+            let pointer = wanted.place(at, "name");
+            if !self.once(&mut wanted, pointer, format!("{tenant} {name}")) {
+                continue;
+            }
+            let former = known.get(&(tenant, name.clone())).and_then(|id| self.draft.desired.domains.get(id)).cloned();
+            let keys = self.keys_of(&format!("/domains/{at}"), entry, former.as_ref())?;
+            let standing = self.standing_of(entry, former.as_ref());
+            let id = former.map_or_else(|| self.draft.counters().next_domain(), |former| former.id);
+            wanted.want(SendingDomain { id, tenant, name, keys, pool, standing });
+        }
+        let gone = self.draft.desired.domains.values().map(|domain| domain.id);
+        let gone = gone.filter(|id| !wanted.records.contains_key(id));
+        let gone: Vec<SendingDomainId> = gone.collect();
+        self.draft.writes.extend(gone.into_iter().map(|id| Write::Delete { key: keys::check(id) }));
+        self.settle(wanted)
+    }
+
+    fn standing_of(&self, entry: &DomainEntry, former: Option<&SendingDomain>) -> Standing {
+        let usual = former.is_none().then_some(self.draft.desired.settings.domain_verification);
+        match (entry.verification.or(usual), former.map(|former| former.standing)) {
+            (Some(Verification::Operator), _) => Standing::Trusted,
+            (Some(Verification::Dns), Some(Standing::Trusted) | None) => domains::UNPROVED,
+            (_, Some(standing)) => standing,
+            (None, None) => domains::UNPROVED,
+        }
+    }
+
+    /// The keys of a domain: those of the document, else those of the algorithms that it names, else those it has.
+    fn keys_of(
+        &mut self,
+        pointer: &str,
+        entry: &DomainEntry,
+        former: Option<&SendingDomain>,
+    ) -> Result<Vec<DkimKey>, AppError> {
+        let former = former.map(|domain| &domain.keys[..]);
+        let algorithms = entry.dkim_keys.as_ref();
+        let algorithms = algorithms.map(|named| named.iter().map(|name| (*name).into()).collect::<Vec<KeyAlgorithm>>());
+        if let Some(sealed) = &entry.sealed_keys {
+            let differs =
+                |named: &Vec<KeyAlgorithm>| !named.iter().copied().eq(sealed.iter().map(|key| key.algorithm.into()));
+            if algorithms.as_ref().is_some_and(differs) {
+                self.fault(format!("{pointer}/dkim_keys"), "these are not the algorithms of sealed_keys");
+            }
+            return Ok(self.sealed_keys(&format!("{pointer}/sealed_keys"), sealed, former.unwrap_or_default()));
+        }
+        let Some(algorithms) = algorithms.or_else(|| former.is_none().then(|| ALGORITHMS.to_vec())) else {
+            return Ok(former.unwrap_or_default().to_vec());
+        };
+        if algorithms.iter().enumerate().any(|(at, algorithm)| algorithms[..at].contains(algorithm)) {
+            self.fault(format!("{pointer}/dkim_keys"), "a domain has one key of an algorithm");
+            return Ok(Vec::new());
+        }
+        let mut keys = Vec::with_capacity(algorithms.len());
+        for algorithm in algorithms {
+            let kept = former.and_then(|keys| keys.iter().find(|key| key.algorithm == algorithm));
+            keys.push(match kept {
+                Some(key) => key.clone(),
+                None => {
+                    let id = self.draft.counters().next_key();
+                    self.keys.take(algorithm, id)?
+                }
+            });
+        }
+        Ok(keys)
+    }
+
+    fn sealed_keys(&mut self, pointer: &str, sealed: &[SealedKey], former: &[DkimKey]) -> Vec<DkimKey> {
+        let mut keys: Vec<DkimKey> = Vec::with_capacity(sealed.len());
+        if sealed.len() > ALGORITHMS.len() {
+            self.fault(pointer.to_owned(), format!("a domain has at most {} keys", ALGORITHMS.len()));
+            return keys;
+        }
+        for (at, key) in sealed.iter().enumerate() {
+            let place = |field: &str| format!("{pointer}/{at}/{field}");
+            let selector = self.checked(place("selector"), names::domain("", &key.selector, true));
+            let private = STANDARD.decode(&key.sealed_private_key);
+            let (Some(selector), Ok(sealed_private_key)) = (selector, private) else {
+                self.fault(place("sealed_private_key"), "this is not base64");
+                continue;
+            };
+            let algorithm = key.algorithm.into();
+            if keys.iter().any(|other| other.selector == selector || other.algorithm == algorithm) {
+                self.fault(place("selector"), "a domain has one key of a selector, and of an algorithm");
+            }
+            let is_same =
+                |former: &&DkimKey| former.selector == selector && former.sealed_private_key == sealed_private_key;
+            let same = former.iter().find(is_same).filter(|former| former.public_key == key.public_key);
+            if same.is_none() && !is_pair(self.master, algorithm, &sealed_private_key, &key.public_key) {
+                let detail = "it does not open with the master key of this installation, or is not the public key's";
+                self.fault(place("sealed_private_key"), detail);
+            }
+            let id = same.map(|former| former.id).unwrap_or_else(|| self.draft.counters().next_key());
+            keys.push(DkimKey { id, selector, algorithm, sealed_private_key, public_key: key.public_key.clone() });
+        }
+        keys
+    }
+
+    fn routes(&mut self, entries: &[RouteEntry]) -> Result<(), AppError> {
+        let mut wanted = Wanted::<Route>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let domain = self.checked(wanted.place(at, "domain"), egress::route_domain(&entry.domain));
+            let to = entry.routing_domain.as_deref().map(|name| names::domain("", name, true)).transpose();
+            let to = self.checked(wanted.place(at, "routing_domain"), to);
+            let port = self.checked(wanted.place(at, "port"), egress::checked_port(entry.port));
+            let (Some(domain), Some(routing_domain), Some(port)) = (domain, to, port) else { continue };
+            let pointer = wanted.place(at, "domain");
+            if self.once(&mut wanted, pointer, domain.clone()) {
+                wanted.want(Route { domain, routing_domain, port, allow_private: entry.allow_private });
+            }
+        }
+        self.settle(wanted)
+    }
+
+    fn suspensions(&mut self, entries: &[SuspensionEntry]) -> Result<(), AppError> {
+        let (tenants, sources) = (self.tenant_ids(), self.source_ids());
+        let known: Vec<_> = self.draft.desired.suspensions.values().cloned().collect();
+        let mut wanted = Wanted::<Suspension>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let reason = self.checked(wanted.place(at, "reason"), names::reason("", &entry.reason));
+            let target = match (&entry.site, &entry.source, &entry.tenant) {
+                (Some(site), None, None) => {
+                    let site = names::domain("", site, true).map(SuspensionTarget::Site);
+                    self.checked(wanted.place(at, "site"), site)
+                }
+                (None, Some(name), None) => {
+                    let found = self.named(wanted.place(at, "source"), "source", name, &sources);
+                    found.map(SuspensionTarget::Source)
+                }
+                (None, None, Some(name)) => {
+                    let found = self.named(wanted.place(at, "tenant"), "tenant", name, &tenants);
+                    found.map(SuspensionTarget::Tenant)
+                }
+                _ => {
+                    self.fault(format!("/suspensions/{at}"), "name exactly one of site, source and tenant");
+                    None
+                }
+            };
+            let (Some(reason), Some(target)) = (reason, target) else { continue };
+            if !self.once(&mut wanted, format!("/suspensions/{at}"), format!("{target:?}")) {
+                continue;
+            }
+            let former = known.iter().find(|suspension| suspension.target == target);
+            let id = former.map(|former| former.id).unwrap_or_else(|| self.draft.counters().next_suspension());
+            wanted.want(Suspension { id, target, reason });
+        }
+        self.settle(wanted)
+    }
+}
+
+fn ids<N: Eq + Hash, T>(all: impl Iterator<Item = (N, T)>) -> HashMap<N, T> {
+    all.collect()
+}

@@ -1,0 +1,94 @@
+//! A difference as people read it: `+` added, `~` changed with the former and the new value, `-` removed.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::document::NAMES;
+use crate::table::plain;
+
+/// The changes of a plan or of a refusal, a line each, with the fields of what is changed below it.
+pub(crate) fn lines(changes: &Value) -> String {
+    let mut text = String::new();
+    for change in changes.as_array().map(Vec::as_slice).unwrap_or_default() {
+        let said = |key: &str| change[key].as_str().unwrap_or_default();
+        let sign = match said("action") {
+            "added" => '+',
+            "removed" => '-',
+            _ => '~',
+        };
+        // Writing to a string does not fail.
+        let _ =
+            writeln!(text, "{}", format!("{sign} {} {}", said("kind"), plain(&change["name"])).trim_end_matches(" -"));
+        let fields = change["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let names = fields.iter().filter_map(|field| field["field"].as_str());
+        let width = names.map(str::len).max().unwrap_or(0);
+        for field in fields.iter().filter(|_| sign != '-') {
+            let name = field["field"].as_str().unwrap_or_default();
+            if sign == '+' && NAMES.contains(&name) {
+                continue;
+            }
+            let to = plain(&field["to"]);
+            let _ = match sign {
+                '+' => writeln!(text, "    {name:<width$}  {to}"),
+                _ => writeln!(text, "    {name:<width$}  {} -> {to}", plain(&field["from"])),
+            };
+        }
+    }
+    text
+}
+
+/// A plan: its changes, what was left out of them, and its findings.
+pub(super) fn plan_text(planned: &Value) -> String {
+    let mut text = lines(&planned["changes"]);
+    let counted = |name: &str| planned[name].as_u64().unwrap_or(0);
+    let all = counted("added") + counted("changed") + counted("removed");
+    let shown = planned["changes"].as_array().map_or(0, Vec::len) as u64;
+    if all > shown {
+        let _ = writeln!(text, "and {} more", all - shown);
+    }
+    let problems = planned["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !problems.is_empty() {
+        let _ = writeln!(text, "findings of the plan:");
+    }
+    for problem in problems {
+        let said = |key: &str| plain(&problem[key]);
+        let _ = writeln!(text, "  {:<7}  {}: {}", said("severity"), said("subject"), said("detail"));
+    }
+    let _ = match all {
+        0 => writeln!(text, "nothing to change at revision {}", planned["revision"]),
+        _ => writeln!(
+            text,
+            "{} to add, {} to change, {} to remove, planned on revision {}",
+            counted("added"),
+            counted("changed"),
+            counted("removed"),
+            planned["revision"]
+        ),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_shows_each_change_with_its_values_and_each_finding() {
+        let planned = json!({
+            "revision": 7, "added": 1, "changed": 1, "removed": 1,
+            "changes": [
+                { "action": "added", "kind": "tenant", "name": "shop", "fields": [{ "field": "weight", "from": null, "to": 1 }] },
+                { "action": "changed", "kind": "settings", "name": "", "fields": [{ "field": "spf_include", "from": null, "to": "a.b" }] },
+                { "action": "removed", "kind": "route", "name": "x.example" },
+            ],
+            "problems": [{ "severity": "note", "code": "source_unused", "subject": "source/a", "detail": "no pool holds it" }],
+        });
+        let wanted = "+ tenant shop\n    weight  1\n~ settings\n    spf_include  - -> a.b\n- route x.example\n\
+                      findings of the plan:\n  note     source/a: no pool holds it\n\
+                      1 to add, 1 to change, 1 to remove, planned on revision 7\n";
+        assert_eq!(plan_text(&planned), wanted);
+    }
+}
