@@ -5,8 +5,8 @@
 //! - it panics where io_uring is forbidden: [`run_shards`] asks the kernel first and says what to do;
 //! - a cancelled task leaks 100 to 256 octets for ever: tasks are detached and never cancelled;
 //! - a panic in a task ends the whole executor: every task is caught at its edge and the panic logged;
-//! - an accept or a datagram in flight is lost with the future that waits for it: sockets are only *watched* for
-//!   readiness and then read by plain non-blocking calls, so that any future may be dropped at any time;
+//! - it polls each socket anew for each wait, and loses an accept with the future that waits for it: sockets are in an epoll
+//!   set of ours ([`readiness`]), and glommio waits for that set alone;
 //! - it takes an empty file's silence for proof that the disk can be polled, and then all reads fail: each disk is tried
 //!   with a file that holds data first;
 //! - an unaligned read across the end of a file returns octets that are not in the file: reads are aligned here.
@@ -17,40 +17,40 @@
 //!
 //! Deliberately absent: TLS, DNS, limits of connections, work stealing, and any decision.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use futures_util::io::{AsyncRead, AsyncWrite};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 use glommio::timer::Timer;
 use postrail_core::base::{Instant, Timestamp};
 use postrail_schema::limits::BLOCK_BYTES;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
-use super::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
+use self::readiness::Readiness;
+use super::{BlockFile, Disk, DiskUsage, Platform};
 use crate::lease;
 
 mod kernel;
 mod pin;
+mod readiness;
 mod small_files;
+mod sockets;
 mod start;
 #[cfg(test)]
 mod tests;
 
 pub use kernel::{probe_io_uring, raise_open_files};
 pub use pin::{PinError, ShardPin, check_pins};
+pub use sockets::{GlommioDatagrams, GlommioListener, GlommioNet, GlommioStream};
 pub use start::{RunError, ShardFailure, ShardThreads, run_shards};
 
 /// The world of the shard whose thread this is; made by [`run_shards`].
@@ -64,8 +64,14 @@ struct World {
 
 impl Glommio {
     /// A handle; useful only on a thread that runs an executor.
-    fn new(pin: ShardPin) -> Self {
-        Self(Rc::new(World { disk: GlommioDisk { tried: RefCell::default() }, net: GlommioNet { pin } }))
+    ///
+    /// # Errors
+    /// The process may open no more files.
+    fn new(pin: ShardPin) -> io::Result<Self> {
+        let readiness = Rc::new(Readiness::new()?);
+        drop(glommio::spawn_local(Rc::clone(&readiness).run()).detach());
+        let disk = GlommioDisk { tried: RefCell::default() };
+        Ok(Self(Rc::new(World { disk, net: GlommioNet { pin, readiness } })))
     }
 }
 
@@ -336,202 +342,16 @@ impl BlockFile for GlommioFile {
     }
 }
 
-/// Sockets of this shard's executor.
-pub struct GlommioNet {
-    pin: ShardPin,
-}
-
-impl Net for GlommioNet {
-    type Stream = GlommioStream;
-    type Listener = GlommioListener;
-    type Datagrams = GlommioDatagrams;
-
-    fn listen(&self, at: SocketAddr) -> io::Result<GlommioListener> {
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        if at.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        if let Some(cpu) = self.pin.incoming_cpu() {
-            // Among the shards that listen here, the one whose CPU a connection arrives on is chosen (Linux 6.2).
-            socket.set_cpu_affinity(cpu)?;
-        }
-        socket.bind(&at.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
-        let local = socket.local_addr()?.as_socket();
-        Ok(GlommioListener { socket, local, watch: RefCell::new(None), unbroken: Cell::new(0) })
-    }
-
-    async fn connect(&self, source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> io::Result<GlommioStream> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source.filter(|source| !source.is_unspecified()) {
-            // The port is chosen at connect, by the four-tuple: ports do not run out before the tuples do.
-            kernel::choose_port_at_connect(&socket)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-            if let Some(device) = self.pin.device(source) {
-                socket.bind_device(Some(device))?;
-            }
-        }
-        match socket.connect(&to.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(error) => return Err(error),
-        }
-        let mut stream = watched(socket);
-        // An empty send is possible once the connection stands, and returns the error of one that failed.
-        let connected = async { poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await.map(drop) };
-        let expired = async {
-            Timer::new(limit).await;
-            Err(io::Error::from(io::ErrorKind::TimedOut))
-        };
-        futures_lite::future::or(connected, expired).await?;
-        Ok(GlommioStream { local: stream.local_addr().ok(), peer: Some(to), stream })
-    }
-
-    async fn datagrams(&self, to: SocketAddr) -> io::Result<GlommioDatagrams> {
-        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        // By std and not by glommio, whose bind sets SO_REUSEPORT: answers would reach another shard's socket.
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(to)?;
-        socket.set_nonblocking(true)?;
-        Ok(GlommioDatagrams(RefCell::new(watched(socket.into()))))
-    }
-}
-
-/// Hands a socket of any kind to the executor.
+/// Hands a descriptor of any kind to the executor.
 ///
-/// glommio's stream waits by one-shot polls and then calls `recv` and `send` without waiting: that serves TCP, connected
-/// UDP (one datagram a call) and, for a listening socket, tells readiness by the error of `recv`.
-fn watched(socket: Socket) -> glommio::net::TcpStream {
+/// glommio's stream begins with a one-shot poll, and calls `recv` when that ends: for what is no connection the error of
+/// `recv` tells that it is ready.
+fn polled(descriptor: Socket) -> glommio::net::TcpStream {
     // SAFETY: the descriptor is open, and `into_raw_fd` gives its ownership away, here to the stream alone.
-    unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) }
-}
-
-/// A TCP connection.
-pub struct GlommioStream {
-    stream: glommio::net::TcpStream,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
-}
-
-impl Stream for GlommioStream {
-    fn peer(&self) -> Option<SocketAddr> {
-        self.peer
-    }
-
-    fn local(&self) -> Option<SocketAddr> {
-        self.local
-    }
-}
-
-impl AsyncRead for GlommioStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for GlommioStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    /// Ends our direction; the peer reads end of file, and what it still sends can be read.
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
-    }
-}
-
-/// A listening socket. One task at a time waits in [`Listener::accept`].
-pub struct GlommioListener {
-    socket: Socket,
-    local: Option<SocketAddr>,
-    /// A second descriptor of `socket` under watch, while an accept waits.
-    watch: RefCell<Option<glommio::net::TcpStream>>,
-    /// Connections accepted since the task last waited or yielded.
-    unbroken: Cell<u32>,
-}
-
-impl GlommioListener {
-    /// Ends when a connection may wait to be accepted.
-    async fn ready(&self) -> io::Result<()> {
-        poll_fn(|cx| {
-            let mut slot = self.watch.borrow_mut();
-            let watch = match slot.take() {
-                Some(watch) => watch,
-                None => watched(self.socket.try_clone()?),
-            };
-            let watch = slot.insert(watch);
-            match Pin::new(watch).poll_read(cx, &mut [0]) {
-                Poll::Pending => Poll::Pending,
-                // `recv` on a listening socket: ENOTCONN. A watch serves once, since only its first poll is a wait.
-                Poll::Ready(_) => {
-                    *slot = None;
-                    Poll::Ready(Ok(()))
-                }
-            }
-        })
-        .await
-    }
-}
-
-impl Listener for GlommioListener {
-    type Stream = GlommioStream;
-
-    async fn accept(&self) -> io::Result<GlommioStream> {
-        if self.unbroken.get() >= ACCEPTS_UNBROKEN_MAX {
-            self.unbroken.set(0);
-            glommio::executor().yield_task_queue_now().await;
-        }
-        loop {
-            match self.socket.accept() {
-                Ok((socket, peer)) => {
-                    self.unbroken.set(self.unbroken.get() + 1);
-                    socket.set_tcp_nodelay(true)?;
-                    let stream = watched(socket);
-                    return Ok(GlommioStream { local: stream.local_addr().ok(), peer: peer.as_socket(), stream });
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        self.unbroken.set(0);
-                        self.ready().await?;
-                    }
-                    // The peer was gone before we came, or a signal.
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
-            }
-        }
-    }
-
-    fn local(&self) -> Option<SocketAddr> {
-        self.local
-    }
-}
-
-/// A connected UDP socket. One task at a time waits in `send`, one in `receive`.
-pub struct GlommioDatagrams(RefCell<glommio::net::TcpStream>);
-
-impl Datagrams for GlommioDatagrams {
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, datagram)).await.map(drop)
-    }
-
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buffer)).await
-    }
+    unsafe { glommio::net::TcpStream::from_raw_fd(descriptor.into_raw_fd()) }
 }
 
 /// Longest single timer; longer sleeps are made of several.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
-/// Connections that wait in the kernel to be accepted; the kernel cuts it to net.core.somaxconn.
-const LISTEN_BACKLOG: i32 = 4_096;
-/// Connections accepted without a wait before other tasks get their turn.
-const ACCEPTS_UNBROKEN_MAX: u32 = 32;
 /// Mail is private: only our user reads our files.
 const FILE_MODE: u32 = 0o600;

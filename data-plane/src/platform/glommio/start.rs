@@ -6,6 +6,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -134,7 +135,8 @@ where
     F: Fn(ShardId, Glommio) -> R,
     R: Future<Output = T>,
 {
-    let main = async { make_shard(shard, Glommio::new(pin)).await };
+    let platform = Glommio::new(pin).map_err(|error| ShardFailure::Start { shard, reason: error.to_string() })?;
+    let main = async { make_shard(shard, platform).await };
     AssertUnwindSafe(main).catch_unwind().await.map_err(|panic| {
         let text = panic_text(panic.as_ref()).to_owned();
         tracing::error!(%shard, panic = text, "a shard panicked");
@@ -147,6 +149,7 @@ fn builder(threads: &ShardThreads, shard: ShardId, core: Option<usize>) -> Local
         .name(&format!("shard-{shard}"))
         .io_memory(threads.io_memory_bytes)
         .ring_depth(threads.ring_depth)
+        .preempt_timer(RINGS_UNSEEN_MAX)
         // Not on the shard's own core, or hashing a password would hold the shard up after all.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
 }
@@ -160,6 +163,9 @@ fn check_locked_memory(threads: &ShardThreads) -> Result<(), RunError> {
     if have < need { Err(RunError::LockedMemory { have, need }) } else { Ok(()) }
 }
 
+/// How long tasks may run, one after the other, before the executor looks what its rings have finished: sockets that are
+/// always ready must not keep an acknowledgement from being seen.
+const RINGS_UNSEEN_MAX: Duration = Duration::from_millis(1);
 /// Threads of one shard for blocking work.
 const BLOCKING_THREADS: usize = 2;
 /// What glommio demands at least.

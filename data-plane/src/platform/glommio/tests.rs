@@ -1,11 +1,15 @@
 //! The platform on the real kernel: loopback sockets with ports of the kernel's choice, files in a temporary folder.
 
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use socket2::{Domain, Type};
 
 use super::*;
+use crate::platform::{Datagrams, Listener, Net, Stream};
 
 /// Runs `work` on one shard and returns its result.
 fn on_a_shard<R, T>(work: impl Fn(Glommio) -> R + Clone + Send + 'static) -> T
@@ -155,6 +159,70 @@ fn a_read_that_timed_out_loses_no_octet() {
         assert!(expired > 0, "no read timed out: nothing was tested");
     });
     const ROUNDS: u32 = 2_000;
+}
+
+#[test]
+fn the_end_of_a_stream_is_read_behind_its_last_octets() {
+    on_a_shard(|platform| async move {
+        let peer = TcpListener::bind(loopback()).unwrap();
+        let to = peer.local_addr().unwrap();
+        for ends_at_once in [true, false] {
+            let mut stream = platform.net().connect(None, to, Duration::from_secs(5)).await.unwrap();
+            let (mut theirs, _) = peer.accept().unwrap();
+            theirs.write_all(b"bye").unwrap();
+            let theirs = if ends_at_once {
+                drop(theirs);
+                None
+            } else {
+                Some(theirs)
+            };
+            // Octets and end are told by one edge, or by two; the buffer takes more than there is.
+            let mut buffer = [0; 64];
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), 3);
+            drop(theirs);
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), 0, "the end stays the end");
+        }
+    });
+}
+
+#[test]
+fn a_reset_reaches_a_reader_that_waits() {
+    on_a_shard(|platform| async move {
+        let peer = TcpListener::bind(loopback()).unwrap();
+        let to = peer.local_addr().unwrap();
+        let mut stream = platform.net().connect(None, to, Duration::from_secs(5)).await.unwrap();
+        let (theirs, _) = peer.accept().unwrap();
+        let mut buffer = [0; 64];
+        assert!(futures_lite::future::poll_once(stream.read(&mut buffer)).await.is_none());
+        Socket::from(theirs).set_linger(Some(Duration::ZERO)).unwrap();
+        let error = stream.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_writer_waits_for_a_slow_reader_and_loses_nothing() {
+    const OCTETS: usize = 32 << 20;
+    on_a_shard(|platform| async move {
+        let peer = TcpListener::bind(loopback()).unwrap();
+        let to = peer.local_addr().unwrap();
+        let mut stream = platform.net().connect(None, to, Duration::from_secs(5)).await.unwrap();
+        let (mut theirs, _) = peer.accept().unwrap();
+        let sent: Vec<u8> = (0..OCTETS).map(|at| (at / 251) as u8).collect();
+        // More than both sockets' buffers hold, so the writer is stopped before anybody reads.
+        let mut write = Box::pin(async {
+            stream.write_all(&sent).await.unwrap();
+            stream.close().await.unwrap();
+        });
+        assert!(futures_lite::future::poll_once(&mut write).await.is_none());
+        let reader = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            theirs.read_to_end(&mut received).map(|_| received)
+        });
+        write.await;
+        assert!(reader.join().unwrap().unwrap() == sent, "what was read is what was written");
+    });
 }
 
 #[test]
