@@ -7,6 +7,7 @@
 //! - [`processes`] and [`meter`]: what the measured processes or threads used,
 //! - [`limit`]: what the machine can do at best,
 //! - [`peers`]: other mail servers under the same plan,
+//! - [`publication`]: how fast a change of configuration reaches many data planes,
 //! - [`page`], [`compare`], [`sla`], [`history`]: what is done with results,
 //! - [`sample`]: the mail that `limit` and the instruction counts take,
 //! - [`report`]: the demo's summary.
@@ -27,6 +28,7 @@ pub mod page;
 pub mod peers;
 pub mod plan;
 pub mod processes;
+pub mod publication;
 pub mod report;
 pub mod result;
 pub mod run;

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use postrail_bench::{compare, history, limit, page, peers, run, sla};
+use postrail_bench::{compare, history, limit, page, peers, publication, run, sla};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +38,8 @@ enum Command {
     Page(page::Args),
     /// Run a plan against Postrail, Postfix, Exim, OpenSMTPD, Haraka and others in turn, and set them beside each other
     Peers(peers::Args),
+    /// Measure how fast a change of configuration reaches many data planes through etcd, all of them on this host
+    Publication(publication::Args),
     /// Run a plan: start the server in a fresh folder (or use --target), send, receive, account, measure
     Run(run::Args),
     /// Say whether the contract of a plan held: clause by clause, tenant by tenant
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Limit(args) => limit::run(&args),
         Command::Page(args) => page::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Publication(args) => publication::run(&args),
         Command::Run(args) => run::run(args),
         Command::Sla(args) => sla::run(&args),
     };

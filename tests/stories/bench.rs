@@ -120,3 +120,20 @@ fn a_plan_with_a_mistake_is_refused_with_what_to_do() {
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("unknown field `conections`") && text.contains("`connections`"), "{text}");
 }
+
+#[test]
+fn a_change_of_configuration_touches_one_chunk_and_reaches_every_data_plane() {
+    let place = Place::new("bench-publication");
+    let json = place.join("publication.json");
+    let mut command = Command::new(bench());
+    command
+        .args(["publication", "--tenants", "100", "--data-planes", "4", "--changes", "10", "--server"])
+        .arg(binary());
+    command.arg("--folder").arg(place.join("")).arg("--json").arg(&json);
+    let (status, text) = try_run(&mut command);
+    assert!(status.success() && text.contains("one chunk and the manifest"), "{text}");
+    let figures = std::fs::read(&json).expect("written");
+    let figures: Value = serde_json::from_slice(&figures).expect("JSON");
+    assert_eq!((number(&figures, "domains"), number(&figures["reached_ms"], "samples")), (200, 40), "{figures}");
+    assert!(number(&figures, "chunks") > 5 && figures["reached_ms"]["p99"].is_number(), "{figures}");
+}

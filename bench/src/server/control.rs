@@ -156,12 +156,12 @@ pub(super) fn is_ready(http: &Client, api: SocketAddr, admin: SocketAddr) -> Res
     Ok(true)
 }
 
-pub(super) fn client() -> Result<Client> {
+pub(crate) fn client() -> Result<Client> {
     Client::builder().timeout(ANSWER_TIMEOUT).build().context("cannot make an HTTP client")
 }
 
 /// Looks until `check` is true; an error of `check` counts as false, and the last one is told.
-pub(super) fn until(limit: Duration, what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn until(limit: Duration, what: &str, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + limit;
     loop {
         let checked = check();

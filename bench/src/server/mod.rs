@@ -19,6 +19,7 @@ mod scratch;
 mod version;
 
 pub use control::Control;
+pub(crate) use control::{client, until};
 pub use ports::free_addresses;
 pub use postrail::{Postrail, PostrailOptions};
 pub use scratch::Scratch;
