@@ -7,78 +7,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::child::{Running, run};
+use crate::child::Running;
+use crate::etcd::Etcd;
 use crate::lan::Station;
 use crate::place::{Place, free_address};
 use crate::postrail::{DOMAIN, binary};
 use crate::wait;
-
-/// An etcd of one member.
-pub struct Etcd {
-    client: SocketAddr,
-    arguments: Vec<String>,
-    log: PathBuf,
-    running: Option<Running>,
-}
-
-impl Etcd {
-    pub fn start(place: &Place) -> Self {
-        Self::start_at(place, free_address())
-    }
-
-    /// As [`Self::start`], with its clients at this address.
-    pub fn start_at(place: &Place, client: SocketAddr) -> Self {
-        let peer = free_address();
-        let (at, peer) = (format!("http://{client}"), format!("http://{peer}"));
-        let data = place.join("etcd").display().to_string();
-        let cluster = format!("default={peer}");
-        let arguments = [
-            ("--data-dir", data.as_str()),
-            ("--listen-client-urls", &at),
-            ("--advertise-client-urls", &at),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster", &cluster),
-        ];
-        let arguments = arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value.to_owned()]);
-        let mut etcd = Self { client, arguments: arguments.collect(), log: place.join("etcd.log"), running: None };
-        etcd.start_again();
-        etcd
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}", self.client)
-    }
-
-    /// On the same data and ports.
-    pub fn start_again(&mut self) {
-        self.running = Some(Running::start(Command::new("etcd").args(&self.arguments), &self.log));
-        wait::until("etcd to answer", || {
-            let health = reqwest::blocking::get(format!("{}/health", self.url())).ok()?;
-            health.text().ok()?.contains("true").then_some(())
-        });
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            running.kill();
-        }
-    }
-
-    /// etcd's own client; its output.
-    pub fn control(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("etcdctl");
-        run(command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]).args(arguments))
-    }
-
-    /// Forgets everything before the present revision.
-    pub fn compact(&self) {
-        let status: Value = serde_json::from_str(&self.control(&["endpoint", "status", "-w", "json"])).expect("JSON");
-        let revision = status[0]["Status"]["header"]["revision"].as_u64().expect("a revision");
-        self.control(&["compact", &revision.to_string()]);
-    }
-}
 
 /// A process of the fleet.
 pub struct Member {
@@ -172,6 +106,10 @@ impl Member {
 
     pub fn output(&self) -> String {
         self.running.output()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.running.id()
     }
 
     pub fn child(&mut self) -> &mut Running {

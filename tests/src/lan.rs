@@ -107,6 +107,11 @@ impl Station {
         shown.1.contains(&format!(" {address}/"))
     }
 
+    /// Pulls its cable, or plugs it in again: nothing goes either way, and no connection is told.
+    pub fn set_plugged(&self, is_plugged: bool) {
+        ip(&format!("link set {} {}", self.near, if is_plugged { "up" } else { "down" }));
+    }
+
     /// Drops everything that it sends to `address`, and nothing else.
     pub fn cut_off(&self, address: Ipv4Addr) {
         ip(&format!("-n {} route add blackhole {address}/32", self.namespace));

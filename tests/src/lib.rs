@@ -6,6 +6,7 @@
 //! - [`postrail`]: the binary under test and its APIs,
 //! - [`clients`]: submission clients and judges in Python and Node,
 //! - [`scene`]: all of it at once, as most stories need it,
+//! - [`etcd`]: a real etcd of one member, or of three at stations,
 //! - [`fleet`]: etcd, control planes and data planes, each a process of its own,
 //! - [`lan`]: hosts on one network, each in a namespace,
 //! - [`dialogue`]: a plain SMTP client that says exactly what it is told,
@@ -24,6 +25,7 @@
 pub mod child;
 pub mod clients;
 pub mod dialogue;
+pub mod etcd;
 pub mod fleet;
 pub mod host;
 pub mod judge;

@@ -4,6 +4,7 @@
 //! and one that was acknowledged and does not arrive is lost.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -21,12 +22,25 @@ pub struct Load {
 impl Load {
     /// Starts so many connections by SMTP and by REST. Recipients are `<prefix>+<number>@receiver.test`.
     pub fn start(place: &Place, postrail: &Postrail, prefix: &str, smtp: usize, rest: usize) -> Self {
+        let Postrail { username, secret, .. } = postrail;
+        Self::start_at(place, [postrail.smtp, postrail.rest], [username, secret], prefix, [smtp, rest])
+    }
+
+    /// As [`Self::start`]: SMTP and REST listeners, username and secret, connections to each listener.
+    pub fn start_at(
+        place: &Place,
+        listeners: [SocketAddr; 2],
+        [username, secret]: [&str; 2],
+        prefix: &str,
+        [smtp, rest]: [usize; 2],
+    ) -> Self {
+        let [to_smtp, to_rest] = listeners.map(|listener| listener.port().to_string());
         let acknowledged = place.join(&format!("{prefix}.acknowledged"));
         let mut command = Command::new("python3");
         command.arg(root().join("tests/stories/clients/load.py"));
-        command.args([postrail.smtp.port().to_string(), postrail.rest.port().to_string(), postrail.username.clone()]);
+        command.args([to_smtp, to_rest, username.to_owned()]);
         command.args([smtp.to_string(), rest.to_string(), prefix.to_owned()]).arg(&acknowledged);
-        command.env("POSTRAIL_SECRET", &postrail.secret).stdin(Stdio::piped());
+        command.env("POSTRAIL_SECRET", secret).stdin(Stdio::piped());
         let child = command.spawn().expect("python3 starts");
         Self { child, prefix: prefix.to_owned(), acknowledged }
     }

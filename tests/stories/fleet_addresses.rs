@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use postrail_tests::fleet::{Etcd, Fleet, Plan, Submitter};
+use postrail_tests::etcd::Etcd;
+use postrail_tests::fleet::{Fleet, Plan, Submitter};
 use postrail_tests::lan::{Lan, Station};
 use postrail_tests::place::Place;
 use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};

@@ -149,7 +149,7 @@ impl From<AppError> for ProblemDocument {
                 tracing::warn!(error = &error as &dyn std::error::Error, "request without the ledger");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
             }
-            AppError::Store(StoreError::Etcd { .. } | StoreError::Timeout { .. }) => {
+            AppError::Store(StoreError::Etcd { .. } | StoreError::Refused { .. } | StoreError::Timeout { .. }) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the configuration store is out of reach");
                 let detail = "the configuration store is out of reach; whether the change was made shows a look at it";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unreachable", detail)

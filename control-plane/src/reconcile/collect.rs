@@ -84,44 +84,4 @@ const GRACE: Duration = Duration::from_secs(300);
 const DELETES: usize = 100;
 
 #[cfg(test)]
-mod tests {
-    use postrail_schema::ids::Revision;
-    use postrail_schema::publication::{ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest};
-    use postrail_schema::wire::encode_manifest;
-
-    use super::*;
-    use crate::store::EmbeddedStore;
-
-    fn name(bucket: u32, hash: u128) -> ChunkName {
-        ChunkName { place: ChunkPlace { kind: ChunkKind::Tenants, bucket }, hash: ChunkHash(hash), length: 1 }
-    }
-
-    fn manifest(chunks: &[ChunkName]) -> Write {
-        let chunks = chunks.iter().map(|name| (name.place, (name.hash, name.length))).collect();
-        let manifest = Manifest { revision: Revision(1), chunks, ..Manifest::default() };
-        Write::Put { key: MANIFEST.into(), value: encode_manifest(&manifest) }
-    }
-
-    fn chunk(name: ChunkName) -> Write {
-        Write::Put { key: name.key(), value: vec![1] }
-    }
-
-    #[test]
-    fn a_chunk_goes_when_no_manifest_has_named_it_for_a_while_and_never_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&folder.path().join("config.db")).unwrap();
-        let keys = || store.list_keys(CHUNKS).unwrap().entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>();
-        let (old, new, other) = (name(0, 1), name(0, 2), name(1, 1));
-        store.txn(&[], &[chunk(old), chunk(new), chunk(other), manifest(&[new])]).unwrap();
-        let (mut unnamed, begun) = (Unnamed::default(), Instant::now());
-        assert_eq!(unnamed.collect(&store, begun).unwrap(), 0);
-        assert_eq!(unnamed.collect(&store, begun + GRACE / 2).unwrap(), 0);
-        // Written again meanwhile, as by a change that goes back: it is as if it were new.
-        store.txn(&[], &[chunk(other)]).unwrap();
-        assert_eq!(unnamed.collect(&store, begun + GRACE).unwrap(), 1);
-        assert_eq!(keys(), [new.key(), other.key()]);
-        store.txn(&[], &[manifest(&[new, other])]).unwrap();
-        assert_eq!(unnamed.collect(&store, begun + 3 * GRACE).unwrap(), 0);
-        assert_eq!(keys(), [new.key(), other.key()]);
-    }
-}
+mod tests;

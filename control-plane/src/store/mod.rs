@@ -138,6 +138,8 @@ pub enum StoreError {
     Timeout { act: &'static str },
     #[error("etcd failed: {act}")]
     Etcd { act: &'static str, source: Box<etcd_client::Error> },
+    #[error("etcd does not let us in: {detail}")]
+    Refused { detail: String },
     #[error("etcd answered what it never should: {what}")]
     Garbled { what: &'static str },
     #[error("etcd is set up wrongly: {detail}")]

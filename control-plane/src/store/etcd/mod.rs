@@ -9,6 +9,7 @@
 //! compaction, backup (all etcd's operator's).
 
 mod hold;
+mod refusal;
 mod watch;
 
 use std::future::Future;
@@ -61,6 +62,8 @@ struct Shared {
     endpoints: Vec<String>,
     root: String,
     options: ConnectOptions,
+    /// There is TLS, and we show no certificate.
+    is_anonymous: bool,
     client: Mutex<Option<Client>>,
 }
 
@@ -82,6 +85,7 @@ impl EtcdStore {
             endpoints: options.endpoints.clone(),
             root: options.root.clone(),
             options: connect_options(options)?,
+            is_anonymous: options.tls.as_ref().is_some_and(|tls| tls.identity.is_none()),
             client: Mutex::new(None),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -113,7 +117,16 @@ impl EtcdStore {
             // An error means that nobody waits any more.
             let _ = answer.send(result.unwrap_or(Err(StoreError::Timeout { act })));
         });
-        answered.recv().unwrap_or(Err(StoreError::Timeout { act }))
+        let answered = answered.recv().unwrap_or(Err(StoreError::Timeout { act }));
+        answered.map_err(|error| match error {
+            StoreError::Etcd { act, source } => {
+                match refusal::refusal(&source, &self.shared.root, self.shared.is_anonymous) {
+                    Some(detail) => StoreError::Refused { detail },
+                    None => StoreError::Etcd { act, source },
+                }
+            }
+            other => other,
+        })
     }
 }
 

@@ -1,0 +1,204 @@
+//! etcd is not a single point of pain: members that die, are cut off, forget, or give a lease up, and clocks that jump.
+//!
+//! Each story submits mail all the while and changes configuration on the way. It ends with every data plane under the
+//! published revision, and every acknowledged mail delivered once.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use postrail_tests::child::run;
+use postrail_tests::etcd::Etcd;
+use postrail_tests::fleet::{Fleet, Plan};
+use postrail_tests::load::Load;
+use postrail_tests::place::{Place, root};
+use postrail_tests::receiver::Receiver;
+use postrail_tests::wait;
+use postrail_tests::zone::NameServer;
+use serde_json::json;
+
+use crate::durability::ZONE;
+
+struct World {
+    fleet: Fleet,
+    receiver: Receiver,
+    load: Load,
+    weight: u32,
+    _names: NameServer,
+    _place: Place,
+}
+
+impl World {
+    /// Two data planes; mail is submitted at the first.
+    fn new(name: &str, etcd: impl FnOnce(&Place) -> Etcd) -> Self {
+        Self::with(Place::new(name), etcd, &[])
+    }
+
+    /// With this environment of every process of ours.
+    fn with(place: Place, etcd: impl FnOnce(&Place) -> Etcd, environment: &[(&str, &str)]) -> Self {
+        let names = NameServer::start(&place, &[ZONE]);
+        let receiver = Receiver::local();
+        let resolver = names.address().to_string();
+        let options = ["--resolver", &resolver, "--shards", "1"];
+        let fleet =
+            Fleet::start_as(&place, etcd(&place), 2, |_| Plan { options: &options, environment, ..Plan::default() });
+        let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
+        fleet.change("POST", "/v2/routes", &route);
+        fleet.settle();
+        let (host, login) = (&fleet.hosts[0], [fleet.username.as_str(), fleet.secret.as_str()]);
+        let load = Load::start_at(&place, [host.smtp, host.rest], login, "load", [1, 1]);
+        let world = Self { fleet, receiver, load, weight: 1, _names: names, _place: place };
+        world.more_mail();
+        world
+    }
+
+    /// Changes the configuration, as often as it takes until a change is made, and waits until it is in effect.
+    fn change(&mut self) {
+        self.weight += 1;
+        let change = json!({"weight": self.weight});
+        wait::until("a change to be possible", || {
+            let asked = self.fleet.control.control(&self.fleet.token, "PATCH", "/v2/tenants/default", Some(&change));
+            (asked.0 == 200).then_some(())
+        });
+        self.fleet.settle();
+    }
+
+    /// Waits until more mail is acknowledged than was.
+    fn more_mail(&self) {
+        let before = self.load.acknowledged().len();
+        wait::until("more mail to be acknowledged", || (self.load.acknowledged().len() > before + 5).then_some(()));
+    }
+
+    /// Equal revisions, and no mail lost or sent twice.
+    fn end(mut self) {
+        self.change();
+        let acknowledged = self.load.stop();
+        let number = |mail: &_| postrail_tests::load::number_of("load", mail).expect("a numbered mail");
+        let arrived = wait::until("every acknowledged mail to arrive", || {
+            // Number 0 is of mail beside the load.
+            let arrived: Vec<_> = self.receiver.arrived().iter().map(number).filter(|number| *number > 0).collect();
+            acknowledged.iter().all(|number| arrived.contains(number)).then_some(arrived)
+        });
+        assert!(!acknowledged.is_empty());
+        let once: BTreeSet<_> = arrived.iter().collect();
+        assert_eq!(once.len(), arrived.len(), "nothing is sent twice");
+        self.fleet.settle();
+    }
+}
+
+/// The leader first, so that it is among them whoever leads later.
+fn in_turn(etcd: &Etcd) -> [usize; 3] {
+    let leader = etcd.leader();
+    [leader, (leader + 1) % 3, (leader + 2) % 3]
+}
+
+#[test]
+fn any_member_of_etcd_may_die_the_leader_too() {
+    let mut world = World::new("etcd-members-die", Etcd::start_three);
+    for member in in_turn(&world.fleet.etcd) {
+        world.fleet.etcd.kill_member(member);
+        world.change();
+        world.more_mail();
+        world.fleet.etcd.start_again();
+        world.change();
+    }
+    world.end();
+}
+
+#[test]
+fn any_member_of_etcd_may_be_cut_off_the_leader_too() {
+    let mut world = World::new("etcd-members-cut-off", Etcd::start_three);
+    for member in in_turn(&world.fleet.etcd) {
+        world.fleet.etcd.set_cut_off(member, true);
+        world.change();
+        world.more_mail();
+        world.fleet.etcd.set_cut_off(member, false);
+        wait::until("the member to catch up", || {
+            let other = world.fleet.etcd.revision((member + 1) % 3);
+            (other.is_some() && world.fleet.etcd.revision(member) == other).then_some(())
+        });
+        world.change();
+    }
+    world.end();
+}
+
+#[test]
+fn without_most_of_etcd_nothing_changes_and_mail_goes_on() {
+    let mut world = World::new("etcd-minority", Etcd::start_three);
+    let before = world.fleet.settle();
+    let [first, second, _] = in_turn(&world.fleet.etcd);
+    world.fleet.etcd.set_cut_off(first, true);
+    world.fleet.etcd.kill_member(second);
+    let change = json!({"weight": 77});
+    let (status, problem) =
+        world.fleet.control.control(&world.fleet.token, "PATCH", "/v2/tenants/default", Some(&change));
+    assert_eq!((status, &problem["code"]), (503, &json!("store_unreachable")), "{problem}");
+    world.more_mail();
+    for host in &world.fleet.hosts {
+        assert_eq!(host.revisions(), Some(vec![before]));
+    }
+    world.fleet.etcd.set_cut_off(first, false);
+    world.fleet.etcd.start_again();
+    world.end();
+}
+
+#[test]
+fn a_data_plane_that_stood_still_while_etcd_forgot_catches_up() {
+    let mut world = World::new("etcd-lagging-watch", Etcd::start);
+    let before = world.fleet.settle();
+    world.fleet.hosts[1].child().signal(libc::SIGSTOP);
+    for weight in 100..160 {
+        world.fleet.change("PATCH", "/v2/tenants/default", &json!({ "weight": weight }));
+    }
+    world.fleet.etcd.compact();
+    world.more_mail();
+    world.fleet.hosts[1].child().signal(libc::SIGCONT);
+    let settled = world.fleet.settle();
+    assert!(settled >= before + 60, "{settled}");
+    world.end();
+}
+
+#[test]
+fn a_host_whose_lease_was_lost_is_announced_again() {
+    let world = World::new("etcd-lost-lease", Etcd::start);
+    let etcd = &world.fleet.etcd;
+    let key = "/postrail/main/hosts/host-1";
+    let lease = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON")["kvs"][0]["lease"].as_i64();
+    let held = || lease(&etcd.control(&["get", key, "-w", "json"]));
+    let first = held().expect("a lease");
+    etcd.control(&["lease", "revoke", &format!("{first:x}")]);
+    wait::until("the host to be announced under another lease", || held().filter(|held| *held != first));
+    // Its journal is taken again: what is delivered now is in the ledger.
+    let job = world.fleet.accepted(0, "load+0@receiver.test");
+    world.fleet.delivered(&job);
+    world.end();
+}
+
+#[test]
+fn a_wall_clock_that_jumps_moves_no_lease_and_loses_no_mail() {
+    let place = Place::new("etcd-clock");
+    let (library, clock) = (place.join("clock.so"), place.join("clock"));
+    let source = root().join("tests/src/clock.c");
+    run(Command::new("gcc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source));
+    let set = |seconds: &str| std::fs::write(&clock, seconds).expect("written");
+    set("0");
+    let (preload, offset) = (library.display().to_string(), clock.display().to_string());
+    let environment = [("LD_PRELOAD", preload.as_str()), ("CLOCK_OFFSET_FILE", offset.as_str())];
+    let mut world = World::with(place, Etcd::start, &environment);
+    let held = |world: &World| world.fleet.etcd.control(&["get", "--prefix", "/postrail/main/hosts/", "-w", "json"]);
+    let leases = |text: &str| {
+        let all: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        all["kvs"].as_array().into_iter().flatten().map(|one| one["lease"].as_i64()).collect::<Vec<_>>()
+    };
+    let before = leases(&held(&world));
+    assert_eq!(before.len(), 2);
+    // An hour ahead, two hours back, a month ahead, and right again.
+    for seconds in ["3600", "-3600", "2592000", "0"] {
+        set(seconds);
+        world.more_mail();
+        world.change();
+        let job = world.fleet.accepted(0, "load+0@receiver.test");
+        world.fleet.delivered(&job);
+    }
+    assert_eq!(leases(&held(&world)), before, "no host has let go of its lease");
+    world.end();
+}
