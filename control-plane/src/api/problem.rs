@@ -157,6 +157,7 @@ impl From<AppError> for ProblemDocument {
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
+            | AppError::Hosts(_)
             | AppError::Ledger(_)
             | AppError::Crypto { .. }
             | AppError::Encode(_) => {

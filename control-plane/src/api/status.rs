@@ -95,9 +95,14 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-/// Findings about the configuration.
+/// Findings about the configuration, and in a fleet about where its addresses are.
 #[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
-pub(crate) async fn problems(State(shared): State<Shared>, _: Operator) -> Json<Page<ProblemView>> {
+pub(crate) async fn problems(
+    State(shared): State<Shared>,
+    _: Operator,
+) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
     let problems = shared.app.problems();
-    Json(Page { items: problems.iter().map(ProblemView::of).collect(), next_cursor: None })
+    let of_fleet = shared.run(|app| Ok(app.fleet_problems())).await?;
+    let items = problems.iter().chain(&of_fleet).map(ProblemView::of);
+    Ok(Json(Page { items: items.collect(), next_cursor: None }))
 }

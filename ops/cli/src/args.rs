@@ -10,11 +10,13 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 mod doctor;
 mod domain;
+mod host;
 mod state;
 mod up;
 
 pub(crate) use doctor::DoctorOptions;
 pub(crate) use domain::{DomainCommand, SettingsCommand};
+pub(crate) use host::HostCommand;
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
 pub(crate) use up::{LogForm, UpOptions};
 
@@ -109,6 +111,8 @@ pub(crate) enum Command {
     Route(Client<RouteCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
+    /// The hosts of a fleet and their addresses; drain, resume, forget
+    Host(Client<HostCommand>),
     /// Print everything that is configured as one document
     Export(ExportOptions),
     /// Show what a document would change
