@@ -13,6 +13,7 @@ use aws_lc_rs::hmac;
 use postrail_core::base::{Instant, Map, MapSeed, Random, Secret};
 use postrail_core::intake::smtp::Principal;
 use postrail_schema::limits::{AUTH_FAILURES_PER_PEER_MAX, AUTH_PEERS_MAX, AUTH_PENALTY};
+use postrail_schema::region::Region;
 use postrail_schema::snapshot::{Credential, Snapshot};
 
 use crate::platform::Platform;
@@ -21,10 +22,12 @@ use crate::platform::Platform;
 const VERIFIED_MAX: usize = 10_000;
 
 /// Why a client is not who it says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AuthFailure {
     /// Unknown, disabled or wrong: not told apart.
     Invalid,
+    /// Right, and served in another region alone. Told to nobody who does not have the secret.
+    Elsewhere(Region),
     /// Too many failures from this address.
     TooMany,
 }
@@ -71,6 +74,9 @@ impl<P: Platform> Auth<P> {
         }
         let credential = snapshot.credentials.get(username).filter(|credential| !credential.disabled);
         let Some(credential) = credential else {
+            if let Some(region) = snapshot.signpost(secret.expose()) {
+                return Err(AuthFailure::Elsewhere(region.clone()));
+            }
             self.burn(secret).await;
             return Err(self.failed(peer));
         };

@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub control_url: String,
     /// Addresses move between hosts: none is used but those that [`crate::lease`] says are held.
     pub is_leasing: bool,
+    /// The region that it is in: what belongs to another is not kept here; empty: none.
+    pub region: String,
     /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
     pub admin_token: Option<Arc<str>>,
 }
@@ -194,7 +196,7 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
     let master_key = key.try_into().map_err(|_| StartError::MasterKey(key_path))?;
     let servers = if config.resolvers.is_empty() { system_servers() } else { config.resolvers.clone() };
     let (mesh, inboxes) = Mesh::new(usize::from(shards));
-    let feed = Feed::open(&config.data, mesh.clone())?;
+    let feed = Feed::open(&config.data, &config.region, mesh.clone())?;
     let listeners = config
         .smtp
         .iter()

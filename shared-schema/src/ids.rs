@@ -54,6 +54,11 @@ small_id!(
 );
 
 small_id!(
+    /// A region: the hosts that serve some tenants alone.
+    RegionId
+);
+
+small_id!(
     /// A host that runs a data plane, with its spool and its journals: one with an empty data folder is another host.
     HostId
 );

@@ -20,6 +20,7 @@
 //!   hosts-counter                                      the last number that was given to a data folder
 //!   master-key-check                                   tells whether a host has the cluster's master key
 //!   election/leader                                    the URL of the control plane that reconciles; under its lease
+//!   election/leader/<region>                           the same, of the hosts of a region
 //! ```
 //!
 //! Invariants worth naming: a chunk's key names its content, so that a key that exists is right or damaged, and never
@@ -60,6 +61,11 @@ pub const HOSTS_COUNTER: &str = "hosts-counter";
 /// Tells whether a master key is that of the cluster, and nothing else about it.
 pub const MASTER_KEY_CHECK: &str = "master-key-check";
 pub const LEADER: &str = "election/leader";
+
+/// The key of who leads the control planes of a region; an empty name: of none.
+pub fn leader(region: &str) -> String {
+    if region.is_empty() { LEADER.to_owned() } else { format!("{LEADER}/{region}") }
+}
 
 /// The key of a resource.
 pub fn resource(kind: &str, id: &impl fmt::Display) -> String {

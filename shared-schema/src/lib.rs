@@ -23,6 +23,7 @@ pub mod limits;
 mod octets;
 pub mod problem;
 pub mod publication;
+pub mod region;
 pub mod snapshot;
 pub mod standing;
 pub mod wire;

@@ -243,6 +243,8 @@ pub const ROUTE_CHUNKS: u32 = 256;
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Chunks of a publication.
 pub const CHUNKS_MAX: usize = 32_768;
+/// Regions: over it 409. A manifest has them all.
+pub const REGIONS_MAX: usize = 64;
 /// The manifest of a publication, octets.
 pub const MANIFEST_BYTES_MAX: usize = 1_300_000;
 /// Suppressions of all tenants: over it 409 until some are deleted.
@@ -357,10 +359,10 @@ const _: () =
 const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis(), "the default is allowed");
 const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
 const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a request");
-const _: () = assert!(CHUNKS_MAX * 32 + 1_024 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
+const _: () = assert!(CHUNKS_MAX * 36 + REGIONS_MAX * 512 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
 const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
 const _: () = assert!(
-    7 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + ROUTE_CHUNKS as usize <= CHUNKS_MAX,
+    8 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + ROUTE_CHUNKS as usize <= CHUNKS_MAX,
     "all resources fit the chunks, if their ids are dense"
 );
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");

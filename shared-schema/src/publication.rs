@@ -14,10 +14,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::ids::{PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::ids::{PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::keys::CHUNKS;
 use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, ROUTE_CHUNKS};
-use crate::snapshot::{Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Tenant};
+use crate::region::Region;
+use crate::snapshot::{
+    Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Suspension, SuspensionTarget,
+    Tenant,
+};
 use crate::wire::{WireError, decode_snapshot, encode_snapshot};
 
 /// What a chunk has records of.
@@ -30,11 +34,21 @@ pub enum ChunkKind {
     Pools,
     Routes,
     Suspensions,
+    /// Where credentials of regions are served; of all regions, for every host.
+    Signposts,
 }
 
 impl ChunkKind {
-    pub const ALL: [Self; 7] =
-        [Self::Tenants, Self::Credentials, Self::Domains, Self::Sources, Self::Pools, Self::Routes, Self::Suspensions];
+    pub const ALL: [Self; 8] = [
+        Self::Tenants,
+        Self::Credentials,
+        Self::Domains,
+        Self::Sources,
+        Self::Pools,
+        Self::Routes,
+        Self::Suspensions,
+        Self::Signposts,
+    ];
 
     /// As in keys.
     pub const fn name(self) -> &'static str {
@@ -46,6 +60,7 @@ impl ChunkKind {
             Self::Pools => "pools",
             Self::Routes => "routes",
             Self::Suspensions => "suspensions",
+            Self::Signposts => "signposts",
         }
     }
 
@@ -70,6 +85,20 @@ pub fn route_bucket(domain: &str) -> u32 {
 pub struct ChunkPlace {
     pub kind: ChunkKind,
     pub bucket: u32,
+    /// Whose hosts alone need it; `None`: every host.
+    pub region: Option<RegionId>,
+}
+
+impl ChunkPlace {
+    /// The place of what every host needs.
+    pub const fn everywhere(kind: ChunkKind, bucket: u32) -> Self {
+        Self { kind, bucket, region: None }
+    }
+
+    /// Whether both are of one kind and bucket, whatever their regions.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        (self.kind, self.bucket) == (other.kind, other.bucket)
+    }
 }
 
 /// The first 128 bits of the SHA-256 of a chunk's bytes.
@@ -96,7 +125,7 @@ pub struct ChunkName {
 impl ChunkName {
     /// Its key in the configuration store.
     pub fn key(&self) -> String {
-        format!("{CHUNKS}{}/{}/{:032x}", self.place.kind.name(), self.place.bucket, self.hash.0)
+        format!("{CHUNKS}{}/{:032x}", self.place, self.hash.0)
     }
 }
 
@@ -104,7 +133,11 @@ impl ChunkName {
 pub fn parse_key(key: &str) -> Option<(ChunkPlace, ChunkHash)> {
     let mut words = key.strip_prefix(CHUNKS)?.split('/');
     let (kind, bucket, hash) = (words.next()?, words.next()?, words.next()?);
-    let place = ChunkPlace { kind: ChunkKind::from_name(kind)?, bucket: bucket.parse().ok()? };
+    let (bucket, region) = match bucket.split_once('@') {
+        Some((bucket, region)) => (bucket, Some(RegionId(region.parse().ok()?))),
+        None => (bucket, None),
+    };
+    let place = ChunkPlace { kind: ChunkKind::from_name(kind)?, bucket: bucket.parse().ok()?, region };
     let hash = ChunkHash(u128::from_str_radix(hash, 16).ok()?);
     words.next().is_none().then_some((place, hash))
 }
@@ -131,7 +164,8 @@ impl Chunk {
 
 impl std::fmt::Display for ChunkPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.kind.name(), self.bucket)
+        write!(f, "{}/{}", self.kind.name(), self.bucket)?;
+        self.region.map_or(Ok(()), |region| write!(f, "@{region}"))
     }
 }
 
@@ -145,12 +179,21 @@ pub struct Manifest {
     pub suppressions: u64,
     /// Hash and octets of each chunk.
     pub chunks: BTreeMap<ChunkPlace, (ChunkHash, u32)>,
+    pub regions: Vec<Region>,
 }
 
 impl Manifest {
     /// The chunks, by place.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkName> {
         self.chunks.iter().map(|(place, (hash, length))| ChunkName { place: *place, hash: *hash, length: *length })
+    }
+
+    /// What a host of `region` needs of it, and nothing that belongs to another; an empty name: of no region.
+    #[must_use]
+    pub fn within(mut self, region: &str) -> Self {
+        let own = self.regions.iter().find(|known| known.name == region).map(|known| known.id);
+        self.chunks.retain(|place, _| place.region.is_none() || place.region == own);
+        self
     }
 
     /// Whether it names that chunk.
@@ -180,35 +223,58 @@ pub enum PublicationError {
     Content(#[source] SnapshotError),
 }
 
-/// `content` by place. Suppressions are left out, and the parts have no revision: they outlive many.
-pub fn divide(content: SnapshotContent) -> BTreeMap<ChunkPlace, SnapshotContent> {
-    let mut parts = BTreeMap::new();
+/// `content` by place. Suppressions and regions are left out, and the parts have no revision: they outlive many.
+/// `region_of`: the region of a tenant, also of one that `content` does not have.
+pub fn divide(
+    content: SnapshotContent,
+    region_of: impl Fn(TenantId) -> Option<RegionId>,
+) -> BTreeMap<ChunkPlace, SnapshotContent> {
+    let mut parts = Parts::default();
     for tenant in content.tenants {
-        part(&mut parts, ChunkKind::Tenants, bucket_of(tenant.id.0)).tenants.push(tenant);
+        parts.at(ChunkKind::Tenants, bucket_of(tenant.id.0), tenant.region).tenants.push(tenant);
     }
     for credential in content.credentials {
-        part(&mut parts, ChunkKind::Credentials, bucket_of(credential.id.0)).credentials.push(credential);
+        let region = region_of(credential.tenant);
+        parts.at(ChunkKind::Credentials, bucket_of(credential.id.0), region).credentials.push(credential);
     }
     for domain in content.domains {
-        part(&mut parts, ChunkKind::Domains, bucket_of(domain.id.0)).domains.push(domain);
+        let region = region_of(domain.tenant);
+        parts.at(ChunkKind::Domains, bucket_of(domain.id.0), region).domains.push(domain);
     }
     for source in content.sources {
-        part(&mut parts, ChunkKind::Sources, bucket_of(source.id.0)).sources.push(source);
+        parts.at(ChunkKind::Sources, bucket_of(source.id.0), None).sources.push(source);
     }
     for pool in content.pools {
-        part(&mut parts, ChunkKind::Pools, bucket_of(pool.id.0)).pools.push(pool);
+        let region = pool.tenant.and_then(&region_of);
+        parts.at(ChunkKind::Pools, bucket_of(pool.id.0), region).pools.push(pool);
     }
     for route in content.routes {
-        part(&mut parts, ChunkKind::Routes, route_bucket(&route.domain)).routes.push(route);
+        parts.at(ChunkKind::Routes, route_bucket(&route.domain), None).routes.push(route);
     }
     for suspension in content.suspensions {
-        part(&mut parts, ChunkKind::Suspensions, bucket_of(suspension.id.0)).suspensions.push(suspension);
+        let region = tenant_of(&suspension).and_then(&region_of);
+        parts.at(ChunkKind::Suspensions, bucket_of(suspension.id.0), region).suspensions.push(suspension);
     }
-    parts
+    for signpost in content.signposts {
+        parts.at(ChunkKind::Signposts, bucket_of(signpost.credential.0), None).signposts.push(signpost);
+    }
+    parts.0
 }
 
-fn part(parts: &mut BTreeMap<ChunkPlace, SnapshotContent>, kind: ChunkKind, bucket: u32) -> &mut SnapshotContent {
-    parts.entry(ChunkPlace { kind, bucket }).or_default()
+#[derive(Default)]
+struct Parts(BTreeMap<ChunkPlace, SnapshotContent>);
+
+impl Parts {
+    fn at(&mut self, kind: ChunkKind, bucket: u32, region: Option<RegionId>) -> &mut SnapshotContent {
+        self.0.entry(ChunkPlace { kind, bucket, region }).or_default()
+    }
+}
+
+fn tenant_of(suspension: &Suspension) -> Option<TenantId> {
+    match suspension.target {
+        SuspensionTarget::Tenant(tenant) => Some(tenant),
+        SuspensionTarget::Site(_) | SuspensionTarget::Source(_) => None,
+    }
 }
 
 /// The records of a snapshot that one chunk has.
@@ -217,35 +283,44 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
     let first = place.bucket.saturating_mul(CHUNK_IDS);
     let ids = first..=first.saturating_add(CHUNK_IDS - 1);
     let (low, high) = (*ids.start(), *ids.end());
+    let is_of = |tenant: Option<TenantId>| tenant.and_then(|tenant| snapshot.region_of(tenant)) == place.region;
     match place.kind {
         ChunkKind::Tenants => {
-            let found = snapshot.tenants.range(TenantId(low)..=TenantId(high));
-            part.tenants = found.map(|(_, found)| Tenant::clone(found)).collect();
+            let found = snapshot.tenants.range(TenantId(low)..=TenantId(high)).map(|(_, found)| found);
+            part.tenants =
+                found.filter(|found| found.region == place.region).map(|found| Tenant::clone(found)).collect();
         }
         ChunkKind::Credentials => {
-            let found = snapshot.credentials.values().filter(|credential| ids.contains(&credential.id.0));
+            let found = snapshot.credentials.values().filter(|found| ids.contains(&found.id.0));
+            let found = found.filter(|found| is_of(Some(found.tenant)));
             part.credentials = found.map(|found| Credential::clone(found)).collect();
             // The table is by username, a chunk by id.
             part.credentials.sort_by_key(|credential| credential.id);
         }
         ChunkKind::Domains => {
-            let found = snapshot.domains.range(SendingDomainId(low)..=SendingDomainId(high));
-            part.domains = found.map(|(_, found)| SendingDomain::clone(found)).collect();
+            let found = snapshot.domains.range(SendingDomainId(low)..=SendingDomainId(high)).map(|(_, found)| found);
+            let found = found.filter(|found| is_of(Some(found.tenant)));
+            part.domains = found.map(|found| SendingDomain::clone(found)).collect();
         }
         ChunkKind::Sources => {
             part.sources =
                 snapshot.sources.range(SourceId(low)..=SourceId(high)).map(|(_, found)| found.clone()).collect();
         }
         ChunkKind::Pools => {
-            part.pools = snapshot.pools.range(PoolId(low)..=PoolId(high)).map(|(_, found)| found.clone()).collect();
+            let found = snapshot.pools.range(PoolId(low)..=PoolId(high)).map(|(_, found)| found);
+            part.pools = found.filter(|found| is_of(found.tenant)).cloned().collect();
         }
         ChunkKind::Routes => {
             let found = snapshot.routes.values().filter(|route| route_bucket(&route.domain) == place.bucket);
             part.routes = found.cloned().collect();
         }
         ChunkKind::Suspensions => {
-            let found = snapshot.suspensions.range(SuspensionId(low)..=SuspensionId(high));
-            part.suspensions = found.map(|(_, found)| found.clone()).collect();
+            let found = snapshot.suspensions.range(SuspensionId(low)..=SuspensionId(high)).map(|(_, found)| found);
+            part.suspensions = found.filter(|found| is_of(tenant_of(found))).cloned().collect();
+        }
+        ChunkKind::Signposts => {
+            part.signposts =
+                snapshot.signposts.values().filter(|found| ids.contains(&found.credential.0)).copied().collect();
         }
     }
     part
@@ -287,7 +362,8 @@ impl Assembly {
         let mut gone = SnapshotContent::default();
         let left = self.manifest.chunks().filter(|name| !next.names(name));
         left.for_each(|name| append(&mut gone, part_of(&self.snapshot, name.place)));
-        let mut come = SnapshotContent { revision: next.revision, ..SnapshotContent::default() };
+        let (revision, regions) = (next.revision, next.regions.clone());
+        let mut come = SnapshotContent { revision, regions, ..SnapshotContent::default() };
         for name in self.missing(&next) {
             let found = chunks.iter().find(|(found, _)| *found == name);
             let (_, bytes) = found.ok_or_else(|| PublicationError::Missing { key: name.key() })?;
@@ -313,24 +389,29 @@ fn decode(name: &ChunkName, bytes: &[u8]) -> Result<SnapshotContent, Publication
     }
     let part = decode_snapshot(bytes).map_err(|source| PublicationError::Wire { key: name.key(), source })?;
     // Bytes that hash as they should are as they were published; this is about who published them.
-    if places(&part).any(|place| place != name.place) || !part.suppressions.is_empty() {
+    let is_misplaced = places(&part).any(|place| !place.is_beside(&name.place))
+        || part.tenants.iter().any(|tenant| tenant.region != name.place.region);
+    if is_misplaced || !part.suppressions.is_empty() || !part.regions.is_empty() {
         return Err(PublicationError::Misplaced { key: name.key() });
     }
     Ok(part)
 }
 
-/// Where each record of `part` belongs.
+/// Where each record of `part` belongs, but for its region: that of a record's tenant, whom another chunk has. One that is
+/// in another region's chunk names a tenant who is not there.
 fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
-    let at = |kind, id| ChunkPlace { kind, bucket: bucket_of(id) };
+    let at = |kind, id| ChunkPlace::everywhere(kind, bucket_of(id));
     let tenants = part.tenants.iter().map(move |record| at(ChunkKind::Tenants, record.id.0));
     let credentials = part.credentials.iter().map(move |record| at(ChunkKind::Credentials, record.id.0));
     let domains = part.domains.iter().map(move |record| at(ChunkKind::Domains, record.id.0));
     let sources = part.sources.iter().map(move |record| at(ChunkKind::Sources, record.id.0));
     let pools = part.pools.iter().map(move |record| at(ChunkKind::Pools, record.id.0));
     let routes = part.routes.iter();
-    let routes = routes.map(|route| ChunkPlace { kind: ChunkKind::Routes, bucket: route_bucket(&route.domain) });
+    let routes = routes.map(|route| ChunkPlace::everywhere(ChunkKind::Routes, route_bucket(&route.domain)));
     let suspensions = part.suspensions.iter().map(move |record| at(ChunkKind::Suspensions, record.id.0));
-    tenants.chain(credentials).chain(domains).chain(sources).chain(pools).chain(routes).chain(suspensions)
+    let signposts = part.signposts.iter().map(move |record| at(ChunkKind::Signposts, record.credential.0));
+    let of_tenants = tenants.chain(credentials).chain(domains).chain(signposts);
+    of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions)
 }
 
 fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
@@ -341,6 +422,7 @@ fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
     to.pools.append(&mut part.pools);
     to.routes.append(&mut part.routes);
     to.suspensions.append(&mut part.suspensions);
+    to.signposts.append(&mut part.signposts);
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::HostNeeds;
-use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::octets;
+use crate::region::{Region, Signpost, mark_of};
 use crate::standing::Standing;
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
@@ -59,6 +60,9 @@ pub struct Tenant {
     /// Weight in the deficit round robin between tenants (at least 1).
     pub weight: u32,
     pub message_bytes_max: u32,
+    /// The region whose hosts alone serve it; `None`: every host does. It stays as it was made.
+    #[serde(default)]
+    pub region: Option<RegionId>,
 }
 
 /// A credential: a username and the argon2id hashes of at most two live secrets.
@@ -71,6 +75,9 @@ pub struct Credential {
     /// PHC strings (`$argon2id$…`).
     pub secret_hashes: Vec<String>,
     pub disabled: bool,
+    /// The mark of each secret, where the tenant has a region (see [`crate::region`]).
+    #[serde(default)]
+    pub marks: Vec<u64>,
 }
 
 /// A From domain that a tenant has registered.
@@ -196,6 +203,8 @@ pub struct SnapshotContent {
     pub routes: Vec<Route>,
     pub suspensions: Vec<Suspension>,
     pub suppressions: Vec<Suppression>,
+    pub regions: Vec<Region>,
+    pub signposts: Vec<Signpost>,
 }
 
 /// Why a snapshot's content cannot be applied.
@@ -225,6 +234,9 @@ pub struct Snapshot {
     pub routes: Arc<BTreeMap<String, Route>>,
     pub suspensions: Arc<BTreeMap<SuspensionId, Suspension>>,
     suppressions: Arc<BTreeSet<Suppression>>,
+    pub regions: Arc<BTreeMap<RegionId, Region>>,
+    /// By mark.
+    pub signposts: Arc<BTreeMap<u64, Signpost>>,
 }
 
 impl Snapshot {
@@ -245,6 +257,8 @@ impl Snapshot {
     /// The first record that breaks an invariant of the module head.
     pub fn amended(&self, gone: &SnapshotContent, come: SnapshotContent) -> Result<Self, SnapshotError> {
         let mut next = Self { revision: come.revision, ..self.clone() };
+        next.replace_regions(come.regions.as_slice())?;
+        next.replace_signposts(gone, &come.signposts);
         let tenants_gone = next.replace_tenants(gone, &come)?;
         let sources_gone = next.replace_sources(gone, &come)?;
         let pools_gone = next.replace_pools(gone, &come)?;
@@ -273,6 +287,31 @@ impl Snapshot {
         Self { suppressions, ..self }
     }
 
+    /// Regions come whole with every publication. A tenant may outlive its region only in what is about to be replaced.
+    fn replace_regions(&mut self, come: &[Region]) -> Result<(), SnapshotError> {
+        if self.regions.values().eq(come) {
+            return Ok(());
+        }
+        let regions: BTreeMap<_, _> = come.iter().map(|region| (region.id, region.clone())).collect();
+        let names: BTreeSet<_> = come.iter().map(|region| region.name.as_str()).collect();
+        if regions.len() != come.len() || names.len() != come.len() {
+            return Err(SnapshotError::Duplicate { subject: "region".to_owned() });
+        }
+        self.regions = Arc::new(regions);
+        Ok(())
+    }
+
+    fn replace_signposts(&mut self, gone: &SnapshotContent, come: &[Signpost]) {
+        if gone.signposts.is_empty() && come.is_empty() {
+            return;
+        }
+        let signposts = Arc::make_mut(&mut self.signposts);
+        for signpost in &gone.signposts {
+            signposts.remove(&signpost.mark);
+        }
+        signposts.extend(come.iter().map(|signpost| (signpost.mark, *signpost)));
+    }
+
     /// Whether one has gone that has not come again.
     fn replace_tenants(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
         if gone.tenants.is_empty() && come.tenants.is_empty() {
@@ -285,6 +324,10 @@ impl Snapshot {
         for tenant in &come.tenants {
             if tenants.insert(tenant.id, Arc::new(tenant.clone())).is_some() {
                 return Err(SnapshotError::Duplicate { subject: format!("tenant/{}", tenant.name) });
+            }
+            if let Some(region) = tenant.region.filter(|region| !self.regions.contains_key(region)) {
+                let subject = format!("tenant/{}", tenant.name);
+                return Err(SnapshotError::Dangling { subject, missing: format!("region {region}") });
             }
         }
         Ok(gone.tenants.iter().any(|tenant| !self.tenants.contains_key(&tenant.id)))
@@ -426,6 +469,20 @@ impl Snapshot {
     pub fn domain_of(&self, tenant: TenantId, name: &str) -> Option<&SendingDomain> {
         let domain = self.domains.get(self.domain_ids.get(name)?)?;
         (domain.tenant == tenant).then_some(&**domain)
+    }
+
+    /// The region of a tenant; `None`: it has none, or is not known here.
+    pub fn region_of(&self, tenant: TenantId) -> Option<RegionId> {
+        self.tenants.get(&tenant).and_then(|tenant| tenant.region)
+    }
+
+    /// Where the credential with `secret` is served, if some region serves it.
+    pub fn signpost(&self, secret: &[u8]) -> Option<&Region> {
+        // Most installations have no regions, and spend no hash on them.
+        if self.signposts.is_empty() {
+            return None;
+        }
+        self.regions.get(&self.signposts.get(&mark_of(secret))?.region)
     }
 
     /// The pool that carries mail of `domain`.

@@ -13,13 +13,13 @@ mod edge;
 mod events;
 mod extract;
 mod fleet;
-mod hosts;
 mod jobs;
 mod openapi;
 mod page;
 mod pools;
 mod problem;
 mod queue;
+mod regions;
 mod routes;
 mod settings;
 mod sources;
@@ -87,6 +87,8 @@ fn configuration() -> Router<Shared> {
         .route("/credentials", get(credentials::list).post(credentials::create))
         .route("/credentials/{username}", get(credentials::show).patch(credentials::change).delete(credentials::delete))
         .route("/credentials/{username}/rotate", post(credentials::rotate))
+        .route("/regions", get(regions::list).post(regions::create))
+        .route("/regions/{name}", get(regions::show).put(regions::replace).delete(regions::delete))
         .route("/sources", get(sources::list).post(sources::create))
         .route("/sources/{name}", get(sources::show).put(sources::replace).delete(sources::delete))
         .route("/pools", get(pools::list).post(pools::create))
@@ -100,11 +102,6 @@ fn configuration() -> Router<Shared> {
             "/suppressions/{address}",
             get(suppressions::show).put(suppressions::replace).delete(suppressions::delete),
         )
-        .route("/hosts", get(hosts::list))
-        .route("/hosts/{name}", get(hosts::show))
-        .route("/hosts/{name}/drain", post(hosts::drain))
-        .route("/hosts/{name}/resume", post(hosts::resume))
-        .route("/hosts/{name}/forget", post(hosts::forget))
         .route("/problems", get(status::problems))
         .route("/audit", get(audit::list))
 }

@@ -8,7 +8,7 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domains, events, hosts, jobs, pools, queue, routes, settings, sources, state, status,
+    audit, credentials, domains, events, jobs, pools, queue, regions, routes, settings, sources, state, status,
     suppressions, suspensions, tenants,
 };
 
@@ -23,12 +23,12 @@ use super::{
         settings::show, settings::change, state::show, state::plan, state::replace,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::rotate,
         credentials::delete,
+        regions::list, regions::create, regions::show, regions::replace, regions::delete,
         sources::list, sources::create, sources::show, sources::replace, sources::delete,
         pools::list, pools::create, pools::show, pools::replace, pools::delete,
         routes::list, routes::create, routes::show, routes::delete,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
-        hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,
         jobs::show, jobs::recipients, jobs::cancel, jobs::bounce,
         events::list, events::trace, queue::show, queue::retry, audit::list,
         status::problems, status::root, status::healthz, status::readyz, status::metrics,

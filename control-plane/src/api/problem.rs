@@ -97,6 +97,7 @@ impl From<AppError> for ProblemDocument {
             AppError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", error.to_string()),
             AppError::Busy { detail } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail),
             AppError::Conflict { detail } => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            AppError::WrongRegion { .. } => Self::new(StatusCode::FORBIDDEN, "wrong_region", error.to_string()),
             AppError::Invalid { pointer, detail } => {
                 Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.to_owned(), detail)
             }
@@ -157,7 +158,6 @@ impl From<AppError> for ProblemDocument {
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
-            | AppError::Hosts(_)
             | AppError::Ledger(_)
             | AppError::Crypto { .. }
             | AppError::Encode(_) => {

@@ -95,14 +95,14 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-/// Findings about the configuration, and in a fleet about where its addresses are.
+/// Findings about the configuration.
 #[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
 pub(crate) async fn problems(
     State(shared): State<Shared>,
     _: Operator,
 ) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
     let problems = shared.app.problems();
-    let of_fleet = shared.run(|app| Ok(app.fleet_problems())).await?;
-    let items = problems.iter().chain(&of_fleet).map(ProblemView::of);
-    Ok(Json(Page { items: items.collect(), next_cursor: None }))
+    let of_hosts = shared.run(|app| app.problems_of_hosts()).await?;
+    let items = problems.iter().chain(&of_hosts).map(ProblemView::of).collect();
+    Ok(Json(Page { items, next_cursor: None }))
 }

@@ -13,7 +13,7 @@ use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{NewTenant, TenantChange};
-use crate::plan::{TenantEntry, entity_tag};
+use crate::plan::{Desired, TenantEntry, entity_tag};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,6 +24,8 @@ pub(crate) struct TenantView {
     quota_per_day: Option<u64>,
     weight: u32,
     message_bytes_max: u32,
+    /// The region whose hosts alone serve it; null: every host does.
+    region: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -38,6 +40,9 @@ pub(crate) struct TenantBody {
     /// The product's limit by default.
     #[serde(default)]
     message_bytes_max: Option<u32>,
+    /// By name; absent: every host serves it. It cannot be changed later.
+    #[serde(default)]
+    region: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -58,7 +63,7 @@ pub(crate) struct TenantPatch {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<TenantView>> {
     let desired = shared.app.desired();
     let seen = desired.tenants.values().filter(|tenant| listing.scope.sees(tenant.id));
-    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| view(tenant)))
+    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| view(&desired, tenant)))
 }
 
 #[utoipa::path(post, path = "/v2/tenants", tag = "tenants", request_body = TenantBody,
@@ -74,9 +79,10 @@ pub(crate) async fn create(
         quota_per_day: body.quota_per_day,
         weight: body.weight.unwrap_or(1),
         message_bytes_max: body.message_bytes_max.unwrap_or(most),
+        region: body.region,
     };
     let tenant = shared.run(move |app| app.create_tenant(&new)).await?;
-    Ok((StatusCode::CREATED, tagged(&tenant)))
+    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &tenant)))
 }
 
 #[utoipa::path(get, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -88,7 +94,7 @@ pub(crate) async fn show(
 ) -> Result<Tagged<TenantView>, ProblemDocument> {
     let desired = shared.app.desired();
     let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
-    Ok(tagged(tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?))
+    Ok(tagged(&desired, tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?))
 }
 
 #[utoipa::path(patch, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -107,7 +113,7 @@ pub(crate) async fn change(
         message_bytes_max: patch.message_bytes_max,
     };
     let tenant = shared.run(move |app| app.change_tenant(&name, &change, &when)).await?;
-    Ok(tagged(&tenant))
+    Ok(tagged(&shared.app.desired(), &tenant))
 }
 
 #[utoipa::path(delete, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -122,17 +128,19 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn tagged(tenant: &Tenant) -> Tagged<TenantView> {
-    Tagged(entity_tag(&TenantEntry::of(tenant)), view(tenant))
+fn tagged(desired: &Desired, tenant: &Tenant) -> Tagged<TenantView> {
+    Tagged(entity_tag(&TenantEntry::of(desired, tenant)), view(desired, tenant))
 }
 
-fn view(tenant: &Tenant) -> TenantView {
+fn view(desired: &Desired, tenant: &Tenant) -> TenantView {
+    let region = tenant.region.and_then(|region| desired.regions.get(&region));
     TenantView {
         id: tenant.id.0,
         name: tenant.name.clone(),
         quota_per_day: tenant.quota_per_day,
         weight: tenant.weight,
         message_bytes_max: tenant.message_bytes_max,
+        region: region.map(|region| region.name.clone()),
     }
 }
 

@@ -1,7 +1,5 @@
 //! The API as its callers see it: the router in process, on temporary stores.
 
-mod hosts;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use postrail_schema::event::{AttemptFacts, Event, EventKind, JobFacts};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, Revision, ShardId, TenantId};
 use postrail_schema::keys::MANIFEST;
 use postrail_schema::publication::Assembly;
+use postrail_schema::region::mark_of;
 use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire::{decode_manifest, decode_snapshot};
 use serde_json::{Value, json};
@@ -19,8 +18,9 @@ use tower::ServiceExt;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
+use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, KnownHosts, Parts};
 use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
+use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore};
 
 mod state;
@@ -109,7 +109,8 @@ impl World {
         let manifest = decode_manifest(&value(MANIFEST).unwrap()).unwrap();
         let chunks: Vec<_> = manifest.chunks().map(|name| (name, value(&name.key()).unwrap().into())).collect();
         let revision = manifest.revision;
-        let mut content = SnapshotContent { revision, ..SnapshotContent::default() };
+        let regions = manifest.regions.clone();
+        let mut content = SnapshotContent { revision, regions, ..SnapshotContent::default() };
         for (_, bytes) in &chunks {
             let bytes: &Arc<[u8]> = bytes;
             let part = decode_snapshot(bytes).unwrap();
@@ -120,6 +121,7 @@ impl World {
             content.pools.extend(part.pools);
             content.routes.extend(part.routes);
             content.suspensions.extend(part.suspensions);
+            content.signposts.extend(part.signposts);
         }
         Assembly::default().apply(manifest, &chunks).unwrap();
         let (_, list) = self.app.suppression_list(0).unwrap();
@@ -141,10 +143,10 @@ fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
         store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(vec![beside]),
-        allocation: Some(Hosts::new(Arc::clone(store))),
         master: Zeroizing::new([9; 32]),
         resolver: crate::dns::Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
+        region: "eu".into(),
     })
     .unwrap()
 }
@@ -495,6 +497,44 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
 }
 
 #[tokio::test]
+async fn a_tenant_of_a_region_is_told_elsewhere_by_marks_that_follow_its_secrets() {
+    let world = World::new();
+    let region = json!({ "name": "eu", "submission_host": "Mail.EU.example" });
+    assert_eq!(world.operator("POST", "/v2/regions", region.clone()).await.1["submission_host"], "mail.eu.example");
+    assert_eq!(world.operator("POST", "/v2/regions", region).await.0, 409);
+    world.operator("POST", "/v2/regions", json!({ "name": "us", "submission_host": "mail.us.example" })).await;
+    for (tenant, region) in [("red", "eu"), ("blue", "us")] {
+        let (_, made) = world.operator("POST", "/v2/tenants", json!({ "name": tenant, "region": region })).await;
+        assert_eq!(made["region"], region);
+    }
+    let (_, made) = world.operator("POST", "/v2/credentials?tenant=red", json!({ "username": "red-app" })).await;
+    let first = mark_of(made["secret"].as_str().unwrap().as_bytes());
+    let (_, rotated) = world.operator("POST", "/v2/credentials/red-app/rotate", json!({})).await;
+    let second = mark_of(rotated["secret"].as_str().unwrap().as_bytes());
+    let marks = |content: SnapshotContent| content.signposts.iter().map(|post| post.mark).collect::<BTreeSet<_>>();
+    assert_eq!(marks(world.latest()), BTreeSet::from([first, second]));
+    world.operator("PATCH", "/v2/credentials/red-app", json!({ "disabled": true })).await;
+    assert!(marks(world.latest()).is_empty(), "nobody is sent where it would be refused");
+    world.operator("PATCH", "/v2/credentials/red-app", json!({ "disabled": false })).await;
+
+    // This control plane is of region eu: its ledger is not that of blue.
+    let gone = json!({ "address": "gone@receiver.example" });
+    assert_eq!(world.operator("POST", "/v2/suppressions?tenant=red", gone.clone()).await.0, 201);
+    let (status, problem) = world.operator("POST", "/v2/suppressions?tenant=blue", gone).await;
+    assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{problem}");
+
+    assert_eq!(world.operator("DELETE", "/v2/regions/us", Value::Null).await.0, 409);
+    assert_eq!(world.operator("DELETE", "/v2/tenants/blue", Value::Null).await.0, 204);
+    assert_eq!(world.operator("DELETE", "/v2/regions/us", Value::Null).await.0, 204);
+    let told: Vec<_> = world.latest().regions.into_iter().map(|region| region.name).collect();
+    assert_eq!(told, ["eu"]);
+    // What was published bit by bit is what another process makes of the whole.
+    let (shown, whole) = (world.latest(), open(world._folder.path(), &world.store).desired());
+    let whole = SnapshotContent { suppressions: shown.suppressions.clone(), ..content(&whole, shown.revision) };
+    assert_eq!(shown, whole);
+}
+
+#[tokio::test]
 async fn publications_grow_by_one_revision_each_also_when_many_change_at_once() {
     let world = Arc::new(World::new());
     let calls = (0..8).map(|n| {
@@ -610,5 +650,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 40);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 37);
 }

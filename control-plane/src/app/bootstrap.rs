@@ -134,6 +134,7 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         quota_per_day: None,
         weight: 1,
         message_bytes_max: u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX),
+        region: None,
     };
     let credential = Credential {
         id: draft.counters().next_credential(),
@@ -141,6 +142,7 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         username: DEFAULT.to_owned(),
         secret_hashes: vec![secret_hash.to_owned()],
         disabled: false,
+        marks: Vec::new(),
     };
     draft.put(tenant)?;
     draft.put(credential)

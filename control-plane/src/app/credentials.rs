@@ -1,6 +1,7 @@
 //! Credentials. A secret is told once, when it is made; only its hash is kept.
 
 use postrail_schema::limits::LIVE_SECRETS_MAX;
+use postrail_schema::region::mark_of;
 use postrail_schema::snapshot::Credential;
 
 use super::{App, AppError, Precondition, names, secrets};
@@ -31,8 +32,11 @@ impl App {
             if draft.desired.credential(&username).is_some() {
                 return Err(AppError::conflict(format!("credential {username} exists")));
             }
+            let tenant = draft.tenant(&new.tenant)?;
+            let marks = tenant.region.map(|_| mark_of(secret.as_bytes())).into_iter().collect();
             let credential = Credential {
-                tenant: draft.tenant(&new.tenant)?.id,
+                tenant: tenant.id,
+                marks,
                 id: draft.counters().next_credential(),
                 username: username.clone(),
                 secret_hashes: vec![hash.clone()],
@@ -51,9 +55,16 @@ impl App {
     pub(crate) fn rotate_credential(&self, username: &str) -> Result<IssuedSecret, AppError> {
         let secret = secrets::make_api_key(username)?;
         let hash = secrets::hash(&secret)?;
+        let desired = self.desired();
+        let mark = mark_of(secret.as_bytes());
         let credential = self.edit_credential(username, &Precondition::default(), |credential| {
             credential.secret_hashes.insert(0, hash.clone());
             credential.secret_hashes.truncate(LIVE_SECRETS_MAX);
+            // A tenant keeps its region, or keeps to have none.
+            if desired.region_of(credential.tenant).is_some() {
+                credential.marks.insert(0, mark);
+                credential.marks.truncate(LIVE_SECRETS_MAX);
+            }
         })?;
         Ok(IssuedSecret { credential, secret })
     }

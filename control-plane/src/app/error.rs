@@ -3,7 +3,6 @@
 use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
-use super::HostsError;
 use crate::ledger::LedgerError;
 use crate::plan::{Change, LoadError};
 use crate::store::StoreError;
@@ -26,6 +25,8 @@ pub(crate) enum AppError {
     Conflict { detail: String },
     #[error("{detail}")]
     Busy { detail: &'static str },
+    #[error("{}", wrong_region(.region, .at.as_deref()))]
+    WrongRegion { region: String, at: Option<String> },
     #[error("the change would break the configuration")]
     Refused { problems: Vec<Problem> },
     #[error("the data plane does not answer: {detail}")]
@@ -38,8 +39,6 @@ pub(crate) enum AppError {
     Load(#[source] LoadError),
     #[error("the configuration store failed")]
     Store(#[source] StoreError),
-    #[error("the allocation of addresses cannot be read")]
-    Hosts(#[source] HostsError),
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("cryptography failed: {act}")]
@@ -59,6 +58,13 @@ impl AppError {
 
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::Conflict { detail: detail.into() }
+    }
+}
+
+fn wrong_region(region: &str, at: Option<&str>) -> String {
+    match at {
+        Some(at) => format!("the tenant is in region {region}: ask its control plane, {at}"),
+        None => format!("the tenant is in region {region}, of which no control plane runs"),
     }
 }
 

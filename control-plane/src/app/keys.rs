@@ -61,9 +61,9 @@ pub(crate) fn master_key_check(master: &[u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(derived(master, b"postrail master key check").as_ref())
 }
 
-/// What tells the ledger of a cluster from others.
-pub(crate) fn fleet_installation(master: &[u8; 32]) -> u128 {
-    let tag = derived(master, b"postrail installation");
+/// What tells the ledger of a cluster, and of a region in it, from others.
+pub(crate) fn fleet_installation(master: &[u8; 32], region: &str) -> u128 {
+    let tag = derived(master, format!("postrail installation{region}").as_bytes());
     tag.as_ref().iter().take(16).fold(0, |id, octet| id << 8 | u128::from(*octet))
 }
 

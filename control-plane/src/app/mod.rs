@@ -16,7 +16,6 @@ mod data_plane;
 mod domains;
 mod egress;
 mod error;
-mod fleet;
 mod hosts;
 mod keys;
 mod known_hosts;
@@ -24,6 +23,7 @@ mod large;
 mod names;
 mod precondition;
 mod publication;
+mod regions;
 mod secrets;
 mod settings;
 mod state;
@@ -52,8 +52,6 @@ pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal, Settling};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
-pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
-pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};
 pub use keys::{UnsealError, fleet_token, seal, unseal};
@@ -61,6 +59,7 @@ pub(crate) use known_hosts::{HostClient, KnownHosts};
 use large::{Laid, Pending, Staged};
 pub(crate) use precondition::Precondition;
 use publication::Publication;
+pub(crate) use regions::NewRegion;
 pub(crate) use secrets::make_operator_token;
 pub(crate) use settings::SettingsChange;
 pub(crate) use suppressions::SuppressionEntry;
@@ -77,10 +76,10 @@ pub(crate) struct App {
     store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
     pub hosts: KnownHosts,
-    /// Which host has which address, in a fleet.
-    pub allocation: Option<Hosts>,
     master: MasterKey,
     hostname: String,
+    /// That of this control plane and of the data planes whose events it takes; empty: none.
+    pub region: String,
     access: Access,
     /// Who answers questions about domains, and how many may ask at once.
     resolver: Resolver,
@@ -114,9 +113,9 @@ pub(crate) struct Parts {
     pub store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
     pub hosts: KnownHosts,
-    pub allocation: Option<Hosts>,
     pub master: MasterKey,
     pub hostname: String,
+    pub region: String,
     pub resolver: Resolver,
 }
 
@@ -139,7 +138,7 @@ impl Draft {
 
     pub(crate) fn put<R: Record>(&mut self, record: R) -> Result<(), AppError> {
         self.writes.push(put(R::key(&record.id()), &record)?);
-        self.changed.insert(R::place(&record.id()));
+        self.changed.extend(R::place(&record.id()));
         let map = R::map(&mut self.desired);
         map.insert(record.id(), record);
         if map.len() > RESOURCES_MAX {
@@ -151,7 +150,7 @@ impl Draft {
     pub(crate) fn delete<R: Record>(&mut self, id: &R::Id) {
         if R::map(&mut self.desired).remove(id).is_some() {
             self.writes.push(Write::Delete { key: R::key(id) });
-            self.changed.insert(R::place(id));
+            self.changed.extend(R::place(id));
         }
     }
 
@@ -172,9 +171,9 @@ impl App {
             store: parts.store,
             ledger: parts.ledger,
             hosts: parts.hosts,
-            allocation: parts.allocation,
             master: parts.master,
             hostname: parts.hostname,
+            region: parts.region,
             access: Access::default(),
             resolver: parts.resolver,
             checks: Semaphore::new(DOMAIN_CHECKS_AT_ONCE),

@@ -14,7 +14,6 @@ use postrail_schema::ids::Revision;
 use postrail_schema::keys::{CHUNKS, MANIFEST};
 use postrail_schema::limits::CHUNKS_MAX;
 use postrail_schema::publication::{Assembly, Chunk, ChunkName, ChunkPlace, Manifest, divide};
-use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire::{decode_manifest, encode_manifest};
 
 use super::large::Batch;
@@ -97,16 +96,15 @@ impl Publication {
     fn amended(&self, desired: &Desired, changed: &BTreeSet<ChunkPlace>) -> Result<(Manifest, Vec<Chunk>), AppError> {
         let mut manifest = self.manifest().clone();
         (manifest.revision, manifest.suppressions) = (desired.head.revision, desired.head.suppressions);
+        manifest.regions = desired.regions.values().cloned().collect();
         let mut chunks = Vec::new();
         for place in changed {
-            let part = desired.part(*place);
-            if part == SnapshotContent::default() {
-                manifest.chunks.remove(place);
-                continue;
+            manifest.chunks.retain(|known, _| !known.is_beside(place));
+            for (place, part) in divide(desired.part(*place), |tenant| desired.region_of(tenant)) {
+                let chunk = Chunk::encode(place, &part).map_err(AppError::Publication)?;
+                manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
+                chunks.push(chunk);
             }
-            let chunk = Chunk::encode(*place, &part).map_err(AppError::Publication)?;
-            manifest.chunks.insert(*place, (chunk.name.hash, chunk.name.length));
-            chunks.push(chunk);
         }
         Ok((manifest, chunks))
     }
@@ -155,7 +153,8 @@ fn whole(desired: &Desired) -> Result<(Manifest, Vec<Chunk>), AppError> {
     let mut manifest =
         Manifest { revision: desired.head.revision, suppressions: desired.head.suppressions, ..Manifest::default() };
     let mut chunks = Vec::new();
-    for (place, part) in divide(content(desired, Revision(0))) {
+    manifest.regions = desired.regions.values().cloned().collect();
+    for (place, part) in divide(content(desired, Revision(0)), |tenant| desired.region_of(tenant)) {
         let chunk = Chunk::encode(place, &part).map_err(AppError::Publication)?;
         manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
         chunks.push(chunk);

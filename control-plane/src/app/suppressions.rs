@@ -43,8 +43,10 @@ impl App {
         reason: &str,
         when: &Precondition,
     ) -> Result<(SuppressionRecord, bool), AppError> {
+        let tenant = self.tenant_id(tenant)?;
+        self.check_region(tenant)?;
         let record = SuppressionRecord {
-            suppression: Suppression { tenant: self.tenant_id(tenant)?, address: names::address("/address", address)? },
+            suppression: Suppression { tenant, address: names::address("/address", address)? },
             reason: names::reason("/reason", reason)?,
             created_ms: now_ms(),
         };
@@ -61,6 +63,7 @@ impl App {
     /// # Errors
     /// There is none.
     pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
+        self.check_region(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
         self.check_suppression(&suppression, when)?;
         if !self.ledger.unsuppress(&suppression)? {
@@ -96,6 +99,7 @@ impl App {
     /// # Errors
     /// There is none.
     pub(crate) fn suppression(&self, tenant: TenantId, address: &str) -> Result<SuppressionRecord, AppError> {
+        self.check_region(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
         let found = self.ledger.suppression(&suppression)?;
         found.ok_or_else(|| AppError::not_found("suppression", suppression.address))

@@ -14,6 +14,8 @@ pub(crate) struct NewTenant {
     pub quota_per_day: Option<u64>,
     pub weight: u32,
     pub message_bytes_max: u32,
+    /// By name; `None`: every host serves it.
+    pub region: Option<String>,
 }
 
 /// What to change of a tenant; `None`: as it is.
@@ -34,12 +36,17 @@ impl App {
             if draft.desired.tenant(&name).is_some() {
                 return Err(AppError::conflict(format!("tenant {name} exists")));
             }
+            let region = match &new.region {
+                Some(name) => Some(draft.desired.region(name).ok_or_else(|| unknown_region(name))?.id),
+                None => None,
+            };
             let tenant = Tenant {
                 id: draft.counters().next_tenant(),
                 name: name.clone(),
                 quota_per_day: new.quota_per_day,
                 weight: checked_weight(new.weight)?,
                 message_bytes_max: checked_size(new.message_bytes_max)?,
+                region,
             };
             draft.put(tenant.clone())?;
             Ok(tenant)
@@ -56,7 +63,7 @@ impl App {
     ) -> Result<Tenant, AppError> {
         self.change(|draft| {
             let mut tenant = draft.tenant(name)?.clone();
-            when.check(&TenantEntry::of(&tenant))?;
+            when.check(&TenantEntry::of(&draft.desired, &tenant))?;
             tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
             tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
             tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
@@ -70,7 +77,7 @@ impl App {
     pub(crate) fn delete_tenant(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
         self.change(|draft| {
             let tenant = draft.tenant(name)?;
-            when.check(&TenantEntry::of(tenant))?;
+            when.check(&TenantEntry::of(&draft.desired, tenant))?;
             let id = tenant.id;
             let desired = &draft.desired;
             let owns = desired.credentials.values().any(|credential| credential.tenant == id)
@@ -93,6 +100,10 @@ impl App {
     pub(crate) fn tenant_id(&self, name: &str) -> Result<TenantId, AppError> {
         self.desired().tenant(name).map(|tenant| tenant.id).ok_or_else(|| AppError::not_found("tenant", name))
     }
+}
+
+pub(super) fn unknown_region(name: &str) -> AppError {
+    AppError::invalid("/region", format!("region {name} does not exist; make it by postrail region add"))
 }
 
 pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {

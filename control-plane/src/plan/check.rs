@@ -29,10 +29,11 @@ fn add(to: &mut Problems, severity: Severity, code: &'static str, subject: Strin
 
 /// Names are unique within their kind, over all tenants; those of domains in [`claims`].
 fn names(desired: &Desired, to: &mut Problems) {
-    let kinds: [(&str, Vec<&str>); 4] = [
+    let kinds: [(&str, Vec<&str>); 5] = [
         ("tenant", desired.tenants.values().map(|tenant| tenant.name.as_str()).collect()),
         ("credential", desired.credentials.values().map(|credential| credential.username.as_str()).collect()),
         ("source", desired.sources.values().map(|source| source.name.as_str()).collect()),
+        ("region", desired.regions.values().map(|region| region.name.as_str()).collect()),
         ("pool", desired.pools.values().map(|pool| pool.name.as_str()).collect()),
     ];
     for (kind, names) in kinds {
@@ -74,6 +75,11 @@ fn claims(desired: &Desired, to: &mut Problems) {
 }
 
 fn tenancy(desired: &Desired, to: &mut Problems) {
+    for tenant in desired.tenants.values() {
+        if tenant.region.is_some_and(|region| !desired.regions.contains_key(&region)) {
+            add(to, Severity::Error, "dangling_region", format!("tenant/{}", tenant.name), "its region does not exist");
+        }
+    }
     for credential in desired.credentials.values() {
         let subject = || format!("credential/{}", credential.username);
         if !desired.tenants.contains_key(&credential.tenant) {

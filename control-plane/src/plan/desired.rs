@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! desired/ settings  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
-//!          routes/<recipient domain>
+//!          regions/<id>  routes/<recipient domain>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -10,10 +10,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use postrail_schema::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::ids::{
+    CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId,
+};
 use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
 use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, route_bucket};
+use postrail_schema::region::{Region, Signpost};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
 };
@@ -36,6 +39,7 @@ pub(crate) struct Desired {
     pub pools: Table<PoolId, EgressPool>,
     pub routes: Table<String, Route>,
     pub suspensions: Table<SuspensionId, Suspension>,
+    pub regions: Table<RegionId, Region>,
 }
 
 /// What every change touches.
@@ -60,6 +64,7 @@ pub(crate) struct Counters {
     pub source: u32,
     pub pool: u32,
     pub suspension: u32,
+    pub region: u32,
 }
 
 /// Who may change configuration.
@@ -109,8 +114,8 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Clone {
 
     fn id(&self) -> Self::Id;
     fn map(desired: &mut Desired) -> &mut Table<Self::Id, Self>;
-    /// The chunk of a publication that has the record with that id.
-    fn place(id: &Self::Id) -> ChunkPlace;
+    /// The chunk of a publication that has the record with that id, whatever its region; `None`: the manifest has it.
+    fn place(id: &Self::Id) -> Option<ChunkPlace>;
 
     /// The key of the record with that id.
     fn key(id: &Self::Id) -> String {
@@ -133,8 +138,8 @@ macro_rules! record {
                 &mut desired.$field
             }
 
-            fn place($named: &$id) -> ChunkPlace {
-                ChunkPlace { kind: ChunkKind::$kind, bucket: $bucket }
+            fn place($named: &$id) -> Option<ChunkPlace> {
+                Some(ChunkPlace::everywhere(ChunkKind::$kind, $bucket))
             }
         }
     };
@@ -147,6 +152,23 @@ record!(EgressSource, SourceId, Sources, sources, record => record.id, id => buc
 record!(EgressPool, PoolId, Pools, pools, record => record.id, id => bucket_of(id.0));
 record!(Route, String, Routes, routes, record => record.domain.clone(), domain => route_bucket(domain));
 record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
+
+impl Record for Region {
+    const KIND: &'static str = "regions";
+    type Id = RegionId;
+
+    fn id(&self) -> RegionId {
+        self.id
+    }
+
+    fn map(desired: &mut Desired) -> &mut Table<RegionId, Self> {
+        &mut desired.regions
+    }
+
+    fn place(_: &RegionId) -> Option<ChunkPlace> {
+        None
+    }
+}
 
 impl Desired {
     /// Reads what the store lists.
@@ -168,13 +190,14 @@ impl Desired {
                 EgressPool::KIND => desired.insert::<EgressPool>(entry)?,
                 Route::KIND => desired.insert::<Route>(entry)?,
                 Suspension::KIND => desired.insert::<Suspension>(entry)?,
+                Region::KIND => desired.insert::<Region>(entry)?,
                 _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
             }
         }
         Ok(desired)
     }
 
-    /// The records of one chunk.
+    /// The records of one chunk, of all regions.
     pub(crate) fn part(&self, place: ChunkPlace) -> SnapshotContent {
         let mut part = SnapshotContent::default();
         let low = place.bucket.saturating_mul(CHUNK_IDS);
@@ -200,6 +223,10 @@ impl Desired {
             ChunkKind::Suspensions => {
                 part.suspensions = within(&self.suspensions, SuspensionId(low), SuspensionId(high));
             }
+            ChunkKind::Signposts => {
+                let found = self.credentials.range(CredentialId(low)..=CredentialId(high));
+                part.signposts = found.flat_map(|(_, credential)| self.signposts(credential)).collect();
+            }
         }
         part
     }
@@ -208,6 +235,22 @@ impl Desired {
         let record: R = value(entry)?;
         R::map(self).insert(record.id(), record);
         Ok(())
+    }
+
+    /// What every host has of a credential that one region alone has whole.
+    pub(crate) fn signposts(&self, credential: &Credential) -> impl Iterator<Item = Signpost> {
+        let region = self.region_of(credential.tenant).filter(|_| !credential.disabled);
+        let signpost = |mark| region.map(|region| Signpost { mark, region, credential: credential.id });
+        credential.marks.iter().filter_map(move |mark| signpost(*mark)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The region of a tenant.
+    pub(crate) fn region_of(&self, tenant: TenantId) -> Option<RegionId> {
+        self.tenants.get(&tenant).and_then(|tenant| tenant.region)
+    }
+
+    pub(crate) fn region(&self, name: &str) -> Option<&Region> {
+        self.regions.values().find(|region| region.name == name)
     }
 
     pub(crate) fn tenant(&self, name: &str) -> Option<&Tenant> {
@@ -238,13 +281,18 @@ impl Desired {
     /// The chunks whose domains have a name that one of the domains of `place` has: whether one of them is published
     /// depends on the others.
     pub(crate) fn contested(&self, place: ChunkPlace) -> BTreeSet<ChunkPlace> {
-        if place.kind != ChunkKind::Domains {
-            return BTreeSet::from([place]);
+        match place.kind {
+            ChunkKind::Domains => {}
+            // A credential is told elsewhere as well.
+            ChunkKind::Credentials => {
+                return BTreeSet::from([place, ChunkPlace { kind: ChunkKind::Signposts, ..place }]);
+            }
+            _ => return BTreeSet::from([place]),
         }
-        let is_here = |domain: &&SendingDomain| SendingDomain::place(&domain.id) == place;
+        let is_here = |domain: &&SendingDomain| SendingDomain::place(&domain.id) == Some(place);
         let names: BTreeSet<_> = self.domains.values().filter(is_here).map(|domain| domain.name.as_str()).collect();
         let sharing = self.domains.values().filter(|domain| names.contains(domain.name.as_str()));
-        sharing.map(|domain| SendingDomain::place(&domain.id)).chain([place]).collect()
+        sharing.filter_map(|domain| SendingDomain::place(&domain.id)).chain([place]).collect()
     }
 
     /// The domain that is published of each of `names`.
@@ -291,6 +339,10 @@ impl Counters {
 
     pub(crate) fn next_pool(&mut self) -> PoolId {
         PoolId(next(&mut self.pool))
+    }
+
+    pub(crate) fn next_region(&mut self) -> RegionId {
+        RegionId(next(&mut self.region))
     }
 
     pub(crate) fn next_suspension(&mut self) -> SuspensionId {

@@ -67,6 +67,7 @@ impl Change {
 pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     let mut to = Vec::new();
     compare(before.settings.as_slice(), after.settings.as_slice(), &mut to);
+    compare(list(&before.regions), list(&after.regions), &mut to);
     compare(list(&before.tenants), list(&after.tenants), &mut to);
     compare(list(&before.credentials), list(&after.credentials), &mut to);
     compare(list(&before.sources), list(&after.sources), &mut to);

@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::region::Region;
 use postrail_schema::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, Route, SendingDomain, Suspension, SuspensionTarget,
     Tenant,
@@ -33,6 +34,8 @@ use super::{Desired, Settings, Verification};
 pub(crate) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settings: Option<SettingsEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regions: Option<Vec<RegionEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenants: Option<Vec<TenantEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +65,14 @@ pub(crate) struct SettingsEntry {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct RegionEntry {
+    pub name: String,
+    /// Where its tenants submit.
+    pub submission_host: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TenantEntry {
     pub name: String,
     /// Recipients a UTC day; absent: no quota.
@@ -73,6 +84,9 @@ pub(crate) struct TenantEntry {
     /// The product's limit by default.
     #[serde(default = "message_bytes_max")]
     pub message_bytes_max: u32,
+    /// The region whose hosts alone serve it, by name; absent: every host does. It stays as it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -86,6 +100,9 @@ pub(crate) struct CredentialEntry {
     /// argon2id hashes of its secrets. Absent: as they are; a new credential has none until it is rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_hashes: Option<Vec<String>>,
+    /// What other regions know its secrets by, hexadecimal, where the tenant has a region; absent: as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<Vec<String>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -225,6 +242,7 @@ macro_rules! entry {
 }
 
 entry!(SettingsEntry, "settings", _entry => String::new());
+entry!(RegionEntry, "region", entry => entry.name.clone());
 entry!(TenantEntry, "tenant", entry => entry.name.clone());
 entry!(CredentialEntry, "credential", entry => entry.username.clone());
 entry!(SourceEntry, "source", entry => entry.name.clone());
@@ -238,10 +256,11 @@ impl Document {
     pub(crate) fn of(desired: &Desired, secrets: bool) -> Self {
         Self {
             settings: Some(SettingsEntry::of(&desired.settings)),
-            tenants: Some(sorted(desired.tenants.values().map(TenantEntry::of))),
+            regions: Some(sorted(desired.regions.values().map(RegionEntry::of))),
+            tenants: Some(sorted(desired.tenants.values().map(|tenant| TenantEntry::of(desired, tenant)))),
             credentials: Some(sorted(desired.credentials.values().map(|credential| {
                 let entry = CredentialEntry::of(desired, credential);
-                if secrets { entry } else { CredentialEntry { secret_hashes: None, ..entry } }
+                if secrets { entry } else { CredentialEntry { secret_hashes: None, marks: None, ..entry } }
             }))),
             sources: Some(sorted(desired.sources.values().map(SourceEntry::of))),
             pools: Some(sorted(desired.pools.values().map(|pool| PoolEntry::of(desired, pool)))),
@@ -261,13 +280,21 @@ impl SettingsEntry {
     }
 }
 
+impl RegionEntry {
+    pub(crate) fn of(region: &Region) -> Self {
+        Self { name: region.name.clone(), submission_host: region.submission_host.clone() }
+    }
+}
+
 impl TenantEntry {
-    pub(crate) fn of(tenant: &Tenant) -> Self {
+    pub(crate) fn of(desired: &Desired, tenant: &Tenant) -> Self {
+        let region = tenant.region.and_then(|region| desired.regions.get(&region));
         Self {
             name: tenant.name.clone(),
             quota_per_day: tenant.quota_per_day,
             weight: tenant.weight,
             message_bytes_max: tenant.message_bytes_max,
+            region: region.map(|region| region.name.clone()),
         }
     }
 }
@@ -279,6 +306,8 @@ impl CredentialEntry {
             tenant: desired.tenants.get(&credential.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
             disabled: credential.disabled,
             secret_hashes: Some(credential.secret_hashes.clone()),
+            marks: Some(credential.marks.iter().map(|mark| format!("{mark:016x}")).collect::<Vec<_>>())
+                .filter(|marks| !marks.is_empty()),
         }
     }
 }

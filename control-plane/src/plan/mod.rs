@@ -8,6 +8,7 @@ mod check;
 mod desired;
 mod difference;
 mod document;
+mod regions;
 mod table;
 
 use postrail_schema::ids::Revision;
@@ -17,9 +18,10 @@ use postrail_schema::snapshot::SnapshotContent;
 pub(crate) use desired::{Counters, Desired, LoadError, Operator, Record, Settings, Verification};
 pub(crate) use difference::{Action, Change, difference, fields, record};
 pub(crate) use document::{
-    CredentialEntry, Document, DocumentEntry, DomainEntry, PoolEntry, RouteEntry, SealedKey, SettingsEntry,
-    SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
+    CredentialEntry, Document, DocumentEntry, DomainEntry, PoolEntry, RegionEntry, RouteEntry, SealedKey,
+    SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
 };
+pub(crate) use regions::{Presence, region_problems};
 
 /// Findings about `desired`, in the order of the resources.
 pub(crate) fn problems(desired: &Desired) -> Vec<Problem> {
@@ -38,6 +40,8 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         routes: desired.routes.values().cloned().collect(),
         suspensions: desired.suspensions.values().cloned().collect(),
         suppressions: Vec::new(),
+        regions: desired.regions.values().cloned().collect(),
+        signposts: desired.credentials.values().flat_map(|credential| desired.signposts(credential)).collect(),
     }
 }
 

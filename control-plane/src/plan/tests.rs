@@ -1,8 +1,9 @@
 //! The plan of a small installation, and what each way to break it is told.
 
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds};
-use postrail_schema::ids::{CredentialId, PoolId, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::ids::{CredentialId, PoolId, RegionId, SendingDomainId, SourceId, SuspensionId, TenantId};
 use postrail_schema::problem::Severity;
+use postrail_schema::region::Region;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, Suspension, SuspensionTarget,
     Tenant,
@@ -55,6 +56,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             quota_per_day: Some(9),
             weight: 1,
             message_bytes_max: 4096,
+            region: None,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),
@@ -62,6 +64,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             username: "app".into(),
             secret_hashes: vec!["$x".into()],
             disabled: false,
+            marks: Vec::new(),
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),
@@ -96,6 +99,8 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             reason: "asked to".into(),
         }],
         suppressions: Vec::new(),
+        regions: Vec::new(),
+        signposts: Vec::new(),
     };
     assert_eq!(planned, wanted);
     let found = problems(&small());
@@ -190,4 +195,29 @@ fn state_of_a_newer_version_is_not_read_as_if_it_were_known() {
     assert!(
         matches!(Desired::from_entries(&torn), Err(LoadError::Value { key, .. }) if key == "desired/credentials/1")
     );
+}
+
+#[test]
+fn regions_are_compared_with_who_runs() {
+    let region = |id, name: &str| Region { id: RegionId(id), name: name.into(), submission_host: "m.example".into() };
+    let mut desired = small();
+    let told = |desired: &Desired, presence: &Presence| -> Vec<String> {
+        let found = region_problems(desired, presence);
+        found.iter().map(|problem| format!("{} {}", problem.code, problem.subject)).collect()
+    };
+    assert!(told(&desired, &Presence::default()).is_empty(), "without regions there is nothing to say of them");
+    for region in [region(1, "eu"), region(2, "us")] {
+        desired.regions.insert(region.id, region);
+    }
+    let red = desired.tenants[&TenantId(1)].clone();
+    desired
+        .tenants
+        .insert(TenantId(2), Tenant { id: TenantId(2), name: "blue".into(), region: Some(RegionId(1)), ..red });
+    let nobody = ["region_without_host region/eu", "tenant_without_region tenant/red"];
+    assert_eq!(told(&desired, &Presence::default()), nobody, "nobody is in us");
+    let hosts = [("a", "eu"), ("b", "mars"), ("c", "")].map(|(host, region)| (host.to_owned(), region.to_owned()));
+    let leaders = ["eu", "mars"].map(str::to_owned);
+    let presence = Presence { hosts: hosts.into(), leaders: leaders.into() };
+    let some = ["unknown_region host/b", "region_without_control_plane region/", "tenant_without_region tenant/red"];
+    assert_eq!(told(&desired, &presence), some);
 }

@@ -47,15 +47,17 @@ async fn look(app: &App, store: &Arc<dyn ConfigStore>, token: &Arc<str>) -> Resu
     let listed = Arc::clone(store);
     let listing = tokio::task::spawn_blocking(move || listed.list(HOSTS)).await;
     let listing = listing.map_err(|_| AppError::DataPlane { detail: "the thread of the store ended".to_owned() })??;
-    app.hosts.set(clients(&listing, token)?);
+    app.hosts.set(clients(&listing, token, &app.region)?);
     Ok(listing.revision)
 }
 
-fn clients(listing: &Listing, token: &Arc<str>) -> Result<Vec<HostClient>, AppError> {
+/// Those of our region: what happened in another is not for our ledger.
+fn clients(listing: &Listing, token: &Arc<str>, region: &str) -> Result<Vec<HostClient>, AppError> {
     let mut clients = Vec::new();
     for entry in &listing.entries {
         let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
         match serde_json::from_slice::<HostAnnouncement>(&entry.value) {
+            Ok(host) if host.region != region => {}
             Ok(host) => {
                 let client = DataPlane::new(&host.admin, Some(Arc::clone(token)))?;
                 clients.push(HostClient { name, id: host.id, admin: host.admin, client });

@@ -1,4 +1,4 @@
-//! Leads, where several control planes run: one holds the leader's key, and reconciles.
+//! Leads, where several control planes run: one of each region holds the leader's key, and reconciles.
 //!
 //! The lease says who should; a leader that was paused may still be at work when the next begins, and that is harmless:
 //! a journal's cursor and a chunk's revision are compared where they are stored.
@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_schema::keys::LEADER;
+use postrail_schema::keys;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -25,8 +25,8 @@ pub(crate) async fn lead(
     at: String,
     mut stop: watch::Receiver<bool>,
 ) {
-    let held = Arc::clone(&store);
-    let taken = tokio::task::spawn_blocking(move || held.hold(LEADER, at.as_bytes(), TERM)).await;
+    let (held, key) = (Arc::clone(&store), keys::leader(&app.region));
+    let taken = tokio::task::spawn_blocking(move || held.hold(&key, at.as_bytes(), TERM)).await;
     let Ok(mut hold) = taken else { return };
     while !*stop.borrow() {
         tokio::select! {

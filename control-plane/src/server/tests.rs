@@ -92,6 +92,7 @@ fn config(folder: &std::path::Path, admin: &str) -> Config {
         data_planes: DataPlanes::Beside(admin.to_owned()),
         api: "127.0.0.1:0".parse().unwrap(),
         resolvers: Vec::new(),
+        region: String::new(),
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod embedded;
 mod etcd;
+mod moving;
 #[cfg(test)]
 pub(crate) mod suite;
 
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use embedded::EmbeddedStore;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use moving::{MoveError, move_configuration};
 
 /// One key as listed.
 #[derive(Clone, PartialEq, Eq, Debug)]

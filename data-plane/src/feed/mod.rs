@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Invariants worth naming: shards go from one whole publication to the next; what they work under survives a restart,
-//! whoever is out of reach then; a publication that does not hold together changes nothing. Absent here: where manifests
+//! whoever is out of reach then; what belongs to another region is neither fetched nor kept; a publication that does not hold together changes nothing. Absent here: where manifests
 //! come from. The executors cannot drive a client of etcd, so who feeds runs on a thread of its own.
 
 mod kept;
@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use postrail_schema::ids::RegionId;
 use postrail_schema::publication::{Assembly, ChunkName, Manifest, PublicationError};
 use postrail_schema::snapshot::Snapshot;
 use postrail_schema::wire::{WireError, decode_manifest, decode_snapshot};
@@ -27,6 +28,7 @@ use kept::Kept;
 pub struct Feed {
     assembly: Assembly,
     kept: Kept,
+    region: String,
     mesh: Mesh,
     status: Arc<FeedStatus>,
 }
@@ -54,6 +56,11 @@ pub enum FeedError {
     Suppressions(#[source] WireError),
     #[error("the publication is not whole")]
     Publication(#[from] PublicationError),
+    #[error(
+        "the data folder has what belongs to region {found}, and this host is started for {region}: mail that waits there \
+         cannot move with it; give the host its --region again, or another data folder"
+    )]
+    Region { found: String, region: String },
     #[error("the publication cannot be kept on disk")]
     Keep(#[from] io::Error),
 }
@@ -74,9 +81,12 @@ impl Feed {
     /// nobody.
     ///
     /// # Errors
-    /// The file of publications cannot be opened for writing.
-    pub(crate) fn open(data: &Path, mesh: Mesh) -> Result<Self, FeedError> {
+    /// The file of publications cannot be opened for writing, or is that of a host of another region.
+    pub(crate) fn open(data: &Path, region: &str, mesh: Mesh) -> Result<Self, FeedError> {
         let (kept, found) = Kept::open(data)?;
+        if let Some((manifest, _)) = &found.manifest {
+            check_region(manifest, region)?;
+        }
         let mut assembly = Assembly::default();
         if let Some((manifest, chunks)) = found.manifest {
             let revision = manifest.revision;
@@ -98,7 +108,7 @@ impl Feed {
         status.seen.store(assembly.manifest().revision.0, Ordering::Relaxed);
         status.suppressions.store(assembly.suppressions_version(), Ordering::Relaxed);
         status.suppressions_seen.store(assembly.suppressions_version(), Ordering::Relaxed);
-        Ok(Self { assembly, kept, mesh, status: Arc::new(status) })
+        Ok(Self { assembly, kept, region: region.to_owned(), mesh, status: Arc::new(status) })
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -110,6 +120,11 @@ impl Feed {
         self.assembly.manifest()
     }
 
+    /// Our region, where the publication in effect knows it.
+    pub fn region(&self) -> Option<RegionId> {
+        self.manifest().regions.iter().find(|known| known.name == self.region).map(|known| known.id)
+    }
+
     pub fn suppressions_version(&self) -> u64 {
         self.assembly.suppressions_version()
     }
@@ -118,7 +133,7 @@ impl Feed {
         Arc::clone(&self.status)
     }
 
-    /// Reads a manifest and notes that it was seen.
+    /// Reads what our region needs of a manifest, and notes that it was seen.
     ///
     /// # Errors
     /// [`FeedError::Manifest`].
@@ -126,7 +141,7 @@ impl Feed {
         let manifest = decode_manifest(encoded).map_err(|error| self.refuse(FeedError::Manifest(error)))?;
         self.status.seen.store(manifest.revision.0, Ordering::Relaxed);
         self.status.suppressions_seen.store(manifest.suppressions, Ordering::Relaxed);
-        Ok(manifest)
+        Ok(manifest.within(&self.region))
     }
 
     /// The chunks that `manifest` has and we have not.
@@ -172,6 +187,19 @@ impl Feed {
         self.status.refused.fetch_add(1, Ordering::Relaxed);
         error
     }
+}
+
+/// That a host of `region` may have kept `manifest`.
+fn check_region(manifest: &Manifest, region: &str) -> Result<(), FeedError> {
+    for place in manifest.chunks.keys().filter(|place| place.region.is_some()) {
+        let of = manifest.regions.iter().find(|known| Some(known.id) == place.region);
+        if of.is_none_or(|of| of.name != region) {
+            let found = of.map_or_else(|| "unknown".to_owned(), |of| of.name.clone());
+            let region = if region.is_empty() { "no region".to_owned() } else { format!("region {region}") };
+            return Err(FeedError::Region { found, region });
+        }
+    }
+    Ok(())
 }
 
 impl FeedStatus {

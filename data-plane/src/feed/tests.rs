@@ -16,11 +16,12 @@ fn publication(revision: u64, tenants: u32) -> Published {
         quota_per_day: None,
         weight: 1,
         message_bytes_max: 1_024 + (revision as u32) * u32::from(id == 1),
+        region: None,
     };
     let content = SnapshotContent { tenants: (1..=tenants).map(tenant).collect(), ..SnapshotContent::default() };
     let mut manifest = Manifest { revision: Revision(revision), suppressions: 2, ..Manifest::default() };
     let mut chunks = Vec::new();
-    for (place, part) in divide(content) {
+    for (place, part) in divide(content, |_| None) {
         let chunk = Chunk::encode(place, &part).unwrap();
         manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
         chunks.push((chunk.name, chunk.bytes));
@@ -35,7 +36,7 @@ fn suppressions() -> Vec<u8> {
 
 fn open(data: &Path) -> (Feed, async_channel::Receiver<Letter>) {
     let (mesh, mut inboxes) = Mesh::new(1);
-    (Feed::open(data, mesh).unwrap(), inboxes.remove(0))
+    (Feed::open(data, "", mesh).unwrap(), inboxes.remove(0))
 }
 
 fn revision(letters: &async_channel::Receiver<Letter>) -> Option<u64> {

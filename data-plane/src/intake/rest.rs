@@ -20,6 +20,8 @@ use postrail_core::intake::smtp::Principal;
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::{HTTP_IDLE, REST_BODY_BYTES_MAX};
 
+use postrail_schema::region::Region;
+
 use crate::auth::AuthFailure;
 use crate::http::{self, Handler};
 use crate::mesh::{Question, Reply};
@@ -183,6 +185,7 @@ impl<P: Platform> Submission<P> {
         };
         verified.map_err(|failure| match failure {
             AuthFailure::Invalid => unauthorized("the credentials are not valid"),
+            AuthFailure::Elsewhere(region) => wrong_region(&region),
             AuthFailure::TooMany => {
                 let detail = "too many failed authentications from your address; try again in a minute";
                 Problem::new(429, "too_many_failures", detail).with_header("Retry-After", "60")
@@ -311,6 +314,14 @@ fn store_problem(error: StoreError) -> Problem {
         }
         other => Problem::new(503, "overloaded", other.to_string()).with_header("Retry-After", "5"),
     }
+}
+
+/// Not 421, after which a client may send the same request to the same URI again (RFC 9110 15.5.20): the URI is right for
+/// this host, the tenant is not. No redirect either: it would take mail through a region that it must not be in.
+fn wrong_region(region: &Region) -> Problem {
+    let (name, host) = (&region.name, &region.submission_host);
+    Problem::new(403, "wrong_region", format!("this account is served in region {name} alone: submit at {host}"))
+        .with_header("X-Postrail-Submission-Host", host.clone())
 }
 
 fn unauthorized(detail: &str) -> Problem {

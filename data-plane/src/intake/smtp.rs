@@ -185,6 +185,16 @@ impl<P: Platform> Pump<P> {
                     Err(AuthFailure::Invalid) => {
                         Answer::Refused(Reply::enhanced(535, 7, 8, "Authentication credentials invalid"))
                     }
+                    // 5.7.1, as for any policy: the secret is right, so a client must not ask its user for another.
+                    Err(AuthFailure::Elsewhere(region)) => Answer::Refused(Reply::enhanced(
+                        535,
+                        7,
+                        1,
+                        format!(
+                            "This account is served in region {} alone: submit at {}",
+                            region.name, region.submission_host
+                        ),
+                    )),
                     Err(AuthFailure::TooMany) => {
                         let text = "Too many failed authentications from your address; try again in a minute";
                         Answer::Refused(Reply::enhanced(454, 7, 0, text))

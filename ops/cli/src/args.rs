@@ -3,22 +3,27 @@
 //! Invariants worth naming: no secret is an option's value (the process list is public): secrets come from files or
 //! from the environment; options are long, and the same word means the same in every command.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 mod doctor;
 mod domain;
-mod host;
+mod egress;
+mod region;
+mod shell;
 mod state;
 mod up;
+mod view;
 
 pub(crate) use doctor::DoctorOptions;
 pub(crate) use domain::{DomainCommand, SettingsCommand};
-pub(crate) use host::HostCommand;
+pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
+pub(crate) use region::RegionCommand;
+pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
-pub(crate) use up::{LogForm, UpOptions};
+pub(crate) use up::{LogForm, MoveOptions, UpOptions};
+pub(crate) use view::{AuditOptions, EventsOptions, JobCommand, ProblemsOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,6 +96,8 @@ pub(crate) struct Client<C: Subcommand> {
 pub(crate) enum Command {
     /// Start both planes in this process, until SIGTERM or Ctrl-C
     Up(Box<UpOptions>),
+    /// Move this host's configuration into etcd: it becomes the first of a fleet
+    MoveToEtcd(Box<MoveOptions>),
     /// What of this host is in the way of mail, and what sets it right
     Doctor(Box<DoctorOptions>),
     /// Start everything with a built-in receiver, send mails, show that none is lost, clean up
@@ -101,6 +108,8 @@ pub(crate) enum Command {
     Domain(Client<DomainCommand>),
     /// What holds for the whole installation
     Settings(Client<SettingsCommand>),
+    /// Hosts that serve some tenants alone
+    Region(Client<RegionCommand>),
     /// Credentials for submission
     Credential(Client<CredentialCommand>),
     /// Addresses that mail is sent from
@@ -111,8 +120,6 @@ pub(crate) enum Command {
     Route(Client<RouteCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
-    /// The hosts of a fleet and their addresses; drain, resume, forget
-    Host(Client<HostCommand>),
     /// Print everything that is configured as one document
     Export(ExportOptions),
     /// Show what a document would change
@@ -126,6 +133,18 @@ pub(crate) enum Command {
     Trace(TraceOptions),
     /// Submit one mail by REST
     Send(SendOptions),
+    /// One job and its recipients, as the ledger has them
+    Job(Client<JobCommand>),
+    /// What happened, in the order of the ledger
+    Events(EventsOptions),
+    /// Who changed what
+    Audit(AuditOptions),
+    /// What of the configuration needs a look
+    Problems(ProblemsOptions),
+    /// Completions for a shell
+    Completions(CompletionsOptions),
+    /// Man pages of every command
+    Man(ManOptions),
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -187,14 +206,29 @@ pub(crate) enum TenantCommand {
         /// Largest message, octets
         #[arg(long)]
         message_bytes_max: Option<u32>,
+        /// The region whose hosts alone serve it; it cannot be changed later [default: every host serves it]
+        #[arg(long, value_name = "NAME")]
+        region: Option<String>,
     },
+    /// Tenants with region, weight and quota: `postrail tenant list`
     List,
-    Show {
+    /// One tenant: `postrail tenant show shop`
+    Show { name: String },
+    /// Change limits of a tenant: `postrail tenant set shop --weight 3 --quota-per-day none`
+    Set {
         name: String,
+        /// Recipients that may be accepted in a UTC day, or `none`
+        #[arg(long, value_name = "N|none")]
+        quota_per_day: Option<String>,
+        /// Share among tenants when they compete
+        #[arg(long)]
+        weight: Option<u32>,
+        /// Largest message, octets
+        #[arg(long)]
+        message_bytes_max: Option<u32>,
     },
-    Remove {
-        name: String,
-    },
+    /// Remove a tenant that has nothing left: `postrail tenant remove shop`
+    Remove { name: String },
 }
 
 #[derive(Subcommand, Debug)]
@@ -205,105 +239,21 @@ pub(crate) enum CredentialCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Credentials, of one tenant or of all: `postrail credential list --tenant shop`
     List {
         #[arg(long)]
         tenant: Option<String>,
     },
-    Show {
-        username: String,
-    },
-    /// Make a new secret, printed once; the former one stays valid until the next rotation
-    Rotate {
-        username: String,
-    },
-    /// Refuse its use, until `enable`
-    Disable {
-        username: String,
-    },
-    Enable {
-        username: String,
-    },
-    Remove {
-        username: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum SourceCommand {
-    /// Add an address to send from: `postrail source add out1 --address 192.0.2.10 --ehlo out1.example.org`
-    Add {
-        name: String,
-        /// The address to bind; 0.0.0.0 or :: for the host's choice
-        #[arg(long)]
-        address: IpAddr,
-        /// The name that it greets with
-        #[arg(long)]
-        ehlo: String,
-        /// In a fleet: the interface of its host that the address is put on [default: the first --nic of the host]
-        #[arg(long, value_name = "NAME", conflicts_with = "routed")]
-        nic: Option<String>,
-        /// In a fleet: the network brings the address to its host, so nothing is put on an interface
-        #[arg(long)]
-        routed: bool,
-        /// In a fleet: the one host that may have the address; it keeps it while etcd is away
-        #[arg(long, value_name = "HOST")]
-        host: Option<String>,
-        /// In a fleet: what a host must have announced by its --capability to have the address (repeatable)
-        #[arg(long, value_name = "WORD")]
-        capability: Vec<String>,
-    },
-    List,
-    Show {
-        name: String,
-    },
-    Remove {
-        name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum PoolCommand {
-    /// Make a pool: `postrail pool add bulk --source out1 --source out2=3`
-    Add {
-        name: String,
-        /// A source, with its weight after `=` (repeatable)
-        #[arg(long = "source", value_name = "SOURCE[=WEIGHT]", required = true)]
-        sources: Vec<String>,
-        /// The only tenant that may use it [default: all]
-        #[arg(long)]
-        tenant: Option<String>,
-    },
-    List,
-    Show {
-        name: String,
-    },
-    Remove {
-        name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum RouteCommand {
-    /// Send a domain's mail elsewhere: `postrail route add example.net --to relay.example.org --port 2525`
-    Add {
-        /// The recipient domain, or `*` for all that no other route names
-        domain: String,
-        /// Host or domain to send to [default: the recipient domain's own MX]
-        #[arg(long, value_name = "HOST")]
-        to: Option<String>,
-        #[arg(long, default_value_t = 25)]
-        port: u16,
-        /// Allow hosts at loopback, private or own addresses
-        #[arg(long)]
-        allow_private: bool,
-    },
-    List,
-    Show {
-        domain: String,
-    },
-    Remove {
-        domain: String,
-    },
+    /// One credential: `postrail credential show shop-app`
+    Show { username: String },
+    /// Make a new secret, printed once; the former one stays valid until the next rotation: `postrail credential rotate shop-app`
+    Rotate { username: String },
+    /// Refuse its use, until `enable`: `postrail credential disable shop-app`
+    Disable { username: String },
+    /// Let it be used again: `postrail credential enable shop-app`
+    Enable { username: String },
+    /// Remove a credential; it is refused at once: `postrail credential remove shop-app`
+    Remove { username: String },
 }
 
 #[derive(Subcommand, Debug)]
@@ -316,15 +266,27 @@ pub(crate) enum SuppressionCommand {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Suppressions of a tenant: `postrail suppression list --tenant shop`
     List {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Why and since when an address is not sent to: `postrail suppression show gone@example.net`
     Show {
         address: String,
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Give it another reason, or add it: `postrail suppression set gone@example.net --reason 'asked by letter'`
+    Set {
+        address: String,
+        /// Why it is not sent to
+        #[arg(long, default_value = "manual")]
+        reason: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Send to it again: `postrail suppression remove gone@example.net`
     Remove {
         address: String,
         #[arg(long)]
@@ -351,7 +313,7 @@ pub(crate) struct QueueOptions {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum QueueCommand {
-    /// Sites, what waits and why (the same as `postrail queue`)
+    /// Sites, what waits and why (the same as `postrail queue`): `postrail queue show`
     Show,
     /// Try now what waits for its next attempt
     Retry {
@@ -365,13 +327,16 @@ pub(crate) enum QueueCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// What is suspended, with the ids for `resume`
+    /// What is suspended, with the ids for `resume`: `postrail queue suspensions`
     Suspensions,
+    /// One of them: `postrail queue suspension 3`
+    Suspension { id: u32 },
     /// End a suspension
     Resume { id: u32 },
     /// Cancel what is left of a job
     Cancel { job: String },
-    /// Bounce what is left of a job now, with a report to its sender
+    /// Bounce what is left of a job now, with a report to its sender:
+    /// `postrail queue bounce 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f`
     Bounce { job: String },
 }
 
@@ -463,6 +428,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// The commands that do something, with what their help and that of the command around them say.
+    fn leaves(command: &clap::Command, path: &str, around: &str, to: &mut Vec<(String, String)>) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        if !command.has_subcommands() {
+            to.push((path.to_owned(), format!("{about}\n{after}\n{around}")));
+        }
+        for inner in command.get_subcommands() {
+            leaves(inner, &format!("{path} {}", inner.get_name()), &after, to);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_explains_and_has_an_example() {
+        let mut found = Vec::new();
+        leaves(&Args::command(), "postrail", "", &mut found);
+        let bare: Vec<_> = found.iter().filter(|(path, help)| !help.contains(path.as_str())).collect();
+        assert!(bare.is_empty() && found.len() > 40, "without an example: {bare:#?}");
+        assert!(found.iter().all(|(_, help)| !help.starts_with('\n')), "each says what it does");
     }
 
     #[test]

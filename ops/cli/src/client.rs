@@ -90,6 +90,10 @@ impl Api {
         self.call(Method::PATCH, path, query, Some(body))
     }
 
+    pub(crate) fn put(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {
+        self.call(Method::PUT, path, query, Some(body))
+    }
+
     pub(crate) fn post(&self, path: &[&str], query: &[(&str, &str)], body: &Value) -> Result<Value> {
         self.call(Method::POST, path, query, Some(body))
     }

@@ -14,14 +14,15 @@ mod demo;
 mod doctor;
 mod domains;
 mod fleet;
-mod hosts;
 mod queue;
 mod resources;
 mod send;
+mod shell;
 mod state;
 mod table;
 mod trace;
 mod up;
+mod view;
 
 use args::{Args, Command};
 use client::Api;
@@ -45,6 +46,16 @@ fn main() -> ExitCode {
         Command::Settings(client) => {
             Api::open(&client.api, &data).and_then(|api| domains::settings(&api, client.command))
         }
+        Command::MoveToEtcd(options) => fleet::found::run(&data, &options),
+        Command::Job(client) => Api::open(&client.api, &data).and_then(|api| view::job(&api, client.command)),
+        Command::Events(options) => Api::open(&options.api, &data).and_then(|api| view::events(&api, &options)),
+        Command::Audit(options) => Api::open(&options.api, &data).and_then(|api| view::audit(&api, &options)),
+        Command::Problems(options) => Api::open(&options.api, &data).and_then(|api| view::problems(&api)),
+        Command::Completions(options) => shell::completions(options.shell),
+        Command::Man(options) => shell::man(&options.folder),
+        Command::Region(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::region(&api, client.command))
+        }
         Command::Credential(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::credential(&api, client.command))
         }
@@ -56,7 +67,6 @@ fn main() -> ExitCode {
         Command::Suppression(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
         }
-        Command::Host(client) => Api::open(&client.api, &data).and_then(|api| hosts::run(&api, client.command)),
         Command::Export(options) => state::export(&data, &options),
         Command::Plan(options) => match state::plan(&data, &options) {
             Ok(status) => return status,

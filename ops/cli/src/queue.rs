@@ -41,6 +41,7 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
             let suspensions = api.list(&["suspensions"], &[])?;
             return Ok(table::print_list(&suspensions, SUSPENSIONS, api.wants_json())?);
         }
+        QueueCommand::Suspension { id } => api.get(&["suspensions", &id.to_string()], &[])?,
         QueueCommand::Retry { target } => {
             let named = [("site", target.site), ("domain", target.domain), ("message", target.job)];
             let body: Map<_, _> =

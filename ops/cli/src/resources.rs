@@ -1,4 +1,4 @@
-//! What can be configured: `tenant`, `credential`, `source`, `pool`, `route`, `suppression`.
+//! What can be configured: `tenant`, `credential`, `source`, `pool`, `region`, `route`, `suppression`.
 //!
 //! Each is a collection of the control API under `/v2`, its members named by their own name. Rules live in the API:
 //! nothing is checked here that the API checks.
@@ -6,14 +6,23 @@
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::args::{CredentialCommand, PoolCommand, RouteCommand, SourceCommand, SuppressionCommand, TenantCommand};
+use crate::args::{
+    CredentialCommand, PoolCommand, PoolValue, RegionCommand, RouteCommand, SourceCommand, SourceValue,
+    SuppressionCommand, TenantCommand,
+};
 use crate::client::Api;
 use crate::table;
 
 pub(crate) type Columns = &'static [(&'static str, &'static str)];
 
-const TENANTS: Columns =
-    &[("NAME", "name"), ("WEIGHT", "weight"), ("QUOTA A DAY", "quota_per_day"), ("LARGEST", "message_bytes_max")];
+const TENANTS: Columns = &[
+    ("NAME", "name"),
+    ("REGION", "region"),
+    ("WEIGHT", "weight"),
+    ("QUOTA A DAY", "quota_per_day"),
+    ("LARGEST", "message_bytes_max"),
+];
+const REGIONS: Columns = &[("NAME", "name"), ("SUBMISSION HOST", "submission_host")];
 pub(crate) const DOMAINS: Columns =
     &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool"), ("STANDING", "standing"), ("MAY SEND", "may_send")];
 const CREDENTIALS: Columns =
@@ -28,18 +37,42 @@ const SUPPRESSIONS: Columns = &[("ADDRESS", "address"), ("TENANT", "tenant"), ("
 pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
     let all = Collection { api, name: "tenants", columns: TENANTS };
     match command {
-        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max } => all.add(
+        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max, region } => all.add(
             None,
             body([
                 ("name", json!(name)),
                 ("quota_per_day", json!(quota_per_day)),
                 ("weight", json!(weight)),
                 ("message_bytes_max", json!(message_bytes_max)),
+                ("region", json!(region)),
             ]),
         ),
+        TenantCommand::Set { name, quota_per_day, weight, message_bytes_max } => {
+            let changed = api.patch(
+                &["tenants", &name],
+                &[],
+                &tenant_change(quota_per_day.as_deref(), weight, message_bytes_max)?,
+            )?;
+            Ok(table::print_record(&changed, api.wants_json())?)
+        }
         TenantCommand::List => all.list(None),
         TenantCommand::Show { name } => all.show(None, &name),
         TenantCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+pub(crate) fn region(api: &Api, command: RegionCommand) -> Result<()> {
+    let all = Collection { api, name: "regions", columns: REGIONS };
+    match command {
+        RegionCommand::Add { name, submission_host } => {
+            all.add(None, body([("name", json!(name)), ("submission_host", json!(submission_host))]))
+        }
+        RegionCommand::List => all.list(None),
+        RegionCommand::Show { name } => all.show(None, &name),
+        RegionCommand::Set { name, submission_host } => {
+            all.set(None, &name, &json!({"submission_host": submission_host}))
+        }
+        RegionCommand::Remove { name } => all.remove(None, &name),
     }
 }
 
@@ -62,18 +95,8 @@ pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
 pub(crate) fn source(api: &Api, command: SourceCommand) -> Result<()> {
     let all = Collection { api, name: "sources", columns: SOURCES };
     match command {
-        SourceCommand::Add { name, address, ehlo, nic, routed, host, capability } => all.add(
-            None,
-            body([
-                ("name", json!(name)),
-                ("address", json!(address)),
-                ("ehlo_name", json!(ehlo)),
-                ("nic", json!(nic)),
-                ("routed", json!(routed)),
-                ("host", json!(host)),
-                ("capabilities", json!(capability)),
-            ]),
-        ),
+        SourceCommand::Add(source) => all.add(None, source_body(&source, Some(&source.name))),
+        SourceCommand::Set(source) => all.set(None, &source.name, &source_body(&source, None)),
         SourceCommand::List => all.list(None),
         SourceCommand::Show { name } => all.show(None, &name),
         SourceCommand::Remove { name } => all.remove(None, &name),
@@ -83,10 +106,8 @@ pub(crate) fn source(api: &Api, command: SourceCommand) -> Result<()> {
 pub(crate) fn pool(api: &Api, command: PoolCommand) -> Result<()> {
     let all = Collection { api, name: "pools", columns: POOLS };
     match command {
-        PoolCommand::Add { name, sources, tenant } => {
-            let members = sources.iter().map(|text| member(text)).collect::<Result<Vec<_>>>()?;
-            all.add(None, body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(tenant))]))
-        }
+        PoolCommand::Add(pool) => all.add(None, pool_body(&pool, Some(&pool.name))?),
+        PoolCommand::Set(pool) => all.set(None, &pool.name, &pool_body(&pool, None)?),
         PoolCommand::List => all.list(None),
         PoolCommand::Show { name } => all.show(None, &name),
         PoolCommand::Remove { name } => all.remove(None, &name),
@@ -119,8 +140,42 @@ pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> 
         }
         SuppressionCommand::List { tenant } => all.list(tenant),
         SuppressionCommand::Show { address, tenant } => all.show(tenant, &address),
+        SuppressionCommand::Set { address, reason, tenant } => all.set(tenant, &address, &json!({"reason": reason})),
         SuppressionCommand::Remove { address, tenant } => all.remove(tenant, &address),
     }
+}
+
+/// What is to change of a tenant; `none`: no quota.
+fn tenant_change(quota: Option<&str>, weight: Option<u32>, message_bytes_max: Option<u32>) -> Result<Value> {
+    let mut change = body([("weight", json!(weight)), ("message_bytes_max", json!(message_bytes_max))]);
+    match quota {
+        None => {}
+        Some("none") => change["quota_per_day"] = Value::Null,
+        Some(number) => {
+            let number: u64 = number.parse().with_context(|| format!("--quota-per-day {number}: a number, or none"))?;
+            change["quota_per_day"] = json!(number);
+        }
+    }
+    Ok(change)
+}
+
+/// `name`: where the path does not have it.
+fn source_body(source: &SourceValue, name: Option<&str>) -> Value {
+    body([
+        ("name", json!(name)),
+        ("address", json!(source.address)),
+        ("ehlo_name", json!(source.ehlo)),
+        ("nic", json!(source.nic)),
+        ("routed", json!(source.routed)),
+        ("host", json!(source.host)),
+        ("capabilities", json!(source.capability)),
+    ])
+}
+
+/// `name`: where the path does not have it.
+fn pool_body(pool: &PoolValue, name: Option<&str>) -> Result<Value> {
+    let members = pool.sources.iter().map(|text| member(text)).collect::<Result<Vec<_>>>()?;
+    Ok(body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(pool.tenant))]))
 }
 
 fn set_disabled(api: &Api, username: &str, disabled: bool) -> Result<()> {
@@ -139,6 +194,11 @@ impl Collection<'_> {
     pub(crate) fn add(&self, tenant: Option<String>, body: Value) -> Result<()> {
         let made = self.api.post(&[self.name], &named(tenant.as_deref()), &body)?;
         Ok(table::print_record(&made, self.api.wants_json())?)
+    }
+
+    pub(crate) fn set(&self, tenant: Option<String>, member: &str, value: &Value) -> Result<()> {
+        let changed = self.api.put(&[self.name, member], &named(tenant.as_deref()), value)?;
+        Ok(table::print_record(&changed, self.api.wants_json())?)
     }
 
     pub(crate) fn list(&self, tenant: Option<String>) -> Result<()> {

@@ -78,7 +78,7 @@ fn event_lines(event: &Value, addresses: &mut BTreeMap<String, String>, text: &m
 }
 
 /// Unix milliseconds as RFC 3339 in UTC.
-fn utc(ms: u64) -> String {
+pub(crate) fn utc(ms: u64) -> String {
     let (seconds, millis) = (ms / 1_000, ms % 1_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);

@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CHUNK_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CHUNK_KIND: u8 = 6;
+pub const ENUM_MAX_CHUNK_KIND: u8 = 7;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 7] = [
+pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 8] = [
   ChunkKind::Tenants,
   ChunkKind::Credentials,
   ChunkKind::Domains,
@@ -17,6 +17,7 @@ pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 7] = [
   ChunkKind::Pools,
   ChunkKind::Routes,
   ChunkKind::Suspensions,
+  ChunkKind::Signposts,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -31,9 +32,10 @@ impl ChunkKind {
   pub const Pools: Self = Self(4);
   pub const Routes: Self = Self(5);
   pub const Suspensions: Self = Self(6);
+  pub const Signposts: Self = Self(7);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 7;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Tenants,
     Self::Credentials,
@@ -42,6 +44,7 @@ impl ChunkKind {
     Self::Pools,
     Self::Routes,
     Self::Suspensions,
+    Self::Signposts,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -53,6 +56,7 @@ impl ChunkKind {
       Self::Pools => Some("Pools"),
       Self::Routes => Some("Routes"),
       Self::Suspensions => Some("Suspensions"),
+      Self::Signposts => Some("Signposts"),
       _ => None,
     }
   }
@@ -107,6 +111,165 @@ impl<'a> ::flatbuffers::Verifiable for ChunkKind {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for ChunkKind {}
+// struct Signpost, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Signpost(pub [u8; 16]);
+impl Default for Signpost { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Signpost {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Signpost")
+      .field("mark", &self.mark())
+      .field("region", &self.region())
+      .field("credential", &self.credential())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Signpost {}
+impl<'a> ::flatbuffers::Follow<'a> for Signpost {
+  type Inner = &'a Signpost;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Signpost>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Signpost {
+  type Inner = &'a Signpost;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Signpost>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Signpost {
+    type Output = Signpost;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Signpost as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Signpost {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Signpost {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    mark: u64,
+    region: u32,
+    credential: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_mark(mark);
+    s.set_region(region);
+    s.set_credential(credential);
+    s
+  }
+
+  pub fn mark(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_mark(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn region(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_region(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn credential(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_credential(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct Chunk, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -330,6 +493,138 @@ impl<'a> Chunk {
 
 }
 
+pub enum RegionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Region<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Region<'a> {
+  type Inner = Region<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Region<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SUBMISSION_HOST: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Region { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RegionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Region<'bldr>> {
+    let mut builder = RegionBuilder::new(_fbb);
+    if let Some(x) = args.submission_host { builder.add_submission_host(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_id(args.id);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Region::VT_ID, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Region::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn submission_host(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Region::VT_SUBMISSION_HOST, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Region<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("id", Self::VT_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("submission_host", Self::VT_SUBMISSION_HOST, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RegionArgs<'a> {
+    pub id: u32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub submission_host: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for RegionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RegionArgs {
+      id: 0,
+      name: None, // required field
+      submission_host: None, // required field
+    }
+  }
+}
+
+pub struct RegionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: u32) {
+    self.fbb_.push_slot::<u32>(Region::VT_ID, id, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Region::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_submission_host(&mut self, submission_host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Region::VT_SUBMISSION_HOST, submission_host);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RegionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RegionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Region<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Region::VT_NAME,"name");
+    self.fbb_.required(o, Region::VT_SUBMISSION_HOST,"submission_host");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Region<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Region");
+      ds.field("id", &self.id());
+      ds.field("name", &self.name());
+      ds.field("submission_host", &self.submission_host());
+      ds.finish()
+  }
+}
 pub enum ManifestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -351,6 +646,8 @@ impl<'a> Manifest<'a> {
   pub const VT_PUBLISHED_MS: ::flatbuffers::VOffsetT = 8;
   pub const VT_SUPPRESSIONS: ::flatbuffers::VOffsetT = 10;
   pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_REGIONS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CHUNK_REGIONS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -365,6 +662,8 @@ impl<'a> Manifest<'a> {
     builder.add_suppressions(args.suppressions);
     builder.add_published_ms(args.published_ms);
     builder.add_revision(args.revision);
+    if let Some(x) = args.chunk_regions { builder.add_chunk_regions(x); }
+    if let Some(x) = args.regions { builder.add_regions(x); }
     if let Some(x) = args.chunks { builder.add_chunks(x); }
     builder.add_format(args.format);
     builder.finish()
@@ -406,6 +705,20 @@ impl<'a> Manifest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Chunk>>>(Manifest::VT_CHUNKS, None)}
   }
+  #[inline]
+  pub fn regions(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region>>>>(Manifest::VT_REGIONS, None)}
+  }
+  #[inline]
+  pub fn chunk_regions(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(Manifest::VT_CHUNK_REGIONS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Manifest<'_> {
@@ -419,6 +732,8 @@ impl ::flatbuffers::Verifiable for Manifest<'_> {
      .visit_field::<u64>("published_ms", Self::VT_PUBLISHED_MS, false)?
      .visit_field::<u64>("suppressions", Self::VT_SUPPRESSIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Chunk>>>("chunks", Self::VT_CHUNKS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Region>>>>("regions", Self::VT_REGIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("chunk_regions", Self::VT_CHUNK_REGIONS, false)?
      .finish();
     Ok(())
   }
@@ -429,6 +744,8 @@ pub struct ManifestArgs<'a> {
     pub published_ms: u64,
     pub suppressions: u64,
     pub chunks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Chunk>>>,
+    pub regions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region<'a>>>>>,
+    pub chunk_regions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
 }
 impl<'a> Default for ManifestArgs<'a> {
   #[inline]
@@ -439,6 +756,8 @@ impl<'a> Default for ManifestArgs<'a> {
       published_ms: 0,
       suppressions: 0,
       chunks: None,
+      regions: None,
+      chunk_regions: None,
     }
   }
 }
@@ -469,6 +788,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ManifestBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Manifest::VT_CHUNKS, chunks);
   }
   #[inline]
+  pub fn add_regions(&mut self, regions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Region<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Manifest::VT_REGIONS, regions);
+  }
+  #[inline]
+  pub fn add_chunk_regions(&mut self, chunk_regions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Manifest::VT_CHUNK_REGIONS, chunk_regions);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ManifestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ManifestBuilder {
@@ -491,6 +818,8 @@ impl ::core::fmt::Debug for Manifest<'_> {
       ds.field("published_ms", &self.published_ms());
       ds.field("suppressions", &self.suppressions());
       ds.field("chunks", &self.chunks());
+      ds.field("regions", &self.regions());
+      ds.field("chunk_regions", &self.chunk_regions());
       ds.finish()
   }
 }

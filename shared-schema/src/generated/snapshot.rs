@@ -402,6 +402,165 @@ impl<'a> PoolMember {
 
 }
 
+// struct Signpost, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Signpost(pub [u8; 16]);
+impl Default for Signpost { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Signpost {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Signpost")
+      .field("mark", &self.mark())
+      .field("region", &self.region())
+      .field("credential", &self.credential())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Signpost {}
+impl<'a> ::flatbuffers::Follow<'a> for Signpost {
+  type Inner = &'a Signpost;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Signpost>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Signpost {
+  type Inner = &'a Signpost;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Signpost>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Signpost {
+    type Output = Signpost;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Signpost as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Signpost {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Signpost {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    mark: u64,
+    region: u32,
+    credential: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_mark(mark);
+    s.set_region(region);
+    s.set_credential(credential);
+    s
+  }
+
+  pub fn mark(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_mark(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn region(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_region(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn credential(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_credential(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum TenantOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -423,6 +582,7 @@ impl<'a> Tenant<'a> {
   pub const VT_QUOTA_PER_DAY: ::flatbuffers::VOffsetT = 8;
   pub const VT_WEIGHT: ::flatbuffers::VOffsetT = 10;
   pub const VT_MESSAGE_BYTES_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_REGION: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -435,6 +595,7 @@ impl<'a> Tenant<'a> {
   ) -> ::flatbuffers::WIPOffset<Tenant<'bldr>> {
     let mut builder = TenantBuilder::new(_fbb);
     if let Some(x) = args.quota_per_day { builder.add_quota_per_day(x); }
+    if let Some(x) = args.region { builder.add_region(x); }
     builder.add_message_bytes_max(args.message_bytes_max);
     builder.add_weight(args.weight);
     if let Some(x) = args.name { builder.add_name(x); }
@@ -478,6 +639,13 @@ impl<'a> Tenant<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Tenant::VT_MESSAGE_BYTES_MAX, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn region(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Tenant::VT_REGION, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Tenant<'_> {
@@ -491,6 +659,7 @@ impl ::flatbuffers::Verifiable for Tenant<'_> {
      .visit_field::<u64>("quota_per_day", Self::VT_QUOTA_PER_DAY, false)?
      .visit_field::<u32>("weight", Self::VT_WEIGHT, false)?
      .visit_field::<u32>("message_bytes_max", Self::VT_MESSAGE_BYTES_MAX, false)?
+     .visit_field::<u32>("region", Self::VT_REGION, false)?
      .finish();
     Ok(())
   }
@@ -501,6 +670,7 @@ pub struct TenantArgs<'a> {
     pub quota_per_day: Option<u64>,
     pub weight: u32,
     pub message_bytes_max: u32,
+    pub region: Option<u32>,
 }
 impl<'a> Default for TenantArgs<'a> {
   #[inline]
@@ -511,6 +681,7 @@ impl<'a> Default for TenantArgs<'a> {
       quota_per_day: None,
       weight: 1,
       message_bytes_max: 0,
+      region: None,
     }
   }
 }
@@ -541,6 +712,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TenantBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(Tenant::VT_MESSAGE_BYTES_MAX, message_bytes_max, 0);
   }
   #[inline]
+  pub fn add_region(&mut self, region: u32) {
+    self.fbb_.push_slot_always::<u32>(Tenant::VT_REGION, region);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TenantBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TenantBuilder {
@@ -564,6 +739,7 @@ impl ::core::fmt::Debug for Tenant<'_> {
       ds.field("quota_per_day", &self.quota_per_day());
       ds.field("weight", &self.weight());
       ds.field("message_bytes_max", &self.message_bytes_max());
+      ds.field("region", &self.region());
       ds.finish()
   }
 }
@@ -588,6 +764,7 @@ impl<'a> Credential<'a> {
   pub const VT_USERNAME: ::flatbuffers::VOffsetT = 8;
   pub const VT_SECRET_HASHES: ::flatbuffers::VOffsetT = 10;
   pub const VT_DISABLED: ::flatbuffers::VOffsetT = 12;
+  pub const VT_MARKS: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -599,6 +776,7 @@ impl<'a> Credential<'a> {
     args: &'args CredentialArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Credential<'bldr>> {
     let mut builder = CredentialBuilder::new(_fbb);
+    if let Some(x) = args.marks { builder.add_marks(x); }
     if let Some(x) = args.secret_hashes { builder.add_secret_hashes(x); }
     if let Some(x) = args.username { builder.add_username(x); }
     builder.add_tenant(args.tenant);
@@ -643,6 +821,13 @@ impl<'a> Credential<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Credential::VT_DISABLED, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn marks(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(Credential::VT_MARKS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Credential<'_> {
@@ -656,6 +841,7 @@ impl ::flatbuffers::Verifiable for Credential<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("username", Self::VT_USERNAME, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("secret_hashes", Self::VT_SECRET_HASHES, false)?
      .visit_field::<bool>("disabled", Self::VT_DISABLED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("marks", Self::VT_MARKS, false)?
      .finish();
     Ok(())
   }
@@ -666,6 +852,7 @@ pub struct CredentialArgs<'a> {
     pub username: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub secret_hashes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
     pub disabled: bool,
+    pub marks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
 }
 impl<'a> Default for CredentialArgs<'a> {
   #[inline]
@@ -676,6 +863,7 @@ impl<'a> Default for CredentialArgs<'a> {
       username: None, // required field
       secret_hashes: None,
       disabled: false,
+      marks: None,
     }
   }
 }
@@ -706,6 +894,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CredentialBuilder<'a, 'b, A> 
     self.fbb_.push_slot::<bool>(Credential::VT_DISABLED, disabled, false);
   }
   #[inline]
+  pub fn add_marks(&mut self, marks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Credential::VT_MARKS, marks);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CredentialBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     CredentialBuilder {
@@ -729,6 +921,7 @@ impl ::core::fmt::Debug for Credential<'_> {
       ds.field("username", &self.username());
       ds.field("secret_hashes", &self.secret_hashes());
       ds.field("disabled", &self.disabled());
+      ds.field("marks", &self.marks());
       ds.finish()
   }
 }
@@ -1890,6 +2083,138 @@ impl ::core::fmt::Debug for Suppressions<'_> {
       ds.finish()
   }
 }
+pub enum RegionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Region<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Region<'a> {
+  type Inner = Region<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Region<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SUBMISSION_HOST: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Region { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RegionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Region<'bldr>> {
+    let mut builder = RegionBuilder::new(_fbb);
+    if let Some(x) = args.submission_host { builder.add_submission_host(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_id(args.id);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Region::VT_ID, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Region::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn submission_host(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Region::VT_SUBMISSION_HOST, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Region<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("id", Self::VT_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("submission_host", Self::VT_SUBMISSION_HOST, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RegionArgs<'a> {
+    pub id: u32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub submission_host: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for RegionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RegionArgs {
+      id: 0,
+      name: None, // required field
+      submission_host: None, // required field
+    }
+  }
+}
+
+pub struct RegionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: u32) {
+    self.fbb_.push_slot::<u32>(Region::VT_ID, id, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Region::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_submission_host(&mut self, submission_host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Region::VT_SUBMISSION_HOST, submission_host);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RegionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RegionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Region<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Region::VT_NAME,"name");
+    self.fbb_.required(o, Region::VT_SUBMISSION_HOST,"submission_host");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Region<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Region");
+      ds.field("id", &self.id());
+      ds.field("name", &self.name());
+      ds.field("submission_host", &self.submission_host());
+      ds.finish()
+  }
+}
 pub enum SnapshotOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1916,6 +2241,8 @@ impl<'a> Snapshot<'a> {
   pub const VT_ROUTES: ::flatbuffers::VOffsetT = 18;
   pub const VT_SUSPENSIONS: ::flatbuffers::VOffsetT = 20;
   pub const VT_SUPPRESSIONS: ::flatbuffers::VOffsetT = 22;
+  pub const VT_REGIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_SIGNPOSTS: ::flatbuffers::VOffsetT = 26;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1928,6 +2255,8 @@ impl<'a> Snapshot<'a> {
   ) -> ::flatbuffers::WIPOffset<Snapshot<'bldr>> {
     let mut builder = SnapshotBuilder::new(_fbb);
     builder.add_revision(args.revision);
+    if let Some(x) = args.signposts { builder.add_signposts(x); }
+    if let Some(x) = args.regions { builder.add_regions(x); }
     if let Some(x) = args.suppressions { builder.add_suppressions(x); }
     if let Some(x) = args.suspensions { builder.add_suspensions(x); }
     if let Some(x) = args.routes { builder.add_routes(x); }
@@ -2011,6 +2340,20 @@ impl<'a> Snapshot<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Suppressions>>>>(Snapshot::VT_SUPPRESSIONS, None)}
   }
+  #[inline]
+  pub fn regions(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region>>>>(Snapshot::VT_REGIONS, None)}
+  }
+  #[inline]
+  pub fn signposts(&self) -> Option<::flatbuffers::Vector<'a, Signpost>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Signpost>>>(Snapshot::VT_SIGNPOSTS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Snapshot<'_> {
@@ -2029,6 +2372,8 @@ impl ::flatbuffers::Verifiable for Snapshot<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Route>>>>("routes", Self::VT_ROUTES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Suspension>>>>("suspensions", Self::VT_SUSPENSIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Suppressions>>>>("suppressions", Self::VT_SUPPRESSIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Region>>>>("regions", Self::VT_REGIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Signpost>>>("signposts", Self::VT_SIGNPOSTS, false)?
      .finish();
     Ok(())
   }
@@ -2044,6 +2389,8 @@ pub struct SnapshotArgs<'a> {
     pub routes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Route<'a>>>>>,
     pub suspensions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Suspension<'a>>>>>,
     pub suppressions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Suppressions<'a>>>>>,
+    pub regions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region<'a>>>>>,
+    pub signposts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Signpost>>>,
 }
 impl<'a> Default for SnapshotArgs<'a> {
   #[inline]
@@ -2059,6 +2406,8 @@ impl<'a> Default for SnapshotArgs<'a> {
       routes: None,
       suspensions: None,
       suppressions: None,
+      regions: None,
+      signposts: None,
     }
   }
 }
@@ -2109,6 +2458,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_SUPPRESSIONS, suppressions);
   }
   #[inline]
+  pub fn add_regions(&mut self, regions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Region<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_REGIONS, regions);
+  }
+  #[inline]
+  pub fn add_signposts(&mut self, signposts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Signpost>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_SIGNPOSTS, signposts);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SnapshotBuilder {
@@ -2136,6 +2493,8 @@ impl ::core::fmt::Debug for Snapshot<'_> {
       ds.field("routes", &self.routes());
       ds.field("suspensions", &self.suspensions());
       ds.field("suppressions", &self.suppressions());
+      ds.field("regions", &self.regions());
+      ds.field("signposts", &self.signposts());
       ds.finish()
   }
 }

@@ -6,11 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{CredentialId, KeyId};
+use crate::region::Signpost;
 use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
 
 fn tenant(id: u32, weight: u32) -> Tenant {
     let name = format!("t{id}");
-    Tenant { id: TenantId(id), name, quota_per_day: None, weight, message_bytes_max: 1_024 }
+    Tenant { id: TenantId(id), name, quota_per_day: None, weight, message_bytes_max: 1_024, region: None }
 }
 
 fn content(tenants: u32) -> SnapshotContent {
@@ -32,6 +33,7 @@ fn content(tenants: u32) -> SnapshotContent {
                 username: format!("u{:09}", id.wrapping_mul(7_919) % 1_000_003),
                 secret_hashes: vec!["$argon2id$x".into()],
                 disabled: false,
+                marks: Vec::new(),
             })
             .collect(),
         domains: (1..=2 * tenants)
@@ -66,9 +68,11 @@ fn content(tenants: u32) -> SnapshotContent {
 
 /// A publication as it lies in a store.
 fn publish(content: SnapshotContent) -> (Manifest, HashMap<ChunkName, Arc<[u8]>>) {
-    let mut manifest = Manifest { revision: content.revision, ..Manifest::default() };
+    let regions = content.regions.clone();
+    let mut manifest = Manifest { revision: content.revision, regions, ..Manifest::default() };
     let mut bytes = HashMap::new();
-    for (place, part) in divide(content) {
+    let of: HashMap<_, _> = content.tenants.iter().map(|tenant| (tenant.id, tenant.region)).collect();
+    for (place, part) in divide(content, |tenant| of.get(&tenant).copied().flatten()) {
         let chunk = Chunk::encode(place, &part).unwrap();
         manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));
         bytes.insert(chunk.name, chunk.bytes);
@@ -124,7 +128,7 @@ fn a_chunk_that_is_missing_damaged_or_elsewhere_is_not_applied() {
     }
     // Bytes that are right, under the name of another place.
     let part = SnapshotContent { tenants: vec![tenant(1, 1)], ..SnapshotContent::default() };
-    let chunk = Chunk::encode(ChunkPlace { kind: ChunkKind::Tenants, bucket: 5 }, &part).unwrap();
+    let chunk = Chunk::encode(ChunkPlace::everywhere(ChunkKind::Tenants, 5), &part).unwrap();
     let manifest = Manifest { chunks: [(chunk.name.place, (chunk.name.hash, chunk.name.length))].into(), ..manifest };
     let refused = Assembly::default().apply(manifest, &[(chunk.name, chunk.bytes)]).unwrap_err();
     assert!(matches!(refused, PublicationError::Misplaced { key } if key.contains("tenants/5")));
@@ -156,14 +160,95 @@ fn suppressions_come_by_themselves_and_stay_over_publications() {
 
 #[test]
 fn a_key_names_its_chunk_and_what_is_no_key_names_none() {
-    let place = ChunkPlace { kind: ChunkKind::Routes, bucket: 17 };
-    let name = ChunkName { place, hash: ChunkHash(u128::MAX >> 3), length: 1 };
-    assert_eq!(parse_key(&name.key()), Some((place, name.hash)));
-    for key in
-        ["", "published/manifest", "published/chunks/x/1/2", "published/chunks/pools/1", "published/chunks/pools/-1/2"]
-    {
+    for region in [None, Some(RegionId(3))] {
+        let place = ChunkPlace { kind: ChunkKind::Routes, bucket: 17, region };
+        let name = ChunkName { place, hash: ChunkHash(u128::MAX >> 3), length: 1 };
+        assert_eq!(parse_key(&name.key()), Some((place, name.hash)));
+    }
+    for key in [
+        "",
+        "published/manifest",
+        "published/chunks/x/1/2",
+        "published/chunks/pools/1",
+        "published/chunks/pools/-1/2",
+        "published/chunks/pools/1@/2",
+    ] {
         assert_eq!(parse_key(key), None, "{key}");
     }
+}
+
+/// Two thirds of the tenants in regions, with all that is theirs.
+fn regional(tenants: u32) -> SnapshotContent {
+    let mut content = content(tenants);
+    let region =
+        |id, name: &str| Region { id: RegionId(id), name: name.into(), submission_host: format!("{name}.example") };
+    content.regions = vec![region(1, "eu"), region(2, "us")];
+    for tenant in &mut content.tenants {
+        tenant.region = Some(RegionId(tenant.id.0 % 3)).filter(|region| region.0 != 0);
+    }
+    for credential in &mut content.credentials {
+        let region = RegionId(credential.tenant.0 % 3);
+        if region.0 != 0 {
+            let mark = u64::from(credential.id.0) << 32;
+            credential.marks = vec![mark];
+            content.signposts.push(Signpost { mark, region, credential: credential.id });
+        }
+    }
+    content.suspensions = (1..=tenants)
+        .map(|id| Suspension {
+            id: SuspensionId(id),
+            target: SuspensionTarget::Tenant(TenantId(id)),
+            reason: "r".into(),
+        })
+        .collect();
+    content.pools.push(EgressPool {
+        id: PoolId(2),
+        name: "own".into(),
+        tenant: Some(TenantId(1)),
+        ..content.pools[0].clone()
+    });
+    content
+}
+
+#[test]
+fn a_host_reads_of_its_region_and_of_none_and_of_no_other() {
+    let (whole, bytes) = publish(regional(300));
+    for (region, served) in [("eu", &[0, 1][..]), ("us", &[0, 2]), ("", &[0]), ("other", &[0])] {
+        let manifest = whole.clone().within(region);
+        let mut assembly = Assembly::default();
+        assembly.apply(manifest.clone(), &fetch(&Assembly::default(), &manifest, &bytes)).unwrap();
+        let snapshot = assembly.snapshot();
+        let is_served = |tenant: TenantId| served.contains(&(tenant.0 % 3));
+        let expected: Vec<_> = (1..=300).map(TenantId).filter(|tenant| is_served(*tenant)).collect();
+        assert_eq!(snapshot.tenants.keys().copied().collect::<Vec<_>>(), expected, "{region}");
+        assert_eq!(snapshot.domains.len(), 2 * expected.len());
+        assert!(snapshot.credentials.values().all(|credential| is_served(credential.tenant)));
+        assert_eq!((snapshot.credentials.len(), snapshot.suspensions.len()), (expected.len(), expected.len()));
+        assert_eq!(snapshot.pools.contains_key(&PoolId(2)), served.contains(&1));
+        assert_eq!((snapshot.signposts.len(), snapshot.regions.len()), (200, 2));
+    }
+}
+
+#[test]
+fn a_record_of_one_region_in_the_chunk_of_another_is_not_applied() {
+    let (manifest, _) = publish(regional(3));
+    let of = |part, kind, region| {
+        let place = ChunkPlace { kind, bucket: 0, region };
+        let chunk = Chunk::encode(place, &part).unwrap();
+        let chunks = [(place, (chunk.name.hash, chunk.name.length))].into();
+        Assembly::default().apply(Manifest { chunks, ..manifest.clone() }, &[(chunk.name, chunk.bytes)])
+    };
+    let whole = regional(3);
+    let tenants = SnapshotContent { tenants: vec![whole.tenants[0].clone()], ..SnapshotContent::default() };
+    let eu = Some(RegionId(1));
+    of(tenants.clone(), ChunkKind::Tenants, eu).unwrap();
+    for region in [None, Some(RegionId(2))] {
+        let refused = of(tenants.clone(), ChunkKind::Tenants, region);
+        assert!(matches!(refused, Err(PublicationError::Misplaced { .. })), "{region:?}");
+    }
+    let credentials = SnapshotContent { credentials: whole.credentials[..1].to_vec(), ..SnapshotContent::default() };
+    let refused = of(credentials, ChunkKind::Credentials, None);
+    assert!(matches!(refused, Err(PublicationError::Content(SnapshotError::Dangling { .. }))));
 }
 
 proptest! {
@@ -172,14 +257,17 @@ proptest! {
     #[test]
     fn changes_in_any_order_end_as_a_fresh_start_would(steps in proptest::collection::vec((1_u32..200, 1_u32..5, any::<bool>()), 1..12)) {
         let mut assembly = Assembly::default();
-        let mut now = content(150);
+        let mut now = regional(150);
+        now.signposts.clear();
         for (revision, (id, weight, removes)) in (2..).zip(steps) {
             now.revision = Revision(revision);
             now.tenants.retain(|tenant| tenant.id != TenantId(id));
             now.credentials.retain(|credential| credential.tenant != TenantId(id) || !removes);
             now.domains.retain(|domain| domain.tenant != TenantId(id) || !removes);
+            now.suspensions.retain(|held| held.target != SuspensionTarget::Tenant(TenantId(id)) || !removes);
             if !removes {
-                now.tenants.push(tenant(id, weight));
+                let region = Some(RegionId(id % 3)).filter(|region| region.0 != 0);
+                now.tenants.push(Tenant { region, ..tenant(id, weight) });
                 now.tenants.sort_by_key(|tenant| tenant.id);
             }
             let (next, bytes) = publish(now.clone());

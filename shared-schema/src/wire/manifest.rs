@@ -1,12 +1,17 @@
 //! Manifests as flatbuffers.
 
-use flatbuffers::FlatBufferBuilder;
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
-use super::{FORMAT, WireError, check_format, check_frame, verifier};
+use super::{FORMAT, WireError, check_frame, verifier};
 use crate::generated::manifest as wire;
-use crate::ids::Revision;
-use crate::limits::{CHUNKS_MAX, MANIFEST_BYTES_MAX};
+use crate::ids::{RegionId, Revision};
+use crate::limits::{CHUNKS_MAX, MANIFEST_BYTES_MAX, REGIONS_MAX};
 use crate::publication::{ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest};
+use crate::region::Region;
+
+/// The format of a manifest with regions. A reader of format 1 would take the chunks of all for its own, so it has to
+/// refuse.
+const FORMAT_REGIONS: u16 = 2;
 
 /// The buffer of `manifest`.
 pub fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
@@ -16,8 +21,13 @@ pub fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
         wire::Chunk::new(high, low, name.place.bucket, name.length, kind_to_wire(name.place.kind))
     };
     let chunks: Vec<_> = manifest.chunks().map(chunk).collect();
+    let has_regions = !manifest.regions.is_empty();
+    let regions: Vec<_> = manifest.regions.iter().map(|region| put_region(&mut to, region)).collect();
+    let chunk_regions: Vec<_> = manifest.chunks.keys().map(|place| place.region.map_or(0, |region| region.0)).collect();
     let args = wire::ManifestArgs {
-        format: FORMAT,
+        format: if has_regions { FORMAT_REGIONS } else { FORMAT },
+        regions: has_regions.then(|| to.create_vector(&regions)),
+        chunk_regions: has_regions.then(|| to.create_vector(&chunk_regions)),
         revision: manifest.revision.0,
         published_ms: manifest.published_ms,
         suppressions: manifest.suppressions,
@@ -35,7 +45,9 @@ pub fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
 pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
     check_frame(bytes, wire::MANIFEST_IDENTIFIER, MANIFEST_BYTES_MAX)?;
     let root = wire::root_as_manifest_with_opts(&verifier(bytes.len()), bytes)?;
-    check_format(root.format())?;
+    if root.format() > FORMAT_REGIONS {
+        return Err(WireError::NewerFormat { found: root.format() });
+    }
     let chunks = root.chunks().map_or(0, |chunks| chunks.len());
     if chunks > CHUNKS_MAX {
         return Err(WireError::TooManyChunks { chunks, chunks_max: CHUNKS_MAX });
@@ -44,10 +56,13 @@ pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
         revision: Revision(root.revision()),
         published_ms: root.published_ms(),
         suppressions: root.suppressions(),
+        regions: root.regions().into_iter().flatten().take(REGIONS_MAX).map(read_region).collect(),
         ..Manifest::default()
     };
+    let mut regions = root.chunk_regions().into_iter().flatten();
     for chunk in root.chunks().into_iter().flatten() {
-        let place = ChunkPlace { kind: kind_from_wire(chunk.kind())?, bucket: chunk.bucket() };
+        let region = regions.next().filter(|region| *region != 0).map(RegionId);
+        let place = ChunkPlace { kind: kind_from_wire(chunk.kind())?, bucket: chunk.bucket(), region };
         let hash = ChunkHash(u128::from(chunk.hash_high()) << 64 | u128::from(chunk.hash_low()));
         if manifest.chunks.last_key_value().is_some_and(|(last, _)| *last >= place) {
             return Err(WireError::ChunkOrder { kind: place.kind.name(), bucket: place.bucket });
@@ -55,6 +70,17 @@ pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
         manifest.chunks.insert(place, (hash, chunk.length()));
     }
     Ok(manifest)
+}
+
+fn put_region<'b>(to: &mut FlatBufferBuilder<'b>, region: &Region) -> WIPOffset<wire::Region<'b>> {
+    let (name, submission_host) = (to.create_string(&region.name), to.create_string(&region.submission_host));
+    let args = wire::RegionArgs { id: region.id.0, name: Some(name), submission_host: Some(submission_host) };
+    wire::Region::create(to, &args)
+}
+
+fn read_region(region: wire::Region<'_>) -> Region {
+    let (name, submission_host) = (region.name().to_owned(), region.submission_host().to_owned());
+    Region { id: RegionId(region.id()), name, submission_host }
 }
 
 fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
@@ -66,6 +92,7 @@ fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
         ChunkKind::Pools => wire::ChunkKind::Pools,
         ChunkKind::Routes => wire::ChunkKind::Routes,
         ChunkKind::Suspensions => wire::ChunkKind::Suspensions,
+        ChunkKind::Signposts => wire::ChunkKind::Signposts,
     }
 }
 
@@ -79,30 +106,61 @@ mod tests {
     use super::*;
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/manifest-1.bin");
+    /// With regions.
+    const GOLDEN_2: &[u8] = include_bytes!("../../golden/manifest-2.bin");
 
     fn sample() -> Manifest {
-        let place = |kind, bucket| ChunkPlace { kind, bucket };
+        let place = ChunkPlace::everywhere;
         let chunks = [
             (place(ChunkKind::Tenants, 0), (ChunkHash(u128::MAX - 5), 300)),
             (place(ChunkKind::Tenants, 9), (ChunkHash(1 << 64), 1)),
             (place(ChunkKind::Suspensions, 0), (ChunkHash(7), 2)),
         ];
-        Manifest { revision: Revision(12), published_ms: 1_795_000_000_123, suppressions: 3, chunks: chunks.into() }
+        Manifest {
+            revision: Revision(12),
+            published_ms: 1_795_000_000_123,
+            suppressions: 3,
+            chunks: chunks.into(),
+            regions: vec![],
+        }
+    }
+
+    fn regional() -> Manifest {
+        let mut manifest = sample();
+        let region =
+            |id, name: &str, host: &str| Region { id: RegionId(id), name: name.into(), submission_host: host.into() };
+        manifest.regions = vec![region(1, "eu", "mail.eu.example"), region(4, "us", "mail.us.example")];
+        for (region, hash) in [(1, 8), (4, 9)] {
+            let place = ChunkPlace { kind: ChunkKind::Tenants, bucket: 0, region: Some(RegionId(region)) };
+            manifest.chunks.insert(place, (ChunkHash(hash), 100));
+        }
+        manifest.chunks.insert(ChunkPlace::everywhere(ChunkKind::Signposts, 0), (ChunkHash(10), 50));
+        manifest
     }
 
     #[test]
     fn the_committed_bytes_are_read_and_written_as_ever() {
         assert_eq!(decode_manifest(GOLDEN).unwrap(), sample());
         assert_eq!(encode_manifest(&sample()), GOLDEN, "a change of the form needs a new format");
+        assert_eq!(decode_manifest(GOLDEN_2).unwrap(), regional());
+        assert_eq!(encode_manifest(&regional()), GOLDEN_2, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn who_knows_no_regions_refuses_a_manifest_that_has_some() {
+        let format = |bytes: &[u8]| wire::root_as_manifest(bytes).unwrap().format();
+        assert_eq!((format(GOLDEN), format(GOLDEN_2)), (FORMAT, FORMAT_REGIONS));
     }
 
     #[test]
     fn every_flipped_bit_of_the_committed_bytes_is_survived() {
-        for at in 0..GOLDEN.len() * 8 {
-            let mut bytes = GOLDEN.to_vec();
-            bytes[at / 8] ^= 1 << (at % 8);
-            let _ = decode_manifest(&bytes);
-            let _ = decode_manifest(&bytes[..at / 8]);
+        for golden in [GOLDEN, GOLDEN_2] {
+            for at in 0..golden.len() * 8 {
+                let mut bytes = golden.to_vec();
+                bytes[at / 8] ^= 1 << (at % 8);
+                let _ = decode_manifest(&bytes);
+                let _ = decode_manifest(&bytes[..at / 8]);
+            }
         }
     }
 
@@ -120,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_largest_manifest_is_within_its_bound() {
-        let place = |bucket| (ChunkPlace { kind: ChunkKind::Domains, bucket }, (ChunkHash(1), 1));
+        let place = |bucket| (ChunkPlace::everywhere(ChunkKind::Domains, bucket), (ChunkHash(1), 1));
         let manifest = Manifest { chunks: (0..CHUNKS_MAX as u32).map(place).collect(), ..Manifest::default() };
         assert_eq!(decode_manifest(&encode_manifest(&manifest)).unwrap(), manifest);
     }

@@ -5,8 +5,9 @@ use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
 use crate::allocation::{Carrier, HostName, HostNeeds};
 use crate::generated::snapshot as wire;
-use crate::ids::{CredentialId, KeyId, PoolId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::region::{Region, Signpost};
 use crate::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, SnapshotContent,
     Suppression, Suspension, SuspensionTarget, Tenant,
@@ -29,6 +30,9 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
     sorted.dedup();
     let groups: Vec<_> = sorted.chunk_by(|a, b| a.tenant == b.tenant).map(|group| put_group(to, group)).collect();
     let suppressions = to.create_vector(&groups);
+    let regions = (!content.regions.is_empty()).then(|| put_list(to, &content.regions, put_region));
+    let signpost = |post: &Signpost| wire::Signpost::new(post.mark, post.region.0, post.credential.0);
+    let signposts: Vec<_> = content.signposts.iter().map(signpost).collect();
     let args = wire::SnapshotArgs {
         format: FORMAT,
         revision: content.revision.0,
@@ -40,6 +44,9 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         routes: Some(routes),
         suspensions: Some(suspensions),
         suppressions: Some(suppressions),
+        regions,
+        // Left out where there are none: those bytes are as they were before there were regions.
+        signposts: (!signposts.is_empty()).then(|| to.create_vector(&signposts)),
     };
     let root = wire::Snapshot::create(to, &args);
     wire::finish_snapshot_buffer(to, root);
@@ -64,6 +71,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         routes: root.routes().into_iter().flatten().map(read_route).collect(),
         suspensions: root.suspensions().into_iter().flatten().map(read_suspension).collect::<Result<_, _>>()?,
         suppressions: root.suppressions().into_iter().flatten().flat_map(read_group).collect(),
+        regions: root.regions().into_iter().flatten().map(read_region).collect(),
+        signposts: root.signposts().into_iter().flatten().map(read_signpost).collect(),
     })
 }
 
@@ -85,6 +94,7 @@ fn put_tenant<'b>(to: &mut FlatBufferBuilder<'b>, tenant: &Tenant) -> WIPOffset<
         quota_per_day: tenant.quota_per_day,
         weight: tenant.weight,
         message_bytes_max: tenant.message_bytes_max,
+        region: tenant.region.map(|region| region.0),
     };
     wire::Tenant::create(to, &args)
 }
@@ -96,6 +106,7 @@ fn read_tenant(tenant: wire::Tenant<'_>) -> Tenant {
         quota_per_day: tenant.quota_per_day(),
         weight: tenant.weight(),
         message_bytes_max: tenant.message_bytes_max(),
+        region: tenant.region().map(RegionId),
     }
 }
 
@@ -107,6 +118,7 @@ fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -
         username: Some(to.create_string(&credential.username)),
         secret_hashes: Some(to.create_vector(&hashes)),
         disabled: credential.disabled,
+        marks: (!credential.marks.is_empty()).then(|| to.create_vector(&credential.marks)),
     };
     wire::Credential::create(to, &args)
 }
@@ -118,6 +130,7 @@ fn read_credential(credential: wire::Credential<'_>) -> Credential {
         username: credential.username().to_owned(),
         secret_hashes: credential.secret_hashes().into_iter().flatten().map(str::to_owned).collect(),
         disabled: credential.disabled(),
+        marks: credential.marks().into_iter().flatten().collect(),
     }
 }
 
@@ -320,6 +333,21 @@ fn read_suspension(suspension: wire::Suspension<'_>) -> Result<Suspension, WireE
     Ok(Suspension { id: SuspensionId(suspension.id()), target, reason: suspension.reason().to_owned() })
 }
 
+fn put_region<'b>(to: &mut FlatBufferBuilder<'b>, region: &Region) -> WIPOffset<wire::Region<'b>> {
+    let (name, submission_host) = (to.create_string(&region.name), to.create_string(&region.submission_host));
+    let args = wire::RegionArgs { id: region.id.0, name: Some(name), submission_host: Some(submission_host) };
+    wire::Region::create(to, &args)
+}
+
+fn read_region(region: wire::Region<'_>) -> Region {
+    let (name, submission_host) = (region.name().to_owned(), region.submission_host().to_owned());
+    Region { id: RegionId(region.id()), name, submission_host }
+}
+
+fn read_signpost(post: &wire::Signpost) -> Signpost {
+    Signpost { mark: post.mark(), region: RegionId(post.region()), credential: CredentialId(post.credential()) }
+}
+
 fn put_group<'b>(to: &mut FlatBufferBuilder<'b>, group: &[&Suppression]) -> WIPOffset<wire::Suppressions<'b>> {
     let addresses: Vec<_> = group.iter().map(|suppression| to.create_string(&suppression.address)).collect();
     let args = wire::SuppressionsArgs {
@@ -361,6 +389,7 @@ mod tests {
                 quota_per_day: Some(1_000),
                 weight: 2,
                 message_bytes_max: 1_048_576,
+                region: None,
             }],
             credentials: vec![Credential {
                 id: CredentialId(1),
@@ -368,6 +397,7 @@ mod tests {
                 username: "default".into(),
                 secret_hashes: vec!["$argon2id$one".into(), "$argon2id$two".into()],
                 disabled: false,
+                marks: Vec::new(),
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),
@@ -400,6 +430,8 @@ mod tests {
                 Suppression { tenant: TenantId(1), address: "a@receiver.example".into() },
                 Suppression { tenant: TenantId(1), address: "b@receiver.example".into() },
             ],
+            regions: Vec::new(),
+            signposts: Vec::new(),
         }
     }
 
@@ -408,17 +440,24 @@ mod tests {
     }
 
     fn tenancy() -> impl Strategy<Value = (Vec<Tenant>, Vec<Credential>, Vec<SendingDomain>)> {
-        let tenant = (any::<(u32, Option<u64>, u32, u32)>(), word()).prop_map(|(n, name)| Tenant {
+        let tenant = (any::<(u32, Option<u64>, u32, u32, Option<u32>)>(), word()).prop_map(|(n, name)| Tenant {
             id: TenantId(n.0),
             name,
             quota_per_day: n.1,
             weight: n.2,
             message_bytes_max: n.3,
+            region: n.4.map(RegionId),
         });
-        let credential =
-            (any::<(u32, u32, bool)>(), word(), vec(word(), 0..3)).prop_map(|(n, username, secret_hashes)| {
-                Credential { id: CredentialId(n.0), tenant: TenantId(n.1), username, secret_hashes, disabled: n.2 }
-            });
+        let credential = (any::<(u32, u32, bool, Vec<u64>)>(), word(), vec(word(), 0..3)).prop_map(
+            |(n, username, secret_hashes)| Credential {
+                id: CredentialId(n.0),
+                tenant: TenantId(n.1),
+                username,
+                secret_hashes,
+                disabled: n.2,
+                marks: n.3,
+            },
+        );
         let algorithm = proptest::sample::select(&[KeyAlgorithm::RsaSha256, KeyAlgorithm::Ed25519Sha256][..]);
         let key = (any::<u32>(), word(), algorithm, vec(any::<u8>(), 0..9), word()).prop_map(
             |(id, selector, algorithm, sealed_private_key, public_key)| DkimKey {
@@ -493,7 +532,19 @@ mod tests {
         let suppression =
             (0_u32..3, word()).prop_map(|(tenant, address)| Suppression { tenant: TenantId(tenant), address });
         let stops = (vec(suspension, 0..4), proptest::collection::btree_set(suppression, 0..12));
-        (any::<u64>(), tenancy(), egress(), stops).prop_map(|(revision, tenancy, egress, stops)| SnapshotContent {
+        let region = (any::<u32>(), word(), word()).prop_map(|(id, name, submission_host)| Region {
+            id: RegionId(id),
+            name,
+            submission_host,
+        });
+        let signpost = any::<(u64, u32, u32)>().prop_map(|(mark, region, credential)| Signpost {
+            mark,
+            region: RegionId(region),
+            credential: CredentialId(credential),
+        });
+        let places = (vec(region, 0..3), vec(signpost, 0..5));
+        let parts = (any::<u64>(), tenancy(), egress(), stops, places);
+        parts.prop_map(|(revision, tenancy, egress, stops, places)| SnapshotContent {
             revision: Revision(revision),
             tenants: tenancy.0,
             credentials: tenancy.1,
@@ -503,6 +554,8 @@ mod tests {
             routes: egress.2,
             suspensions: stops.0,
             suppressions: stops.1.into_iter().collect(),
+            regions: places.0,
+            signposts: places.1,
         })
     }
 

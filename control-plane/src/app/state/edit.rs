@@ -10,9 +10,10 @@ use std::hash::Hash;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postrail_schema::allocation::HostNeeds;
-use postrail_schema::ids::{PoolId, SendingDomainId, SourceId, TenantId};
+use postrail_schema::ids::{PoolId, RegionId, SendingDomainId, SourceId, TenantId};
 use postrail_schema::keys;
-use postrail_schema::limits::{LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, STATE_ERRORS_MAX};
+use postrail_schema::limits::{LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX};
+use postrail_schema::region::Region;
 use postrail_schema::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Suspension,
     SuspensionTarget, Tenant,
@@ -24,8 +25,8 @@ use super::super::keys::{ALGORITHMS, MasterKey, is_pair};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
-    CredentialEntry, Document, DomainEntry, PoolEntry, Record, RouteEntry, SealedKey, SettingsEntry, SourceEntry,
-    SuspensionEntry, TenantEntry, Verification,
+    CredentialEntry, Document, DomainEntry, PoolEntry, Record, RegionEntry, RouteEntry, SealedKey, SettingsEntry,
+    SourceEntry, SuspensionEntry, TenantEntry, Verification,
 };
 use crate::store::Write;
 
@@ -43,6 +44,7 @@ pub(super) fn edit(
     if let Some(settings) = &document.settings {
         editor.settings(settings)?;
     }
+    editor.kind(&document.regions, Editor::regions)?;
     editor.kind(&document.tenants, Editor::tenants)?;
     editor.kind(&document.sources, Editor::sources)?;
     editor.kind(&document.pools, Editor::pools)?;
@@ -163,6 +165,43 @@ impl Editor<'_> {
         if settings == self.draft.desired.settings { Ok(()) } else { self.draft.put_settings(settings) }
     }
 
+    fn regions(&mut self, entries: &[RegionEntry]) -> Result<(), AppError> {
+        let known = ids(self.draft.desired.regions.values().map(|region| (region.name.clone(), region.id)));
+        let mut wanted = Wanted::<Region>::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let name = self.checked(wanted.place(at, "name"), names::slug("", &entry.name));
+            let host = names::domain("", &entry.submission_host, true);
+            let host = self.checked(wanted.place(at, "submission_host"), host);
+            let (Some(name), Some(submission_host)) = (name, host) else { continue };
+            let pointer = wanted.place(at, "name");
+            if !self.once(&mut wanted, pointer, name.clone()) {
+                continue;
+            }
+            let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_region());
+            wanted.want(Region { id, name, submission_host });
+        }
+        if wanted.records.len() > REGIONS_MAX {
+            self.fault("/regions".to_owned(), format!("there are at most {REGIONS_MAX} regions"));
+        }
+        self.settle(wanted)
+    }
+
+    /// The region of a tenant, which stays what it was.
+    fn region_of(
+        &mut self,
+        pointer: String,
+        entry: &TenantEntry,
+        former: Option<TenantId>,
+    ) -> Option<Option<RegionId>> {
+        let all = ids(self.draft.desired.regions.values().map(|region| (region.name.clone(), region.id)));
+        let region = self.named_if(pointer.clone(), "region", entry.region.as_ref(), &all)?;
+        if former.is_some_and(|former| self.draft.desired.region_of(former) != region) {
+            self.fault(pointer, "a tenant stays in the region that it was made in: make another one");
+            return None;
+        }
+        Some(region)
+    }
+
     fn tenants(&mut self, entries: &[TenantEntry]) -> Result<(), AppError> {
         let known = self.tenant_ids();
         let mut wanted = Wanted::<Tenant>::new();
@@ -171,13 +210,16 @@ impl Editor<'_> {
             let weight = self.checked(wanted.place(at, "weight"), tenants::checked_weight(entry.weight));
             let size = tenants::checked_size(entry.message_bytes_max);
             let size = self.checked(wanted.place(at, "message_bytes_max"), size);
+            let former = known.get(&entry.name).copied();
+            let region = self.region_of(wanted.place(at, "region"), entry, former);
             let (Some(name), Some(weight), Some(message_bytes_max)) = (name, weight, size) else { continue };
+            let Some(region) = region else { continue };
             let pointer = wanted.place(at, "name");
             if !self.once(&mut wanted, pointer, name.clone()) {
                 continue;
             }
             let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_tenant());
-            wanted.want(Tenant { id, name, quota_per_day: entry.quota_per_day, weight, message_bytes_max });
+            wanted.want(Tenant { id, name, quota_per_day: entry.quota_per_day, weight, message_bytes_max, region });
         }
         self.settle(wanted)
     }
@@ -272,12 +314,28 @@ impl Editor<'_> {
             }
             let id = known.get(&username).copied();
             let former = id.and_then(|id| self.draft.desired.credentials.get(&id));
-            let former = former.map(|credential| credential.secret_hashes.clone());
-            let secret_hashes = entry.secret_hashes.clone().or(former).unwrap_or_default();
+            let (former, former_marks) =
+                former.map(|known| (known.secret_hashes.clone(), known.marks.clone())).unwrap_or_default();
+            let secret_hashes = entry.secret_hashes.clone().unwrap_or_else(|| former.clone());
+            let Some(marks) = self.marks(wanted.place(at, "marks"), entry) else { continue };
+            // Marks are those of secrets: of others they say nothing.
+            let kept = if secret_hashes == former { former_marks } else { Vec::new() };
+            let marks = marks.unwrap_or(kept);
             let id = id.unwrap_or_else(|| self.draft.counters().next_credential());
-            wanted.want(Credential { id, tenant, username, secret_hashes, disabled: entry.disabled });
+            wanted.want(Credential { id, tenant, username, secret_hashes, disabled: entry.disabled, marks });
         }
         self.settle(wanted)
+    }
+
+    /// The marks of a credential; `Some(None)`: the document says nothing of them.
+    fn marks(&mut self, pointer: String, entry: &CredentialEntry) -> Option<Option<Vec<u64>>> {
+        let Some(marks) = &entry.marks else { return Some(None) };
+        let read: Option<Vec<u64>> = marks.iter().map(|mark| u64::from_str_radix(mark, 16).ok()).collect();
+        if read.is_none() || marks.len() > LIVE_SECRETS_MAX {
+            self.fault(pointer, format!("these are at most {LIVE_SECRETS_MAX} numbers of 16 hexadecimal digits"));
+            return None;
+        }
+        Some(read)
     }
 
     fn domains(&mut self, entries: &[DomainEntry]) -> Result<(), AppError> {

@@ -18,7 +18,7 @@ use crate::store::EmbeddedStore;
 use crate::store::suite::Etcd;
 
 fn name(bucket: u32, hash: u128) -> ChunkName {
-    ChunkName { place: ChunkPlace { kind: ChunkKind::Tenants, bucket }, hash: ChunkHash(hash), length: 1 }
+    ChunkName { place: ChunkPlace::everywhere(ChunkKind::Tenants, bucket), hash: ChunkHash(hash), length: 1 }
 }
 
 fn manifest(chunks: &[ChunkName]) -> Write {
@@ -55,10 +55,10 @@ fn app(folder: &Path, store: &Arc<dyn ConfigStore>) -> App {
         store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(Vec::new()),
-        allocation: None,
         master: Zeroizing::new([9; 32]),
         resolver: Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
+        region: String::new(),
     })
     .unwrap()
 }
@@ -105,7 +105,8 @@ fn readers_see_whole_publications(store: &Arc<dyn ConfigStore>) {
     let hostname = "mail.sender.example".to_owned();
     apps[0].bootstrap(&Bootstrap { hostname, ..Bootstrap::default() }, "po_token").unwrap();
     for n in 0..140 {
-        let new = NewTenant { name: format!("t{n}"), quota_per_day: None, weight: 1, message_bytes_max: 1_024 };
+        let new =
+            NewTenant { name: format!("t{n}"), quota_per_day: None, weight: 1, message_bytes_max: 1_024, region: None };
         apps[0].create_tenant(&new).unwrap();
     }
     change(&apps[0], 1);

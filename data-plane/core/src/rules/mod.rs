@@ -236,6 +236,7 @@ mod tests {
                 quota_per_day: None,
                 weight: 1,
                 message_bytes_max: 1_000_000,
+                region: None,
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),

@@ -46,6 +46,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
         quota_per_day: None,
         weight: 1,
         message_bytes_max: 1_000_000,
+        region: None,
     };
     SnapshotContent {
         revision: Revision(1),

@@ -69,6 +69,7 @@ fn content() -> SnapshotContent {
             quota_per_day: None,
             weight: 1,
             message_bytes_max: 10 << 20,
+            region: None,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),
@@ -76,6 +77,7 @@ fn content() -> SnapshotContent {
             username: "client".to_owned(),
             secret_hashes: vec![secret_hash()],
             disabled: false,
+            marks: Vec::new(),
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),

@@ -24,17 +24,19 @@ pub(crate) enum DomainCommand {
         #[arg(long)]
         verification: Option<Verification>,
     },
+    /// Sending domains and whether they may send: `postrail domain list --tenant shop`
     List {
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// The domain with the records to publish
+    /// The domain with the records to publish: `postrail domain show example.org`
     Show {
         name: String,
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// The records to publish, ready to paste into a form, or with --zone into a zone file
+    /// The records to publish, ready to paste into a form, or with --zone into a zone file:
+    /// `postrail domain records example.org --zone`
     Records {
         name: String,
         #[arg(long)]
@@ -54,19 +56,22 @@ pub(crate) enum DomainCommand {
             value_parser = clap::value_parser!(u64).range(1..=86_400))]
         wait: Option<u64>,
     },
-    /// Say what lets it send: your word (`operator`), or its DNS records (`dns`)
+    /// Say what lets it send: your word (`operator`), or its DNS records (`dns`):
+    /// `postrail domain verification example.org dns`
     Verification {
         name: String,
         verification: Verification,
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// Send this domain's mail from a pool; without one, from the pool `default`
+    /// Send this domain's mail from a pool; without one, from the pool `default`:
+    /// `postrail domain assign example.org --pool bulk`
     Assign {
         name: String,
         #[arg(long)]
         pool: Option<String>,
     },
+    /// Remove a domain with its keys; its mail is refused at once: `postrail domain remove example.org`
     Remove {
         name: String,
         #[arg(long)]
@@ -95,6 +100,7 @@ impl Verification {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum SettingsCommand {
+    /// What is set: `postrail settings show`
     Show,
     /// Change what is named: `postrail settings set --domain-verification dns`
     Set {

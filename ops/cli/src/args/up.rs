@@ -87,6 +87,23 @@ pub(crate) struct UpOptions {
     pub(crate) fleet: FleetOptions,
 }
 
+const MOVE_EXAMPLES: &str = "\
+Examples:
+  systemctl stop postrail
+  postrail move-to-etcd --etcd http://10.0.0.5:2379
+  postrail move-to-etcd --data /srv/postrail --etcd https://10.0.0.5:2379 --etcd-ca /etc/postrail/etcd-ca.pem
+
+Tenants, credentials, domains and their keys keep their numbers, so that mail in the spool goes on as it was accepted. The
+cluster must be empty. The file is kept beside, as config.db.moved.";
+
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = MOVE_EXAMPLES)]
+pub(crate) struct MoveOptions {
+    /// Those that say where etcd is count
+    #[command(flatten)]
+    pub(crate) fleet: FleetOptions,
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogForm {

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
 use postrail_data_plane::feed::{Feed, FeedStatus};
-use postrail_schema::keys::{LEADER, MANIFEST, PUBLISHED};
+use postrail_schema::keys::{self, MANIFEST, PUBLISHED};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
-use postrail_schema::publication::{ChunkName, Manifest};
+use postrail_schema::publication::{ChunkName, Manifest, parse_key};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
@@ -33,6 +33,7 @@ pub(crate) struct Follower {
     written: HashMap<String, Arc<[u8]>>,
     written_bytes: usize,
     token: String,
+    region: String,
     http: reqwest::Client,
 }
 
@@ -43,16 +44,16 @@ enum Next {
 }
 
 impl Follower {
-    /// `token`: what control planes of the cluster want to be shown.
+    /// `token`: what control planes of the cluster want to be shown. `region`: whose control plane has our suppressions.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, token: String) -> Result<Self> {
+    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, token: String, region: String) -> Result<Self> {
         let http =
             reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT).build();
         let status = feed.status();
         let http = http.context("cannot make an HTTP client")?;
-        Ok(Self { store, feed: Some(feed), status, written: HashMap::new(), written_bytes: 0, token, http })
+        Ok(Self { store, feed: Some(feed), status, written: HashMap::new(), written_bytes: 0, token, region, http })
     }
 
     /// Runs until `stop` is true.
@@ -132,10 +133,15 @@ impl Follower {
     /// Keeps chunks that were written; the last manifest among the changes.
     fn note(&mut self, changes: Vec<Change>) -> Option<Vec<u8>> {
         let mut manifest = None;
+        let own = self.feed.as_ref().and_then(Feed::region);
         for Change { key, value } in changes {
             let Some(value) = value else { continue };
             if key == MANIFEST {
                 manifest = Some(value);
+                continue;
+            }
+            // What belongs to another region is not for us, and not even for our memory.
+            if parse_key(&key).is_none_or(|(place, _)| place.region.is_some() && place.region != own) {
                 continue;
             }
             // What is left out here is fetched when it is named.
@@ -209,7 +215,7 @@ impl Follower {
 
     /// The suppressions of the leading control plane, with their version.
     async fn download(&self) -> Result<(u64, Vec<u8>)> {
-        let (store, keys) = (Arc::clone(&self.store), vec![LEADER.to_owned()]);
+        let (store, keys) = (Arc::clone(&self.store), vec![keys::leader(&self.region)]);
         let listing = blocking(move || store.get(&keys)).await?.context("cannot look who leads")?;
         let leader = listing.entries.first().context("no control plane leads")?;
         let at = std::str::from_utf8(&leader.value).context("the leader's address is no text")?;

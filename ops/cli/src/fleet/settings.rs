@@ -29,7 +29,7 @@ pub(crate) struct FleetOptions {
     /// This host's name among the fleet's [default: the first label of --hostname]
     #[arg(long, value_name = "NAME", requires = "etcd")]
     pub(crate) host_name: Option<String>,
-    /// The region that this host is in
+    /// The region that this host is in: it serves the tenants of it and those without, and takes and keeps nothing of others
     #[arg(long, value_name = "NAME", requires = "etcd")]
     pub(crate) region: Option<String>,
     /// Interface that addresses may be put on (repeatable; the first one takes those whose source names none) [default:
@@ -132,6 +132,10 @@ impl FleetOptions {
         // The rules of a host's name make a good part of a key as well.
         let cluster = HostName::new(cluster.clone()).with_context(|| format!("--cluster {cluster}"))?;
         let named = |name: String| HostName::new(name.clone()).with_context(|| format!("--host-name {name}"));
+        let region = match self.region {
+            Some(region) => HostName::new(region.clone()).with_context(|| format!("--region {region}"))?.to_string(),
+            None => String::new(),
+        };
         let user = match self.etcd_user {
             None => None,
             Some(user) => {
@@ -171,7 +175,7 @@ impl FleetOptions {
             },
             role: self.role,
             host_name: self.host_name.map(named).transpose()?,
-            region: self.region.unwrap_or_default(),
+            region,
             nics: bounded("nic", self.nic, HOST_NICS_MAX)?,
             routed: self.routed,
             capabilities: capabilities(self.capability)?,

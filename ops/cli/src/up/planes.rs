@@ -77,6 +77,11 @@ impl PlanesOptions {
         u16::try_from(self.pins.len()).unwrap_or(u16::MAX)
     }
 
+    /// The region that this process is in; empty: none.
+    fn region(&self) -> &str {
+        self.fleet.as_ref().map_or("", |fleet| &fleet.region)
+    }
+
     /// This host's name in the fleet: as told, else the first label of its host name.
     fn host_name(&self) -> Result<HostName> {
         if let Some(told) = self.fleet.as_ref().and_then(|fleet| fleet.host_name.clone()) {
@@ -190,7 +195,10 @@ impl Planes {
 fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
     Ok(match &options.fleet {
         Some(fleet) => Arc::new(EtcdStore::open(&fleet.etcd)?),
-        None => Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?),
+        None => {
+            fleet::found::check_not_moved(&options.data)?;
+            Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?)
+        }
     })
 }
 
@@ -206,6 +214,7 @@ async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> 
         data_planes,
         resolvers: options.resolvers.clone(),
         api: options.api,
+        region: options.region().to_owned(),
     };
     let bootstrap = control::Bootstrap {
         hostname: options.hostname.clone(),
@@ -239,7 +248,7 @@ async fn start_data_plane(
     let started = tokio::task::spawn_blocking(move || node::start(config)).await;
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
-    let follower = Follower::new(Arc::clone(&store), feed, token)?;
+    let follower = Follower::new(Arc::clone(&store), feed, token, options.region().to_owned())?;
     tasks.spawn(follower.run(stopped.clone()));
     match options.fleet.as_ref().zip(bringing) {
         // Where control planes are out of reach, it runs with what it has kept.
@@ -307,6 +316,7 @@ async fn failed(started: Option<control::Started>, options: &PlanesOptions, erro
 
 fn node_config(options: &PlanesOptions, token: &str) -> NodeConfig {
     NodeConfig {
+        region: options.region().to_owned(),
         is_leasing: options.fleet.is_some(),
         data: options.data.clone(),
         hostname: options.hostname.clone(),

@@ -18,6 +18,7 @@ fn snapshot() -> Snapshot {
         quota_per_day: None,
         weight: 1,
         message_bytes_max: 100_000,
+        region: None,
     };
     let domain = |id, tenant, name: &str| SendingDomain {
         id: SendingDomainId(id),

@@ -11,7 +11,14 @@ use crate::mail::{Address, Envelope, Notify, TlsFacts};
 
 fn tenant(id: u32) -> Tenant {
     let bytes_max = 100_000;
-    Tenant { id: TenantId(id), name: format!("t{id}"), quota_per_day: None, weight: 1, message_bytes_max: bytes_max }
+    Tenant {
+        id: TenantId(id),
+        name: format!("t{id}"),
+        quota_per_day: None,
+        weight: 1,
+        message_bytes_max: bytes_max,
+        region: None,
+    }
 }
 
 fn domain(id: u32, tenant: u32, name: &str) -> SendingDomain {
@@ -35,6 +42,7 @@ fn snapshot_with(change: impl FnOnce(&mut SnapshotContent)) -> Snapshot {
             username: "bob".into(),
             secret_hashes: Vec::new(),
             disabled: false,
+            marks: Vec::new(),
         }],
         domains: vec![domain(11, 1, "a.example"), domain(12, 1, "b.example"), domain(21, 2, "other.example")],
         ..SnapshotContent::default()

@@ -1,0 +1,97 @@
+//! Regions: hosts that serve some tenants alone, and what is refused elsewhere.
+//!
+//! A tenant's region is said when it is made and stays: what its mail left in spools, journals and ledgers does not move
+//! with a setting. What depends on the data planes that run (`problems_of_hosts`) is read from the store when asked.
+
+use postrail_schema::host::HostAnnouncement;
+use postrail_schema::ids::TenantId;
+use postrail_schema::keys::{self, HOSTS, LEADER};
+use postrail_schema::limits::REGIONS_MAX;
+use postrail_schema::problem::Problem;
+use postrail_schema::region::Region;
+
+use super::{App, AppError, Precondition, names};
+use crate::plan::{Presence, RegionEntry, region_problems};
+
+/// A region to make, or to replace under its name.
+#[derive(Clone, Debug)]
+pub(crate) struct NewRegion {
+    pub name: String,
+    pub submission_host: String,
+}
+
+impl App {
+    /// Makes a region, or with `replace` changes the one of that name.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), a value is malformed, or there are too many.
+    pub(crate) fn put_region(&self, new: &NewRegion, replace: Option<&Precondition>) -> Result<Region, AppError> {
+        let name = names::slug("/name", &new.name)?;
+        let submission_host = names::domain("/submission_host", &new.submission_host, true)?;
+        self.change(|draft| {
+            let id = match (draft.desired.region(&name), replace) {
+                (Some(region), Some(when)) => {
+                    when.check(&RegionEntry::of(region))?;
+                    region.id
+                }
+                (None, None) => draft.counters().next_region(),
+                (Some(_), None) => return Err(AppError::conflict(format!("region {name} exists"))),
+                (None, Some(_)) => return Err(AppError::not_found("region", &*name)),
+            };
+            let region = Region { id, name: name.clone(), submission_host: submission_host.clone() };
+            draft.put(region.clone())?;
+            if draft.desired.regions.len() > REGIONS_MAX {
+                return Err(AppError::conflict(format!("there are {REGIONS_MAX} regions already")));
+            }
+            Ok(region)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist, or a tenant is in it.
+    pub(crate) fn delete_region(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
+        self.change(|draft| {
+            let region = draft.desired.region(name).ok_or_else(|| AppError::not_found("region", name))?;
+            when.check(&RegionEntry::of(region))?;
+            let id = region.id;
+            if let Some(tenant) = draft.desired.tenants.values().find(|tenant| tenant.region == Some(id)) {
+                return Err(AppError::conflict(format!("tenant {} is in region {name}", tenant.name)));
+            }
+            draft.delete::<Region>(&id);
+            Ok(())
+        })
+    }
+
+    /// Refuses what would store something of `tenant` in the ledger of another region.
+    ///
+    /// # Errors
+    /// [`AppError::WrongRegion`].
+    pub(crate) fn check_region(&self, tenant: TenantId) -> Result<(), AppError> {
+        let desired = self.desired();
+        let region = desired.region_of(tenant).and_then(|region| desired.regions.get(&region));
+        let Some(region) = region.filter(|region| region.name != self.region) else { return Ok(()) };
+        let leader = self.store.get(&[keys::leader(&region.name)])?;
+        let at = leader.entries.first().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+        Err(AppError::WrongRegion { region: region.name.clone(), at })
+    }
+
+    /// What the data planes and control planes that run say of regions.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn problems_of_hosts(&self) -> Result<Vec<Problem>, AppError> {
+        let mut presence = Presence::default();
+        for entry in self.store.list(HOSTS)?.entries {
+            let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
+            // What cannot be read is told where it is followed.
+            if let Ok(host) = serde_json::from_slice::<HostAnnouncement>(&entry.value) {
+                presence.hosts.insert(name, host.region);
+            }
+        }
+        for entry in self.store.list(LEADER)?.entries {
+            let region = entry.key.strip_prefix(LEADER).unwrap_or_default().trim_start_matches('/');
+            presence.leaders.insert(region.to_owned());
+        }
+        Ok(region_problems(&self.desired(), &presence))
+    }
+}

@@ -1,0 +1,65 @@
+//! Findings about regions and who runs in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postrail_schema::problem::{Problem, Severity};
+
+use super::Desired;
+
+/// Who runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Presence {
+    /// The region of each data plane by its name; empty: none.
+    pub hosts: BTreeMap<String, String>,
+    /// Regions whose control planes have a leader; empty: those without a region.
+    pub leaders: BTreeSet<String>,
+}
+
+/// What of `desired` does not go together with who runs.
+pub(crate) fn region_problems(desired: &Desired, presence: &Presence) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |severity, code, subject: String, detail: String| {
+        problems.push(Problem { severity, code, subject, detail });
+    };
+    for region in desired.regions.values() {
+        let (name, tenants) =
+            (&region.name, desired.tenants.values().filter(|tenant| tenant.region == Some(region.id)));
+        let count = tenants.count();
+        if count > 0 && !presence.hosts.values().any(|of| of == name) {
+            let detail = format!(
+                "{count} of the tenants are in it, and no data plane of it runs, so that their mail is refused everywhere; \
+                 start one with --region {name}"
+            );
+            add(Severity::Warning, "region_without_host", format!("region/{name}"), detail);
+        }
+    }
+    for (host, region) in presence.hosts.iter().filter(|(_, region)| !region.is_empty()) {
+        if desired.region(region).is_none() {
+            let detail = format!(
+                "it is in region {region}, which nobody has made, so that it serves tenants without a region alone; \
+                 make it: postrail region add {region} --submission-host NAME"
+            );
+            add(Severity::Warning, "unknown_region", format!("host/{host}"), detail);
+        }
+    }
+    let unled = presence.hosts.values().filter(|region| !presence.leaders.contains(*region)).collect::<BTreeSet<_>>();
+    for region in unled {
+        let (subject, option) = match region.as_str() {
+            "" => ("region/".to_owned(), "without --region".to_owned()),
+            name => (format!("region/{name}"), format!("with --region {name}")),
+        };
+        let detail = format!(
+            "data planes of it run, and no control plane: events wait in their journals, and suppressions do not come; \
+             start one {option}, with a ledger of its own"
+        );
+        add(Severity::Warning, "region_without_control_plane", subject, detail);
+    }
+    if !desired.regions.is_empty() {
+        for tenant in desired.tenants.values().filter(|tenant| tenant.region.is_none()) {
+            let detail = "it has no region: every host has its keys and takes its mail, and its events and suppressions \
+                          are in the ledger of the region that they came up in";
+            add(Severity::Note, "tenant_without_region", format!("tenant/{}", tenant.name), detail.to_owned());
+        }
+    }
+    problems
+}
