@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::durability::{ZONE, assert_settled_once, empty_queue, settlements};
 
 /// The file of the password, as an operator keeps it.
-fn password_file(place: &Place) -> String {
+pub(crate) fn password_file(place: &Place) -> String {
     let path = place.join("ledger.password");
     std::fs::write(&path, format!("{PASSWORD}\n")).expect("a file can be written");
     path.display().to_string()
@@ -36,7 +36,7 @@ fn start(place: &Place, names: &NameServer, url: &str, receiver: &Receiver) -> P
 }
 
 /// What the database itself says: sequences without a gap, as many as were given, none unread; gives their number.
-fn check_sequences(postgres: &Postgres) -> u64 {
+pub(crate) fn check_sequences(postgres: &Postgres) -> u64 {
     let gaps = "SELECT count(*) FROM (SELECT first + count AS next, lead(first) OVER (ORDER BY first) AS there
                 FROM postrail_ledger.events) AS chunks WHERE next <> there";
     assert_eq!(postgres.ask(gaps), "0", "no sequence is left out or given twice");

@@ -14,6 +14,7 @@ mod fleet_access;
 mod fleet_addresses;
 mod fleet_configuration;
 mod fleet_etcd;
+mod fleet_leader;
 mod fleet_regions;
 mod input_rest;
 mod input_smtp;
