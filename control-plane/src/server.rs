@@ -101,7 +101,8 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
             // An error means that the handle is gone, which is a reason to stop as well.
             let _ = ended.wait_for(|stop| *stop).await;
         };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(shutdown).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the control API ended");
         }
     });

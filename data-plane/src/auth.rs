@@ -12,6 +12,7 @@ use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version}
 use aws_lc_rs::hmac;
 use postrail_core::base::{Instant, Map, MapSeed, Random, Secret};
 use postrail_core::intake::smtp::Principal;
+use postrail_schema::access::Scope;
 use postrail_schema::limits::{AUTH_FAILURES_PER_PEER_MAX, AUTH_PEERS_MAX, AUTH_PENALTY};
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::{Credential, Snapshot};
@@ -30,6 +31,10 @@ pub enum AuthFailure {
     Elsewhere(Region),
     /// Too many failures from this address.
     TooMany,
+    /// The secret is right, and the credential may not submit mail.
+    Scope,
+    /// The secret is right, and the credential may not be used from this address.
+    Network,
 }
 
 /// The verifier of one shard.
@@ -82,7 +87,7 @@ impl<P: Platform> Auth<P> {
         };
         for stored in &credential.secret_hashes {
             if self.matches(stored, secret).await {
-                return Ok(principal(credential));
+                return admitted(credential, peer);
             }
         }
         Err(self.failed(peer))
@@ -179,6 +184,15 @@ fn argon2_of_secrets() -> Argon2<'static> {
 
 /// Characters of the random part of an API key: 32 octets in base64url.
 const KEY_RANDOM_CHARS: usize = 43;
+
+/// What a credential may do is told to who has its secret, and to nobody else.
+fn admitted(credential: &Credential, peer: IpAddr) -> Result<Principal, AuthFailure> {
+    match (credential.admits(peer), credential.scopes.has(Scope::Submit)) {
+        (false, _) => Err(AuthFailure::Network),
+        (true, false) => Err(AuthFailure::Scope),
+        (true, true) => Ok(principal(credential)),
+    }
+}
 
 fn principal(credential: &Credential) -> Principal {
     Principal { tenant: credential.tenant, credential: credential.id, username: credential.username.clone() }

@@ -3,6 +3,7 @@
 //! - [`ids`]: identifiers and their text forms,
 //! - [`keys`]: the whole key space of the configuration store,
 //! - [`limits`]: every bound of the product, checked against each other at compile time,
+//! - [`access`]: what a credential may do, and from where,
 //! - [`allocation`]: which host may use which address, and what hosts say of themselves,
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
@@ -13,6 +14,7 @@
 //! Wire forms are flatbuffers (`schema/*.fbs`, one noun a file); the code in `generated` is committed and its
 //! freshness is checked. Nothing here does I/O.
 
+pub mod access;
 pub mod allocation;
 pub mod event;
 mod generated;

@@ -271,6 +271,10 @@ pub const PAGE_RECORDS_MAX: u32 = 1_000;
 pub const PAGE_RECORDS: u32 = 100;
 /// Sources of one pool.
 pub const POOL_MEMBERS_MAX: usize = 1_000;
+/// Networks that a credential or an operator names.
+pub const NETWORKS_MAX: usize = 64;
+/// Accounts of operators: over it 409.
+pub const OPERATORS_MAX: usize = 1_000;
 /// Secrets of a credential that are valid at once.
 pub const LIVE_SECRETS_MAX: usize = 2;
 

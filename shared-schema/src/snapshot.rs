@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Network, Scopes};
 use crate::allocation::HostNeeds;
 use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::octets;
@@ -78,6 +79,18 @@ pub struct Credential {
     /// The mark of each secret, where the tenant has a region (see [`crate::region`]).
     #[serde(default)]
     pub marks: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Scopes::is_all")]
+    pub scopes: Scopes,
+    /// Where it may be used from; empty: anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+}
+
+impl Credential {
+    /// Whether it may be used from that address.
+    pub fn admits(&self, peer: IpAddr) -> bool {
+        self.networks.is_empty() || self.networks.iter().any(|network| network.contains(peer))
+    }
 }
 
 /// A From domain that a tenant has registered.

@@ -210,3 +210,41 @@ fn a_domain_sends_from_its_pool() {
         postrail.control_ok("GET", path, None);
     }
 }
+
+#[test]
+fn a_credential_submits_only_with_its_scope_and_from_its_networks() {
+    let world = world("scopes");
+    let postrail = &world.postrail;
+    let make = |username: &str, more: Value| {
+        let mut body = more;
+        body["username"] = json!(username);
+        let made = postrail.control_ok("POST", "/v2/credentials", Some(&body));
+        made["secret"].as_str().expect("the secret is shown once").to_owned()
+    };
+    let reader = make("reader", json!({"scopes": ["jobs:read"]}));
+    let sender = make("sender", json!({"scopes": ["submit"], "networks": ["127.0.0.0/8"]}));
+    let far = make("far", json!({"networks": ["192.0.2.0/24"]}));
+    postrail.settled_configuration();
+
+    let (status, problem) = submit_as(postrail, "reader", &reader, &job("x@receiver.test"));
+    assert_eq!((status, &problem["code"]), (403, &json!("scope_missing")), "{problem}");
+    let (status, problem) = submit_as(postrail, "far", &far, &job("x@receiver.test"));
+    assert_eq!((status, &problem["code"]), (403, &json!("network_refused")), "{problem}");
+    assert_eq!(submit_as(postrail, "far", "wrong", &job("x@receiver.test")).0, 401);
+    let sent = job_id(&submit_as(postrail, "sender", &sender, &job("x@receiver.test")));
+    postrail.wait_for_state(&sent, "delivered");
+    let path = format!("/v2/jobs/{sent}");
+    assert_eq!(as_tenant(postrail, "reader", &reader, "GET", &path).0, 200);
+    let (status, problem) = as_tenant(postrail, "sender", &sender, "GET", &path);
+    assert_eq!((status, &problem["code"]), (403, &json!("scope_missing")), "{problem}");
+    assert_eq!(as_tenant(postrail, "far", &far, "GET", &path).0, 403);
+
+    for (username, secret, said) in [("reader", &reader, "scope submit"), ("far", &far, "from your address")] {
+        let mut command = std::process::Command::new("swaks");
+        command.args(["--server", "127.0.0.1", "--port", &postrail.smtp.port().to_string(), "--tls"]);
+        command.args(["--auth", "PLAIN", "--auth-user", username, "--auth-password", secret]);
+        let (status, text) = postrail_tests::child::try_run(command.args(["--to", "x@receiver.test"]));
+        assert!(!status.success() && text.contains("535 5.7.8") && text.contains(said), "{text}");
+    }
+    world.receiver.wait_for(1);
+}

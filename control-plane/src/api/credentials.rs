@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use postrail_schema::access::{Network, Scopes};
 use postrail_schema::snapshot::Credential;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,7 +12,7 @@ use super::Shared;
 use super::extract::{Body, ForTenant, IfMatch, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{IssuedSecret, NewCredential};
+use crate::app::{CredentialChange, IssuedSecret, NewCredential};
 use crate::plan::{CredentialEntry, Desired, entity_tag};
 
 /// A credential.
@@ -23,6 +24,12 @@ pub(crate) struct CredentialView {
     /// Secrets that are valid now, at most two.
     live_secrets: usize,
     disabled: bool,
+    /// What it may do.
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+    /// Where it may be used from, such as `192.0.2.0/24`; empty: anywhere.
+    #[schema(value_type = Vec<String>)]
+    networks: Vec<Network>,
 }
 
 /// A credential with its new secret, shown this once.
@@ -38,12 +45,28 @@ pub(crate) struct IssuedView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct CredentialBody {
     username: String,
+    /// `submit`, `jobs:read`, `domains:read`, `domains:write`, `credentials:read`, `suppressions:read`,
+    /// `suppressions:write`, `account:read`; all by default.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    scopes: Scopes,
+    /// Anywhere by default.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    networks: Vec<Network>,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CredentialPatch {
-    disabled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disabled: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    scopes: Option<Scopes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    networks: Option<Vec<Network>>,
 }
 
 #[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams),
@@ -62,7 +85,7 @@ pub(crate) async fn create(
     ForTenant(tenant): ForTenant,
     Body(body): Body<CredentialBody>,
 ) -> Result<(StatusCode, Tagged<IssuedView>), ProblemDocument> {
-    let new = NewCredential { tenant, username: body.username };
+    let new = NewCredential { tenant, username: body.username, scopes: body.scopes, networks: body.networks };
     let issued = shared.run(move |app| app.create_credential(&new)).await?;
     Ok((StatusCode::CREATED, issued_view(&shared, issued)))
 }
@@ -92,7 +115,8 @@ pub(crate) async fn change(
     Body(patch): Body<CredentialPatch>,
 ) -> Result<Tagged<CredentialView>, ProblemDocument> {
     let when = when.sending(&patch);
-    let credential = shared.run(move |app| app.set_credential_disabled(&username, patch.disabled, &when)).await?;
+    let change = CredentialChange { disabled: patch.disabled, scopes: patch.scopes, networks: patch.networks };
+    let credential = shared.run(move |app| app.change_credential(&username, &change, &when)).await?;
     Ok(tagged(&shared.app.desired(), &credential))
 }
 
@@ -136,5 +160,7 @@ fn view(desired: &Desired, credential: &Credential) -> CredentialView {
         tenant: desired.tenants.get(&credential.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
         live_secrets: credential.secret_hashes.len(),
         disabled: credential.disabled,
+        scopes: credential.scopes,
+        networks: credential.networks.clone(),
     }
 }

@@ -17,7 +17,7 @@ use super::extract::{Body, IfMatch, Maker, Operator, Scope, Tagged, TenantParams
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
-use crate::app::{Caller, DomainChange, NewDomain, check_on_demand, dns_records};
+use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records};
 use crate::plan::{Desired, DomainEntry, Verification, entity_tag};
 use crate::verify::{DnsRecord, DomainCheck, Purpose, RecordCheck, RecordState};
 
@@ -151,7 +151,7 @@ pub(crate) async fn create(
     maker: Maker,
     Body(body): Body<DomainBody>,
 ) -> Result<(StatusCode, Tagged<DomainView>), ProblemDocument> {
-    if maker.caller != Caller::Operator && (body.pool.is_some() || body.verification == Some(Verification::Operator)) {
+    if !maker.caller.is_operator() && (body.pool.is_some() || body.verification == Some(Verification::Operator)) {
         return Err(ProblemDocument::forbidden());
     }
     let algorithms = body.dkim_keys.map(|keys| keys.into_iter().map(KeyAlgorithm::from).collect());
@@ -212,7 +212,7 @@ pub(crate) async fn delete(
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
     let domain = find(&shared, scope, &name)?;
-    if maker.caller != Caller::Operator && domain.standing == Standing::Trusted {
+    if !maker.caller.is_operator() && domain.standing == Standing::Trusted {
         return Err(ProblemDocument::forbidden());
     }
     shared.run(move |app| app.delete_domain(domain.id, &when)).await?;

@@ -1,18 +1,19 @@
 //! What happens around every handler: counting, a bound on requests in flight, authentication, the audit trail.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Shared;
 use super::problem::ProblemDocument;
-use crate::app::{App, Caller, now_ms};
+use super::{Shared, rights};
+use crate::app::{App, Caller, Refusal, now_ms};
 
 /// Counts requests by class of status, and refuses those over the bound.
 pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
@@ -30,15 +31,19 @@ pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: 
 /// Lets only known callers through, and keeps the audit trail of what is no reading.
 pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let proof = Proof::of(&request);
-    let caller = shared.run(move |app| Ok(proof.and_then(|proof| proof.caller(app)))).await;
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    let caller =
+        shared.run(move |app| Ok(proof.ok_or(Refusal::Unknown).and_then(|proof| proof.caller(app, peer)))).await;
     let caller = match caller {
-        Ok(Some(caller)) => caller,
-        Ok(None) => return ProblemDocument::unauthorized().into_response(),
+        Ok(Ok(caller)) => caller,
+        Ok(Err(Refusal::Unknown)) => return ProblemDocument::unauthorized().into_response(),
+        Ok(Err(Refusal::Network)) => return ProblemDocument::foreign_network().into_response(),
         Err(problem) => return problem.into_response(),
     };
+    let refused = rights::check(&caller, request.method(), request.uri().path()).err();
     request.extensions_mut().insert(caller.clone());
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return next.run(request).await;
+        return answer(refused, request, next).await;
     }
     let action = format!("{} {}{}", request.method(), "/v2", request.uri());
     let begun = shared.run(move |app| Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)).await;
@@ -46,11 +51,18 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
         Ok(sequence) => sequence,
         Err(problem) => return problem.into_response(),
     };
-    let response = next.run(request).await;
+    let response = answer(refused, request, next).await;
     let status = response.status().as_u16();
     match shared.run(move |app| Ok(app.ledger.audit_end(sequence, status)?)).await {
         Ok(()) => response,
         Err(problem) => problem.into_response(),
+    }
+}
+
+async fn answer(refused: Option<ProblemDocument>, request: Request, next: Next) -> Response {
+    match refused {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
     }
 }
 
@@ -83,10 +95,10 @@ impl Proof {
         Some(Self::Basic { username: username.to_owned(), password: password.to_owned() })
     }
 
-    fn caller(self, app: &App) -> Option<Caller> {
+    fn caller(self, app: &App, peer: Option<IpAddr>) -> Result<Caller, Refusal> {
         match self {
-            Self::Bearer(token) => app.bearer(&token),
-            Self::Basic { username, password } => app.basic(&username, &password),
+            Self::Bearer(token) => app.bearer(&token, peer),
+            Self::Basic { username, password } => app.basic(&username, &password, peer),
         }
     }
 }

@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 use super::Shared;
 use super::problem::ProblemDocument;
 use crate::app::{Caller, Precondition};
+use crate::plan::Role;
 
 /// A JSON body; unknown fields are refused by the types, and every refusal tells where.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -58,15 +59,15 @@ fn unread(error: &serde_path_to_error::Error<serde_json::Error>) -> ProblemDocum
     ProblemDocument::field(StatusCode::BAD_REQUEST, "not_json", pointer, detail)
 }
 
-/// The operator; others get 403.
-pub(crate) struct Operator;
+/// An operator, with the role; others get 403. Whether the role is enough for the request, `rights` has asked.
+pub(crate) struct Operator(pub(crate) Role);
 
 impl FromRequestParts<Shared> for Operator {
     type Rejection = ProblemDocument;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
         match caller(parts)? {
-            Caller::Operator => Ok(Self),
+            Caller::Operator { role, .. } => Ok(Self(role)),
             Caller::Tenant { .. } => Err(ProblemDocument::forbidden()),
         }
     }
@@ -147,7 +148,7 @@ impl Scope {
     pub(crate) fn of(parts: &Parts, shared: &Shared, tenant: Option<&str>) -> Result<Self, ProblemDocument> {
         let named = tenant.map(|name| shared.app.tenant_id(name)).transpose()?;
         match caller(parts)? {
-            Caller::Operator => Ok(Self(named)),
+            Caller::Operator { .. } => Ok(Self(named)),
             Caller::Tenant { tenant: own, .. } if named.is_none_or(|named| named == own) => Ok(Self(Some(own))),
             Caller::Tenant { .. } => Err(ProblemDocument::not_found(&format!("tenant {}", tenant.unwrap_or_default()))),
         }
@@ -189,7 +190,7 @@ impl FromRequestParts<Shared> for Maker {
         let params: TenantParams = query(parts)?;
         let caller = caller(parts)?;
         let tenant = match &caller {
-            Caller::Operator => params.tenant.unwrap_or_else(|| "default".to_owned()),
+            Caller::Operator { .. } => params.tenant.unwrap_or_else(|| "default".to_owned()),
             Caller::Tenant { tenant, .. } => {
                 Scope::of(parts, shared, params.tenant.as_deref())?;
                 shared.app.tenant_name(*tenant)

@@ -1,7 +1,7 @@
 //! The HTTP edge: axum, one resource a file.
 //!
 //! Every request under `/v2` proves who is asking; what changes something is written to the audit trail before it is done
-//! and completed with the status of its answer. Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
+//! and completed with the status of its answer. Tenants' credentials need a scope, operators a role (`rights`). Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
 //! is its own; anything else is 404 for it, and changes are the operator's (403).
 //!
 //! Absent here: decisions about configuration (`app`), TLS, CORS.
@@ -15,11 +15,13 @@ mod extract;
 mod fleet;
 mod jobs;
 mod openapi;
+mod operators;
 mod page;
 mod pools;
 mod problem;
 mod queue;
 mod regions;
+mod rights;
 mod routes;
 mod settings;
 mod sources;
@@ -84,6 +86,9 @@ fn configuration() -> Router<Shared> {
         .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
         .route("/domains/{name}/check", post(domains::check))
         .route("/settings", get(settings::show).patch(settings::change))
+        .route("/operators", get(operators::list).post(operators::create))
+        .route("/operators/{name}", get(operators::show).patch(operators::change).delete(operators::delete))
+        .route("/operators/{name}/rotate", post(operators::rotate))
         .route("/credentials", get(credentials::list).post(credentials::create))
         .route("/credentials/{username}", get(credentials::show).patch(credentials::change).delete(credentials::delete))
         .route("/credentials/{username}/rotate", post(credentials::rotate))

@@ -82,6 +82,10 @@ impl ProblemDocument {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 
+    pub(crate) fn foreign_network() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "network_refused", "this secret may not be used from your address")
+    }
+
     pub(crate) fn forbidden() -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "this is the operator's to do")
     }

@@ -16,9 +16,10 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Actor, Body, IfMatch, Operator, StateParams, Tagged};
 use super::problem::ProblemDocument;
+use super::rights::need_role;
 use super::status::ProblemView;
 use crate::app::now_ms;
-use crate::plan::{Change, Document};
+use crate::plan::{Change, Document, Role};
 
 /// What a document would change.
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,9 +71,12 @@ impl FromRequestParts<Shared> for Room {
 #[utoipa::path(get, path = "/v2/state", tag = "state", params(StateParams), responses((status = 200, body = Document)))]
 pub(crate) async fn show(
     State(shared): State<Shared>,
-    _: Operator,
+    Operator(role): Operator,
     params: StateParams,
 ) -> Result<Tagged<Document>, ProblemDocument> {
+    if params.secrets {
+        need_role(role, Role::Admin)?;
+    }
     let (document, tag) = shared.run(move |app| Ok(app.state(params.secrets))).await?;
     Ok(Tagged(tag, document))
 }
@@ -110,12 +114,15 @@ pub(crate) async fn plan(
         (status = 412, body = ProblemDocument), (status = 422, body = ProblemDocument), (status = 428, body = ProblemDocument)))]
 pub(crate) async fn replace(
     State(shared): State<Shared>,
-    _: Operator,
+    Operator(role): Operator,
     Actor(actor): Actor,
     IfMatch(when): IfMatch,
     _: Room,
     Body(document): Body<Document>,
 ) -> Result<Tagged<AppliedView>, ProblemDocument> {
+    if document.operators.is_some() {
+        need_role(role, Role::Admin)?;
+    }
     if !when.was_given() {
         let detail = "say by If-Match which state you have planned on: the etag of POST /v2/state/plan, or *";
         return Err(ProblemDocument::new(StatusCode::PRECONDITION_REQUIRED, "if_match_required", detail));

@@ -1,4 +1,4 @@
-//! `/v2/suppressions`: addresses that a tenant is not sent to.
+//! `/v2/suppressions`: addresses that a tenant is not sent to; the tenant's own to add and to remove.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, IfMatch, Operator, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Maker, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{App, Precondition, SuppressionEntry};
@@ -65,8 +65,7 @@ pub(crate) async fn list(
     responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
-    _: Operator,
-    ForTenant(tenant): ForTenant,
+    Maker { tenant, .. }: Maker,
     Body(body): Body<SuppressionBody>,
 ) -> Result<(StatusCode, Tagged<SuppressionView>), ProblemDocument> {
     suppress(&shared, tenant, body.address, body.reason, Precondition::default()).await
@@ -77,8 +76,7 @@ pub(crate) async fn create(
     responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn replace(
     State(shared): State<Shared>,
-    _: Operator,
-    ForTenant(tenant): ForTenant,
+    Maker { tenant, .. }: Maker,
     Path(address): Path<String>,
     IfMatch(when): IfMatch,
     Body(body): Body<SuppressionValue>,
@@ -109,8 +107,7 @@ pub(crate) async fn show(
     responses((status = 204), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn delete(
     State(shared): State<Shared>,
-    _: Operator,
-    ForTenant(tenant): ForTenant,
+    Maker { tenant, .. }: Maker,
     Path(address): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {

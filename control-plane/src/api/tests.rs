@@ -23,6 +23,7 @@ use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
 use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore};
 
+mod access;
 mod state;
 
 /// An installation after its first start, with nobody at the data plane's address.
@@ -650,5 +651,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 37);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 40);
 }

@@ -143,6 +143,8 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         secret_hashes: vec![secret_hash.to_owned()],
         disabled: false,
         marks: Vec::new(),
+        scopes: Default::default(),
+        networks: Vec::new(),
     };
     draft.put(tenant)?;
     draft.put(credential)

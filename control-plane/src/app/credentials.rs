@@ -1,6 +1,7 @@
 //! Credentials. A secret is told once, when it is made; only its hash is kept.
 
-use postrail_schema::limits::LIVE_SECRETS_MAX;
+use postrail_schema::access::{Network, Scopes};
+use postrail_schema::limits::{LIVE_SECRETS_MAX, NETWORKS_MAX};
 use postrail_schema::region::mark_of;
 use postrail_schema::snapshot::Credential;
 
@@ -12,6 +13,17 @@ use crate::plan::CredentialEntry;
 pub(crate) struct NewCredential {
     pub tenant: String,
     pub username: String,
+    pub scopes: Scopes,
+    /// Where it may be used from; empty: anywhere.
+    pub networks: Vec<Network>,
+}
+
+/// What to change of a credential; `None`: as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CredentialChange {
+    pub disabled: Option<bool>,
+    pub scopes: Option<Scopes>,
+    pub networks: Option<Vec<Network>>,
 }
 
 /// A credential with the secret that was made for it.
@@ -26,6 +38,7 @@ impl App {
     /// The username is taken or malformed, or the tenant does not exist.
     pub(crate) fn create_credential(&self, new: &NewCredential) -> Result<IssuedSecret, AppError> {
         let username = names::username("/username", &new.username)?;
+        let networks = checked_networks(&new.networks)?;
         let secret = secrets::make_api_key(&username)?;
         let hash = secrets::hash(&secret)?;
         let credential = self.change(|draft| {
@@ -41,6 +54,8 @@ impl App {
                 username: username.clone(),
                 secret_hashes: vec![hash.clone()],
                 disabled: false,
+                scopes: new.scopes,
+                networks: networks.clone(),
             };
             draft.put(credential.clone())?;
             Ok(credential)
@@ -70,14 +85,21 @@ impl App {
     }
 
     /// # Errors
-    /// It does not exist.
-    pub(crate) fn set_credential_disabled(
+    /// It does not exist, or has more networks than a credential may have.
+    pub(crate) fn change_credential(
         &self,
         username: &str,
-        disabled: bool,
+        change: &CredentialChange,
         when: &Precondition,
     ) -> Result<Credential, AppError> {
-        self.edit_credential(username, when, |credential| credential.disabled = disabled)
+        let networks = change.networks.as_deref().map(checked_networks).transpose()?;
+        self.edit_credential(username, when, |credential| {
+            credential.disabled = change.disabled.unwrap_or(credential.disabled);
+            credential.scopes = change.scopes.unwrap_or(credential.scopes);
+            if let Some(networks) = &networks {
+                credential.networks.clone_from(networks);
+            }
+        })
     }
 
     /// # Errors
@@ -108,4 +130,15 @@ impl App {
             Ok(credential)
         })
     }
+}
+
+/// Networks in their order, each once.
+pub(super) fn checked_networks(networks: &[Network]) -> Result<Vec<Network>, AppError> {
+    if networks.len() > NETWORKS_MAX {
+        return Err(AppError::invalid("/networks", format!("at most {NETWORKS_MAX} networks are named")));
+    }
+    let mut networks = networks.to_vec();
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
 }

@@ -53,7 +53,7 @@ impl App {
             check_claim(&draft.desired, tenant, &name, &new.by)?;
             let verification = new.verification.unwrap_or(draft.desired.settings.domain_verification);
             let standing = match (&new.by, verification) {
-                (Caller::Operator, Verification::Operator) => Standing::Trusted,
+                (Caller::Operator { .. }, Verification::Operator) => Standing::Trusted,
                 _ => UNPROVED,
             };
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
@@ -130,7 +130,7 @@ fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> 
     }
     let unproved = |domain: &&SendingDomain| domain.tenant == tenant && !domain.standing.may_send();
     let claims = desired.domains.values().filter(unproved).count();
-    if *by != Caller::Operator && claims >= DOMAINS_UNPROVED_MAX {
+    if !by.is_operator() && claims >= DOMAINS_UNPROVED_MAX {
         let detail = format!("{claims} domains are not proved yet; prove or delete some before you add another");
         return Err(AppError::conflict(detail));
     }

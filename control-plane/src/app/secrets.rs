@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! pr_<credential username>_<43 base64url characters>   password of the username, or alone a bearer token
-//! po_<43 base64url characters>                         the operator's bearer token
+//! po_<43 base64url characters>                         the bearer token of the file operator.token
+//! po_<account>_<43 base64url characters>               the bearer token of an operator's account
 //! ```
 //!
 //! A secret holds 256 random bits, so its hash needs no work factor against guessing; argon2id runs with 1 MiB and one
@@ -27,9 +28,23 @@ pub(crate) fn make_operator_token() -> Result<String, AppError> {
     Ok(format!("po_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
 }
 
+/// A new token of the operator's account of that name.
+pub(crate) fn make_account_token(name: &str) -> Result<String, AppError> {
+    Ok(format!("po_{name}_{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
+}
+
+/// The account that an operator's token names, if it names one.
+pub(crate) fn account_of(token: &str) -> Option<&str> {
+    named("po_", token)
+}
+
 /// The username that an API key names, if it has the form of one.
 pub(crate) fn username_of(api_key: &str) -> Option<&str> {
-    let rest = api_key.strip_prefix("pr_")?;
+    named("pr_", api_key)
+}
+
+fn named<'a>(prefix: &str, text: &'a str) -> Option<&'a str> {
+    let rest = text.strip_prefix(prefix)?;
     let (username, secret) = rest.split_at_checked(rest.len().checked_sub(SECRET_CHARS)?)?;
     let base64url = secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     username.strip_suffix('_').filter(|username| base64url && !username.is_empty())
@@ -48,6 +63,12 @@ pub(crate) fn verify(secret: &str, hashes: &[String]) -> bool {
         let Ok(hash) = PasswordHash::new(hash) else { return false };
         Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok()
     })
+}
+
+/// Takes about as long as [`verify`] of a wrong secret.
+pub(crate) fn burn(secret: &str) {
+    // What comes of it does not matter.
+    let _ = hash(secret);
 }
 
 /// Whether `text` is what [`hash`] makes.

@@ -1,8 +1,8 @@
 //! Desired state: every resource by id, as it is stored one key a resource (see [`keys`]).
 //!
 //! ```text
-//! desired/ settings  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>  suspensions/<id>
-//!          regions/<id>  routes/<recipient domain>
+//! desired/ settings  operators/<name>  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>
+//!          suspensions/<id>  regions/<id>  routes/<recipient domain>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
+use postrail_schema::access::Network;
 use postrail_schema::ids::{
     CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId,
 };
@@ -31,6 +32,8 @@ use crate::store::Entry;
 pub(crate) struct Desired {
     pub head: Head,
     pub operator: Option<Operator>,
+    /// By name.
+    pub operators: BTreeMap<String, OperatorAccount>,
     pub settings: Settings,
     pub tenants: Table<TenantId, Tenant>,
     pub credentials: Table<CredentialId, Credential>,
@@ -72,6 +75,40 @@ pub(crate) struct Counters {
 pub(crate) struct Operator {
     /// PHC string of the token.
     pub token_hash: String,
+}
+
+/// What an operator may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// Read everything but secrets.
+    Viewer,
+    /// And change everything but who operates.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Someone who operates the installation. Not published: data planes do not know operators.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct OperatorAccount {
+    pub name: String,
+    pub role: Role,
+    /// PHC strings of its tokens.
+    pub secret_hashes: Vec<String>,
+    pub disabled: bool,
+    /// Where it may be used from; empty: anywhere.
+    pub networks: Vec<Network>,
 }
 
 /// What holds for the whole installation.
@@ -182,6 +219,10 @@ impl Desired {
             match name.split_once('/').map_or(name, |(kind, _)| kind) {
                 "head" => desired.head = value(entry)?,
                 "operator" => desired.operator = Some(value(entry)?),
+                OPERATORS => {
+                    let account: OperatorAccount = value(entry)?;
+                    desired.operators.insert(account.name.clone(), account);
+                }
                 "settings" => desired.settings = value(entry)?,
                 Tenant::KIND => desired.insert::<Tenant>(entry)?,
                 Credential::KIND => desired.insert::<Credential>(entry)?,
@@ -349,6 +390,9 @@ impl Counters {
         SuspensionId(next(&mut self.suspension))
     }
 }
+
+/// The kind of operators' accounts in keys.
+pub(crate) const OPERATORS: &str = "operators";
 
 /// The order in which claims on a name count.
 fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {

@@ -69,6 +69,7 @@ pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     compare(before.settings.as_slice(), after.settings.as_slice(), &mut to);
     compare(list(&before.regions), list(&after.regions), &mut to);
     compare(list(&before.tenants), list(&after.tenants), &mut to);
+    compare(list(&before.operators), list(&after.operators), &mut to);
     compare(list(&before.credentials), list(&after.credentials), &mut to);
     compare(list(&before.sources), list(&after.sources), &mut to);
     compare(list(&before.pools), list(&after.pools), &mut to);

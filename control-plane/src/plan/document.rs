@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use postrail_schema::access::{Network, Scopes};
 use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::region::Region;
@@ -26,7 +27,7 @@ use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Desired, Settings, Verification};
+use super::{Desired, OperatorAccount, Role, Settings, Verification};
 
 /// See the module head.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -38,6 +39,9 @@ pub(crate) struct Document {
     pub regions: Option<Vec<RegionEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenants: Option<Vec<TenantEntry>>,
+    /// Accounts of operators; an administrator's to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operators: Option<Vec<OperatorEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Vec<CredentialEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +93,23 @@ pub(crate) struct TenantEntry {
     pub region: Option<String>,
 }
 
+/// Someone who operates the installation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OperatorEntry {
+    pub name: String,
+    pub role: Role,
+    #[serde(default)]
+    pub disabled: bool,
+    /// Where the account may be used from; anywhere by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<Network>,
+    /// argon2id hashes of its tokens. Absent: as they are; a new account has none until it is rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_hashes: Option<Vec<String>>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CredentialEntry {
@@ -97,6 +118,14 @@ pub(crate) struct CredentialEntry {
     pub tenant: String,
     #[serde(default)]
     pub disabled: bool,
+    /// What it may do; all by default.
+    #[serde(default, skip_serializing_if = "Scopes::is_all")]
+    #[schema(value_type = Vec<String>)]
+    pub scopes: Scopes,
+    /// Where it may be used from, such as `192.0.2.0/24`; anywhere by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub networks: Vec<Network>,
     /// argon2id hashes of its secrets. Absent: as they are; a new credential has none until it is rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_hashes: Option<Vec<String>>,
@@ -244,6 +273,7 @@ macro_rules! entry {
 entry!(SettingsEntry, "settings", _entry => String::new());
 entry!(RegionEntry, "region", entry => entry.name.clone());
 entry!(TenantEntry, "tenant", entry => entry.name.clone());
+entry!(OperatorEntry, "operator", entry => entry.name.clone());
 entry!(CredentialEntry, "credential", entry => entry.username.clone());
 entry!(SourceEntry, "source", entry => entry.name.clone());
 entry!(PoolEntry, "pool", entry => entry.name.clone());
@@ -258,6 +288,10 @@ impl Document {
             settings: Some(SettingsEntry::of(&desired.settings)),
             regions: Some(sorted(desired.regions.values().map(RegionEntry::of))),
             tenants: Some(sorted(desired.tenants.values().map(|tenant| TenantEntry::of(desired, tenant)))),
+            operators: Some(sorted(desired.operators.values().map(|account| {
+                let entry = OperatorEntry::of(account);
+                if secrets { entry } else { OperatorEntry { secret_hashes: None, ..entry } }
+            }))),
             credentials: Some(sorted(desired.credentials.values().map(|credential| {
                 let entry = CredentialEntry::of(desired, credential);
                 if secrets { entry } else { CredentialEntry { secret_hashes: None, marks: None, ..entry } }
@@ -299,12 +333,26 @@ impl TenantEntry {
     }
 }
 
+impl OperatorEntry {
+    pub(crate) fn of(account: &OperatorAccount) -> Self {
+        Self {
+            name: account.name.clone(),
+            role: account.role,
+            disabled: account.disabled,
+            networks: account.networks.clone(),
+            secret_hashes: Some(account.secret_hashes.clone()),
+        }
+    }
+}
+
 impl CredentialEntry {
     pub(crate) fn of(desired: &Desired, credential: &Credential) -> Self {
         Self {
             username: credential.username.clone(),
             tenant: desired.tenants.get(&credential.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
             disabled: credential.disabled,
+            scopes: credential.scopes,
+            networks: credential.networks.clone(),
             secret_hashes: Some(credential.secret_hashes.clone()),
             marks: Some(credential.marks.iter().map(|mark| format!("{mark:016x}")).collect::<Vec<_>>())
                 .filter(|marks| !marks.is_empty()),

@@ -15,11 +15,13 @@ use postrail_schema::ids::Revision;
 use postrail_schema::problem::Problem;
 use postrail_schema::snapshot::SnapshotContent;
 
-pub(crate) use desired::{Counters, Desired, LoadError, Operator, Record, Settings, Verification};
+pub(crate) use desired::{
+    Counters, Desired, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
+};
 pub(crate) use difference::{Action, Change, difference, fields, record};
 pub(crate) use document::{
-    CredentialEntry, Document, DocumentEntry, DomainEntry, PoolEntry, RegionEntry, RouteEntry, SealedKey,
-    SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
+    CredentialEntry, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry, RouteEntry,
+    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
 };
 pub(crate) use regions::{Presence, region_problems};
 

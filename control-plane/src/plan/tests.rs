@@ -65,6 +65,8 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             secret_hashes: vec!["$x".into()],
             disabled: false,
             marks: Vec::new(),
+            scopes: Default::default(),
+            networks: Vec::new(),
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),

@@ -186,6 +186,14 @@ impl<P: Platform> Submission<P> {
         verified.map_err(|failure| match failure {
             AuthFailure::Invalid => unauthorized("the credentials are not valid"),
             AuthFailure::Elsewhere(region) => wrong_region(&region),
+            AuthFailure::Scope => Problem::new(
+                403,
+                "scope_missing",
+                "submitting needs the scope submit, which this credential does not have",
+            ),
+            AuthFailure::Network => {
+                Problem::new(403, "network_refused", "this credential may not be used from your address")
+            }
             AuthFailure::TooMany => {
                 let detail = "too many failed authentications from your address; try again in a minute";
                 Problem::new(429, "too_many_failures", detail).with_header("Retry-After", "60")

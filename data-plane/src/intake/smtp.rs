@@ -195,6 +195,14 @@ impl<P: Platform> Pump<P> {
                             region.name, region.submission_host
                         ),
                     )),
+                    Err(AuthFailure::Scope) => {
+                        let text = "This credential does not have the scope submit";
+                        Answer::Refused(Reply::enhanced(535, 7, 8, text))
+                    }
+                    Err(AuthFailure::Network) => {
+                        let text = "This credential may not be used from your address";
+                        Answer::Refused(Reply::enhanced(535, 7, 8, text))
+                    }
                     Err(AuthFailure::TooMany) => {
                         let text = "Too many failed authentications from your address; try again in a minute";
                         Answer::Refused(Reply::enhanced(454, 7, 0, text))

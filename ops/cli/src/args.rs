@@ -108,9 +108,11 @@ pub(crate) enum Command {
     Domain(Client<DomainCommand>),
     /// What holds for the whole installation
     Settings(Client<SettingsCommand>),
+    /// Who operates the installation, beside the token of the data folder
+    Operator(Client<OperatorCommand>),
     /// Hosts that serve some tenants alone
     Region(Client<RegionCommand>),
-    /// Credentials for submission
+    /// Credentials of applications: what they may do, and from where
     Credential(Client<CredentialCommand>),
     /// Addresses that mail is sent from
     Source(Client<SourceCommand>),
@@ -238,6 +240,14 @@ pub(crate) enum CredentialCommand {
         username: String,
         #[arg(long)]
         tenant: Option<String>,
+        #[command(flatten)]
+        access: AccessOptions,
+    },
+    /// Change what it may do, and from where: `postrail credential set shop-app --scope submit --network 192.0.2.0/24`
+    Set {
+        username: String,
+        #[command(flatten)]
+        access: AccessOptions,
     },
     /// Credentials, of one tenant or of all: `postrail credential list --tenant shop`
     List {
@@ -254,6 +264,63 @@ pub(crate) enum CredentialCommand {
     Enable { username: String },
     /// Remove a credential; it is refused at once: `postrail credential remove shop-app`
     Remove { username: String },
+}
+
+/// What a credential may do, and from where.
+#[derive(ClapArgs, Debug)]
+pub(crate) struct AccessOptions {
+    /// What it may do, such as submit or jobs:read; repeatable [default: all that a tenant may]
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<String>,
+    /// Where it may be used from, such as 192.0.2.0/24; repeatable [default: anywhere]
+    #[arg(long = "network", value_name = "CIDR")]
+    pub(crate) networks: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum OperatorCommand {
+    /// Make an account; its token is printed once: `postrail operator add alice --role operator`
+    Add {
+        name: String,
+        /// viewer reads, operator changes everything but operators, admin everything
+        #[arg(long)]
+        role: OperatorRole,
+        /// Where it may be used from, such as 192.0.2.0/24; repeatable [default: anywhere]
+        #[arg(long = "network", value_name = "CIDR")]
+        networks: Vec<String>,
+    },
+    /// Every account: `postrail operator list`
+    List,
+    /// One account: `postrail operator show alice`
+    Show { name: String },
+    /// Give another role: `postrail operator role alice viewer`
+    Role { name: String, role: OperatorRole },
+    /// Make a new token, printed once; the former one stays valid until the next rotation: `postrail operator rotate alice`
+    Rotate { name: String },
+    /// Refuse its use, until `enable`: `postrail operator disable alice`
+    Disable { name: String },
+    /// Let it be used again: `postrail operator enable alice`
+    Enable { name: String },
+    /// Remove an account; it is refused at once: `postrail operator remove alice`
+    Remove { name: String },
+}
+
+/// What an operator may do.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OperatorRole {
+    Viewer,
+    Operator,
+    Admin,
+}
+
+impl OperatorRole {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -53,6 +53,9 @@ fn main() -> ExitCode {
         Command::Problems(options) => Api::open(&options.api, &data).and_then(|api| view::problems(&api)),
         Command::Completions(options) => shell::completions(options.shell),
         Command::Man(options) => shell::man(&options.folder),
+        Command::Operator(client) => {
+            Api::open(&client.api, &data).and_then(|api| resources::operator(&api, client.command))
+        }
         Command::Region(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::region(&api, client.command))
         }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::args::{
-    CredentialCommand, PoolCommand, PoolValue, RegionCommand, RouteCommand, SourceCommand, SourceValue,
-    SuppressionCommand, TenantCommand,
+    AccessOptions, CredentialCommand, OperatorCommand, PoolCommand, PoolValue, RegionCommand, RouteCommand,
+    SourceCommand, SourceValue, SuppressionCommand, TenantCommand,
 };
 use crate::client::Api;
 use crate::table;
@@ -29,6 +29,13 @@ const CREDENTIALS: Columns =
     &[("USERNAME", "username"), ("TENANT", "tenant"), ("SECRETS", "live_secrets"), ("DISABLED", "disabled")];
 const SOURCES: Columns =
     &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name"), ("HOST", "host"), ("NIC", "nic")];
+const OPERATORS: Columns = &[
+    ("NAME", "name"),
+    ("ROLE", "role"),
+    ("NETWORKS", "networks"),
+    ("TOKENS", "live_tokens"),
+    ("DISABLED", "disabled"),
+];
 const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("MEMBERS", "members")];
 const ROUTES: Columns =
     &[("DOMAIN", "domain"), ("TO", "routing_domain"), ("PORT", "port"), ("PRIVATE", "allow_private")];
@@ -79,17 +86,55 @@ pub(crate) fn region(api: &Api, command: RegionCommand) -> Result<()> {
 pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
     let all = Collection { api, name: "credentials", columns: CREDENTIALS };
     match command {
-        CredentialCommand::Add { username, tenant } => all.add(tenant, body([("username", json!(username))])),
+        CredentialCommand::Add { username, tenant, access } => {
+            let [scopes, networks] = given(&access);
+            all.add(tenant, body([("username", json!(username)), scopes, networks]))
+        }
+        CredentialCommand::Set { username, access } => {
+            let changed = api.patch(&["credentials", &username], &[], &body(given(&access)))?;
+            Ok(table::print_record(&changed, api.wants_json())?)
+        }
         CredentialCommand::List { tenant } => all.list(tenant),
         CredentialCommand::Show { username } => all.show(None, &username),
         CredentialCommand::Rotate { username } => {
             let issued = api.post(&["credentials", &username, "rotate"], &[], &json!({}))?;
             Ok(table::print_record(&issued, api.wants_json())?)
         }
-        CredentialCommand::Disable { username } => set_disabled(api, &username, true),
-        CredentialCommand::Enable { username } => set_disabled(api, &username, false),
+        CredentialCommand::Disable { username } => set_disabled(api, &["credentials", &username], true),
+        CredentialCommand::Enable { username } => set_disabled(api, &["credentials", &username], false),
         CredentialCommand::Remove { username } => all.remove(None, &username),
     }
+}
+
+pub(crate) fn operator(api: &Api, command: OperatorCommand) -> Result<()> {
+    let all = Collection { api, name: "operators", columns: OPERATORS };
+    match command {
+        OperatorCommand::Add { name, role, networks } => {
+            all.add(None, body([("name", json!(name)), ("role", json!(role.name())), ("networks", some(&networks))]))
+        }
+        OperatorCommand::List => all.list(None),
+        OperatorCommand::Show { name } => all.show(None, &name),
+        OperatorCommand::Role { name, role } => {
+            let changed = api.patch(&["operators", &name], &[], &json!({"role": role.name()}))?;
+            Ok(table::print_record(&changed, api.wants_json())?)
+        }
+        OperatorCommand::Rotate { name } => {
+            let issued = api.post(&["operators", &name, "rotate"], &[], &json!({}))?;
+            Ok(table::print_record(&issued, api.wants_json())?)
+        }
+        OperatorCommand::Disable { name } => set_disabled(api, &["operators", &name], true),
+        OperatorCommand::Enable { name } => set_disabled(api, &["operators", &name], false),
+        OperatorCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+/// Scopes and networks, where some were named.
+fn given(access: &AccessOptions) -> [(&'static str, Value); 2] {
+    [("scopes", some(&access.scopes)), ("networks", some(&access.networks))]
+}
+
+fn some(words: &[String]) -> Value {
+    if words.is_empty() { Value::Null } else { json!(words) }
 }
 
 pub(crate) fn source(api: &Api, command: SourceCommand) -> Result<()> {
@@ -178,8 +223,8 @@ fn pool_body(pool: &PoolValue, name: Option<&str>) -> Result<Value> {
     Ok(body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(pool.tenant))]))
 }
 
-fn set_disabled(api: &Api, username: &str, disabled: bool) -> Result<()> {
-    let changed = api.patch(&["credentials", username], &[], &json!({"disabled": disabled}))?;
+fn set_disabled(api: &Api, path: &[&str], disabled: bool) -> Result<()> {
+    let changed = api.patch(path, &[], &json!({"disabled": disabled}))?;
     Ok(table::print_record(&changed, api.wants_json())?)
 }
 

@@ -743,6 +743,120 @@ impl ::core::fmt::Debug for Tenant<'_> {
       ds.finish()
   }
 }
+pub enum NetworkOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Network<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Network<'a> {
+  type Inner = Network<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Network<'a> {
+  pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PREFIX: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Network { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args NetworkArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Network<'bldr>> {
+    let mut builder = NetworkBuilder::new(_fbb);
+    if let Some(x) = args.address { builder.add_address(x); }
+    builder.add_prefix(args.prefix);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn address(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Network::VT_ADDRESS, None).unwrap()}
+  }
+  #[inline]
+  pub fn prefix(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Network::VT_PREFIX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Network<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("address", Self::VT_ADDRESS, true)?
+     .visit_field::<u8>("prefix", Self::VT_PREFIX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct NetworkArgs<'a> {
+    pub address: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub prefix: u8,
+}
+impl<'a> Default for NetworkArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    NetworkArgs {
+      address: None, // required field
+      prefix: 0,
+    }
+  }
+}
+
+pub struct NetworkBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NetworkBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Network::VT_ADDRESS, address);
+  }
+  #[inline]
+  pub fn add_prefix(&mut self, prefix: u8) {
+    self.fbb_.push_slot::<u8>(Network::VT_PREFIX, prefix, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NetworkBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    NetworkBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Network<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Network::VT_ADDRESS,"address");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Network<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Network");
+      ds.field("address", &self.address());
+      ds.field("prefix", &self.prefix());
+      ds.finish()
+  }
+}
 pub enum CredentialOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -765,6 +879,8 @@ impl<'a> Credential<'a> {
   pub const VT_SECRET_HASHES: ::flatbuffers::VOffsetT = 10;
   pub const VT_DISABLED: ::flatbuffers::VOffsetT = 12;
   pub const VT_MARKS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_SCOPES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_NETWORKS: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -776,6 +892,8 @@ impl<'a> Credential<'a> {
     args: &'args CredentialArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Credential<'bldr>> {
     let mut builder = CredentialBuilder::new(_fbb);
+    if let Some(x) = args.networks { builder.add_networks(x); }
+    builder.add_scopes(args.scopes);
     if let Some(x) = args.marks { builder.add_marks(x); }
     if let Some(x) = args.secret_hashes { builder.add_secret_hashes(x); }
     if let Some(x) = args.username { builder.add_username(x); }
@@ -828,6 +946,20 @@ impl<'a> Credential<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(Credential::VT_MARKS, None)}
   }
+  #[inline]
+  pub fn scopes(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Credential::VT_SCOPES, Some(4294967295)).unwrap()}
+  }
+  #[inline]
+  pub fn networks(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network>>>>(Credential::VT_NETWORKS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Credential<'_> {
@@ -842,6 +974,8 @@ impl ::flatbuffers::Verifiable for Credential<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("secret_hashes", Self::VT_SECRET_HASHES, false)?
      .visit_field::<bool>("disabled", Self::VT_DISABLED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("marks", Self::VT_MARKS, false)?
+     .visit_field::<u32>("scopes", Self::VT_SCOPES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Network>>>>("networks", Self::VT_NETWORKS, false)?
      .finish();
     Ok(())
   }
@@ -853,6 +987,8 @@ pub struct CredentialArgs<'a> {
     pub secret_hashes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
     pub disabled: bool,
     pub marks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub scopes: u32,
+    pub networks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network<'a>>>>>,
 }
 impl<'a> Default for CredentialArgs<'a> {
   #[inline]
@@ -864,6 +1000,8 @@ impl<'a> Default for CredentialArgs<'a> {
       secret_hashes: None,
       disabled: false,
       marks: None,
+      scopes: 4294967295,
+      networks: None,
     }
   }
 }
@@ -898,6 +1036,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CredentialBuilder<'a, 'b, A> 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Credential::VT_MARKS, marks);
   }
   #[inline]
+  pub fn add_scopes(&mut self, scopes: u32) {
+    self.fbb_.push_slot::<u32>(Credential::VT_SCOPES, scopes, 4294967295);
+  }
+  #[inline]
+  pub fn add_networks(&mut self, networks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Network<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Credential::VT_NETWORKS, networks);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CredentialBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     CredentialBuilder {
@@ -922,6 +1068,8 @@ impl ::core::fmt::Debug for Credential<'_> {
       ds.field("secret_hashes", &self.secret_hashes());
       ds.field("disabled", &self.disabled());
       ds.field("marks", &self.marks());
+      ds.field("scopes", &self.scopes());
+      ds.field("networks", &self.networks());
       ds.finish()
   }
 }

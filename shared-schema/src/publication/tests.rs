@@ -34,6 +34,8 @@ fn content(tenants: u32) -> SnapshotContent {
                 secret_hashes: vec!["$argon2id$x".into()],
                 disabled: false,
                 marks: Vec::new(),
+                scopes: Default::default(),
+                networks: Vec::new(),
             })
             .collect(),
         domains: (1..=2 * tenants)

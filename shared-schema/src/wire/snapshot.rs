@@ -2,7 +2,8 @@
 
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 
-use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
+use super::{FORMAT, WireError, check_frame, put_address, read_address, verifier};
+use crate::access::{Network, Scopes};
 use crate::allocation::{Carrier, HostName, HostNeeds};
 use crate::generated::snapshot as wire;
 use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
@@ -13,6 +14,10 @@ use crate::snapshot::{
     Suppression, Suspension, SuspensionTarget, Tenant,
 };
 use crate::standing::{DomainRecord, Standing};
+
+/// The format of a snapshot whose credentials have scopes or networks. A reader of format 1 would overlook them, so it has to
+/// refuse such a one.
+const FORMAT_NARROW: u16 = 2;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -34,7 +39,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
     let signpost = |post: &Signpost| wire::Signpost::new(post.mark, post.region.0, post.credential.0);
     let signposts: Vec<_> = content.signposts.iter().map(signpost).collect();
     let args = wire::SnapshotArgs {
-        format: FORMAT,
+        format: format_of(content),
         revision: content.revision.0,
         tenants: Some(tenants),
         credentials: Some(credentials),
@@ -60,11 +65,13 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
 pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
     check_frame(bytes, wire::SNAPSHOT_IDENTIFIER, SNAPSHOT_BYTES_MAX)?;
     let root = wire::root_as_snapshot_with_opts(&verifier(bytes.len()), bytes)?;
-    check_format(root.format())?;
+    if root.format() > FORMAT_NARROW {
+        return Err(WireError::NewerFormat { found: root.format() });
+    }
     Ok(SnapshotContent {
         revision: Revision(root.revision()),
         tenants: root.tenants().into_iter().flatten().map(read_tenant).collect(),
-        credentials: root.credentials().into_iter().flatten().map(read_credential).collect(),
+        credentials: root.credentials().into_iter().flatten().map(read_credential).collect::<Result<_, _>>()?,
         domains: root.domains().into_iter().flatten().map(read_domain).collect::<Result<_, _>>()?,
         sources: root.sources().into_iter().flatten().map(read_source).collect::<Result<_, _>>()?,
         pools: root.pools().into_iter().flatten().map(read_pool).collect(),
@@ -74,6 +81,12 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         regions: root.regions().into_iter().flatten().map(read_region).collect(),
         signposts: root.signposts().into_iter().flatten().map(read_signpost).collect(),
     })
+}
+
+/// The least format whose readers do not overlook what `content` says.
+fn format_of(content: &SnapshotContent) -> u16 {
+    let is_narrow = |credential: &Credential| !credential.scopes.is_all() || !credential.networks.is_empty();
+    if content.credentials.iter().any(is_narrow) { FORMAT_NARROW } else { FORMAT }
 }
 
 type List<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
@@ -112,6 +125,7 @@ fn read_tenant(tenant: wire::Tenant<'_>) -> Tenant {
 
 fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -> WIPOffset<wire::Credential<'b>> {
     let hashes: Vec<_> = credential.secret_hashes.iter().map(|hash| to.create_string(hash)).collect();
+    let networks = (!credential.networks.is_empty()).then(|| put_list(to, &credential.networks, put_network));
     let args = wire::CredentialArgs {
         id: credential.id.0,
         tenant: credential.tenant.0,
@@ -119,19 +133,34 @@ fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -
         secret_hashes: Some(to.create_vector(&hashes)),
         disabled: credential.disabled,
         marks: (!credential.marks.is_empty()).then(|| to.create_vector(&credential.marks)),
+        scopes: credential.scopes.bits(),
+        networks,
     };
     wire::Credential::create(to, &args)
 }
 
-fn read_credential(credential: wire::Credential<'_>) -> Credential {
-    Credential {
+fn put_network<'b>(to: &mut FlatBufferBuilder<'b>, network: &Network) -> WIPOffset<wire::Network<'b>> {
+    let args = wire::NetworkArgs { address: Some(put_address(to, network.address())), prefix: network.prefix() };
+    wire::Network::create(to, &args)
+}
+
+fn read_network(network: wire::Network<'_>) -> Result<Network, WireError> {
+    let address = read_address("network address", network.address())?;
+    let prefix = network.prefix();
+    Network::new(address, prefix).map_err(|_| WireError::UnknownValue { field: "network prefix", value: prefix })
+}
+
+fn read_credential(credential: wire::Credential<'_>) -> Result<Credential, WireError> {
+    Ok(Credential {
         id: CredentialId(credential.id()),
         tenant: TenantId(credential.tenant()),
         username: credential.username().to_owned(),
         secret_hashes: credential.secret_hashes().into_iter().flatten().map(str::to_owned).collect(),
         disabled: credential.disabled(),
         marks: credential.marks().into_iter().flatten().collect(),
-    }
+        scopes: Scopes::from_bits(credential.scopes()),
+        networks: credential.networks().into_iter().flatten().map(read_network).collect::<Result<_, _>>()?,
+    })
 }
 
 fn put_domain<'b>(to: &mut FlatBufferBuilder<'b>, domain: &SendingDomain) -> WIPOffset<wire::SendingDomain<'b>> {
@@ -369,8 +398,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::Scope;
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
+    const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
 
     fn sample() -> SnapshotContent {
         let key = |id, selector: &str, algorithm| DkimKey {
@@ -398,6 +429,8 @@ mod tests {
                 secret_hashes: vec!["$argon2id$one".into(), "$argon2id$two".into()],
                 disabled: false,
                 marks: Vec::new(),
+                scopes: Scopes::ALL,
+                networks: Vec::new(),
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),
@@ -448,16 +481,19 @@ mod tests {
             message_bytes_max: n.3,
             region: n.4.map(RegionId),
         });
-        let credential = (any::<(u32, u32, bool, Vec<u64>)>(), word(), vec(word(), 0..3)).prop_map(
-            |(n, username, secret_hashes)| Credential {
+        let network = proptest::sample::select(&["192.0.2.0/24", "2001:db8::/32", "::/0", "203.0.113.7"][..]);
+        let network = network.prop_map(|text| text.parse().unwrap());
+        let credential = (any::<(u32, u32, bool, u32, Vec<u64>)>(), word(), vec(word(), 0..3), vec(network, 0..3))
+            .prop_map(|(n, username, secret_hashes, networks)| Credential {
                 id: CredentialId(n.0),
                 tenant: TenantId(n.1),
                 username,
                 secret_hashes,
                 disabled: n.2,
-                marks: n.3,
-            },
-        );
+                marks: n.4,
+                scopes: Scopes::from_bits(n.3),
+                networks,
+            });
         let algorithm = proptest::sample::select(&[KeyAlgorithm::RsaSha256, KeyAlgorithm::Ed25519Sha256][..]);
         let key = (any::<u32>(), word(), algorithm, vec(any::<u8>(), 0..9), word()).prop_map(
             |(id, selector, algorithm, sealed_private_key, public_key)| DkimKey {
@@ -590,6 +626,23 @@ mod tests {
     fn the_committed_bytes_are_read_and_written_as_ever() {
         assert_eq!(decode_snapshot(GOLDEN).unwrap(), sample());
         assert_eq!(encode_snapshot(&sample()), GOLDEN, "a change of the form needs a new format");
+    }
+
+    /// What format 2 is for: earlier versions would let this credential do everything from everywhere.
+    fn narrow_sample() -> SnapshotContent {
+        let mut content = sample();
+        content.credentials[0].scopes = [Scope::Submit, Scope::JobsRead].into_iter().collect();
+        content.credentials[0].networks = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        content
+    }
+
+    #[test]
+    fn what_earlier_versions_would_overlook_is_of_a_format_that_they_refuse() {
+        let bytes = encode_snapshot(&narrow_sample());
+        assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 2);
+        assert_eq!(wire::root_as_snapshot(&encode_snapshot(&sample())).unwrap().format(), 1);
+        assert_eq!(decode_snapshot(GOLDEN_2).unwrap(), narrow_sample());
+        assert_eq!(bytes, GOLDEN_2, "a change of the form needs a new format");
     }
 
     #[test]

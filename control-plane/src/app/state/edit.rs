@@ -20,13 +20,14 @@ use postrail_schema::snapshot::{
 };
 use postrail_schema::standing::Standing;
 
+use super::super::credentials::checked_networks;
 use super::super::egress::NewNeeds;
 use super::super::keys::{ALGORITHMS, MasterKey, is_pair};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
-    CredentialEntry, Document, DomainEntry, PoolEntry, Record, RegionEntry, RouteEntry, SealedKey, SettingsEntry,
-    SourceEntry, SuspensionEntry, TenantEntry, Verification,
+    CredentialEntry, Document, DomainEntry, OperatorAccount, OperatorEntry, PoolEntry, Record, RegionEntry, RouteEntry,
+    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, Verification,
 };
 use crate::store::Write;
 
@@ -44,6 +45,7 @@ pub(super) fn edit(
     if let Some(settings) = &document.settings {
         editor.settings(settings)?;
     }
+    editor.kind(&document.operators, Editor::operators)?;
     editor.kind(&document.regions, Editor::regions)?;
     editor.kind(&document.tenants, Editor::tenants)?;
     editor.kind(&document.sources, Editor::sources)?;
@@ -202,6 +204,38 @@ impl Editor<'_> {
         Some(region)
     }
 
+    fn hashes(&mut self, pointer: String, hashes: Option<&[String]>) {
+        let hashes = hashes.unwrap_or_default();
+        if hashes.len() > LIVE_SECRETS_MAX || !hashes.iter().all(|hash| secrets::is_hash(hash)) {
+            self.fault(pointer, format!("these are at most {LIVE_SECRETS_MAX} argon2id hashes"));
+        }
+    }
+
+    fn operators(&mut self, entries: &[OperatorEntry]) -> Result<(), AppError> {
+        let mut wanted = BTreeMap::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let place = |field: &str| format!("/operators/{at}/{field}");
+            let name = self.checked(place("name"), names::slug("", &entry.name));
+            let networks = self.checked(place("networks"), checked_networks(&entry.networks));
+            self.hashes(place("secret_hashes"), entry.secret_hashes.as_deref());
+            let (Some(name), Some(networks)) = (name, networks) else { continue };
+            let former = self.draft.desired.operators.get(&name).map(|former| former.secret_hashes.clone());
+            let secret_hashes = entry.secret_hashes.clone().or(former).unwrap_or_default();
+            let OperatorEntry { role, disabled, .. } = *entry;
+            let account = OperatorAccount { name: name.clone(), role, secret_hashes, disabled, networks };
+            if wanted.insert(name, account).is_some() {
+                self.fault(place("name"), "this one occurs twice");
+            }
+        }
+        let known = std::mem::take(&mut self.draft.desired.operators);
+        self.draft.desired.operators.clone_from(&known);
+        known.keys().filter(|name| !wanted.contains_key(*name)).for_each(|name| self.draft.delete_operator(name));
+        wanted
+            .into_values()
+            .filter(|account| known.get(&account.name) != Some(account))
+            .try_for_each(|account| self.draft.put_operator(account))
+    }
+
     fn tenants(&mut self, entries: &[TenantEntry]) -> Result<(), AppError> {
         let known = self.tenant_ids();
         let mut wanted = Wanted::<Tenant>::new();
@@ -301,13 +335,9 @@ impl Editor<'_> {
         for (at, entry) in entries.iter().enumerate() {
             let username = self.checked(wanted.place(at, "username"), names::username("", &entry.username));
             let tenant = self.named(wanted.place(at, "tenant"), "tenant", &entry.tenant, &tenants);
-            if let Some(hashes) = &entry.secret_hashes {
-                let pointer = wanted.place(at, "secret_hashes");
-                if hashes.len() > LIVE_SECRETS_MAX || !hashes.iter().all(|hash| secrets::is_hash(hash)) {
-                    self.fault(pointer, format!("these are at most {LIVE_SECRETS_MAX} argon2id hashes"));
-                }
-            }
-            let (Some(username), Some(tenant)) = (username, tenant) else { continue };
+            self.hashes(wanted.place(at, "secret_hashes"), entry.secret_hashes.as_deref());
+            let networks = self.checked(wanted.place(at, "networks"), checked_networks(&entry.networks));
+            let (Some(username), Some(tenant), Some(networks)) = (username, tenant, networks) else { continue };
             let pointer = wanted.place(at, "username");
             if !self.once(&mut wanted, pointer, username.clone()) {
                 continue;
@@ -322,7 +352,8 @@ impl Editor<'_> {
             let kept = if secret_hashes == former { former_marks } else { Vec::new() };
             let marks = marks.unwrap_or(kept);
             let id = id.unwrap_or_else(|| self.draft.counters().next_credential());
-            wanted.want(Credential { id, tenant, username, secret_hashes, disabled: entry.disabled, marks });
+            let CredentialEntry { disabled, scopes, .. } = *entry;
+            wanted.want(Credential { id, tenant, username, secret_hashes, disabled, marks, scopes, networks });
         }
         self.settle(wanted)
     }

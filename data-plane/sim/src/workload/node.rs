@@ -78,6 +78,8 @@ fn content() -> SnapshotContent {
             secret_hashes: vec![secret_hash()],
             disabled: false,
             marks: Vec::new(),
+            scopes: Default::default(),
+            networks: Vec::new(),
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),

@@ -15,8 +15,18 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 9] =
-    ["settings", "regions", "tenants", "credentials", "sources", "pools", "domains", "routes", "suspensions"];
+const KINDS: [&str; 10] = [
+    "settings",
+    "operators",
+    "regions",
+    "tenants",
+    "credentials",
+    "sources",
+    "pools",
+    "domains",
+    "routes",
+    "suspensions",
+];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];
 

@@ -43,6 +43,8 @@ fn snapshot_with(change: impl FnOnce(&mut SnapshotContent)) -> Snapshot {
             secret_hashes: Vec::new(),
             disabled: false,
             marks: Vec::new(),
+            scopes: Default::default(),
+            networks: Vec::new(),
         }],
         domains: vec![domain(11, 1, "a.example"), domain(12, 1, "b.example"), domain(21, 2, "other.example")],
         ..SnapshotContent::default()
