@@ -14,11 +14,11 @@ fn description(at: SocketAddr) -> Value {
     response.json().expect("the description is JSON")
 }
 
-/// What a schema cannot say is refused with 422 (whose domain it is) or 400 (that a cursor was given), beside what every
-/// API may say.
+/// What a schema cannot say is refused with 422 (whose domain it is), 412 and 428 (what the caller has read) or 400 (that a
+/// cursor was given), beside what every API may say.
 const MEANING: &str = r#"
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "413", "422", "429", "5xx"]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "413", "422", "428", "429", "5xx"]
 
 [[operations]]
 include-method = "GET"

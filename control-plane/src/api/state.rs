@@ -109,7 +109,7 @@ pub(crate) async fn plan(
 /// Makes the state what the document says, in one revision. A kind that the document has is whole: what it does not name
 /// of the kind is removed. A kind that it does not have stays as it is.
 #[utoipa::path(put, path = "/v2/state", tag = "state", request_body = Document,
-    params(("If-Match" = String, Header, description = "The etag of the plan, or * for whatever the state is.")),
+    params(("If-Match" = Option<String>, Header, description = "The etag of the plan, or * for whatever the state is; 428 without it.")),
     responses((status = 200, body = AppliedView), (status = 409, body = ProblemDocument),
         (status = 412, body = ProblemDocument), (status = 422, body = ProblemDocument), (status = 428, body = ProblemDocument)))]
 pub(crate) async fn replace(

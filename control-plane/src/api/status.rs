@@ -102,7 +102,7 @@ pub(crate) async fn problems(
     _: Operator,
 ) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
     let problems = shared.app.problems();
-    let of_hosts = shared.run(|app| app.problems_of_hosts()).await?;
-    let items = problems.iter().chain(&of_hosts).map(ProblemView::of).collect();
+    let observed = shared.run(|app| Ok((app.problems_of_hosts()?, app.key_problems(&app.desired())?))).await?;
+    let items = problems.iter().chain(&observed.0).chain(&observed.1).map(ProblemView::of).collect();
     Ok(Json(Page { items, next_cursor: None }))
 }

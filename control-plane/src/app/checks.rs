@@ -15,6 +15,7 @@ use std::time::Duration;
 use postrail_schema::ids::SendingDomainId;
 use postrail_schema::keys;
 use postrail_schema::limits::{DOMAIN_CHECK_EAGER, DOMAIN_CHECK_PAUSE, DOMAIN_CHECK_PERIOD, DOMAIN_CHECK_PERIOD_SHORT};
+use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::SendingDomain;
 use postrail_schema::standing::Standing;
 use tokio::task::JoinError;
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 
 use super::domains::{find, subject};
 use super::{App, AppError, now_ms, put};
+use crate::plan::Desired;
 use crate::verify::{self, DomainCheck, Held, Purpose, RecordCheck, RecordState, next};
 
 impl App {
@@ -33,6 +35,30 @@ impl App {
         let entries = self.store.get(&[keys::check(id)])?.entries;
         // What a later version wrote differently is found anew by the next check.
         Ok(entries.first().and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    }
+
+    /// Findings about the keys of `desired`, of those that the last checks looked at: mail that is signed with a key that DNS
+    /// does not have fails at receivers. Domains that have to prove themselves have findings of their own for that.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn key_problems(&self, desired: &Desired) -> Result<Vec<Problem>, AppError> {
+        let checked = self.desired();
+        let mut problems = Vec::new();
+        for entry in self.store.list(keys::CHECKS)?.entries {
+            let id = entry.key.strip_prefix(keys::CHECKS).and_then(|id| id.parse().ok()).map(SendingDomainId);
+            let Some(domain) = id.and_then(|id| desired.domains.get(&id)) else { continue };
+            let is_looked_at = checked.domains.get(&domain.id).is_some_and(|seen| seen.keys == domain.keys);
+            if domain.standing != Standing::Trusted || !is_looked_at || problems.len() >= KEY_PROBLEMS_MAX {
+                continue;
+            }
+            let Ok(check) = serde_json::from_slice::<DomainCheck>(&entry.value) else { continue };
+            let is_bad = |record: &&RecordCheck| {
+                record.purpose == Purpose::Dkim && matches!(record.state, RecordState::Missing | RecordState::Wrong)
+            };
+            problems.extend(check.records.iter().filter(is_bad).map(|record| key_problem(domain, record)));
+        }
+        Ok(problems)
     }
 
     /// Keeps what a check found, and moves the domain's standing by it.
@@ -152,6 +178,16 @@ impl Drop for Turn<'_> {
     }
 }
 
+fn key_problem(domain: &SendingDomain, record: &RecordCheck) -> Problem {
+    let (code, what) = match record.state {
+        RecordState::Wrong => ("key_not_as_in_dns", "is of another key than the one that signs"),
+        _ => ("key_not_in_dns", "is not published, and the key signs"),
+    };
+    let detail =
+        format!("{} {what}: receivers take its signatures for forged; run `postrail domain check`", record.name);
+    Problem { severity: Severity::Warning, code, subject: format!("domain/{}", domain.name), detail }
+}
+
 /// The name belongs to another tenant, so its records prove nothing here.
 fn disown(records: &mut [RecordCheck]) {
     for record in records.iter_mut().filter(|record| record.purpose == Purpose::Ownership) {
@@ -177,6 +213,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Findings about keys that are told at once.
+const KEY_PROBLEMS_MAX: usize = 1_000;
 /// How long a check that somebody asks for waits for others to end.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// What the audit trail has as the status of something that was done.

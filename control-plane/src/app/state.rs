@@ -81,7 +81,9 @@ impl App {
     /// # Errors
     /// The document has values that cannot be.
     pub(crate) fn plan_state(&self, document: &Document) -> Result<Planned, AppError> {
-        Ok(self.planned(document)?.0)
+        let (mut planned, after, _) = self.planned(document)?;
+        planned.problems.append(&mut self.key_problems(&after)?);
+        Ok(planned)
     }
 
     /// Makes desired state what the document says.
@@ -89,7 +91,7 @@ impl App {
     /// # Errors
     /// The document has values that cannot be, its plan has errors, or the state is not the one of `when`.
     pub(crate) fn apply_state(&self, document: &Document, when: &Precondition) -> Result<Applied, AppError> {
-        let (planned, asked) = self.planned(document)?;
+        let (planned, _, asked) = self.planned(document)?;
         self.check_base(&self.desired(), when, document)?;
         let errors: Vec<_> =
             planned.problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect();
@@ -112,11 +114,12 @@ impl App {
         })
     }
 
-    fn planned(&self, document: &Document) -> Result<(Planned, [usize; 2]), AppError> {
+    fn planned(&self, document: &Document) -> Result<(Planned, Desired, [usize; 2]), AppError> {
         self.planned_on(&self.desired(), document)
     }
 
-    fn planned_on(&self, desired: &Desired, document: &Document) -> Result<(Planned, [usize; 2]), AppError> {
+    /// The plan, what it leads to, and the keys that are to be made.
+    fn planned_on(&self, desired: &Desired, document: &Document) -> Result<(Planned, Desired, [usize; 2]), AppError> {
         let before = Document::of(desired, true);
         let mut draft = Draft::on(desired);
         let mut keys = Keys::counted();
@@ -128,7 +131,7 @@ impl App {
             changes,
             problems: problems(&draft.desired),
         };
-        Ok((planned, keys.asked))
+        Ok((planned, draft.desired, keys.asked))
     }
 
     /// Whether `desired` is the state that the caller has seen; if not, it is told what the document would change now.
@@ -136,7 +139,7 @@ impl App {
         if when.holds(|| state_tag(desired)) {
             return Ok(());
         }
-        let (planned, _) = self.planned_on(desired, document)?;
+        let (planned, ..) = self.planned_on(desired, document)?;
         Err(AppError::Stale { tag: planned.tag, difference: planned.changes })
     }
 

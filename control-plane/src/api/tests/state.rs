@@ -283,6 +283,36 @@ async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_di
     }
 }
 
+#[tokio::test]
+async fn a_key_that_dns_does_not_have_is_a_finding_of_the_plan_until_it_goes() {
+    let world = World::new();
+    let record = |state: &str| {
+        json!({ "purpose": "dkim", "name": "pr1r._domainkey.sender.example", "state": state,
+        "found": [], "server": null, "detail": "", "advice": "", "since_ms": 1 })
+    };
+    let check = |state: &str| json!({ "checked_at_ms": 1, "standing": "trusted", "standing_since_ms": 1, "records": [record(state)] });
+    for (state, wanted) in
+        [("ok", None), ("missing", Some("key_not_in_dns")), ("wrong", Some("key_not_as_in_dns")), ("unreachable", None)]
+    {
+        let value = check(state).to_string().into_bytes();
+        world.store.txn(&[], &[Write::Put { key: "checks/1".into(), value }]).unwrap();
+        let code = |list: &Value| {
+            list.as_array()
+                .unwrap()
+                .iter()
+                .find(|problem| problem["subject"] == "domain/sender.example")
+                .map(|problem| problem["code"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(code(&world.get("/v2/problems").await["items"]).as_deref(), wanted, "{state}");
+        let plan = world.plan(&json!({})).await;
+        assert_eq!((code(&plan["problems"]).as_deref(), &plan["applicable"]), (wanted, &json!(true)), "{state}");
+        // The key that the check was about is not in this plan.
+        let without =
+            json!({ "domains": [{ "name": "sender.example", "tenant": "default", "dkim_keys": ["ed25519-sha256"] }] });
+        assert_eq!(code(&world.plan(&without).await["problems"]), None, "{state}");
+    }
+}
+
 /// 10,000 tenants beside the first.
 fn ten_thousand() -> Value {
     let tenants = (0..10_000).map(|n| json!({ "name": format!("tenant-{n:05}"), "weight": 1 + n % 9 }));
