@@ -137,6 +137,23 @@ impl Tutorial {
         });
     }
 
+    /// Runs the blocks of a runbook.
+    fn follow(&mut self, runbook: &str) {
+        let path = root().join(format!("docs/operating/runbooks/{runbook}.md"));
+        let text = std::fs::read_to_string(path).expect("the runbook");
+        let mut at = String::new();
+        for block in blocks(&text) {
+            match block {
+                Block::Commands(host, lines) => {
+                    lines.iter().for_each(|line| self.run(&host, line));
+                    at = host;
+                }
+                Block::Printed(lines) => self.check(&lines, &at),
+            }
+        }
+        assert!(!at.is_empty(), "{runbook} has commands");
+    }
+
     /// That the last block printed these lines, in which `…` stands for anything.
     fn check(&self, lines: &[String], host: &str) {
         for line in lines.iter().filter(|line| !line.trim().is_empty()) {
@@ -186,7 +203,7 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     let zone = format!("@ MX 10 mx\nmx A {}", receiver_at.address);
     let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[("receiver.test.", &zone)]);
     let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receiver_at.address, 25))));
-    let _etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
+    let mut etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
     let mut tutorial = Tutorial::new(place, lan, names.address());
     let (mut secret, mut at) = (String::new(), String::new());
     for block in blocks(&chapter) {
@@ -231,4 +248,35 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     });
     // What the host had before it moved is there once: its journal went on where the ledger was.
     assert_eq!(tutorial.said.matches("accepted  ").count(), 4, "{}", tutorial.said);
+    // The runbooks go on with this fleet.
+    tutorial.follow("key-leaked");
+    tutorial.follow("address-blocked");
+    etcd_is_lost(&mut tutorial, &mut etcd);
+    assert_eq!(submit(&tutorial.stations[HOSTS[1]], &secret, "after@receiver.test"), 202);
+}
+
+/// As `etcd-lost.md` says: a snapshot, the loss of all data, and the snapshot in its place.
+fn etcd_is_lost(tutorial: &mut Tutorial, etcd: &mut Etcd) {
+    let list = "postrail tenant list --api http://10.0.0.1:8081";
+    let (saved, folder) = (tutorial.place.join("etcd.db").display().to_string(), tutorial.place.join("etcd-default"));
+    tutorial.run(HOSTS[0], "postrail tenant add before --api http://10.0.0.1:8081");
+    etcd.control(&["snapshot", "save", &saved]);
+    tutorial.run(HOSTS[0], "postrail tenant add afterwards --api http://10.0.0.1:8081");
+    etcd.kill();
+    std::fs::remove_dir_all(&folder).expect("it is lost");
+    etcd.control(&["snapshot", "restore", &saved, "--data-dir", &folder.display().to_string()]);
+    etcd.start_again();
+    wait::until("the control plane to go on with what the snapshot has", || {
+        tutorial.run(HOSTS[0], list);
+        (tutorial.said.contains("before") && !tutorial.said.contains("afterwards")).then_some(())
+    });
+    tutorial.run(HOSTS[0], "postrail tenant add again --api http://10.0.0.1:8081");
+    let wait = "curl -sS --fail http://10.0.0.2:8082/readyz";
+    wait::until("a data plane to have what was changed since", || {
+        tutorial.run(HOSTS[1], wait);
+        let on_host = tutorial.said.clone();
+        tutorial.run(HOSTS[0], "curl -sS --fail http://10.0.0.1:8081/readyz");
+        let published = tutorial.said.split("\"revision\":").nth(1)?.split(['}', ',']).next()?.to_owned();
+        on_host.contains(&format!("revision {published} in effect")).then_some(())
+    });
 }

@@ -3,7 +3,6 @@
 use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
-use super::HostsError;
 use crate::ledger::LedgerError;
 use crate::plan::{Change, LoadError};
 use crate::store::StoreError;
@@ -40,8 +39,6 @@ pub(crate) enum AppError {
     Load(#[source] LoadError),
     #[error("the configuration store failed")]
     Store(#[source] StoreError),
-    #[error("the allocation of addresses cannot be read")]
-    Hosts(#[source] HostsError),
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("cryptography failed: {act}")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postrail_schema::keys::HEAD;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::{App, AppError};
 use crate::store::{ConfigStore, Watch, WatchEvent};
@@ -33,6 +33,7 @@ pub(crate) async fn follow_store(app: Arc<App>, store: Arc<dyn ConfigStore>, mut
 
 /// Until the watch ends, or the configuration cannot be taken over.
 async fn follow(app: &Arc<App>, mut watch: Watch) {
+    let mut look = Instant::now() + PERIOD;
     loop {
         tokio::select! {
             event = watch.next() => match event {
@@ -40,7 +41,8 @@ async fn follow(app: &Arc<App>, mut watch: Watch) {
                 Some(WatchEvent::Alive | WatchEvent::Lost) => continue,
                 Some(WatchEvent::Changes { .. }) => {}
             },
-            () = sleep(PERIOD) => {}
+            // A store that was restored from a snapshot tells nothing of what it has not any more.
+            () = sleep_until(look) => look = Instant::now() + PERIOD
         }
         if reload(app).await.is_err() {
             return;

@@ -96,12 +96,15 @@ impl Follower {
             self.apply(manifest.value).await?;
         }
         let mut watch = self.store.watch(PUBLISHED, listing.revision);
-        loop {
+        let begun = Instant::now();
+        // A store that was restored from a snapshot tells nothing of what it has not any more: it is read again by period.
+        while begun.elapsed() < LOOK_PERIOD {
             match self.next(&mut watch).await? {
                 Next::Watch => {}
                 Next::Begin => return Ok(()),
             }
         }
+        Ok(())
     }
 
     async fn next(&mut self, watch: &mut Watch) -> Result<Next> {
@@ -309,5 +312,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a manifest waits for the suppressions that it names, and between two tries.
 const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(3);
 const SUPPRESSIONS_PAUSE: Duration = Duration::from_millis(50);
+/// Between two readings of the manifest, whatever the watch says.
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
 /// Between two tries later on.
 const SUPPRESSIONS_PERIOD: Duration = Duration::from_secs(2);
