@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::{
-    App, Bootstrap, DataPlane, FirstStart, HostClient, KnownHosts, MasterKey, Parts, fleet_installation, fleet_token,
-    make_operator_token, master_key_check,
+    App, Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, MasterKey, Parts, fleet_installation,
+    fleet_token, make_operator_token, master_key_check,
 };
 use crate::dns::Resolver;
 use crate::files;
@@ -82,14 +82,14 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let api = listener.local_addr().context("reading the listener's address")?;
     let store = Arc::clone(&config.store);
     let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap)).await;
-    let Opened { app, token, first } = opened.context("opening the stores")??;
+    let Opened { app, token, first, allocation } = opened.context("opening the stores")??;
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_store(Arc::clone(&app), Arc::clone(&store), stopped.clone()));
-    if is_fleet {
+    if let Some(allocation) = allocation {
+        tasks.spawn(allocate(allocation, stopped.clone()));
         tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), Arc::clone(&token), stopped.clone()));
-        tasks.spawn(allocate(Arc::clone(&store), stopped.clone()));
     }
     // Data planes look here for who leads.
     let at = format!("http://{api}");
@@ -113,6 +113,8 @@ struct Opened {
     app: Arc<App>,
     token: Arc<str>,
     first: Option<FirstStart>,
+    /// In a fleet.
+    allocation: Option<Hosts>,
 }
 
 fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
@@ -147,19 +149,21 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     };
     let hostname = bootstrap.hostname.clone();
     let resolver = Resolver::new(config.resolvers);
-    let parts =
-        Parts { store, ledger, hosts: KnownHosts::new(hosts), master, hostname, region: config.region, resolver };
+    let allocation = is_fleet.then(|| Hosts::new(Arc::clone(&store)));
+    let hosts = KnownHosts::new(hosts);
+    let region = config.region;
+    let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), master, hostname, region, resolver };
     let app = App::new(parts).context("reading the configuration")?;
     // In a fleet the token is that of the first control plane: another without the file does not make one more.
     let token_file = at("operator.token");
     if is_fleet && !is_new && !token_file.exists() {
         app.announce_suppressions().context("publishing the configuration")?;
-        return Ok(Opened { app: Arc::new(app), token, first: None });
+        return Ok(Opened { app: Arc::new(app), token, first: None, allocation });
     }
     let operator = files::operator_token(&token_file, || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &operator).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), token, first })
+    Ok(Opened { app: Arc::new(app), token, first, allocation })
 }
 
 /// Every host of a cluster has one master key: another one would seal what nobody else opens.

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use postrail_tests::child::{run, try_run};
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Plan, Submitter};
 use postrail_tests::lan::{Lan, Station};
-use postrail_tests::place::Place;
+use postrail_tests::place::{Place, root};
+use postrail_tests::postrail::binary;
 use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -32,11 +35,11 @@ struct World {
 
 impl World {
     fn new(name: &str) -> Self {
-        Self::with(name, &[])
+        Self::with(Place::new(name), &[])
     }
 
-    fn with(name: &str, environment: &[(&str, &str)]) -> Self {
-        let (place, lan) = (Place::new(name), Lan::new());
+    fn with(place: Place, environment: &[(&str, &str)]) -> Self {
+        let lan = Lan::new();
         let receiver_at = lan.station(50);
         let zone = ("receiver.test.", format!("@ MX 10 mx\nmx A {}", receiver_at.address));
         let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[(zone.0, &zone.1)]);
@@ -100,6 +103,15 @@ impl World {
         let key = format!("/postrail/main/allocation/grants/{}", self.fleet.hosts[host].name);
         let found: Value = serde_json::from_str(&self.fleet.etcd.control(&["get", &key, "-w", "json"])).expect("JSON");
         found["kvs"][0].clone()
+    }
+
+    /// `postrail host …` as the operator: whether it succeeded, and what it printed.
+    fn host(&self, arguments: &[&str]) -> (bool, String) {
+        let control = &self.fleet.control;
+        let mut command = control.station().command(binary());
+        command.arg("--data").arg(&control.data).arg("host").args(arguments);
+        let (status, text) = try_run(command.args(["--api", &format!("http://{}", control.api)]));
+        (status.success(), text)
     }
 
     fn stream(&self, host: usize) -> Stream {
@@ -293,4 +305,107 @@ fn a_host_that_is_restarted_within_its_lease_keeps_its_addresses() {
     assert_eq!(world.grants(0), grants, "nothing was given to anybody meanwhile");
     let arrived = world.nothing_is_lost(streams);
     assert_eq!(uses(&arrived, kept).len(), 1, "no other host used it");
+}
+
+#[test]
+fn a_drain_moves_addresses_without_losing_mail() {
+    let world = World::new("addresses-drain");
+    let moved = world.address_of(0);
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    let began = Instant::now();
+    let (done, text) = world.host(&["drain", "host-1", "--wait", "30"]);
+    println!("{text}after {:.2} s", began.elapsed().as_secs_f64());
+    assert!(done && text.contains("host-1 has no addresses any more"), "{text}");
+    assert!(began.elapsed() < LEASE, "it is given up, and not waited for until its lease ends");
+    assert!(!world.station(0).has(moved), "it has left the interface");
+    wait::until("the other host to have both", || (world.places() == [Some(1); 2]).then_some(()));
+    let (_, list) = world.host(&["list"]);
+    assert!(list.lines().any(|line| line.starts_with("host-1") && line.contains("drained")), "{list}");
+    // What it accepts now waits for an address.
+    let (_, shown) = world.host(&["show", "host-2"]);
+    assert!(shown.contains("no other host may have it (host-1 is draining)"), "{shown}");
+    let (done, text) = world.host(&["resume", "host-1"]);
+    assert!(done, "{text}");
+    world.until_each_has_one();
+    let arrived = world.nothing_is_lost(streams);
+    let mut once = BTreeSet::new();
+    assert!(arrived.iter().all(|mail| once.insert(recipient(mail))), "nothing was sent twice");
+    let by_host: Vec<_> = uses(&arrived, moved).iter().map(|one| one.host).collect();
+    assert!(by_host.starts_with(&[0, 1]), "{by_host:?}");
+    let audit = world.fleet.change("GET", "/v2/audit", &Value::Null).to_string();
+    assert!(audit.contains("POST /v2/hosts/host-1/drain") && audit.contains("POST /v2/hosts/host-1/resume"), "{audit}");
+}
+
+#[test]
+fn a_host_whose_records_are_lost_from_etcd_writes_them_again_and_nothing_moves() {
+    let world = World::new("addresses-lost-record");
+    let grants = [world.grants(0), world.grants(1)];
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    let keys = || {
+        let listed = world.fleet.etcd.control(&["get", "--prefix", "--keys-only", "/postrail/main/"]);
+        let of_hosts = |key: &&str| ["/main/hosts/", "/main/holding/"].iter().any(|part| key.contains(part));
+        listed.lines().filter(of_hosts).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let before = keys();
+    assert_eq!(before.len(), 4, "{before:?}");
+    for key in &before {
+        assert_eq!(world.fleet.etcd.control(&["del", key]).trim(), "1");
+    }
+    // And every lease with what hangs on it: who leads, and which hosts run.
+    let leases = world.fleet.etcd.control(&["lease", "list"]);
+    let leases: Vec<_> =
+        leases.lines().map(str::trim).filter(|line| line.bytes().all(|b| b.is_ascii_hexdigit())).collect();
+    assert!(leases.len() >= 3, "{leases:?}");
+    for lease in leases {
+        world.fleet.etcd.control(&["lease", "revoke", lease]);
+    }
+    let lost = world.receiver.arrived().len();
+    wait::until("the hosts to be there again", || (keys() == before).then_some(()));
+    world.receiver.wait_for(lost + 20);
+    assert_eq!([world.grants(0), world.grants(1)], grants, "no address went anywhere");
+    world.fleet.change("PATCH", "/v2/tenants/default", &json!({"weight": 7}));
+    world.fleet.settle();
+    let arrived = world.nothing_is_lost(streams);
+    for address in world.addresses {
+        assert_eq!(uses(&arrived, address).len(), 1, "one host used it");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_jumps_moves_no_address() {
+    let place = Place::new("addresses-clock");
+    let (library, clock) = (place.join("clock.so"), place.join("clock"));
+    let source = root().join("tests/src/clock.c");
+    run(Command::new("gcc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source));
+    let jump = |seconds: i64| std::fs::write(&clock, seconds.to_string()).expect("written");
+    jump(0);
+    let (preload, offset) = (library.display().to_string(), clock.display().to_string());
+    let world = World::with(place, &[("LD_PRELOAD", &preload), ("CLOCK_OFFSET_FILE", &offset)]);
+    let grants = [world.grants(0), world.grants(1)];
+    let streams = vec![world.stream(0), world.stream(1)];
+    world.receiver.wait_for(20);
+    // Less than mail is kept for: what a mail has left until it expires is counted by this clock.
+    for seconds in [3_600, -7_200, 0] {
+        jump(seconds);
+        let before = world.receiver.arrived().len();
+        // Three keepalives at least.
+        let until = Instant::now() + LEASE / 2;
+        wait::until("mail to go on", || {
+            (Instant::now() > until && world.receiver.arrived().len() > before + 20).then_some(())
+        });
+        assert_eq!([world.grants(0), world.grants(1)], grants, "no address went anywhere");
+    }
+    // That the processes did see it is in the Date of their mail.
+    let arrived = world.nothing_is_lost(streams);
+    let dates = arrived.iter().filter_map(|mail| {
+        let text = String::from_utf8_lossy(&mail.content).into_owned();
+        text.lines().find_map(|line| line.strip_prefix("Date: ").map(str::to_owned))
+    });
+    let hours: BTreeSet<_> = dates.filter_map(|date| Some(date.split(':').next()?.to_owned())).collect();
+    assert!(hours.len() >= 3, "three clocks: {hours:?}");
+    for address in world.addresses {
+        assert_eq!(uses(&arrived, address).len(), 1, "one host used it");
+    }
 }

@@ -13,6 +13,7 @@ mod edge;
 mod events;
 mod extract;
 mod fleet;
+mod hosts;
 mod jobs;
 mod openapi;
 mod operators;
@@ -107,6 +108,11 @@ fn configuration() -> Router<Shared> {
             "/suppressions/{address}",
             get(suppressions::show).put(suppressions::replace).delete(suppressions::delete),
         )
+        .route("/hosts", get(hosts::list))
+        .route("/hosts/{name}", get(hosts::show))
+        .route("/hosts/{name}/drain", post(hosts::drain))
+        .route("/hosts/{name}/resume", post(hosts::resume))
+        .route("/hosts/{name}/forget", post(hosts::forget))
         .route("/problems", get(status::problems))
         .route("/audit", get(audit::list))
 }

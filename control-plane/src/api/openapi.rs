@@ -8,8 +8,8 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domains, events, jobs, operators, pools, queue, regions, routes, settings, sources, state,
-    status, suppressions, suspensions, tenants,
+    audit, credentials, domains, events, hosts, jobs, operators, pools, queue, regions, routes, settings, sources,
+    state, status, suppressions, suspensions, tenants,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +30,7 @@ use super::{
         routes::list, routes::create, routes::show, routes::delete,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
+        hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,
         jobs::show, jobs::recipients, jobs::cancel, jobs::bounce,
         events::list, events::trace, queue::show, queue::retry, audit::list,
         status::problems, status::root, status::healthz, status::readyz, status::metrics,

@@ -141,10 +141,7 @@ impl From<AppError> for ProblemDocument {
                 upstream: Some(Box::new(body.clone())),
                 ..Self::new(
                     // What is ours to fix (5yz) stays apart from what the caller asked wrongly.
-                    StatusCode::from_u16(status)
-                        .ok()
-                        .filter(StatusCode::is_client_error)
-                        .unwrap_or(StatusCode::BAD_GATEWAY),
+                    theirs(status),
                     "data_plane_refused",
                     // The data plane says it in a sentence, unless what answered was something else.
                     body.get("detail").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned),
@@ -162,6 +159,7 @@ impl From<AppError> for ProblemDocument {
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
+            | AppError::Hosts(_)
             | AppError::Ledger(_)
             | AppError::Crypto { .. }
             | AppError::Encode(_) => {
@@ -170,6 +168,12 @@ impl From<AppError> for ProblemDocument {
             }
         }
     }
+}
+
+/// The status that a data plane refused with, where it is about what was asked.
+fn theirs(status: u16) -> StatusCode {
+    let status = StatusCode::from_u16(status).ok();
+    status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
 /// Where the ledger is, is no news to the operator and none to others.

@@ -95,14 +95,18 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-/// Findings about the configuration.
+/// Findings about the configuration, and in a fleet about where its addresses are.
 #[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
 pub(crate) async fn problems(
     State(shared): State<Shared>,
     _: Operator,
 ) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
     let problems = shared.app.problems();
-    let observed = shared.run(|app| Ok((app.problems_of_hosts()?, app.key_problems(&app.desired())?))).await?;
-    let items = problems.iter().chain(&observed.0).chain(&observed.1).map(ProblemView::of).collect();
+    let observed = shared.run(|app| {
+        let observed = [app.problems_of_hosts()?, app.key_problems(&app.desired())?, app.fleet_problems()];
+        Ok(observed.concat())
+    });
+    let observed = observed.await?;
+    let items = problems.iter().chain(&observed).map(ProblemView::of).collect();
     Ok(Json(Page { items, next_cursor: None }))
 }

@@ -1,5 +1,7 @@
 //! The API as its callers see it: the router in process, on temporary stores.
 
+mod hosts;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ use tower::ServiceExt;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, KnownHosts, Parts};
+use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
 use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
 use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore};
@@ -144,6 +146,7 @@ fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
         store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(vec![beside]),
+        allocation: Some(Hosts::new(Arc::clone(store))),
         master: Zeroizing::new([9; 32]),
         resolver: crate::dns::Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
@@ -651,5 +654,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 40);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 45);
 }

@@ -3,6 +3,7 @@
 use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
+use super::HostsError;
 use crate::ledger::LedgerError;
 use crate::plan::{Change, LoadError};
 use crate::store::StoreError;
@@ -39,6 +40,8 @@ pub(crate) enum AppError {
     Load(#[source] LoadError),
     #[error("the configuration store failed")]
     Store(#[source] StoreError),
+    #[error("the allocation of addresses cannot be read")]
+    Hosts(#[source] HostsError),
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("cryptography failed: {act}")]

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postrail_schema::allocation::{Grant, HostName, HostRecord, is_allocated};
 use postrail_schema::keys::{
@@ -22,7 +22,7 @@ use postrail_schema::limits::{HOST_RECORD_BYTES_MAX, HOSTS_MAX};
 use postrail_schema::snapshot::{EgressPool, EgressSource};
 use serde::de::DeserializeOwned;
 
-use crate::plan::allocation::{Demand, Known, Order, Step};
+use crate::plan::allocation::{Demand, Known, Observer, Order, Step};
 use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
 
 /// Why the allocation cannot be read or written.
@@ -58,13 +58,25 @@ pub struct Reading {
     head: u64,
 }
 
-/// The allocation in a store. Calls block.
+/// The allocation in a store, and what this process has observed of its hosts. Calls block. Clones share both.
 #[derive(Clone)]
-pub struct Hosts(Arc<dyn ConfigStore>);
+pub struct Hosts {
+    store: Arc<dyn ConfigStore>,
+    observer: Arc<Mutex<Observer>>,
+}
 
 impl Hosts {
     pub fn new(store: Arc<dyn ConfigStore>) -> Self {
-        Self(store)
+        Self { store, observer: Arc::default() }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ConfigStore> {
+        &self.store
+    }
+
+    /// What this process has observed. A panic while it was locked leaves it as it was before or after.
+    pub(crate) fn observer(&self) -> MutexGuard<'_, Observer> {
+        self.observer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a host reads of itself: both keys under one revision, and not older than now.
@@ -72,7 +84,7 @@ impl Hosts {
     /// # Errors
     /// [`HostsError`].
     pub fn own(&self, host: &HostName) -> Result<HostView, HostsError> {
-        let listing = self.0.get(&[holding(host), grants_key(host)])?;
+        let listing = self.store.get(&[holding(host), grants_key(host)])?;
         let mut view = HostView { record: None, revision: listing.revision, grants: Vec::new() };
         for entry in &listing.entries {
             if entry.key == holding(host) {
@@ -94,7 +106,7 @@ impl Hosts {
             return Err(HostsError::TooLarge);
         }
         let guards = [Guard { key: holding(host), revision: guard }];
-        Ok(self.0.txn(&guards, &[Write::Put { key: holding(host), value: encoded }])?)
+        Ok(self.store.txn(&guards, &[Write::Put { key: holding(host), value: encoded }])?)
     }
 
     /// Everything that a step is made from. The keys are not read under one revision, and need not be: a step is written
@@ -106,11 +118,11 @@ impl Hosts {
         let mut reading = Reading::default();
         let known = &mut reading.known;
         known.demands = self.demands()?;
-        for entry in self.0.list(ORDERS)?.entries {
+        for entry in self.store.list(ORDERS)?.entries {
             known.orders.insert(name(&entry, ORDERS)?, value::<Order>(&entry)?);
         }
         // The grants before the records: what a host says of them may be newer, never older.
-        for entry in self.0.list(ALLOCATION)?.entries {
+        for entry in self.store.list(ALLOCATION)?.entries {
             if entry.key == ALLOCATION_EPOCH {
                 known.allocation.epoch = value(&entry)?;
                 reading.head = entry.revision;
@@ -118,7 +130,7 @@ impl Hosts {
                 known.allocation.hosts.insert(name(&entry, GRANTS)?, value(&entry)?);
             }
         }
-        for entry in self.0.list(HOLDING)?.entries {
+        for entry in self.store.list(HOLDING)?.entries {
             let record = value(&entry)?;
             known.records.insert(name(&entry, HOLDING)?, (entry.revision, record));
         }
@@ -143,7 +155,7 @@ impl Hosts {
             [] => Write::Delete { key: grants_key(host) },
             grants => Write::Put { key: grants_key(host), value: encode(&grants) },
         }));
-        Ok(self.0.txn(&guards, &writes)?)
+        Ok(self.store.txn(&guards, &writes)?)
     }
 
     /// Gives or takes back (`None`) an order about a host.
@@ -156,14 +168,29 @@ impl Hosts {
             Some(order) => Write::Put { key, value: encode(&order) },
             None => Write::Delete { key },
         };
-        self.0.txn(&[], &[write])?;
+        self.store.txn(&[], &[write])?;
+        Ok(())
+    }
+
+    /// Removes what is left of a host that was forgotten: its record and the order. It must have no grants in `reading`.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it has spoken, or somebody has made a step: look again.
+    pub fn remove(&self, reading: &Reading, host: &HostName) -> Result<(), HostsError> {
+        let guards = [
+            Guard { key: ALLOCATION_EPOCH.to_owned(), revision: reading.head },
+            Guard { key: holding(host), revision: reading.known.revision(host) },
+            Guard { key: grants_key(host), revision: 0 },
+        ];
+        let writes = [Write::Delete { key: holding(host) }, Write::Delete { key: order_key(host) }];
+        self.store.txn(&guards, &writes)?;
         Ok(())
     }
 
     /// What each address of the egress sources asks for.
     fn demands(&self) -> Result<BTreeMap<IpAddr, Demand>, HostsError> {
         let mut sources = BTreeMap::new();
-        for entry in self.0.list(&format!("{DESIRED}sources/"))?.entries {
+        for entry in self.store.list(&format!("{DESIRED}sources/"))?.entries {
             let source: EgressSource = value(&entry)?;
             sources.insert(source.id, source);
         }
@@ -171,7 +198,7 @@ impl Hosts {
         for source in sources.values().filter(|source| is_allocated(source.address)) {
             demands.entry(source.address).or_default().add(&source.needs);
         }
-        for entry in self.0.list(&format!("{DESIRED}pools/"))?.entries {
+        for entry in self.store.list(&format!("{DESIRED}pools/"))?.entries {
             let pool: EgressPool = value(&entry)?;
             for member in &pool.members {
                 let demand = sources.get(&member.source).and_then(|source| demands.get_mut(&source.address));
@@ -204,7 +231,7 @@ mod tests {
     use postrail_schema::allocation::{Announcement, HostState};
 
     use super::*;
-    use crate::plan::allocation::{Observer, step};
+    use crate::plan::allocation::step;
     use crate::store::EmbeddedStore;
 
     fn host(name: &str) -> HostName {
@@ -284,7 +311,7 @@ mod tests {
         hosts.order(&host("one"), None).unwrap();
         assert!(hosts.read().unwrap().known.orders.is_empty());
         let write = Write::Put { key: "holding/two".into(), value: b"{}".to_vec() };
-        hosts.0.txn(&[], &[write]).unwrap();
+        hosts.store.txn(&[], &[write]).unwrap();
         assert!(matches!(hosts.read(), Err(HostsError::Value { key, .. }) if key == "holding/two"));
     }
 }

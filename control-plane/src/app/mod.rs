@@ -16,6 +16,7 @@ mod data_plane;
 mod domains;
 mod egress;
 mod error;
+mod fleet;
 mod hosts;
 mod keys;
 mod known_hosts;
@@ -53,6 +54,8 @@ pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal, Settling};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
+pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
+pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};
 pub use keys::{UnsealError, fleet_token, seal, unseal};
@@ -78,6 +81,8 @@ pub(crate) struct App {
     store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
     pub hosts: KnownHosts,
+    /// Which host has which address, in a fleet.
+    pub allocation: Option<Hosts>,
     master: MasterKey,
     hostname: String,
     /// That of this control plane and of the data planes whose events it takes; empty: none.
@@ -115,6 +120,7 @@ pub(crate) struct Parts {
     pub store: Arc<dyn ConfigStore>,
     pub ledger: Arc<dyn Ledger>,
     pub hosts: KnownHosts,
+    pub allocation: Option<Hosts>,
     pub master: MasterKey,
     pub hostname: String,
     pub region: String,
@@ -173,6 +179,7 @@ impl App {
             store: parts.store,
             ledger: parts.ledger,
             hosts: parts.hosts,
+            allocation: parts.allocation,
             master: parts.master,
             hostname: parts.hostname,
             region: parts.region,

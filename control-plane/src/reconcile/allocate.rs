@@ -6,20 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrail_schema::allocation::HostName;
 use postrail_schema::keys::ALLOCATOR;
 use postrail_schema::problem::Problem;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::app::{Hosts, HostsError};
-use crate::plan::allocation::{Observer, step};
-use crate::store::{ConfigStore, StoreError};
+use crate::app::{Hosts, HostsError, Reading};
+use crate::plan::allocation::{Fleet, HostStanding, Order, step};
+use crate::store::StoreError;
 
-/// Allocates addresses until `stop` is true, as one of any number of control planes of `store`.
-pub async fn allocate(store: Arc<dyn ConfigStore>, mut stop: watch::Receiver<bool>) {
-    let shared = Arc::clone(&store);
-    let Ok(lead) = tokio::task::spawn_blocking(move || shared.hold(ALLOCATOR, b"", TERM)).await else { return };
-    let mut allocator = Allocator { hosts: Hosts::new(store), observer: Observer::default(), told: Vec::new() };
+/// Allocates addresses until `stop` is true, as one of any number of control planes of the store.
+pub async fn allocate(hosts: Hosts, mut stop: watch::Receiver<bool>) {
+    let store = Arc::clone(hosts.store());
+    let Ok(lead) = tokio::task::spawn_blocking(move || store.hold(ALLOCATOR, b"", TERM)).await else { return };
+    let mut allocator = Allocator { hosts, told: Vec::new() };
     loop {
         let may_write = lead.is_held();
         let work = move || {
@@ -44,7 +45,6 @@ pub async fn allocate(store: Arc<dyn ConfigStore>, mut stop: watch::Receiver<boo
 /// One control plane's knowledge of the hosts.
 struct Allocator {
     hosts: Hosts,
-    observer: Observer,
     /// What was logged last.
     told: Vec<Problem>,
 }
@@ -55,11 +55,17 @@ impl Allocator {
         let reading = self.hosts.read()?;
         // After the reading: what was written by a host was sent before that, and only that is relied upon.
         let seen = boottime();
-        reading.known.show(&mut self.observer, seen);
-        let step = step(&reading.known.fleet(&self.observer, seen), &reading.known.allocation);
+        let (fleet, lapse) = {
+            let mut observer = self.hosts.observer();
+            reading.known.show(&mut observer, seen);
+            (reading.known.fleet(&observer, seen), observer.deadline(seen))
+        };
+        let step = step(&fleet, &reading.known.allocation);
         if may_write {
             self.tell(&step.problems);
-            if !step.changed.is_empty() {
+            if step.changed.is_empty() {
+                self.remove_forgotten(&reading, &fleet)?;
+            } else {
                 match self.hosts.write(&reading, &step) {
                     Ok(revision) => {
                         let relied = step.relied.len();
@@ -71,8 +77,26 @@ impl Allocator {
                 }
             }
         }
-        let lapse = self.observer.deadline(seen).map_or(PERIOD, |at| at.saturating_sub(seen));
-        Ok(lapse.min(PERIOD))
+        Ok(lapse.map_or(PERIOD, |at| at.saturating_sub(seen)).min(PERIOD))
+    }
+
+    /// Removes hosts that were forgotten and have nothing any more.
+    fn remove_forgotten(&self, reading: &Reading, fleet: &Fleet) -> Result<(), HostsError> {
+        let known = &reading.known;
+        let has_grants = |name| known.allocation.hosts.get(name).is_some_and(|grants| !grants.is_empty());
+        let forgotten = |name: &HostName| match fleet.hosts.get(name) {
+            // One that still speaks waits: it would write its record again.
+            Some(host) => host.standing == HostStanding::Forgotten && host.lapsed,
+            None => known.orders.get(name) == Some(&Order::Forget),
+        };
+        for name in known.orders.keys().filter(|name| forgotten(name) && !has_grants(*name)) {
+            match self.hosts.remove(reading, name) {
+                Ok(()) => tracing::info!(host = %name, "forgotten"),
+                Err(HostsError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Logs what has come to be wrong.
@@ -85,7 +109,7 @@ impl Allocator {
 }
 
 /// CLOCK_BOOTTIME: it counts while the host sleeps.
-fn boottime() -> Duration {
+pub(crate) fn boottime() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
@@ -97,11 +121,11 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
-    use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState};
+    use postrail_schema::allocation::{Announcement, HostRecord, HostState};
     use postrail_schema::keys::DESIRED;
 
     use super::*;
-    use crate::store::{EmbeddedStore, Write};
+    use crate::store::{ConfigStore as _, EmbeddedStore, Write};
 
     #[test]
     fn only_who_leads_writes_and_everybody_observes() {
@@ -121,7 +145,7 @@ mod tests {
             announcement: Announcement { addresses_max: 1, share: 1, routed: true, ..Announcement::default() },
         };
         hosts.keep_alive(&name, 0, &record).unwrap();
-        let allocator = || Allocator { hosts: hosts.clone(), observer: Observer::default(), told: Vec::new() };
+        let allocator = || Allocator { hosts: Hosts::new(Arc::clone(hosts.store())), told: Vec::new() };
         let (mut standby, mut leader) = (allocator(), allocator());
         standby.round(false).unwrap();
         assert!(hosts.own(&name).unwrap().grants.is_empty());
@@ -130,5 +154,18 @@ mod tests {
         assert_eq!(granted.len(), 1);
         leader.round(true).unwrap();
         assert_eq!(hosts.own(&name).unwrap().grants, granted, "nothing is written when nothing has changed");
+        // It is off for good: what it has passes on, and then nothing is left of it, once its lease is over.
+        hosts.keep_alive(&HostName::new("two").unwrap(), 0, &record).unwrap();
+        hosts.order(&name, Some(Order::Forget)).unwrap();
+        leader.round(true).unwrap();
+        assert_eq!(hosts.own(&name).unwrap().grants, []);
+        leader.round(true).unwrap();
+        assert!(hosts.own(&name).unwrap().record.is_some(), "it may still speak");
+        leader.hosts.observer().saw(boottime(), &name, 0, Duration::ZERO);
+        let written = hosts.own(&name).unwrap().record.unwrap().0;
+        leader.hosts.observer().saw(boottime().saturating_sub(Duration::from_secs(11)), &name, written, record.lease());
+        leader.round(true).unwrap();
+        assert_eq!(hosts.own(&name).unwrap().record, None);
+        assert_eq!(hosts.read().unwrap().known.orders.len(), 0);
     }
 }

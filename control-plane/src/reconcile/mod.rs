@@ -19,6 +19,7 @@ mod lead;
 mod publish;
 
 pub use allocate::allocate;
+pub(crate) use allocate::boottime;
 pub(crate) use hosts::follow_hosts;
 pub(crate) use journal::JournalGauges;
 pub(crate) use lead::lead;

@@ -218,7 +218,7 @@ fn a_host_that_is_cut_off_loses_its_addresses_before_another_has_them() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let allocator = runtime.spawn(allocate(store, stopped));
+    let allocator = runtime.spawn(allocate(Hosts::new(store), stopped));
     let hosts = [11, 12].map(|number| Host::start(&mut place, number, options.clone()));
     until(&hosts, "each host to have one", |users| users.len() == 2 && users[&MOVING[0]] != users[&MOVING[1]]);
 

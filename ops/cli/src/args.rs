@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 mod doctor;
 mod domain;
 mod egress;
+mod host;
 mod region;
 mod shell;
 mod state;
@@ -19,6 +20,7 @@ mod view;
 pub(crate) use doctor::DoctorOptions;
 pub(crate) use domain::{DomainCommand, SettingsCommand};
 pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
+pub(crate) use host::HostCommand;
 pub(crate) use region::RegionCommand;
 pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
@@ -122,6 +124,8 @@ pub(crate) enum Command {
     Route(Client<RouteCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
+    /// The hosts of a fleet and their addresses; drain, resume, forget
+    Host(Client<HostCommand>),
     /// Print everything that is configured as one document
     Export(ExportOptions),
     /// Show what a document would change

@@ -167,7 +167,8 @@ fn problem(status: u16, body: &Value) -> String {
         (None, Some(title)) => title.to_owned(),
         (None, None) => format!("the server answered {status}"),
     };
-    if status == 401 || status == 403 {
+    // A scope or role that is missing says so itself.
+    if status == 401 || said("code") == Some("forbidden") {
         message.push_str(" (is the token or the secret the right one?)");
     }
     let errors = body.get("errors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -205,6 +206,8 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_problem_still_has_its_status() {
         assert_eq!(problem(502, &Value::Null), "the server answered 502");
+        let missing = json!({"detail": "this needs the role admin; yours is viewer", "code": "role_missing"});
+        assert_eq!(problem(403, &missing), "this needs the role admin; yours is viewer");
         assert!(problem(401, &json!({"title": "Unauthorized"})).starts_with("Unauthorized (is the token"));
     }
 

@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod domains;
 mod fleet;
+mod hosts;
 mod queue;
 mod resources;
 mod send;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Command::Suppression(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
         }
+        Command::Host(client) => Api::open(&client.api, &data).and_then(|api| hosts::run(&api, client.command)),
         Command::Export(options) => state::export(&data, &options),
         Command::Plan(options) => match state::plan(&data, &options) {
             Ok(status) => return status,

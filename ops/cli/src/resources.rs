@@ -25,8 +25,14 @@ const TENANTS: Columns = &[
 const REGIONS: Columns = &[("NAME", "name"), ("SUBMISSION HOST", "submission_host")];
 pub(crate) const DOMAINS: Columns =
     &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool"), ("STANDING", "standing"), ("MAY SEND", "may_send")];
-const CREDENTIALS: Columns =
-    &[("USERNAME", "username"), ("TENANT", "tenant"), ("SECRETS", "live_secrets"), ("DISABLED", "disabled")];
+const CREDENTIALS: Columns = &[
+    ("USERNAME", "username"),
+    ("TENANT", "tenant"),
+    ("SECRETS", "live_secrets"),
+    ("DISABLED", "disabled"),
+    ("SCOPES", "scopes"),
+    ("NETWORKS", "networks"),
+];
 const SOURCES: Columns =
     &[("NAME", "name"), ("ADDRESS", "address"), ("EHLO NAME", "ehlo_name"), ("HOST", "host"), ("NIC", "nic")];
 const OPERATORS: Columns = &[

@@ -106,13 +106,8 @@ fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<
         Some(host) => ("drain_blocked", format!("it stays on {host}, which drains: no other host may have it")),
         None => ("address_without_host", "no host may have it, and its mail waits".to_owned()),
     };
-    let mut reasons: Vec<String> = Vec::new();
-    for (name, host) in fleet.hosts.iter().filter(|(name, _)| Some(*name) != drains).take(NAMED_MAX) {
-        reasons.push(format!("{name} {}", why_not(demand, name, host)));
-    }
-    if let more @ 1.. = fleet.hosts.len().saturating_sub(reasons.len() + usize::from(drains.is_some())) {
-        reasons.push(format!("{more} more likewise"));
-    }
+    let others = fleet.hosts.iter().filter(|(name, _)| Some(*name) != drains);
+    let mut reasons = named(others.map(|(name, host)| (name, why_not(demand, name, host))));
     if reasons.is_empty() {
         reasons.push("there is no other host".to_owned());
     }
@@ -124,13 +119,34 @@ fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<
     }
 }
 
+/// How many hosts beside `holder` may have an address, and why the others may not.
+pub(super) fn reasons(fleet: &Fleet, demand: &Demand, holder: &HostName) -> (usize, Vec<String>) {
+    let others = || fleet.hosts.iter().filter(|(name, _)| *name != holder);
+    let refused = |name: &HostName, host: &Host| {
+        refusal(demand, name, host).or_else(|| (host.standing == HostStanding::Quiet).then_some(QUIET))
+    };
+    let may = others().filter(|(name, host)| refused(name, host).is_none()).count();
+    (may, named(others().filter_map(|(name, host)| Some((name, refused(name, host)?)))))
+}
+
+/// The first hosts with what is said of each, and how many more there are.
+fn named<'a>(said: impl Iterator<Item = (&'a HostName, &'static str)>) -> Vec<String> {
+    let mut said: Vec<String> = said.map(|(name, words)| format!("{name} {words}")).collect();
+    if let more @ 1.. = said.len().saturating_sub(NAMED_MAX) {
+        said.truncate(NAMED_MAX);
+        said.push(format!("{more} more likewise"));
+    }
+    said
+}
+
 fn why_not(demand: &Demand, name: &HostName, host: &Host) -> &'static str {
     match refusal(demand, name, host) {
         Some(reason) => reason,
-        None if host.standing == HostStanding::Quiet => "is starting or stopping",
+        None if host.standing == HostStanding::Quiet => QUIET,
         None => "has no room for one more address",
     }
 }
 
+const QUIET: &str = "is starting or stopping";
 /// Hosts that a finding names one by one.
 const NAMED_MAX: usize = 3;

@@ -7,6 +7,7 @@
 //!
 //! - [`assign`] wants: constraints kept, even spread, as little movement as that needs.
 //! - [`step`] goes there by what is safe now: an address that a host may still use is asked back first.
+//! - [`because`] says why an address is where it is,
 //! - [`Observer`] knows when a host that says nothing certainly uses nothing.
 //!
 //! Invariants worth naming: equal input gives equal output; an address is in one host's grants at most, after any
@@ -16,6 +17,7 @@
 //! step at once are harmless, because each step is written only if what it was computed from still holds.
 
 mod assign;
+mod because;
 mod board;
 mod known;
 mod observer;
@@ -28,6 +30,7 @@ use postrail_schema::allocation::{Announcement, Carrier, Grant, HostName, HostNe
 use postrail_schema::ids::PoolId;
 
 pub use assign::{Assignment, assign};
+pub use because::because;
 pub use known::{Known, Order};
 pub use observer::Observer;
 pub use step::{Step, step};

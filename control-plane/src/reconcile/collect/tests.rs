@@ -55,6 +55,7 @@ fn app(folder: &Path, store: &Arc<dyn ConfigStore>) -> App {
         store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(Vec::new()),
+        allocation: None,
         master: Zeroizing::new([9; 32]),
         resolver: Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),

@@ -38,10 +38,10 @@ pub(crate) enum Bringing {
 }
 
 impl Bringing {
-    /// As the operator said, else the interface of the default route.
+    /// As the operator said, else the interface of the default route, if this process may change it.
     ///
     /// # Errors
-    /// An interface that was named is not there.
+    /// An interface that was named is not there, or not to be changed.
     pub(crate) fn find(fleet: &Fleet, root: &Root) -> Result<Self> {
         if fleet.routed {
             return Ok(Self::Routed);
@@ -50,10 +50,14 @@ impl Bringing {
         if let Some(missing) = fleet.nics.iter().find(|nic| !there.contains(nic)) {
             bail!("--nic {missing}: this host has no such interface, but {}", there.join(", "));
         }
-        if !fleet.nics.is_empty() {
-            return Ok(Self::Nics(fleet.nics.clone()));
+        match (fleet.nics.first(), may_change(root)) {
+            (Some(nic), false) => {
+                bail!("--nic {nic}: addresses are put on it by CAP_NET_ADMIN, which this process lacks")
+            }
+            (Some(_), true) => Ok(Self::Nics(fleet.nics.clone())),
+            (None, false) => Ok(Self::Nics(Vec::new())),
+            (None, true) => Ok(Self::Nics(default_nic(root).into_iter().collect())),
         }
-        Ok(Self::Nics(default_nic(root).into_iter().collect()))
     }
 
     fn interfaces(&self) -> Result<Interfaces> {
@@ -81,7 +85,10 @@ pub(crate) fn begin(
         Bringing::Nics(nics) => nics.iter().cloned().collect(),
     };
     if nics.is_empty() && *bringing != Bringing::Routed {
-        warn!("no interface for addresses that move: name one by --nic, or say --routed; this host is given none");
+        warn!(
+            "no interface for addresses that move: give the process CAP_NET_ADMIN, name an interface by --nic, or say \
+             --routed; this host is given no addresses"
+        );
     }
     let announcement = Announcement {
         region: (!fleet.region.is_empty()).then(|| fleet.region.clone()),
@@ -186,6 +193,14 @@ fn incarnation() -> Result<u64> {
     Ok(u64::from_ne_bytes(octets))
 }
 
+/// Whether this process may change interfaces: bit 12 of its capabilities. A host that does not tell is not asked.
+fn may_change(root: &Root) -> bool {
+    let status = root.text("proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    effective.is_none_or(|bits| bits & CAP_NET_ADMIN != 0)
+}
+
 /// The interface of the default route, of IPv4 before IPv6.
 fn default_nic(root: &Root) -> Option<String> {
     let four = root.text("proc/net/route").unwrap_or_default();
@@ -205,6 +220,7 @@ fn default_nic(root: &Root) -> Option<String> {
     four.or_else(six)
 }
 
+const CAP_NET_ADMIN: u64 = 1 << 12;
 /// Between two tries to watch.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Time for the last word to the store, and between two looks whether it was said.
@@ -254,6 +270,11 @@ mod tests {
         let there = [("sys/class/net/eth0/mtu", "1500")];
         let error = with_files("nic", &there, |root| Bringing::find(&named, root)).expect_err("there is none");
         assert!(error.to_string().contains("eth7") && error.to_string().contains("eth0"), "{error}");
+        let weak = [("sys/class/net/eth7/mtu", "1500"), ("proc/self/status", "Name:\tx\nCapEff:\t0000000000000400\n")];
+        let error = with_files("weak", &weak, |root| Bringing::find(&named, root)).expect_err("no capability");
+        assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+        let unsaid = with_files("unsaid", &weak, |root| Bringing::find(&fleet(options.clone()), root));
+        assert_eq!(unsaid.expect("nothing was asked"), Bringing::Nics(Vec::new()));
         let routed = fleet(FleetOptions { routed: true, ..options });
         assert_eq!(
             with_files("routed", &there, |root| Bringing::find(&routed, root)).expect("routed"),

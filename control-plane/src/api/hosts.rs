@@ -1,0 +1,176 @@
+//! `/v2/hosts`: the hosts of a fleet, which addresses they have and why, and orders about them; the operator's.
+
+use std::net::IpAddr;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use postrail_schema::allocation::{Carrier, Grant, HostName, Standing, Tenure};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::Operator;
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::app::{FleetSeen, HostSeen, sources_of};
+use crate::plan::Desired;
+use crate::plan::allocation::Order;
+
+/// A host.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HostView {
+    name: String,
+    /// `live`; `joining`: it waits until its predecessor's lease is over; `draining`, `drained`; `stopped`: it ended in
+    /// order; `gone`: nothing was heard of it for a lease; `forgotten`.
+    standing: &'static str,
+    /// `drain`, `forget` or null.
+    #[schema(value_type = Option<String>)]
+    order: Option<Order>,
+    /// How many addresses it has.
+    addresses: usize,
+    /// How many of them are asked back.
+    leaving: usize,
+    region: Option<String>,
+    /// Its part of the load beside other hosts: the shards that send.
+    share: u32,
+    nics: Vec<String>,
+    routed: bool,
+    capabilities: Vec<String>,
+    lease_ms: u64,
+    /// Its admin listener, while it runs.
+    admin: Option<String>,
+}
+
+/// A host with its addresses.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HostDetail {
+    #[serde(flatten)]
+    host: HostView,
+    held: Vec<HeldAddress>,
+}
+
+/// An address that a host has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HeldAddress {
+    #[schema(value_type = String)]
+    address: IpAddr,
+    /// Grows with every grant of the installation.
+    epoch: u64,
+    /// `leased` or `fixed`.
+    #[schema(value_type = String)]
+    tenure: Tenure,
+    /// `held` or `releasing`.
+    #[schema(value_type = String)]
+    state: Standing,
+    /// For which host it is asked back.
+    next: Option<String>,
+    /// The interface that its source names.
+    nic: Option<String>,
+    routed: bool,
+    sources: Vec<String>,
+    /// Why it is here.
+    because: String,
+}
+
+#[utoipa::path(get, path = "/v2/hosts", tag = "hosts", params(PageParams),
+    responses((status = 200, body = Page<HostView>), (status = 503, body = ProblemDocument)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    _: Operator,
+    listing: Listing,
+) -> Result<Json<Page<HostView>>, ProblemDocument> {
+    let seen = shared.run(|app| app.fleet()).await?;
+    Ok(Json(listing.by_name(seen.hosts.iter(), |host| host.name.as_str(), |host| view(host))))
+}
+
+#[utoipa::path(get, path = "/v2/hosts/{name}", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Json<HostDetail>, ProblemDocument> {
+    let seen = shared.run(|app| app.fleet()).await?;
+    Ok(Json(detail(&shared.app.desired(), &seen, seen.host(&name)?)))
+}
+
+/// Moves its addresses to other hosts, each after what is in flight on it, and gives it no more until `resume`.
+#[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
+        (status = 409, body = ProblemDocument)))]
+pub(crate) async fn drain(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Json<HostDetail>, ProblemDocument> {
+    order(&shared, name, Some(Order::Drain)).await
+}
+
+/// Takes `drain` or `forget` back: it may have addresses again.
+#[utoipa::path(post, path = "/v2/hosts/{name}/resume", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn resume(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Json<HostDetail>, ProblemDocument> {
+    order(&shared, name, None).await
+}
+
+/// Vouches that the host is off for good: also what is fixed to it is nobody's now. It then is no longer listed.
+#[utoipa::path(post, path = "/v2/hosts/{name}/forget", tag = "hosts", params(("name" = String, Path)),
+    responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
+        (status = 409, body = ProblemDocument)))]
+pub(crate) async fn forget(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Json<HostDetail>, ProblemDocument> {
+    order(&shared, name, Some(Order::Forget)).await
+}
+
+async fn order(shared: &Shared, name: String, order: Option<Order>) -> Result<Json<HostDetail>, ProblemDocument> {
+    let host = name.clone();
+    let seen = shared.run(move |app| app.order_host(&host, order)).await?;
+    Ok(Json(detail(&shared.app.desired(), &seen, seen.host(&name)?)))
+}
+
+fn view(host: &HostSeen) -> HostView {
+    let said = host.record.as_ref().map(|record| record.announcement.clone()).unwrap_or_default();
+    HostView {
+        name: host.name.to_string(),
+        standing: host.standing,
+        order: host.order,
+        addresses: host.grants.len(),
+        leaving: host.grants.iter().filter(|grant| grant.standing == Standing::Releasing).count(),
+        region: said.region,
+        share: said.share,
+        nics: said.nics.into_iter().collect(),
+        routed: said.routed,
+        capabilities: said.capabilities.into_iter().collect(),
+        lease_ms: host.record.as_ref().map_or(0, |record| record.lease_ms),
+        admin: host.admin.clone(),
+    }
+}
+
+fn detail(desired: &Desired, seen: &FleetSeen, host: &HostSeen) -> HostDetail {
+    let held = host.grants.iter().map(|grant| held(desired, seen, &host.name, grant));
+    HostDetail { host: view(host), held: held.collect() }
+}
+
+fn held(desired: &Desired, seen: &FleetSeen, host: &HostName, grant: &Grant) -> HeldAddress {
+    HeldAddress {
+        address: grant.address,
+        epoch: grant.epoch,
+        tenure: grant.tenure,
+        state: grant.standing,
+        next: grant.next.as_ref().map(HostName::to_string),
+        nic: match &grant.carrier {
+            Carrier::Nic(nic) => Some(nic.clone()),
+            Carrier::HostChoice | Carrier::Routed => None,
+        },
+        routed: grant.carrier == Carrier::Routed,
+        sources: sources_of(desired, grant.address).into_iter().map(str::to_owned).collect(),
+        because: seen.because(grant.address, host),
+    }
+}

@@ -1,0 +1,143 @@
+//! Hosts of a fleet through the API: who has which address, and what operators order.
+
+use std::time::Duration;
+
+use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState};
+
+use super::*;
+use crate::app::Hosts;
+use crate::plan::allocation::{Order, step};
+use crate::reconcile::boottime;
+
+/// A world with these hosts alive, and two addresses in the pool `default`.
+async fn fleet(names: &[&str]) -> World {
+    let world = World::new();
+    for last in [1, 2] {
+        let body =
+            json!({ "name": format!("s{last}"), "address": format!("192.0.2.{last}"), "ehlo_name": "a.example" });
+        assert_eq!(world.operator("POST", "/v2/sources", body).await.0, 201);
+    }
+    let members = json!([{ "source": "s1" }, { "source": "s2" }]);
+    assert_eq!(world.operator("PUT", "/v2/pools/default", json!({ "members": members })).await.0, 200);
+    for name in names {
+        speak(&world, name);
+    }
+    world
+}
+
+/// A host's first keepalive.
+fn speak(world: &World, name: &str) {
+    let record = HostRecord {
+        incarnation: 1,
+        sequence: 1,
+        lease_ms: 10_000,
+        state: HostState::Live,
+        released: Vec::new(),
+        announcement: Announcement {
+            addresses_max: 9,
+            share: 4,
+            nics: ["eth0".to_owned()].into(),
+            ..Announcement::default()
+        },
+    };
+    world.allocation().keep_alive(&HostName::new(name).unwrap(), 0, &record).unwrap();
+}
+
+impl World {
+    fn allocation(&self) -> &Hosts {
+        self.app.allocation.as_ref().expect("a world has a fleet")
+    }
+
+    /// One step of the allocator at `now`.
+    fn allocate(&self, now: Duration) {
+        let reading = self.allocation().read().unwrap();
+        let made = {
+            let mut observer = self.allocation().observer();
+            reading.known.show(&mut observer, now);
+            step(&reading.known.fleet(&observer, now), &reading.known.allocation)
+        };
+        self.allocation().write(&reading, &made).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn hosts_are_listed_with_what_they_have_and_why() {
+    let world = fleet(&["mx1", "mx2"]).await;
+    world.allocate(boottime());
+    let list = world.get("/v2/hosts").await;
+    let words = |key: &str| list["items"].as_array().unwrap().iter().map(|host| host[key].clone()).collect::<Vec<_>>();
+    assert_eq!(words("name"), [json!("mx1"), json!("mx2")]);
+    assert_eq!(words("standing"), [json!("live"), json!("live")]);
+    assert_eq!((words("addresses"), words("share")), (vec![json!(1); 2], vec![json!(4); 2]));
+    let one = world.get("/v2/hosts/mx1").await;
+    assert_eq!((&one["held"][0]["sources"], &one["held"][0]["tenure"]), (&json!(["s1"]), &json!("leased")));
+    assert!(one["held"][0]["because"].as_str().unwrap().contains("the other host that may have it"), "{one}");
+    assert_eq!(world.operator("GET", "/v2/hosts/mx9", Value::Null).await.0, 404);
+    assert_eq!(world.operator("POST", "/v2/hosts/MX_9/drain", Value::Null).await.0, 404);
+    let tenant = world.tenant("red").await;
+    assert_eq!(world.call(&tenant, "GET", "/v2/hosts", Value::Null).await.0, 403);
+    assert_eq!(world.call(&tenant, "POST", "/v2/hosts/mx1/drain", Value::Null).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_drain_asks_for_the_addresses_is_taken_back_by_resume_and_audited() {
+    let world = fleet(&["mx1", "mx2"]).await;
+    world.allocate(boottime());
+    let (status, drained) = world.operator("POST", "/v2/hosts/mx1/drain", Value::Null).await;
+    assert_eq!((status, &drained["standing"], &drained["order"]), (200, &json!("draining"), &json!("drain")));
+    world.allocate(boottime());
+    let leaving = world.get("/v2/hosts/mx1").await;
+    let held = &leaving["held"][0];
+    assert_eq!((&leaving["leaving"], &held["state"], &held["next"]), (&json!(1), &json!("releasing"), &json!("mx2")));
+    assert!(held["because"].as_str().unwrap().contains("asked back for mx2"), "{held}");
+    let (status, resumed) = world.operator("POST", "/v2/hosts/mx1/resume", Value::Null).await;
+    assert_eq!((status, &resumed["standing"], &resumed["order"]), (200, &json!("live"), &Value::Null));
+    let audit = world.get("/v2/audit").await;
+    let actions: Vec<_> = audit["items"].as_array().unwrap().iter().map(|record| record["action"].clone()).collect();
+    assert_eq!(actions[..2], [json!("POST /v2/hosts/mx1/resume"), json!("POST /v2/hosts/mx1/drain")]);
+}
+
+#[tokio::test]
+async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
+    let world = fleet(&["mx1", "mx2"]).await;
+    world.allocate(boottime());
+    let (status, problem) = world.operator("POST", "/v2/hosts/mx1/forget", Value::Null).await;
+    assert_eq!(status, 409);
+    assert!(problem["detail"].as_str().unwrap().contains("stop it first"), "{problem}");
+    // Its last keepalive was seen long ago.
+    let name = HostName::new("mx1").unwrap();
+    let written = world.allocation().own(&name).unwrap().record.unwrap().0;
+    let ago = boottime().saturating_sub(Duration::from_secs(60));
+    {
+        let mut observer = world.allocation().observer();
+        observer.saw(ago, &name, 0, Duration::ZERO);
+        observer.saw(ago, &name, written, Duration::from_secs(10));
+        observer.heard(boottime());
+    }
+    assert_eq!(world.get("/v2/hosts/mx1").await["standing"], json!("gone"));
+    let (status, forgotten) = world.operator("POST", "/v2/hosts/mx1/forget", Value::Null).await;
+    assert_eq!((status, &forgotten["standing"]), (200, &json!("forgotten")));
+    assert_eq!(world.operator("POST", "/v2/hosts/mx1/drain", Value::Null).await.0, 409);
+    world.allocate(boottime());
+    assert_eq!(world.get("/v2/hosts/mx1").await["addresses"], json!(0));
+    assert_eq!(world.get("/v2/hosts/mx2").await["addresses"], json!(2));
+}
+
+#[tokio::test]
+async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
+    let world = fleet(&["mx1"]).await;
+    let body = json!({ "name": "far", "address": "192.0.2.9", "ehlo_name": "a.example", "capabilities": ["net-z"] });
+    assert_eq!(world.operator("POST", "/v2/sources", body).await.0, 201);
+    let pool = json!({ "name": "far", "members": [{ "source": "far" }] });
+    assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
+    world.allocation().order(&HostName::new("mx9").unwrap(), Some(Order::Drain)).unwrap();
+    let problems = world.get("/v2/problems").await;
+    let found = |code: &str| {
+        let found = problems["items"].as_array().unwrap().iter().find(|problem| problem["code"] == code);
+        found.map(|problem| (problem["subject"].clone(), problem["detail"].as_str().unwrap().to_owned()))
+    };
+    let (subject, detail) = found("address_without_host").expect("the address is named");
+    assert_eq!(subject, json!("address/192.0.2.9"));
+    assert!(detail.contains("mx1 lacks a capability"), "{detail}");
+    assert_eq!(found("pool_without_host").map(|(subject, _)| subject), Some(json!("pool/far")));
+}

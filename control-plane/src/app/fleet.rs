@@ -1,0 +1,180 @@
+//! The hosts of a fleet as operators see them, and what operators order of them.
+//!
+//! What is seen is read from the store each time; only how long a host has been silent is this control plane's own
+//! observation. Absent here: who gets which address (`plan::allocation`, `reconcile::allocate`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, is_allocated};
+use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::snapshot::EgressSource;
+
+use super::{App, AppError, HostsError, names};
+use crate::plan::Desired;
+use crate::plan::allocation::{Fleet, HostStanding, Known, Order, assign, because};
+use crate::reconcile::boottime;
+
+/// A host.
+#[derive(Clone, Debug)]
+pub(crate) struct HostSeen {
+    pub name: HostName,
+    /// One word for what it is about.
+    pub standing: &'static str,
+    pub order: Option<Order>,
+    /// What it said last; `None`: its record was removed, and it has addresses.
+    pub record: Option<HostRecord>,
+    /// Its admin listener, while it runs.
+    pub admin: Option<String>,
+    pub grants: Vec<Grant>,
+}
+
+/// Everything that was read for one answer.
+pub(crate) struct FleetSeen {
+    known: Known,
+    fleet: Fleet,
+    pub hosts: Vec<HostSeen>,
+}
+
+impl App {
+    /// The hosts that lease addresses, by name; none, where there is no fleet.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) fn fleet(&self) -> Result<FleetSeen, AppError> {
+        let Some(allocation) = &self.allocation else {
+            return Ok(FleetSeen::of(Known::default(), Fleet::default(), &BTreeMap::new()));
+        };
+        let known = allocation.read()?.known;
+        let (observer, now) = (allocation.observer(), boottime());
+        let fleet = known.fleet(&observer, now);
+        drop(observer);
+        let running: BTreeMap<_, _> =
+            self.hosts.all().iter().map(|host| (host.name.clone(), host.admin.clone())).collect();
+        Ok(FleetSeen::of(known, fleet, &running))
+    }
+
+    /// Orders something of a host, or with `None` takes an order back.
+    ///
+    /// # Errors
+    /// There is no such host, what it is about forbids the order, or the store fails.
+    pub(crate) fn order_host(&self, name: &str, order: Option<Order>) -> Result<FleetSeen, AppError> {
+        let host = names::host("/name", name).map_err(|_| AppError::not_found("host", name))?;
+        let seen = self.fleet()?;
+        let found = seen.host(name)?;
+        let allocation = self.allocation.as_ref().ok_or_else(|| AppError::not_found("host", name))?;
+        match (order, found.order) {
+            (Some(Order::Forget), _) if found.is_alive() => {
+                return Err(AppError::conflict(format!(
+                    "host {name} is alive and would go on using its addresses: stop it first, or drain it"
+                )));
+            }
+            (Some(Order::Drain), Some(Order::Forget)) => {
+                return Err(AppError::conflict(format!("host {name} was forgotten; resume it first")));
+            }
+            _ => allocation.order(&host, order)?,
+        }
+        self.fleet()
+    }
+
+    /// Findings about where addresses are.
+    pub(crate) fn fleet_problems(&self) -> Vec<Problem> {
+        if self.allocation.is_none() {
+            return Vec::new();
+        }
+        match self.fleet() {
+            Ok(seen) => seen.problems(&self.desired()),
+            Err(error) => vec![Problem {
+                severity: Severity::Warning,
+                code: "fleet_unknown",
+                subject: "fleet/hosts".to_owned(),
+                detail: format!("which host has which address is not known: {error}"),
+            }],
+        }
+    }
+}
+
+impl FleetSeen {
+    fn of(known: Known, fleet: Fleet, running: &BTreeMap<String, String>) -> Self {
+        let hosts = fleet.hosts.iter().map(|(name, host)| {
+            let record = known.records.get(name).map(|(_, record)| record.clone());
+            let grants = known.allocation.hosts.get(name).cloned().unwrap_or_default();
+            HostSeen {
+                standing: standing(host.standing, record.as_ref(), grants.is_empty()),
+                order: known.orders.get(name).copied(),
+                admin: running.get(name.as_str()).cloned(),
+                name: name.clone(),
+                record,
+                grants,
+            }
+        });
+        let hosts = hosts.collect();
+        Self { known, fleet, hosts }
+    }
+
+    /// # Errors
+    /// There is no such host.
+    pub(crate) fn host(&self, name: &str) -> Result<&HostSeen, AppError> {
+        let found = self.hosts.iter().find(|host| host.name.as_str() == name);
+        found.ok_or_else(|| AppError::not_found("host", name))
+    }
+
+    /// Why a host has an address.
+    pub(crate) fn because(&self, address: IpAddr, host: &HostName) -> String {
+        because(&self.fleet, &self.known.allocation, address, host)
+    }
+
+    /// Addresses without a host, and pools that have none other.
+    fn problems(&self, desired: &Desired) -> Vec<Problem> {
+        let assignment = assign(&self.fleet, &self.known.allocation.places(), 0);
+        let mut problems = assignment.problems;
+        let has_host =
+            |source: &EgressSource| !is_allocated(source.address) || assignment.targets.contains_key(&source.address);
+        for pool in desired.pools.values() {
+            let sources: Vec<_> =
+                pool.members.iter().filter_map(|member| desired.sources.get(&member.source)).collect();
+            if !sources.is_empty() && !sources.into_iter().any(has_host) {
+                problems.push(Problem {
+                    severity: Severity::Warning,
+                    code: "pool_without_host",
+                    subject: format!("pool/{}", pool.name),
+                    detail: "none of its addresses has a host, so its mail waits".to_owned(),
+                });
+            }
+        }
+        problems
+    }
+}
+
+impl HostSeen {
+    /// Whether it may be using addresses as far as anybody knows.
+    fn is_alive(&self) -> bool {
+        !matches!(self.standing, "gone" | "forgotten" | "stopped")
+    }
+}
+
+/// The sources of an address, by name.
+pub(crate) fn sources_of(desired: &Desired, address: IpAddr) -> BTreeSet<&str> {
+    desired.sources.values().filter(|source| source.address == address).map(|source| source.name.as_str()).collect()
+}
+
+fn standing(standing: HostStanding, record: Option<&HostRecord>, is_empty: bool) -> &'static str {
+    match (standing, record.map(|record| record.state)) {
+        (HostStanding::Forgotten, _) => "forgotten",
+        (_, Some(HostState::Stopped)) => "stopped",
+        (HostStanding::Gone, _) => "gone",
+        (HostStanding::Draining, _) if is_empty => "drained",
+        (HostStanding::Draining, _) => "draining",
+        (HostStanding::Live, _) => "live",
+        (HostStanding::Quiet, _) => "joining",
+    }
+}
+
+impl From<HostsError> for AppError {
+    fn from(source: HostsError) -> Self {
+        match source {
+            HostsError::Store(source) => Self::Store(source),
+            source => Self::Hosts(source),
+        }
+    }
+}
