@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use postrail_schema::allocation::{HostName, HostRecord, HostState};
+use postrail_schema::allocation::{Announcement, Carrier, HostName, HostRecord, HostState};
 use postrail_schema::limits::ADDRESS_LEASE_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -64,12 +64,33 @@ impl Known {
         self.records.keys().chain(without.map(|(host, _)| host))
     }
 
+    /// What a host must have announced to have been given what it has.
+    fn presumed(&self, name: &HostName) -> Announcement {
+        let mut presumed = Announcement { routed: true, share: 1, ..Announcement::default() };
+        for grant in self.allocation.hosts.get(name).into_iter().flatten() {
+            presumed.addresses_max += 1;
+            if let Carrier::Nic(nic) = &grant.carrier {
+                presumed.nics.insert(nic.clone());
+            }
+            if let Some(demand) = self.demands.get(&grant.address) {
+                presumed.capabilities.extend(demand.capabilities.iter().cloned());
+                presumed.region = presumed.region.or_else(|| demand.region.clone());
+            }
+        }
+        presumed
+    }
+
     fn host(&self, name: &HostName, observer: &Observer, now: Duration) -> Host {
         let order = self.orders.get(name);
         let Some((revision, record)) = self.records.get(name) else {
             let lapsed = observer.lapsed(now, name) == Some(0);
-            let standing = if order == Some(&Order::Forget) { HostStanding::Forgotten } else { HostStanding::Gone };
-            return Host { announcement: Default::default(), standing, lapsed, released: Default::default() };
+            let standing = match order {
+                Some(Order::Forget) => HostStanding::Forgotten,
+                _ if lapsed => HostStanding::Gone,
+                // It writes its record again within a keepalive, if it is there: until then it keeps what it has.
+                _ => HostStanding::Quiet,
+            };
+            return Host { announcement: self.presumed(name), standing, lapsed, released: Default::default() };
         };
         let is_stopped = record.state == HostState::Stopped;
         // One that stopped keeps its addresses for a lease, because most come back after a moment.

@@ -287,6 +287,28 @@ fn a_host_that_begins_or_ends_keeps_what_it_has_and_gets_nothing_more() {
 }
 
 #[test]
+fn a_host_whose_record_was_removed_keeps_what_it_has_until_it_could_have_lapsed() {
+    let mut fleet = fleet(4, 2);
+    fleet.addresses.get_mut(&address(1)).unwrap().carrier = Carrier::Nic("eth0".into());
+    let mut known = Known { demands: fleet.addresses.clone(), ..Known::default() };
+    let first = step(&fleet, &known.allocation);
+    apply(&mut known.allocation, first);
+    let record = HostRecord {
+        incarnation: 1,
+        sequence: 1,
+        lease_ms: 10_000,
+        state: HostState::Live,
+        released: Vec::new(),
+        announcement: host().announcement,
+    };
+    known.records.insert(name(2), (7, record));
+    let mut observer = Observer::default();
+    known.show(&mut observer, Duration::ZERO);
+    let made = step(&known.fleet(&observer, Duration::ZERO), &known.allocation);
+    assert!(made.changed.is_empty(), "{made:?}");
+}
+
+#[test]
 fn what_is_known_of_a_host_decides_what_it_gets() {
     type Change = fn(&mut Known, &mut Observer);
     let late = Duration::from_secs(11);
