@@ -3,34 +3,120 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use postrail_schema::sealed::{KEY_BYTES, MasterKey, MasterKeyId, MasterKeys};
 use zeroize::Zeroizing;
 
-use crate::app::MasterKey;
+/// Why this host has no master key that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterKeyError {
+    #[error("cannot use {path}")]
+    File {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not a master key: it must hold exactly {KEY_BYTES} octets")]
+    Length { path: String },
+    #[error(
+        "{0} is not a master key: it must hold {KEY_BYTES} octets in base64, as `base64 -w0 master.key` prints them"
+    )]
+    Variable(&'static str),
+    #[error("there is a next master key already ({path}); `postrail key rotate` goes over to it")]
+    HasNext { path: String },
+}
 
-/// The master key at `path`, made if there is none.
+/// The master keys of this host: of the environment where it names one, else of the data folder; `None`: there are none.
 ///
 /// # Errors
-/// The file cannot be read or written, or does not hold 32 octets.
-pub(crate) fn master_key(path: &Path) -> io::Result<MasterKey> {
-    match File::open(path) {
-        Ok(file) => {
-            let mut octets = Zeroizing::new(Vec::new());
-            file.take(33).read_to_end(&mut octets)?;
-            let key = <[u8; 32]>::try_from(octets.as_slice())
-                .map_err(|_| io::Error::new(ErrorKind::InvalidData, "a master key has 32 octets"))?;
-            Ok(Zeroizing::new(key))
+/// A file cannot be read, or what is there is no master key.
+pub fn master_keys(
+    data: &Path,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Option<MasterKeys>, MasterKeyError> {
+    let told = |name: &'static str| match environment(name) {
+        None => Ok(None),
+        Some(text) => {
+            let octets = STANDARD.decode(text.trim()).ok().map(Zeroizing::new);
+            let key = octets.and_then(|octets| MasterKey::from_slice(&octets));
+            key.map(Some).ok_or(MasterKeyError::Variable(name))
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mut key = Zeroizing::new([0; 32]);
-            rand::fill(key.as_mut_slice()).map_err(|_| io::Error::other("no random octets"))?;
-            write_secret(path, key.as_slice())?;
-            Ok(key)
-        }
-        Err(error) => Err(error),
+    };
+    if let Some(current) = told(VARIABLE)? {
+        return Ok(Some(MasterKeys { current, next: told(VARIABLE_NEXT)?, former: told(VARIABLE_FORMER)? }));
     }
+    let file = |name: &str| read_master_key(&data.join(name));
+    let Some(current) = file(MASTER_KEY)? else { return Ok(None) };
+    Ok(Some(MasterKeys { current, next: file(MASTER_KEY_NEXT)?, former: file(MASTER_KEY_FORMER)? }))
+}
+
+/// Makes a master key, and keeps it in the data folder.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn make_master_key(data: &Path) -> Result<MasterKey, MasterKeyError> {
+    write_master_key(&data.join(MASTER_KEY))
+}
+
+/// Makes the master key that is to be the next; where it is.
+///
+/// # Errors
+/// There is one already, or it cannot be written.
+pub fn make_next_master_key(data: &Path) -> Result<(PathBuf, MasterKeyId), MasterKeyError> {
+    let path = data.join(MASTER_KEY_NEXT);
+    if path.exists() {
+        return Err(MasterKeyError::HasNext { path: path.display().to_string() });
+    }
+    Ok((path.clone(), write_master_key(&path)?.id()))
+}
+
+/// The next master key has become the current one of the cluster: its file takes the place, and the current one's is the
+/// former one's from now on. Nothing happens where the keys are not in files.
+///
+/// # Errors
+/// A file cannot be renamed; what was begun goes on with the next try.
+pub fn adopt_next_master_key(data: &Path) -> Result<(), MasterKeyError> {
+    let at = |name: &str| data.join(name);
+    let failed = |source| MasterKeyError::File { path: at(MASTER_KEY).display().to_string(), source };
+    if !at(MASTER_KEY_NEXT).exists() {
+        return Ok(());
+    }
+    // A link first, so that there is a master key at every moment.
+    match fs::remove_file(at(MASTER_KEY_FORMER)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    match fs::hard_link(at(MASTER_KEY), at(MASTER_KEY_FORMER)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    fs::rename(at(MASTER_KEY_NEXT), at(MASTER_KEY)).map_err(failed)?;
+    File::open(data).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn read_master_key(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
+    let failed = |source| MasterKeyError::File { path: path.display().to_string(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut octets = Zeroizing::new(Vec::new());
+    file.take(KEY_BYTES as u64 + 1).read_to_end(&mut octets).map_err(failed)?;
+    let key = MasterKey::from_slice(&octets);
+    key.map(Some).ok_or_else(|| MasterKeyError::Length { path: path.display().to_string() })
+}
+
+fn write_master_key(path: &Path) -> Result<MasterKey, MasterKeyError> {
+    let failed = |source| MasterKeyError::File { path: path.display().to_string(), source };
+    let mut octets = Zeroizing::new([0; KEY_BYTES]);
+    rand::fill(octets.as_mut_slice()).map_err(|_| failed(io::Error::other("no random octets")))?;
+    write_secret(path, octets.as_slice()).map_err(failed)?;
+    Ok(MasterKey::new(*octets))
 }
 
 /// The operator token at `path`, `make`d if there is none. The file is the truth: delete it to get another token.
@@ -90,31 +176,68 @@ fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+const MASTER_KEY: &str = "master.key";
+const MASTER_KEY_NEXT: &str = "master.key.next";
+const MASTER_KEY_FORMER: &str = "master.key.former";
+/// The same in the environment, base64.
+const VARIABLE: &str = "POSTRAIL_MASTER_KEY";
+const VARIABLE_NEXT: &str = "POSTRAIL_MASTER_KEY_NEXT";
+const VARIABLE_FORMER: &str = "POSTRAIL_MASTER_KEY_FORMER";
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
     #[test]
-    fn the_master_key_is_made_once_and_is_its_owners_alone() {
+    fn a_master_key_is_its_owners_alone_and_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
-        let made = master_key(&path).unwrap();
-        assert_ne!(*made, [0; 32]);
-        assert_eq!(*master_key(&path).unwrap(), *made);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(master_keys(folder.path(), nothing).unwrap().is_none());
+        let made = make_master_key(folder.path()).unwrap();
+        assert_eq!(master_keys(folder.path(), nothing).unwrap(), Some(MasterKeys::only(made)));
+        let mode = fs::metadata(folder.path().join(MASTER_KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
     fn a_master_key_of_another_length_is_refused_and_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let path = folder.path().join(MASTER_KEY);
         for octets in [0, 31, 33] {
             fs::write(&path, vec![1; octets]).unwrap();
-            assert_eq!(master_key(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+            assert!(matches!(master_keys(folder.path(), nothing), Err(MasterKeyError::Length { .. })));
             assert_eq!(fs::read(&path).unwrap().len(), octets);
         }
+    }
+
+    #[test]
+    fn a_master_key_of_the_environment_counts_before_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        make_master_key(folder.path()).unwrap();
+        let named = |name: &str| (name == VARIABLE).then(|| STANDARD.encode([5; KEY_BYTES]));
+        let keys = master_keys(folder.path(), named).unwrap();
+        assert_eq!(keys, Some(MasterKeys::only(MasterKey::new([5; KEY_BYTES]))));
+        for wrong in ["", "x", "AAAA"] {
+            let refused = master_keys(folder.path(), |_| Some(wrong.to_owned())).unwrap_err().to_string();
+            assert!(refused.contains(VARIABLE) && (wrong.is_empty() || !refused.contains(wrong)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_next_master_key_takes_the_place_of_the_current_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = make_master_key(folder.path()).unwrap();
+        adopt_next_master_key(folder.path()).unwrap();
+        let (path, id) = make_next_master_key(folder.path()).unwrap();
+        assert!(make_next_master_key(folder.path()).is_err() && path.exists());
+        adopt_next_master_key(folder.path()).unwrap();
+        let keys = master_keys(folder.path(), nothing).unwrap().unwrap();
+        assert_eq!((keys.current.id(), keys.next, keys.former), (id, None, Some(first)));
     }
 
     #[test]

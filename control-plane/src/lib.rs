@@ -28,7 +28,8 @@ mod spf;
 pub mod store;
 mod verify;
 
-pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, UnsealError, fleet_token, seal, unseal};
+pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError};
+pub use files::{MasterKeyError, adopt_next_master_key, make_next_master_key, master_keys};
 pub use ledger::{AddressError, PostgresAddress};
 pub use plan::allocation;
 pub use reconcile::allocate;

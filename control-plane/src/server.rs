@@ -1,21 +1,19 @@
 //! Starting and stopping the control plane.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use postrail_schema::ids::HostId;
-use postrail_schema::keys::{HEAD, MASTER_KEY_CHECK};
+use postrail_schema::keys::{self, HEAD, MASTER_KEY_CHECK};
+use postrail_schema::sealed::{MasterKey, MasterKeys};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::app::{
-    App, Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, MasterKey, Parts, fleet_installation,
-    fleet_token, make_operator_token, master_key_check,
-};
+use crate::app::{App, Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts, make_operator_token};
 use crate::dns::Resolver;
 use crate::files;
 use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
@@ -24,8 +22,10 @@ use crate::store::{ConfigStore, Guard, StoreError, Write};
 
 /// What the control plane runs with.
 pub struct Config {
-    /// The data folder: `ledger.db`, `master.key`, `operator.token`, `installation.id`.
+    /// The data folder: `ledger.db`, `master.key`, `operator.token`.
     pub data: PathBuf,
+    /// As [`master_keys`](crate::master_keys) finds them; `None`: this start makes one, if it may.
+    pub master_keys: Option<MasterKeys>,
     pub store: Arc<dyn ConfigStore>,
     /// The server that holds the ledger, in place of `ledger.db`.
     pub ledger: Option<PostgresAddress>,
@@ -53,6 +53,8 @@ pub struct Started {
     pub first: Option<FirstStart>,
     /// Where the API listens.
     pub api: SocketAddr,
+    /// What opens what is sealed.
+    pub master_keys: MasterKeys,
     pub handle: Handle,
 }
 
@@ -82,7 +84,8 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let api = listener.local_addr().context("reading the listener's address")?;
     let store = Arc::clone(&config.store);
     let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap)).await;
-    let Opened { app, token, first, allocation } = opened.context("opening the stores")??;
+    let Opened { app, master_keys, first, allocation } = opened.context("opening the stores")??;
+    let token: Arc<str> = master_keys.current.fleet_token().into();
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -94,7 +97,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     // Data planes look here for who leads.
     let at = format!("http://{api}");
     tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, stopped.clone()));
-    let router = api::router(app, gauges, token);
+    let router = api::router(app, gauges, master_keys.all().map(MasterKey::fleet_token).collect());
     let mut ended = stopped;
     tasks.spawn(async move {
         let shutdown = async move {
@@ -106,12 +109,12 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
             tracing::error!(error = &error as &dyn std::error::Error, "the control API ended");
         }
     });
-    Ok(Started { first, api, handle: Handle { stop, tasks } })
+    Ok(Started { first, api, master_keys, handle: Handle { stop, tasks } })
 }
 
 struct Opened {
     app: Arc<App>,
-    token: Arc<str>,
+    master_keys: MasterKeys,
     first: Option<FirstStart>,
     /// In a fleet.
     allocation: Option<Hosts>,
@@ -122,21 +125,19 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let at = |name: &str| config.data.join(name);
     let (store, is_fleet) = (config.store, matches!(config.data_planes, DataPlanes::Announced));
     let is_new = store.get(&[HEAD.to_owned()]).context("reading the configuration")?.entries.is_empty();
-    if is_fleet && !is_new && !at("master.key").exists() {
-        bail!("the cluster has a master key, and {} has none: copy it from another host", config.data.display());
-    }
-    let master = files::master_key(&at("master.key")).context("reading master.key")?;
-    check_master_key(store.as_ref(), &master)?;
-    let token: Arc<str> = fleet_token(&master).into();
+    let masters = match config.master_keys {
+        Some(known) => known,
+        None if is_fleet && !is_new => {
+            bail!("the cluster has a master key, and {} has none: copy it from another host", config.data.display())
+        }
+        None => MasterKeys::only(files::make_master_key(&config.data).context("making master.key")?),
+    };
+    let masters = checked(store.as_ref(), masters, &config.data)?;
     let ledger: Arc<dyn Ledger> = match &config.ledger {
         None => Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?),
         Some(address) => {
-            // The control planes of a fleet share one ledger, and the master key.
-            let installation = if is_fleet {
-                fleet_installation(&master, &config.region)
-            } else {
-                files::installation(&at("installation.id")).context("reading installation.id")?
-            };
+            let earlier = if is_fleet { None } else { Some(at("installation.id")) };
+            let installation = installation(store.as_ref(), &masters, &config.region, earlier.as_deref())?;
             Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
         }
     };
@@ -144,42 +145,72 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
         DataPlanes::Announced => Vec::new(),
         DataPlanes::Beside(admin) => {
             let client = DataPlane::new(admin, None).context("setting up the client of the data plane")?;
-            vec![HostClient { name: String::new(), id: HostId::LOCAL, admin: admin.clone(), client }]
+            let (admin, master_keys) = (admin.clone(), masters.all().map(MasterKey::id).collect());
+            vec![HostClient { name: String::new(), id: HostId::LOCAL, admin, master_keys, client }]
         }
     };
     let hostname = bootstrap.hostname.clone();
     let resolver = Resolver::new(config.resolvers);
     let allocation = is_fleet.then(|| Hosts::new(Arc::clone(&store)));
-    let hosts = KnownHosts::new(hosts);
-    let region = config.region;
-    let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), master, hostname, region, resolver };
+    let (master_keys, hosts, region) = (masters.clone(), KnownHosts::new(hosts), config.region);
+    let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), masters, hostname, region, resolver };
     let app = App::new(parts).context("reading the configuration")?;
     // In a fleet the token is that of the first control plane: another without the file does not make one more.
     let token_file = at("operator.token");
     if is_fleet && !is_new && !token_file.exists() {
         app.announce_suppressions().context("publishing the configuration")?;
-        return Ok(Opened { app: Arc::new(app), token, first: None, allocation });
+        return Ok(Opened { app: Arc::new(app), master_keys, first: None, allocation });
     }
     let operator = files::operator_token(&token_file, || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &operator).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), token, first, allocation })
+    Ok(Opened { app: Arc::new(app), master_keys, first, allocation })
 }
 
-/// Every host of a cluster has one master key: another one would seal what nobody else opens.
-fn check_master_key(store: &dyn ConfigStore, master: &MasterKey) -> Result<()> {
-    let check = master_key_check(master).into_bytes();
+/// Every host of a cluster has one master key: another one would seal what nobody else opens. Where a rotation has made
+/// the next key the cluster's, it takes the current one's place.
+fn checked(store: &dyn ConfigStore, masters: MasterKeys, data: &Path) -> Result<MasterKeys> {
+    let check = masters.current.check().into_bytes();
     let guard = Guard { key: MASTER_KEY_CHECK.to_owned(), revision: 0 };
     match store.txn(&[guard], &[Write::Put { key: MASTER_KEY_CHECK.to_owned(), value: check.clone() }]) {
-        Ok(_) => Ok(()),
-        Err(StoreError::Conflict { .. }) => {
-            let listing = store.get(&[MASTER_KEY_CHECK.to_owned()]).context("reading the configuration")?;
-            let is_same = listing.entries.first().is_some_and(|entry| entry.value == check);
-            ensure!(is_same, "master.key is not the master key of this configuration: copy that of another host");
-            Ok(())
-        }
-        Err(error) => Err(error).context("writing the configuration"),
+        Ok(_) => return Ok(masters),
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error).context("writing the configuration"),
     }
+    let listing = store.get(&[MASTER_KEY_CHECK.to_owned()]).context("reading the configuration")?;
+    let is_check = |key: &MasterKey| listing.entries.first().is_some_and(|entry| entry.value == key.check().as_bytes());
+    if is_check(&masters.current) {
+        return Ok(masters);
+    }
+    let (current, former) = (masters.next.filter(is_check), masters.current);
+    let current =
+        current.context("the master key here is not that of this configuration: copy that of another host")?;
+    files::adopt_next_master_key(data).context("taking over the next master key")?;
+    tracing::info!(master_key = %current.id(), "the next master key is the current one");
+    Ok(MasterKeys { current, next: None, former: Some(former) })
+}
+
+/// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it.
+/// Before it had it, a fleet derived it from its master key, and a single host kept it in `file`.
+fn installation(store: &dyn ConfigStore, masters: &MasterKeys, region: &str, file: Option<&Path>) -> Result<u128> {
+    let key = keys::installation(region);
+    let read = || store.get(std::slice::from_ref(&key)).context("reading the configuration");
+    if read()?.entries.is_empty() {
+        let earlier = match file {
+            None => masters.current.installation(region),
+            Some(file) => files::installation(file).context("reading installation.id")?,
+        };
+        let guard = Guard { key: key.clone(), revision: 0 };
+        match store.txn(&[guard], &[Write::Put { key: key.clone(), value: format!("{earlier:032x}").into_bytes() }]) {
+            // Another control plane was faster: what it wrote counts.
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error).context("writing the configuration"),
+        }
+    }
+    let listing = read()?;
+    let text = listing.entries.first().and_then(|entry| std::str::from_utf8(&entry.value).ok());
+    text.and_then(|text| u128::from_str_radix(text, 16).ok())
+        .context("the configuration store's installation is no number")
 }
 
 /// Addresses that no router of the internet carries (RFC 1918, 6598, 4193, link-local).

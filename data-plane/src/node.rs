@@ -17,6 +17,7 @@ use postrail_core::mail::Domain;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::RetryPolicy;
 use postrail_schema::ids::ShardId;
+use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
 use crate::admin;
@@ -34,8 +35,10 @@ use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Holds `spool/`, `journal/`, `tls/`, `published.log` and `master.key`.
+    /// Holds `spool/`, `journal/`, `tls/` and `published.log`.
     pub data: PathBuf,
+    /// What opens DKIM keys.
+    pub master_keys: MasterKeys,
     pub hostname: String,
     pub smtp: Vec<SocketAddr>,
     pub smtps: Vec<SocketAddr>,
@@ -59,7 +62,7 @@ pub struct NodeConfig {
     /// The region that it is in: what belongs to another is not kept here; empty: none.
     pub region: String,
     /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
-    pub admin_token: Option<Arc<str>>,
+    pub admin_tokens: Vec<String>,
 }
 
 /// Why a node does not start.
@@ -69,8 +72,6 @@ pub enum StartError {
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error("{0} is not a master key: it must hold exactly 32 octets")]
-    MasterKey(PathBuf),
     #[error("the host name {0:?} is not a domain name")]
     Hostname(String),
     #[error(transparent)]
@@ -115,8 +116,6 @@ impl NodeHandle {
         self.thread.join().unwrap_or_else(|_| Err(StartError::Shard("the node's thread panicked".to_owned())))
     }
 }
-
-const MASTER_KEY_FILE: &str = "master.key";
 
 /// What every shard's thread is given.
 #[derive(Clone)]
@@ -191,9 +190,6 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
         Some((chain, key)) => ServerIdentity::load(chain, key)?,
         None => ServerIdentity::self_signed(&config.data.join("tls"), &host)?,
     };
-    let key_path = config.data.join(MASTER_KEY_FILE);
-    let key = std::fs::read(&key_path).map_err(|source| StartError::File { path: key_path.clone(), source })?;
-    let master_key = key.try_into().map_err(|_| StartError::MasterKey(key_path))?;
     let servers = if config.resolvers.is_empty() { system_servers() } else { config.resolvers.clone() };
     let (mesh, inboxes) = Mesh::new(usize::from(shards));
     let feed = Feed::open(&config.data, &config.region, mesh.clone())?;
@@ -210,14 +206,14 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             hostname: config.hostname.as_str().into(),
             shards,
             retry: config.retry,
-            master_key,
+            master_keys: Arc::new(config.master_keys.clone()),
             acceptor: Some(Acceptor::new(identity.server_config()?)),
             connector: Connector::system()?,
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),
             is_leasing: config.is_leasing,
             feed: feed.status(),
-            admin_token: config.admin_token.clone(),
+            admin_tokens: config.admin_tokens.clone().into(),
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         listeners,

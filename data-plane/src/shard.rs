@@ -23,6 +23,7 @@ use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, 
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
+use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
 use crate::auth::Auth;
@@ -47,7 +48,7 @@ pub struct NodeFacts {
     pub hostname: Arc<str>,
     pub shards: u16,
     pub retry: RetryPolicy,
-    pub master_key: [u8; 32],
+    pub master_keys: Arc<MasterKeys>,
     pub acceptor: Option<Acceptor>,
     pub connector: Connector,
     /// `http://127.0.0.1:8081`: where jobs are looked up.
@@ -59,7 +60,7 @@ pub struct NodeFacts {
     /// How fresh the configuration is.
     pub feed: Arc<FeedStatus>,
     /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
-    pub admin_token: Option<Arc<str>>,
+    pub admin_tokens: Arc<[String]>,
 }
 
 /// Events that wait to be made durable at most before intake slows down.
@@ -152,7 +153,7 @@ impl<P: Platform> Runtime<P> {
             spool: parts.spool,
             journal: parts.journal,
             dns: parts.dns,
-            signer: Signer::new(node.master_key, &mut random),
+            signer: Signer::new(Arc::clone(&node.master_keys), &mut random),
             auth: Auth::new(platform.clone()),
             quotas: RefCell::new(Quotas::new(&seed, node.shards)),
             keys: RefCell::new(Keys::new(&seed)),

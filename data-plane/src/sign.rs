@@ -4,8 +4,8 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use postrail_core::base::{Map, MapSeed, Random, Timestamp};
@@ -16,16 +16,13 @@ use postrail_core::sign::dkim::{self, BodyHash, Plan};
 use postrail_core::sign::render::{self, SharedBody};
 use postrail_core::sign::seven_bit;
 use postrail_schema::ids::{KeyId, MessageId};
+use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
-use zeroize::Zeroizing;
-
-/// What a sealed DKIM key is bound to.
-pub const SEAL_CONTEXT: &[u8] = b"postrail dkim key";
 
 /// Why a message cannot be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    #[error("the private key {0} does not open with this installation's master key")]
+    #[error("the private key {0} does not open with the master keys of this host")]
     Unseal(KeyId),
     #[error("the private key {0} is not a usable PKCS#8 key of its algorithm")]
     Key(KeyId),
@@ -54,15 +51,15 @@ struct Shared {
 /// The signer of one shard.
 pub struct Signer {
     last: RefCell<Option<Rc<Shared>>>,
-    master: Zeroizing<[u8; 32]>,
+    masters: Arc<MasterKeys>,
     keys: RefCell<Map<KeyId, Opened>>,
 }
 
 impl Signer {
-    /// A signer whose keys were sealed with `master`.
-    pub fn new(master: [u8; 32], random: &mut Random) -> Self {
+    /// A signer whose keys were sealed by one of `masters`.
+    pub fn new(masters: Arc<MasterKeys>, random: &mut Random) -> Self {
         let keys = RefCell::new(MapSeed::new(random).map());
-        Self { last: RefCell::default(), master: Zeroizing::new(master), keys }
+        Self { last: RefCell::default(), masters, keys }
     }
 
     /// The transaction that sends `transact` to a receiver with these capabilities: rendered, converted to 7 bits where
@@ -157,7 +154,7 @@ impl Signer {
         {
             return Ok(opened.context.clone());
         }
-        let der = unseal(&self.master, &key.sealed_private_key).ok_or(SignError::Unseal(key.id))?;
+        let der = self.masters.unseal(&key.sealed_private_key).map_err(|_| SignError::Unseal(key.id))?;
         let context = match key.algorithm {
             KeyAlgorithm::RsaSha256 => {
                 KeyContext::Rsa(Box::new(RsaKeyPair::from_pkcs8(&der).map_err(|_| SignError::Key(key.id))?))
@@ -171,15 +168,4 @@ impl Signer {
         self.keys.borrow_mut().insert(key.id, opened);
         Ok(context)
     }
-}
-
-/// Opens `nonce || ciphertext || tag` (AES-256-GCM).
-fn unseal(master: &[u8; 32], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LEN)?;
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, master).ok()?);
-    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let mut buffer = Zeroizing::new(ciphertext.to_vec());
-    let length = key.open_in_place(nonce, Aad::from(SEAL_CONTEXT), &mut buffer).ok()?.len();
-    buffer.truncate(length);
-    Some(buffer)
 }

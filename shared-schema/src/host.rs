@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::HostId;
+use crate::sealed::MasterKeyId;
 
 /// A data plane, at `hosts/<name>`, under its lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct HostAnnouncement {
     #[serde(default)]
     pub region: String,
     pub shards: u16,
+    /// The master keys that it has.
+    #[serde(default)]
+    pub master_keys: Vec<MasterKeyId>,
     /// Of the program.
     pub version: String,
 }

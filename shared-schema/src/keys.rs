@@ -19,6 +19,7 @@
 //!   election/allocator                                 the control plane that writes grants; under its lease
 //!   hosts-counter                                      the last number that was given to a data folder
 //!   master-key-check                                   tells whether a host has the cluster's master key
+//!   installation/<region>                              what tells this installation from others, to the ledger
 //!   election/leader                                    the URL of the control plane that reconciles; under its lease
 //!   election/leader/<region>                           the same, of the hosts of a region
 //! ```
@@ -60,6 +61,8 @@ pub const ALLOCATOR: &str = "election/allocator";
 pub const HOSTS_COUNTER: &str = "hosts-counter";
 /// Tells whether a master key is that of the cluster, and nothing else about it.
 pub const MASTER_KEY_CHECK: &str = "master-key-check";
+/// What tells the ledgers of this installation from others: given once, 32 hexadecimal digits.
+pub const INSTALLATION: &str = "installation/";
 pub const LEADER: &str = "election/leader";
 
 /// The key of who leads the control planes of a region; an empty name: of none.
@@ -75,6 +78,11 @@ pub fn resource(kind: &str, id: &impl fmt::Display) -> String {
 /// The key of a domain's last check.
 pub fn check(domain: impl fmt::Display) -> String {
     format!("{CHECKS}{domain}")
+}
+
+/// The key of what tells the ledger of a region from others; empty: of the hosts without one.
+pub fn installation(region: &str) -> String {
+    format!("{INSTALLATION}{region}")
 }
 
 /// The key of a data plane.

@@ -8,6 +8,7 @@
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
+//! - [`sealed`]: secrets at rest, and the master keys that open them,
 //! - [`problem`]: findings with a severity,
 //! - [`wire`]: snapshots and events as bytes, and back.
 //!
@@ -26,6 +27,7 @@ mod octets;
 pub mod problem;
 pub mod publication;
 pub mod region;
+pub mod sealed;
 pub mod snapshot;
 pub mod standing;
 pub mod wire;

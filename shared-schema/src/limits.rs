@@ -129,6 +129,10 @@ pub const APPEND_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const SPOOL_HIGH_WATER_PERCENT: u8 = 90;
 /// Octets of events that one shard keeps for a ledger that is away; over half of it intake slows, over it intake refuses.
 pub const JOURNAL_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
+/// Domains whose keys one step of a master key's rotation wraps anew: their records and chunks are one transaction.
+pub const ROTATION_DOMAINS: usize = 32;
+/// Journals that a control plane pulls at once; others wait their turn.
+pub const JOURNAL_PULLS_MAX: usize = 64;
 /// Octets of one answer to a journal pull.
 pub const JOURNAL_PULL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// One buffer of events, octets.

@@ -17,6 +17,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// The master key of an installation.
@@ -24,7 +25,8 @@ use zeroize::Zeroizing;
 pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
 /// What tells master keys apart, and nothing else of them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct MasterKeyId([u8; 8]);
 
 /// The master keys that a host has.
@@ -50,8 +52,7 @@ impl MasterKey {
         Self(Zeroizing::new(octets))
     }
 
-    /// # Errors
-    /// The octets again, where they are not 32.
+    /// `None`: there are not 32 of them.
     pub fn from_slice(octets: &[u8]) -> Option<Self> {
         octets.try_into().ok().map(Self::new)
     }
@@ -77,9 +78,9 @@ impl MasterKey {
         format!("pf_{}", URL_SAFE_NO_PAD.encode(self.derived(b"postrail fleet token").as_ref()))
     }
 
-    /// What a fleet's installation was called before the configuration store named it.
-    pub fn installation(&self) -> u128 {
-        let tag = self.derived(b"postrail installation");
+    /// What a fleet's installation was called in a region before the configuration store named it.
+    pub fn installation(&self, region: &str) -> u128 {
+        let tag = self.derived(format!("postrail installation{region}").as_bytes());
         tag.as_ref().iter().take(16).fold(0, |id, octet| id << 8 | u128::from(*octet))
     }
 
@@ -126,7 +127,10 @@ impl MasterKeys {
     /// [`UnsealError`].
     pub fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
         match parts(sealed) {
-            Some((id, wrapped, secret)) => open(&self.own_key(id, wrapped)?, secret).ok_or(UnsealError),
+            Some((id, wrapped, secret)) => {
+                let own = self.own_key(id, wrapped)?;
+                open(&own, secret).ok_or(UnsealError)
+            }
             None => self.all().find_map(|key| open(&key.0, sealed)).ok_or(UnsealError),
         }
     }
@@ -139,7 +143,8 @@ impl MasterKeys {
         match parts(sealed) {
             Some((id, ..)) if id == to.id() => Ok(None),
             Some((id, wrapped, secret)) => {
-                let mut again = to.wrapped(&entropy[..NONCE_LEN], &self.own_key(id, wrapped)?);
+                let own = self.own_key(id, wrapped)?;
+                let mut again = to.wrapped(&entropy[..NONCE_LEN], &own);
                 again.extend_from_slice(secret);
                 Ok(Some(again))
             }
@@ -187,6 +192,21 @@ fn open(key: &[u8; KEY_BYTES], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 
 fn aead(key: &[u8; KEY_BYTES]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("AES-256 takes 32 octets"))
+}
+
+impl TryFrom<String> for MasterKeyId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let number = u64::from_str_radix(&text, 16).ok().filter(|_| text.len() == 16);
+        number.map(|number| Self(number.to_be_bytes())).ok_or("a master key's id has 16 hexadecimal digits")
+    }
+}
+
+impl From<MasterKeyId> for String {
+    fn from(id: MasterKeyId) -> Self {
+        id.to_string()
+    }
 }
 
 impl fmt::Display for MasterKeyId {
@@ -274,6 +294,7 @@ mod tests {
     fn a_master_key_is_printed_by_its_id_alone() {
         let text = format!("{:?}", MasterKeys { next: Some(key(0xab)), ..MasterKeys::only(key(1)) });
         assert!(!text.contains("171") && !text.to_lowercase().contains("abab"), "{text}");
-        assert_eq!(key(1).id().to_string().len(), 16);
+        assert_eq!(MasterKeyId::try_from(key(1).id().to_string()), Ok(key(1).id()));
+        assert!(MasterKeyId::try_from("12".to_owned()).is_err());
     }
 }

@@ -16,6 +16,7 @@ mod fleet_configuration;
 mod fleet_etcd;
 mod fleet_leader;
 mod fleet_regions;
+mod fleet_secrets;
 mod fleet_tutorial;
 mod input_rest;
 mod input_smtp;

@@ -1,5 +1,5 @@
 //! `/fleet`: what data planes fetch. Not of the API's versions, and no operator's or tenant's to ask: hosts of the cluster
-//! show a token that follows from the master key.
+//! show a token that follows from a master key.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Query, State};
@@ -26,7 +26,8 @@ pub(crate) async fn suppressions(
 ) -> Result<Response, ProblemDocument> {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    if verify_slices_are_equal(shown.as_bytes(), shared.token.as_bytes()).is_err() {
+    let is_one = |token: &String| verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok();
+    if !shared.tokens.iter().any(is_one) {
         return Err(ProblemDocument::new(StatusCode::UNAUTHORIZED, "unauthorized", "this is for hosts of the fleet"));
     }
     let (version, list) = shared.run(move |app| app.suppression_list(wanted.version)).await?;

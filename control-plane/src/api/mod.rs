@@ -15,6 +15,7 @@ mod extract;
 mod fleet;
 mod hosts;
 mod jobs;
+mod master_key;
 mod openapi;
 mod operators;
 mod page;
@@ -54,15 +55,15 @@ pub(crate) struct Shared {
     room: Arc<Semaphore>,
     /// For documents of the whole state, which are large.
     documents: Arc<Semaphore>,
-    /// What hosts of the cluster show.
-    token: Arc<str>,
+    /// What hosts of the cluster show: one of these.
+    tokens: Arc<[String]>,
 }
 
 /// All routes.
-pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, token: Arc<str>) -> Router {
+pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, tokens: Arc<[String]>) -> Router {
     let room = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
     let documents = Arc::new(Semaphore::new(STATE_REQUESTS_MAX));
-    let shared = Shared { app, gauges, counts: Arc::default(), room, documents, token };
+    let shared = Shared { app, gauges, counts: Arc::default(), room, documents, tokens };
     let v2 = configuration().merge(state()).merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
     Router::new()
         .route("/", get(status::root))
@@ -86,6 +87,7 @@ fn configuration() -> Router<Shared> {
         .route("/domains", get(domains::list).post(domains::create))
         .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
         .route("/domains/{name}/check", post(domains::check))
+        .route("/master-key/rotate", post(master_key::rotate))
         .route("/settings", get(settings::show).patch(settings::change))
         .route("/operators", get(operators::list).post(operators::create))
         .route("/operators/{name}", get(operators::show).patch(operators::change).delete(operators::delete))

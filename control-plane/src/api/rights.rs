@@ -43,7 +43,7 @@ fn role_of(reads: bool, path: &str) -> Role {
     match resource(path) {
         // A plan changes nothing.
         _ if reads || path == "/state/plan" => Role::Viewer,
-        "operators" => Role::Admin,
+        "operators" | "master-key" => Role::Admin,
         _ => Role::Operator,
     }
 }

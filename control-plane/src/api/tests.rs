@@ -13,11 +13,11 @@ use postrail_schema::ids::{HostId, MessageId, RecipientIndex, Revision, ShardId,
 use postrail_schema::keys::MANIFEST;
 use postrail_schema::publication::Assembly;
 use postrail_schema::region::mark_of;
+use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire::{decode_manifest, decode_snapshot};
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
@@ -54,7 +54,7 @@ impl World {
         };
         let first = app.bootstrap(&bootstrap, "po_token").unwrap().expect("the first start");
         let app = Arc::new(app);
-        let router = router(Arc::clone(&app), Arc::default(), "pf_token".into());
+        let router = router(Arc::clone(&app), Arc::default(), ["pf_token".to_owned()].into());
         Self { _folder: folder, router, app, store, first }
     }
 
@@ -141,13 +141,14 @@ impl World {
 
 fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
     let client = DataPlane::new("http://127.0.0.1:1", None).unwrap();
-    let beside = HostClient { name: String::new(), id: HostId::LOCAL, admin: String::new(), client };
+    let beside =
+        HostClient { name: String::new(), id: HostId::LOCAL, admin: String::new(), master_keys: Vec::new(), client };
     App::new(Parts {
         store: Arc::clone(store),
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(vec![beside]),
         allocation: Some(Hosts::new(Arc::clone(store))),
-        master: Zeroizing::new([9; 32]),
+        masters: MasterKeys::only(MasterKey::new([9; 32])),
         resolver: crate::dns::Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
         region: "eu".into(),
@@ -654,5 +655,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 45);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 46);
 }

@@ -113,7 +113,7 @@ impl App {
     ) -> Result<SendingDomain, AppError> {
         let algorithms = if algorithms.is_empty() { &ALGORITHMS } else { algorithms };
         let tenant = draft.tenant(DEFAULT)?.id;
-        let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
+        let keys = make_keys(self.sealing(&draft.desired)?, algorithms, || draft.counters().next_key())?;
         let domain = SendingDomain {
             id: draft.counters().next_domain(),
             tenant,

@@ -57,7 +57,7 @@ impl App {
                 _ => UNPROVED,
             };
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
-            let keys = make_keys(&self.master, algorithms, || draft.counters().next_key())?;
+            let keys = make_keys(self.sealing(&draft.desired)?, algorithms, || draft.counters().next_key())?;
             let id = draft.counters().next_domain();
             let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing };
             draft.put(domain.clone())?;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use postrail_schema::ids::{HostId, MessageId};
+use postrail_schema::sealed::MasterKeyId;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -16,6 +17,7 @@ pub(crate) struct HostClient {
     pub id: HostId,
     /// Where it listens.
     pub admin: String,
+    pub master_keys: Vec<MasterKeyId>,
     pub client: DataPlane,
 }
 

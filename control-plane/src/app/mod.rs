@@ -21,6 +21,7 @@ mod hosts;
 mod keys;
 mod known_hosts;
 mod large;
+mod master;
 mod names;
 mod operators;
 mod precondition;
@@ -42,6 +43,7 @@ use postrail_schema::keys::{DESIRED, HEAD, MANIFEST};
 use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::publication::ChunkPlace;
+use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Tenant;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -57,10 +59,9 @@ pub(crate) use error::AppError;
 pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
 pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
-pub(crate) use keys::{MasterKey, fleet_installation, master_key_check};
-pub use keys::{UnsealError, fleet_token, seal, unseal};
 pub(crate) use known_hosts::{HostClient, KnownHosts};
 use large::{Laid, Pending, Staged};
+pub(crate) use master::Rotation;
 pub(crate) use operators::{IssuedOperator, NewOperator, OperatorChange};
 pub(crate) use precondition::Precondition;
 use publication::Publication;
@@ -83,7 +84,7 @@ pub(crate) struct App {
     pub hosts: KnownHosts,
     /// Which host has which address, in a fleet.
     pub allocation: Option<Hosts>,
-    master: MasterKey,
+    masters: MasterKeys,
     hostname: String,
     /// That of this control plane and of the data planes whose events it takes; empty: none.
     pub region: String,
@@ -121,7 +122,7 @@ pub(crate) struct Parts {
     pub ledger: Arc<dyn Ledger>,
     pub hosts: KnownHosts,
     pub allocation: Option<Hosts>,
-    pub master: MasterKey,
+    pub masters: MasterKeys,
     pub hostname: String,
     pub region: String,
     pub resolver: Resolver,
@@ -180,7 +181,7 @@ impl App {
             ledger: parts.ledger,
             hosts: parts.hosts,
             allocation: parts.allocation,
-            master: parts.master,
+            masters: parts.masters,
             hostname: parts.hostname,
             region: parts.region,
             access: Access::default(),

@@ -107,7 +107,7 @@ impl App {
             self.check_base(&draft.desired, when, document)?;
             let before = Document::of(&draft.desired, true);
             let mut keys = Keys { made: made.clone(), counts: false, asked: [0; 2] };
-            edit(draft, document, &mut keys, &self.master)?;
+            edit(draft, document, &mut keys, &self.masters)?;
             let after = Document::of(&draft.desired, true);
             let revision = Revision(draft.desired.head.revision.0 + 1);
             Ok(Applied { revision, tag: entity_tag(&after), changes: difference(&before, &after) })
@@ -123,7 +123,7 @@ impl App {
         let before = Document::of(desired, true);
         let mut draft = Draft::on(desired);
         let mut keys = Keys::counted();
-        edit(&mut draft, document, &mut keys, &self.master)?;
+        edit(&mut draft, document, &mut keys, &self.masters)?;
         let changes = difference(&before, &Document::of(&draft.desired, true));
         let planned = Planned {
             revision: desired.head.revision,
@@ -154,13 +154,15 @@ impl App {
         }
         let wanted: Vec<_> =
             ALGORITHMS.into_iter().zip(asked).flat_map(|(kind, n)| std::iter::repeat_n(kind, n)).collect();
+        let desired = self.desired();
+        let sealing = self.sealing(&desired)?;
         let (next, made) = (AtomicUsize::new(0), Mutex::new(Ok(Vec::new())));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(wanted.len());
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(algorithm) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let keys = make_keys(&self.master, &[*algorithm], || KeyId(0));
+                        let keys = make_keys(sealing, &[*algorithm], || KeyId(0));
                         let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
                         match (keys, &mut *made) {
                             (Ok(mut keys), Ok(made)) => made.append(&mut keys),

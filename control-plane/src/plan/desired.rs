@@ -18,6 +18,7 @@ use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
 use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, route_bucket};
 use postrail_schema::region::{Region, Signpost};
+use postrail_schema::sealed::MasterKeyId;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
 };
@@ -54,6 +55,9 @@ pub(crate) struct Head {
     /// Grows with each change of the suppressions, which are in the ledger.
     #[serde(default)]
     pub suppressions: u64,
+    /// What seals, since a rotation began; before the first one there is one master key.
+    #[serde(default)]
+    pub master_key: Option<MasterKeyId>,
 }
 
 /// The last id given of each kind; ids are never given again.

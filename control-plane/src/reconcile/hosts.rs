@@ -60,7 +60,13 @@ fn clients(listing: &Listing, token: &Arc<str>, region: &str) -> Result<Vec<Host
             Ok(host) if host.region != region => {}
             Ok(host) => {
                 let client = DataPlane::new(&host.admin, Some(Arc::clone(token)))?;
-                clients.push(HostClient { name, id: host.id, admin: host.admin, client });
+                clients.push(HostClient {
+                    name,
+                    id: host.id,
+                    admin: host.admin,
+                    master_keys: host.master_keys,
+                    client,
+                });
             }
             Err(error) => tracing::error!(%error, host = name, "what the host announces cannot be read"),
         }

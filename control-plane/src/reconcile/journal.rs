@@ -5,7 +5,8 @@
 //!                    <- at most once a second: make durable, then tell the data plane to trim
 //! ```
 //!
-//! A pull, its transaction and the threads that they wake cost some hundred microseconds, however few events come. So a
+//! At most [`JOURNAL_PULLS_MAX`] journals are pulled at once, by turns; where others wait for a turn, a pull waits for no
+//! events. A pull, its transaction and the threads that they wake cost some hundred microseconds, however few events come. So a
 //! pause follows each answer, longer where much came: an event of an idle system is taken at once, or after 20 ms
 //! where another came just before; under load, a tenth of a second's events are stored together.
 //!
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postrail_schema::ids::{HostId, ShardId};
-use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
-use tokio::sync::watch;
+use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, JOURNAL_PULLS_MAX};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::app::{App, AppError, DataPlane, HostClient, JournalAnswer, PulledJournal};
@@ -45,6 +46,7 @@ pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut
     // What is pulled, and how each is told to end.
     let mut pulled: BTreeMap<(HostId, String), watch::Sender<bool>> = BTreeMap::new();
     let mut tasks = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(JOURNAL_PULLS_MAX));
     loop {
         changes.mark_unchanged();
         let hosts = app.hosts.all();
@@ -58,7 +60,7 @@ pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut
         for host in hosts.iter() {
             pulled.entry((host.id, host.admin.clone())).or_insert_with(|| {
                 let (ended, end) = watch::channel(false);
-                tasks.spawn(pull_host(Arc::clone(&app), Arc::clone(&gauges), host.clone(), end));
+                tasks.spawn(pull_host(Arc::clone(&app), Arc::clone(&gauges), Arc::clone(&turns), host.clone(), end));
                 ended
             });
         }
@@ -74,13 +76,20 @@ pub(crate) async fn pull_journals(app: Arc<App>, gauges: Arc<JournalGauges>, mut
     while tasks.join_next().await.is_some() {}
 }
 
-async fn pull_host(app: Arc<App>, gauges: Arc<JournalGauges>, host: HostClient, mut stop: watch::Receiver<bool>) {
+async fn pull_host(
+    app: Arc<App>,
+    gauges: Arc<JournalGauges>,
+    turns: Arc<Semaphore>,
+    host: HostClient,
+    mut stop: watch::Receiver<bool>,
+) {
     let Some(shards) = shard_count(&host, &mut stop).await else { return };
     let mut tasks = JoinSet::new();
     for shard in 0..shards {
-        let (app, gauges, client) = (Arc::clone(&app), Arc::clone(&gauges), host.client.clone());
+        let (app, gauges, turns) = (Arc::clone(&app), Arc::clone(&gauges), Arc::clone(&turns));
+        let client = host.client.clone();
         let journal = JournalId { host: host.id, shard: ShardId(shard) };
-        tasks.spawn(Puller { app, gauges, client, journal }.run(stop.clone()));
+        tasks.spawn(Puller { app, gauges, turns, client, journal }.run(stop.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -103,6 +112,8 @@ async fn shard_count(host: &HostClient, stop: &mut watch::Receiver<bool>) -> Opt
 struct Puller {
     app: Arc<App>,
     gauges: Arc<JournalGauges>,
+    /// Who has one of these may pull.
+    turns: Arc<Semaphore>,
     client: DataPlane,
     journal: JournalId,
 }
@@ -141,6 +152,9 @@ impl Puller {
         trim: &mut Trim,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Duration, AppError> {
+        let Ok(_turn) = self.turns.acquire().await else { return Ok(REST_CROWDED) };
+        // Who waits for events keeps others waiting for a turn.
+        let is_crowded = self.turns.available_permits() == 0;
         let (app, journal) = (Arc::clone(&self.app), self.journal);
         let begun = match *cursor {
             Some(known) => known,
@@ -148,7 +162,7 @@ impl Puller {
         };
         let answer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(Duration::ZERO),
-            answer = self.client.pull(journal.shard, begun, WAIT) => answer?,
+            answer = self.client.pull(journal.shard, begun, if is_crowded { Duration::ZERO } else { WAIT }) => answer?,
         };
         let answered = Instant::now();
         self.gauges.pulled_ms.store(crate::app::now_ms(), Ordering::Relaxed);
@@ -167,7 +181,8 @@ impl Puller {
             self.client.trim(journal.shard, next).await?;
             trim.done(next);
         }
-        Ok(rest_after(bytes).saturating_sub(answered.elapsed()))
+        let rest = if bytes == 0 && is_crowded { REST_CROWDED } else { rest_after(bytes) };
+        Ok(rest.saturating_sub(answered.elapsed()))
     }
 
     /// Goes on at `oldest`, with nothing read. A journal that we never read begins where it begins: that is no gap.
@@ -250,6 +265,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The rest after an answer, and after one of at least [`LOAD_BYTES`].
 const REST: Duration = Duration::from_millis(20);
 const REST_LOADED: Duration = Duration::from_millis(100);
+/// The rest after an answer without events where other journals wait for their turn.
+const REST_CROWDED: Duration = Duration::from_millis(200);
 /// Octets of an answer that tell of load (some 20 mails), and of a journal that is far ahead.
 const LOAD_BYTES: usize = 16 * 1024;
 const MUCH_BYTES: usize = JOURNAL_PULL_BYTES_MAX / 2;

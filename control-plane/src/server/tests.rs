@@ -84,9 +84,10 @@ fn accepted(message: u128) -> Vec<u8> {
     encode_events(&[event])
 }
 
-fn config(folder: &std::path::Path, admin: &str) -> Config {
+fn config(folder: &Path, admin: &str) -> Config {
     Config {
         data: folder.to_owned(),
+        master_keys: crate::master_keys(folder, |_| None).unwrap(),
         ledger: None,
         store: Arc::new(EmbeddedStore::open(&folder.join("config.db")).unwrap()),
         data_planes: DataPlanes::Beside(admin.to_owned()),
@@ -97,7 +98,7 @@ fn config(folder: &std::path::Path, admin: &str) -> Config {
 }
 
 /// A started control plane, and the revision that its start has published.
-async fn launch(folder: &std::path::Path, admin: &str) -> (Started, u64) {
+async fn launch(folder: &Path, admin: &str) -> (Started, u64) {
     let config = config(folder, admin);
     let store = Arc::clone(&config.store);
     let bootstrap =
@@ -200,5 +201,5 @@ async fn another_master_key_than_that_of_the_configuration_is_refused() {
     started.handle.shutdown().await;
     std::fs::write(folder.path().join("master.key"), [3; 32]).unwrap();
     let refused = start(config(folder.path(), "http://127.0.0.1:1"), Bootstrap::default()).await;
-    assert!(format!("{:#}", refused.err().unwrap()).contains("master.key"));
+    assert!(format!("{:#}", refused.err().unwrap()).contains("not that of this configuration"));
 }

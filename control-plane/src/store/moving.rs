@@ -4,7 +4,7 @@
 //! cut short can be made again, and nobody takes half of it for the whole. What is published is not moved: the control
 //! plane that starts on the new store publishes.
 
-use postrail_schema::keys::{CHECKS, DESIRED, HEAD, MASTER_KEY_CHECK};
+use postrail_schema::keys::{CHECKS, DESIRED, HEAD, INSTALLATION, MASTER_KEY_CHECK};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
 
 use super::{ConfigStore, Entry, Guard, StoreError, Write};
@@ -30,6 +30,7 @@ pub fn move_configuration(from: &dyn ConfigStore, to: &dyn ConfigStore) -> Resul
     let head = entries.remove(at);
     entries.append(&mut from.list(CHECKS)?.entries);
     entries.append(&mut from.get(&[MASTER_KEY_CHECK.to_owned()])?.entries);
+    entries.append(&mut from.list(INSTALLATION)?.entries);
     if !to.get(&[HEAD.to_owned()])?.entries.is_empty() {
         return Err(MoveError::Occupied);
     }

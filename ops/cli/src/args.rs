@@ -11,6 +11,7 @@ mod doctor;
 mod domain;
 mod egress;
 mod host;
+mod key;
 mod region;
 mod shell;
 mod state;
@@ -21,6 +22,7 @@ pub(crate) use doctor::DoctorOptions;
 pub(crate) use domain::{DomainCommand, SettingsCommand};
 pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
 pub(crate) use host::HostCommand;
+pub(crate) use key::{KeyCommand, KeyOptions};
 pub(crate) use region::RegionCommand;
 pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
@@ -114,6 +116,8 @@ pub(crate) enum Command {
     Operator(Client<OperatorCommand>),
     /// Hosts that serve some tenants alone
     Region(Client<RegionCommand>),
+    /// The master key that opens what is sealed, and another one in its place
+    Key(KeyOptions),
     /// Credentials of applications: what they may do, and from where
     Credential(Client<CredentialCommand>),
     /// Addresses that mail is sent from

@@ -15,6 +15,7 @@ mod doctor;
 mod domains;
 mod fleet;
 mod hosts;
+mod keys;
 mod queue;
 mod resources;
 mod send;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Region(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::region(&api, client.command))
         }
+        Command::Key(key) => keys::run(|| Api::open(&key.api, &data), &data, &key.command),
         Command::Credential(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::credential(&api, client.command))
         }

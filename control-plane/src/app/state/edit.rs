@@ -14,6 +14,7 @@ use postrail_schema::ids::{PoolId, RegionId, SendingDomainId, SourceId, TenantId
 use postrail_schema::keys;
 use postrail_schema::limits::{LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX};
 use postrail_schema::region::Region;
+use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Suspension,
     SuspensionTarget, Tenant,
@@ -22,7 +23,7 @@ use postrail_schema::standing::Standing;
 
 use super::super::credentials::checked_networks;
 use super::super::egress::NewNeeds;
-use super::super::keys::{ALGORITHMS, MasterKey, is_pair};
+use super::super::keys::{ALGORITHMS, is_pair};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
@@ -39,9 +40,9 @@ pub(super) fn edit(
     draft: &mut Draft,
     document: &Document,
     keys: &mut Keys,
-    master: &MasterKey,
+    masters: &MasterKeys,
 ) -> Result<(), AppError> {
-    let mut editor = Editor { draft, keys, master, faults: Vec::new() };
+    let mut editor = Editor { draft, keys, masters, faults: Vec::new() };
     if let Some(settings) = &document.settings {
         editor.settings(settings)?;
     }
@@ -60,7 +61,7 @@ pub(super) fn edit(
 struct Editor<'a> {
     draft: &'a mut Draft,
     keys: &'a mut Keys,
-    master: &'a MasterKey,
+    masters: &'a MasterKeys,
     /// Pointer and what is wrong there.
     faults: Vec<(String, String)>,
 }
@@ -466,7 +467,7 @@ impl Editor<'_> {
             let is_same =
                 |former: &&DkimKey| former.selector == selector && former.sealed_private_key == sealed_private_key;
             let same = former.iter().find(is_same).filter(|former| former.public_key == key.public_key);
-            if same.is_none() && !is_pair(self.master, algorithm, &sealed_private_key, &key.public_key) {
+            if same.is_none() && !is_pair(self.masters, algorithm, &sealed_private_key, &key.public_key) {
                 let detail = "it does not open with the master key of this installation, or is not the public key's";
                 self.fault(place("sealed_private_key"), detail);
             }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use postrail_schema::ids::{Revision, TenantId};
 use postrail_schema::keys::PUBLISHED;
 use postrail_schema::publication::{Assembly, ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest};
+use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::Tenant;
 use postrail_schema::wire::encode_manifest;
-use zeroize::Zeroizing;
 
 use super::*;
 use crate::app::{App, Bootstrap, KnownHosts, NewTenant, Parts};
@@ -56,7 +56,7 @@ fn app(folder: &Path, store: &Arc<dyn ConfigStore>) -> App {
         ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
         hosts: KnownHosts::new(Vec::new()),
         allocation: None,
-        master: Zeroizing::new([9; 32]),
+        masters: MasterKeys::only(MasterKey::new([9; 32])),
         resolver: Resolver::new(Vec::new()),
         hostname: "mail.sender.example".into(),
         region: String::new(),

@@ -16,6 +16,7 @@ use postrail_data_plane::platform::Platform;
 use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, SnapshotContent, Tenant,
 };
@@ -34,14 +35,14 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
             hostname: "node.example".into(),
             shards: 1,
             retry,
-            master_key: [7; 32],
+            master_keys: Arc::new(MasterKeys::only(MasterKey::new([7; 32]))),
             acceptor: None,
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
             is_leasing: false,
             feed: Arc::default(),
-            admin_token: None,
+            admin_tokens: Arc::new([]),
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         listeners: vec![(Service::Smtp, client::SUBMISSION)],

@@ -1,7 +1,8 @@
 //! A data plane of a fleet tells that it runs: `hosts/<name>`, under a lease.
 //!
 //! Its number belongs to its data folder and is kept there: the ledger's cursors are by number, so a host with an empty
-//! folder is another host. A cluster gives a number once.
+//! folder is another host. A cluster gives a number once. What it announces says which master keys it has; where the next
+//! one has become the cluster's, its file takes the place of the current one's.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -9,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use postrail_control_plane::adopt_next_master_key;
 use postrail_control_plane::store::{ConfigStore, Guard, StoreError, Write};
 use postrail_schema::allocation::HostName;
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::HostId;
-use postrail_schema::keys::{HOSTS_COUNTER, host};
+use postrail_schema::keys::{HOSTS_COUNTER, MASTER_KEY_CHECK, host};
+use postrail_schema::sealed::MasterKey;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -22,13 +25,18 @@ use tracing::{info, warn};
 pub(crate) async fn announce(
     store: Arc<dyn ConfigStore>,
     data: std::path::PathBuf,
+    next: Option<MasterKey>,
     name: HostName,
     mut facts: HostAnnouncement,
     mut stop: watch::Receiver<bool>,
 ) {
     let id = loop {
-        let (store, data) = (Arc::clone(&store), data.clone());
-        match tokio::task::spawn_blocking(move || number(store.as_ref(), &data)).await {
+        let (store, data, next) = (Arc::clone(&store), data.clone(), next.clone());
+        let asked = move || {
+            take_over(store.as_ref(), &data, next.as_ref())?;
+            number(store.as_ref(), &data)
+        };
+        match tokio::task::spawn_blocking(asked).await {
             Ok(Ok(id)) => break id,
             Ok(Err(error)) => warn!(error = format!("{error:#}"), "this host has no number yet"),
             Err(_) => return,
@@ -47,6 +55,17 @@ pub(crate) async fn announce(
     }
     // Dropping the hold afterwards takes the key away.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Goes over to the next master key where the cluster has; who runs knows both, so the files are what changes.
+fn take_over(store: &dyn ConfigStore, data: &Path, next: Option<&MasterKey>) -> Result<()> {
+    let Some(next) = next else { return Ok(()) };
+    let listing = store.get(&[MASTER_KEY_CHECK.to_owned()]).context("cannot read the master key's check")?;
+    if listing.entries.first().is_some_and(|entry| entry.value == next.check().as_bytes()) {
+        adopt_next_master_key(data).context("cannot go over to the next master key")?;
+        info!(master_key = %next.id(), "the next master key is the current one");
+    }
+    Ok(())
 }
 
 /// The number of this data folder: as kept, else a new one.

@@ -11,19 +11,3 @@ pub(crate) mod follower;
 pub(crate) mod found;
 pub(crate) mod hold;
 pub(crate) mod settings;
-
-use std::path::Path;
-
-use anyhow::{Context, Result, anyhow};
-use postrail_control_plane::fleet_token;
-
-/// What the hosts of a cluster know each other by.
-///
-/// # Errors
-/// There is no master key in the data folder, or none that can be read.
-pub(crate) fn token(data: &Path) -> Result<String> {
-    let path = data.join("master.key");
-    let key = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let key = key.try_into().map_err(|_| anyhow!("{} does not hold 32 octets", path.display()))?;
-    Ok(fleet_token(&key))
-}

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LAYOUT: u32 = 1;
 /// What a version or lock file may hold, octets.
 const SMALL_FILE_BYTES_MAX: u64 = 64;
-/// The one file that may be there before us.
+/// What may be there before us: it, and the next one.
 const MASTER_KEY: &str = "master.key";
 
 /// A claimed data folder. The claim ends with the value.
@@ -46,7 +46,9 @@ impl DataFolder {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let path = path.canonicalize().map_err(unusable)?;
         // A host that joins a fleet is given the master key before it starts for the first time.
-        let is_ours = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == MASTER_KEY);
+        let is_ours = |entry: io::Result<fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(MASTER_KEY))
+        };
         let is_empty = fs::read_dir(&path).map_err(unusable)?.all(is_ours);
         let version = path.join("VERSION");
         if !is_empty && !version.exists() && !path.join("lock").exists() {

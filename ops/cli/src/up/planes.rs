@@ -24,6 +24,7 @@ use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::allocation::HostName;
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::HostId;
+use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -32,7 +33,6 @@ use tracing::{debug, warn};
 use super::banner::{FirstStart, Txt};
 use crate::client::TOKEN_FILE;
 use crate::doctor::root::Root;
-use crate::fleet;
 use crate::fleet::announce::announce;
 use crate::fleet::follower::Follower;
 use crate::fleet::hold::{self, Bringing};
@@ -121,7 +121,7 @@ impl Planes {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let (node, lease, unready) = match runs(Role::DataPlane) {
-            true => match start_data_plane(options, store, &mut tasks, stopped).await {
+            true => match start_data_plane(options, started.as_ref(), store, &mut tasks, stopped).await {
                 Ok(DataPlane { node, lease, unready }) => (Some(node), lease, unready),
                 Err(error) => return Err(failed(started, options, error).await),
             },
@@ -196,7 +196,7 @@ fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
     Ok(match &options.fleet {
         Some(fleet) => Arc::new(EtcdStore::open(&fleet.etcd)?),
         None => {
-            fleet::found::check_not_moved(&options.data)?;
+            crate::fleet::found::check_not_moved(&options.data)?;
             Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?)
         }
     })
@@ -209,6 +209,7 @@ async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> 
     };
     let config = control::Config {
         data: options.data.clone(),
+        master_keys: master_keys(options)?,
         store,
         ledger: options.ledger.clone(),
         data_planes,
@@ -233,18 +234,28 @@ struct DataPlane {
     unready: Option<String>,
 }
 
+/// The master keys of this host, as far as it has any.
+fn master_keys(options: &PlanesOptions) -> Result<Option<MasterKeys>> {
+    Ok(control::master_keys(&options.data, |name| std::env::var(name).ok())?)
+}
+
 async fn start_data_plane(
     options: &PlanesOptions,
+    beside: Option<&control::Started>,
     store: Arc<dyn ConfigStore>,
     tasks: &mut JoinSet<()>,
     stopped: watch::Receiver<bool>,
 ) -> Result<DataPlane> {
     let bringing = options.fleet.as_ref().map(|fleet| Bringing::find(fleet, &Root::live())).transpose()?;
-    if !options.data.join("master.key").exists() {
+    let found = match beside {
+        Some(control) => Some(control.master_keys.clone()),
+        None => master_keys(options)?,
+    };
+    let Some(masters) = found else {
         bail!("{} has no master.key: copy that of the cluster's first host", options.data.display());
-    }
-    let token = fleet::token(&options.data)?;
-    let config = node_config(options, &token);
+    };
+    let token = masters.current.fleet_token();
+    let config = node_config(options, &masters);
     let started = tokio::task::spawn_blocking(move || node::start(config)).await;
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
@@ -258,12 +269,14 @@ async fn start_data_plane(
                 admin: format!("http://{}", options.admin),
                 region: fleet.region.clone(),
                 shards: node.shards(),
+                master_keys: masters.all().map(MasterKey::id).collect(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let name = options.host_name()?;
             let lease = hold::begin(fleet, &bringing, &name, &options.data, &node, &store)?;
             tasks.spawn(hold::wake(Arc::clone(&store), name.clone(), lease.waker(), stopped.clone()));
-            tasks.spawn(announce(store, options.data.clone(), name, facts, stopped));
+            let next = masters.next.filter(|_| beside.is_none());
+            tasks.spawn(announce(store, options.data.clone(), next, name, facts, stopped));
             Ok(DataPlane { node, lease: Some(lease), unready: None })
         }
         None => {
@@ -314,11 +327,13 @@ async fn failed(started: Option<control::Started>, options: &PlanesOptions, erro
     error
 }
 
-fn node_config(options: &PlanesOptions, token: &str) -> NodeConfig {
+fn node_config(options: &PlanesOptions, masters: &MasterKeys) -> NodeConfig {
+    let tokens = |_: &Fleet| masters.all().map(MasterKey::fleet_token).collect();
     NodeConfig {
         region: options.region().to_owned(),
         is_leasing: options.fleet.is_some(),
         data: options.data.clone(),
+        master_keys: masters.clone(),
         hostname: options.hostname.clone(),
         smtp: options.smtp.clone(),
         smtps: options.smtps.clone(),
@@ -331,7 +346,7 @@ fn node_config(options: &PlanesOptions, token: &str) -> NodeConfig {
         drain: options.drain,
         retry: Default::default(),
         control_url: format!("http://{}", options.api),
-        admin_token: options.fleet.is_some().then(|| token.into()),
+        admin_tokens: options.fleet.as_ref().map(tokens).unwrap_or_default(),
     }
 }
 
