@@ -128,6 +128,13 @@ impl Tutorial {
             self.running.insert(host.to_owned(), running);
             return;
         }
+        if line.starts_with("postrail queue retry") {
+            // A start reads its spool beside all else; what it has not read yet cannot be tried.
+            wait::until("the spool to be read", || {
+                self.run(host, &line.replace("queue retry --all", "queue"));
+                self.said.contains("1 recipients wait").then_some(())
+            });
+        }
         // A host that has just started may not be told of everywhere yet.
         self.said = wait::until(&format!("`{line}` to succeed on {host}"), || {
             let mut command = self.stations[host].command("sh");
