@@ -42,7 +42,27 @@ pub struct Interfaces {
     /// `None`: the network brings addresses here by itself.
     netlink: Option<Netlink>,
     default: Option<String>,
-    on: BTreeMap<IpAddr, Link>,
+    on: BTreeMap<IpAddr, Presence>,
+}
+
+/// An address that is on an interface.
+#[derive(Debug)]
+struct Presence {
+    link: Link,
+    /// How often the neighbours are still to be told.
+    announcements_left: u8,
+}
+
+impl Presence {
+    /// Tells the neighbours, if that is still due. A single announcement may be lost, and a neighbour that has just heard
+    /// of the address from elsewhere does not listen for a second.
+    fn announce(&mut self, address: IpAddr) {
+        let Some(left) = self.announcements_left.checked_sub(1) else { return };
+        self.announcements_left = left;
+        if let Err(error) = announce::announce(&self.link, address) {
+            tracing::warn!(%address, interface = self.link.name, %error, "neighbours are not told of an address");
+        }
+    }
 }
 
 impl Interfaces {
@@ -79,19 +99,20 @@ impl Interfaces {
         let link = netlink.link(name).map_err(unknown)?;
         let refused = |source| AddressError::PutOn { address, name: name.to_owned(), source };
         netlink.put_on(&link, address, lifetime).map_err(refused)?;
-        if let Err(error) = announce::announce(&link, address) {
-            tracing::warn!(%address, interface = name, %error, "neighbours are not told of an address");
-        }
-        self.on.insert(address, link);
+        let mut presence = Presence { link, announcements_left: ANNOUNCEMENTS };
+        presence.announce(address);
+        self.on.insert(address, presence);
         Ok(())
     }
 
-    /// Gives an address that is on a new lifetime.
+    /// Gives an address that is on a new lifetime, and tells the neighbours again the first times.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn extend(&mut self, address: IpAddr, lifetime: Duration) -> Result<(), AddressError> {
-        let (Some(netlink), Some(link)) = (&mut self.netlink, self.on.get(&address)) else { return Ok(()) };
+        let (Some(netlink), Some(presence)) = (&mut self.netlink, self.on.get_mut(&address)) else { return Ok(()) };
+        presence.announce(address);
+        let link = &presence.link;
         let refused = |source| AddressError::PutOn { address, name: link.name.clone(), source };
         netlink.put_on(link, address, Some(lifetime)).map_err(refused)
     }
@@ -104,7 +125,7 @@ impl Interfaces {
         let Some(netlink) = &mut self.netlink else { return Ok(()) };
         let failed = |source| AddressError::TakeOff { address, source };
         let link = match self.on.remove(&address) {
-            Some(link) => link,
+            Some(presence) => presence.link,
             None => match carried_by(carrier, self.default.as_deref()).flatten() {
                 Some(name) => netlink.link(name).map_err(failed)?,
                 None => return Ok(()),
@@ -129,6 +150,10 @@ pub fn lifetime(now: Duration, until: Duration) -> Option<Duration> {
     let left = until.saturating_sub(now);
     (!left.is_zero()).then(|| Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0)))
 }
+
+/// How often neighbours are told of an address that has come: at once, then with each extension (RFC 5227 section 2.3
+/// wants two, two seconds apart).
+const ANNOUNCEMENTS: u8 = 3;
 
 #[cfg(test)]
 mod tests;
