@@ -98,11 +98,22 @@ impl Readiness {
     pub(super) async fn run(self: Rc<Self>) {
         let _vital = Vital("readiness");
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut unbroken = 0;
         loop {
             match self.look(&mut events) {
-                Ok(0) => self.any().await,
+                Ok(0) => {
+                    unbroken = 0;
+                    self.any().await;
+                }
                 // Who was woken runs before the next look.
-                Ok(_) => yield_now().await,
+                Ok(_) if unbroken < LOOKS_UNBROKEN_MAX => {
+                    unbroken += 1;
+                    yield_now().await;
+                }
+                Ok(_) => {
+                    unbroken = 0;
+                    rings().await;
+                }
                 Err(error) => panic!("the kernel does not tell which sockets are ready: {error}"),
             }
         }
@@ -220,6 +231,14 @@ impl Drop for Watch {
     }
 }
 
+/// Ends when those who were woken have run, and the executor has looked at its rings.
+async fn rings() {
+    Timer::new(Duration::ZERO).await;
+}
+
+/// Looks without a wait before the executor looks at its rings: sockets that are always ready must not keep a sync that is
+/// done from being acknowledged.
+const LOOKS_UNBROKEN_MAX: u32 = 8;
 /// The pause before the next look where no file can be opened to wait with.
 const LOOK_PAUSE: Duration = Duration::from_millis(1);
 /// Ready sockets that one call tells of.

@@ -6,7 +6,6 @@ use std::io;
 use std::num::NonZeroU16;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -149,7 +148,6 @@ fn builder(threads: &ShardThreads, shard: ShardId, core: Option<usize>) -> Local
         .name(&format!("shard-{shard}"))
         .io_memory(threads.io_memory_bytes)
         .ring_depth(threads.ring_depth)
-        .preempt_timer(RINGS_UNSEEN_MAX)
         // Not on the shard's own core, or hashing a password would hold the shard up after all.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
 }
@@ -163,9 +161,6 @@ fn check_locked_memory(threads: &ShardThreads) -> Result<(), RunError> {
     if have < need { Err(RunError::LockedMemory { have, need }) } else { Ok(()) }
 }
 
-/// How long tasks may run, one after the other, before the executor looks what its rings have finished: sockets that are
-/// always ready must not keep an acknowledgement from being seen.
-const RINGS_UNSEEN_MAX: Duration = Duration::from_millis(1);
 /// Threads of one shard for blocking work.
 const BLOCKING_THREADS: usize = 2;
 /// What glommio demands at least.
