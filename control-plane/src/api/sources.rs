@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::snapshot::EgressSource;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -139,17 +138,6 @@ fn tagged(source: &EgressSource) -> Tagged<SourceView> {
 }
 
 fn view(source: &EgressSource) -> SourceView {
-    SourceView {
-        id: source.id.0,
-        name: source.name.clone(),
-        address: source.address,
-        ehlo_name: source.ehlo_name.clone(),
-        nic: match &source.needs.carrier {
-            Carrier::Nic(nic) => Some(nic.clone()),
-            Carrier::HostChoice | Carrier::Routed => None,
-        },
-        routed: source.needs.carrier == Carrier::Routed,
-        host: source.needs.host.as_ref().map(HostName::to_string),
-        capabilities: source.needs.capabilities.iter().cloned().collect(),
-    }
+    let SourceEntry { name, address, ehlo_name, nic, routed, host, capabilities } = SourceEntry::of(source);
+    SourceView { id: source.id.0, name, address, ehlo_name, nic, routed, host, capabilities }
 }

@@ -1,5 +1,5 @@
-//! The platform on Linux: one glommio executor (io_uring) a shard, tied to what its [`ShardPin`] says. No other file
-//! names glommio.
+//! The platform on Linux: one glommio executor (io_uring) a shard, tied to what its [`ShardPin`] says. Nothing else
+//! of this crate names glommio.
 //!
 //! What glommio 0.9 does badly is kept away from the pumps here:
 //! - it panics where io_uring is forbidden: [`run_shards`] asks the kernel first and says what to do;
