@@ -35,7 +35,7 @@ pub enum Fact {
     /// A client has read the acknowledgement.
     Acknowledged { recipient: String },
     /// A receiver has taken the message, and is about to say 250 to the end of data.
-    Received { recipient: String },
+    Received { recipient: String, connection: u64 },
     /// The reply to the end of data has been read.
     ReplyHeard { recipient: String },
     /// An event of the journal; the same event may be read again after a crash, and carries the same identity.
@@ -121,6 +121,8 @@ struct Ledger {
     /// By connection.
     mails: BTreeMap<u64, u32>,
     crashes: u64,
+    /// By connection: crashes before it was opened.
+    crashes_at_opening: BTreeMap<u64, u64>,
 }
 
 #[derive(Default)]
@@ -141,7 +143,7 @@ impl Ledger {
         match fact {
             Fact::Submitted { recipient } => self.of(recipient).is_submitted = true,
             Fact::Acknowledged { recipient } => self.of(recipient).is_acknowledged = true,
-            Fact::Received { recipient } => self.receive(at, recipient, violations),
+            Fact::Received { recipient, connection } => self.receive(at, recipient, *connection, violations),
             Fact::ReplyHeard { recipient } => self.of(recipient).is_heard = true,
             Fact::Event { recipient, kind, identity } if kind.settles() => {
                 let entry = self.of(recipient);
@@ -153,7 +155,8 @@ impl Ledger {
             }
             Fact::Event { .. } => {}
             Fact::Crashed => self.crashes += 1,
-            Fact::ConnectionOpened { source, receiver, open, .. } => {
+            Fact::ConnectionOpened { connection, source, receiver, open } => {
+                self.crashes_at_opening.insert(*connection, self.crashes);
                 if *open > limits.connections_max {
                     let (source, receiver, open) = (*source, *receiver, *open);
                     violations.push(Violation::TooManyConnections { source, receiver, open });
@@ -176,10 +179,12 @@ impl Ledger {
         }
     }
 
-    fn receive(&mut self, at: Instant, recipient: &str, violations: &mut Vec<Violation>) {
+    fn receive(&mut self, at: Instant, recipient: &str, connection: u64, violations: &mut Vec<Violation>) {
         let crashes = self.crashes;
+        // What was on its way when the power went may arrive when the node has sent it once more.
+        let is_from_before = self.crashes_at_opening.get(&connection).is_some_and(|before| *before < crashes);
         let entry = self.of(recipient);
-        let is_excused = !entry.is_heard || entry.crashes_at_reception < crashes;
+        let is_excused = !entry.is_heard || entry.crashes_at_reception < crashes || is_from_before;
         if !entry.is_submitted {
             violations.push(Violation::NeverSubmitted { recipient: recipient.to_owned() });
         }
@@ -247,7 +252,7 @@ mod tests {
     }
 
     fn received() -> Fact {
-        Fact::Received { recipient: recipient() }
+        Fact::Received { recipient: recipient(), connection: 1 }
     }
 
     fn heard() -> Fact {
@@ -274,6 +279,23 @@ mod tests {
             heard(),
             event(EventKind::Delivered, 1),
         ];
+        let opened = Fact::ConnectionOpened {
+            connection: 1,
+            source: "10.0.0.1".parse().unwrap(),
+            receiver: "10.0.2.1".parse().unwrap(),
+            open: 1,
+        };
+        let again = Fact::Received { recipient: recipient(), connection: 2 };
+        let arrived_after_a_crash = [
+            opened,
+            submitted(),
+            acknowledged(),
+            Fact::Crashed,
+            again,
+            heard(),
+            received(),
+            event(EventKind::Delivered, 1),
+        ];
         let read_again = [
             submitted(),
             acknowledged(),
@@ -282,8 +304,8 @@ mod tests {
             Fact::Crashed,
             event(EventKind::Bounced, 2),
         ];
-        for facts in [&delivered[..], &unacknowledged, &doubled_by_a_lost_reply, &doubled_by_a_crash, &read_again, &[]]
-        {
+        let doubled = [&doubled_by_a_lost_reply[..], &doubled_by_a_crash, &arrived_after_a_crash];
+        for facts in doubled.into_iter().chain([&delivered[..], &unacknowledged, &read_again, &[]]) {
             assert_eq!(check(facts, End::Drained), [], "{facts:?}");
         }
     }

@@ -274,9 +274,10 @@ impl Session {
         let lines = content.split(|octet| *octet == b'\n');
         let line_octets_max = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line).len()).max().unwrap_or(0);
         let recipients = self.recipients.len();
-        self.receiver.record(Fact::MailTaken { connection: self.stream.id(), recipients, line_octets_max });
+        let connection = self.stream.id();
+        self.receiver.record(Fact::MailTaken { connection, recipients, line_octets_max });
         for recipient in &self.recipients {
-            self.receiver.record(Fact::Received { recipient: recipient.clone() });
+            self.receiver.record(Fact::Received { recipient: recipient.clone(), connection });
         }
         let (reverse_path, recipients) =
             (self.reverse_path.take().unwrap_or_default(), std::mem::take(&mut self.recipients));

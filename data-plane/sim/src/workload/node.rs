@@ -71,6 +71,7 @@ fn content() -> SnapshotContent {
             weight: 1,
             message_bytes_max: 10 << 20,
             region: None,
+            reserved_per_s: None,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),
