@@ -3,7 +3,7 @@
 //! ```text
 //! append --> queue --> writer task: takes all that waits, one buffer, one write, one sync --> answers all
 //!                        |
-//!                        +-- segment full, or write failed --> next segment (a free file, else a new one)
+//!                        +-- segment full, or write failed --> next segment, in the spare (a free file, else a new one)
 //! release --> segment empty --> renamed to a free file
 //! ```
 //!
@@ -22,6 +22,7 @@ mod live;
 mod replay;
 mod segments;
 mod signal;
+mod spare;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -133,6 +134,7 @@ impl<P: Platform> Log<P> {
             companion: RefCell::new(Box::new(|| 0)),
             on_durable: RefCell::new(None),
             changed: Signal::default(),
+            spare_changed: Signal::default(),
         });
         let (wake, woken) = async_channel::bounded(1);
         platform.spawn("log writer", writer::run(Rc::clone(&shared), woken));
@@ -355,6 +357,8 @@ struct Shared<P: Platform> {
     on_durable: RefCell<Option<DurableHook>>,
     /// Something became durable, or was released.
     changed: Signal,
+    /// A spare is ready, or could not be made.
+    spare_changed: Signal,
 }
 
 /// Everything that changes. Borrowed between awaits only.
@@ -377,6 +381,8 @@ struct State<F> {
     unreplayed: Vec<u64>,
     /// Segments whose files are open, the longest open first; the current one is not among them.
     open: VecDeque<u64>,
+    spare: spare::Spare<F>,
+    /// Of the segments that were begun.
     sequence_last: u64,
     random: Random,
     /// Why no segment could be begun, and when to try again.

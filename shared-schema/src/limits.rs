@@ -137,6 +137,8 @@ pub const JOURNAL_PULLS_MAX: usize = 64;
 pub const JOURNAL_PULL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// One buffer of events, octets.
 pub const EVENTS_BYTES_MAX: usize = JOURNAL_PULL_BYTES_MAX;
+/// How far a segment is filled when the file of the next one is made.
+pub const SPARE_FROM_BYTES: u64 = SEGMENT_BYTES / 2;
 /// Emptied segment files that one log keeps for reuse; more are removed.
 pub const SEGMENTS_FREE_MAX: usize = 4;
 /// Damaged segment files that one log sets aside for the operator; over it they are reused like others.
@@ -169,6 +171,10 @@ pub const FRESH_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Recipients that one shard holds in its schedule (waiting, ready or in flight): over it 452 4.3.1, HTTP 503.
 pub const WAITING_RECIPIENTS_MAX: usize = 5_000_000;
+/// How many of these only tenants with a reserve may take.
+pub const WAITING_RECIPIENTS_RESERVED: usize = WAITING_RECIPIENTS_MAX / 10;
+/// Largest reserve of a tenant, recipients a second.
+pub const RESERVED_PER_S_MAX: u32 = 1_000_000;
 /// Recipients of one outgoing transaction (RFC 5321 4.5.3.1.8 promises 100).
 pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 /// Connections of one (source, site) by default.

@@ -18,6 +18,7 @@ use postrail_schema::ids::ShardId;
 use postrail_schema::limits::{BLOCK_BYTES, SEGMENTS_DAMAGED_MAX, SEGMENTS_OPEN_MAX};
 
 use super::live::LiveFrames;
+use super::spare::Spare;
 use super::{FileOf, LogStats, ReadError, Shared, State};
 use crate::platform::{BlockFile, Disk, Platform};
 
@@ -152,7 +153,7 @@ enum Inspected {
         header: SegmentHeader,
         damaged: bool,
     },
-    /// The crash fell between the making of the file and the first batch.
+    /// The file was made for a segment that was not begun.
     Unfinished,
     Unreadable,
 }
@@ -222,6 +223,7 @@ impl<F> State<F> {
             damaged: Vec::new(),
             unreplayed: Vec::new(),
             open: VecDeque::new(),
+            spare: Spare::None,
             sequence_last: 0,
             random,
             close_wanted: false,

@@ -359,6 +359,57 @@ fn jobs_of_every_size_come_back_and_are_recovered_once() {
 }
 
 #[test]
+fn the_next_segments_file_is_there_before_it_is_needed_and_is_a_free_one_after_a_crash() {
+    let (first, next) = ("0000000000000001.segment", "0000000000000002.segment");
+    let world = World::default();
+    let names = || {
+        let names = world.names("spool").into_iter();
+        names.filter(|name| !name.ends_with(".summary")).collect::<Vec<_>>()
+    };
+    let store = async |spool: &Spool<World>, numbers: std::ops::RangeInclusive<u64>| {
+        for number in numbers {
+            spool.store(&job(number, 5_000_000)).await.expect("stored");
+        }
+        world.sleep_until(world.now() + Duration::from_millis(20)).await;
+    };
+    world.run(async {
+        let spool = open_spool(&world).await;
+        store(&spool, 1..=6).await;
+        assert_eq!(names(), [first], "not before half of the segment is full");
+        store(&spool, 7..=8).await;
+        assert_eq!((names(), spool.stats().segments), (vec![first.into(), next.into()], 1));
+    });
+    let world = world.restarted();
+    world.run(async {
+        let spool = open_spool(&world).await;
+        assert_eq!(recovered(&spool).await.len(), 8);
+        assert_eq!(names(), [first, "0000000000000002.free"]);
+        store(&spool, 9..=24).await;
+        assert_eq!(names(), [first, "0000000000000003.segment", "0000000000000004.segment"]);
+    });
+    let world = world.restarted();
+    world.run(async { assert_eq!(recovered(&open_spool(&world).await).await.len(), 24) });
+}
+
+#[test]
+fn a_spare_that_cannot_be_made_is_made_when_it_is_needed() {
+    let world = World::default();
+    world.run(async {
+        let spool = open_spool(&world).await;
+        spool.store(&job(1, 5_000_000)).await.expect("stored");
+        world.0.no_room.set(true);
+        for number in 2..=13 {
+            spool.store(&job(number, 5_000_000)).await.expect("the present segment has room");
+        }
+        let error = async || spool.store(&job(14, 5_000_000)).await.expect_err("there is no room for another");
+        assert!(matches!(error().await, StoreError::Unavailable { .. }));
+        world.0.no_room.set(false);
+        world.sleep_until(world.now() + 2 * LOG_RETRY_DELAY).await;
+        spool.store(&job(15, 5_000_000)).await.expect("stored in the next segment");
+    });
+}
+
+#[test]
 fn a_start_reads_the_summary_of_a_segment_and_not_its_content() {
     let mut world = World::default();
     world.run(async {

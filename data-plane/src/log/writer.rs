@@ -46,6 +46,7 @@ pub(super) async fn run<P: Platform>(shared: Rc<Shared<P>>, woken: async_channel
     for file in files {
         close(file).await;
     }
+    shared.leave_spare().await;
 }
 
 impl<P: Platform> Shared<P> {
@@ -133,7 +134,7 @@ impl<P: Platform> Shared<P> {
         Err(error.to_string().into())
     }
 
-    fn committed(&self, batch: &mut [Queued], locations: &[Location], offset: u32, bytes: usize) {
+    fn committed(self: &Rc<Self>, batch: &mut [Queued], locations: &[Location], offset: u32, bytes: usize) {
         let next = offset + padded(bytes) as u32;
         let segment_sequence = locations.first().map_or(0, |location| location.segment);
         {
@@ -158,6 +159,7 @@ impl<P: Platform> Shared<P> {
             answer(batch, counts, locations);
         }
         self.changed.notify();
+        self.want_spare(next);
     }
 
     /// The place for a batch of `bytes`, in the current segment or in a new one.
@@ -198,63 +200,39 @@ impl<P: Platform> Shared<P> {
         Some(Place { file: Rc::clone(file), identity: segment.header.identity(), number: segment.number, offset })
     }
 
-    /// Begins the next segment in a free file, or in a new one.
+    /// Begins the next segment.
     async fn begin(self: &Rc<Self>) -> std::io::Result<()> {
+        let (sequence, file) = self.take_spare().await?;
         let companion = (self.companion.borrow())();
-        let (header, free) = {
+        let header = {
             let mut state = self.state.borrow_mut();
-            state.sequence_last += 1;
+            state.sequence_last = sequence;
             let (previous, previous_end) = state.closed_last.unwrap_or_default();
-            let header = SegmentHeader {
+            SegmentHeader {
                 kind: self.kind,
                 shard: self.shard,
                 generation: state.random.next_u64(),
-                sequence: state.sequence_last,
+                sequence,
                 previous,
                 previous_end,
                 companion,
-            };
-            (header, state.free.pop())
+            }
         };
-        match self.prepare(&header, free).await {
-            Ok(file) => {
-                let mut state = self.state.borrow_mut();
-                let segment = Segment::new(header, Some(Rc::new(file)), Some(FIRST_BATCH));
-                state.segments.insert(header.sequence, segment);
-                state.current = Some(header.sequence);
-                Ok(())
-            }
-            Err(error) => {
-                // A file that was made in part would take room for ever; recovery knows what to do if this fails too.
-                let _ = self.platform.disk().remove(&self.path(header.sequence, FileKind::Segment)).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn prepare(&self, header: &SegmentHeader, free: Option<u64>) -> std::io::Result<FileOf<P>> {
-        let disk = self.platform.disk();
-        let path = self.path(header.sequence, FileKind::Segment);
-        if let Some(free) = free {
-            disk.rename(&self.path(free, FileKind::Free), &path).await?;
-        }
-        let file = disk.open(&path, Some(SEGMENT_BYTES)).await?;
         let mut block = file.buffer(BLOCK_BYTES);
         header.write(block.as_mut());
-        let mut result = file.write(0, block).await;
-        if result.is_ok() {
-            result = file.sync().await;
+        let mut written = file.write(0, block).await;
+        if written.is_ok() {
+            written = file.sync().await;
         }
-        if result.is_ok() {
-            result = disk.sync_dir(&self.dir).await;
+        if let Err(error) = written {
+            file.close().await;
+            self.remove_file(sequence).await;
+            return Err(error);
         }
-        match result {
-            Ok(()) => Ok(file),
-            Err(error) => {
-                file.close().await;
-                Err(error)
-            }
-        }
+        let mut state = self.state.borrow_mut();
+        state.segments.insert(sequence, Segment::new(header, Some(Rc::new(file)), Some(FIRST_BATCH)));
+        state.current = Some(sequence);
+        Ok(())
     }
 
     /// Renames the file of a released segment, in a task of its own: releasing is not worth waiting for.
