@@ -21,7 +21,7 @@ use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::{RetryPolicy, WaitReason};
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
-use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::ids::{MessageId, ShardId, TenantId};
 use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
@@ -257,12 +257,12 @@ impl<P: Platform> Runtime<P> {
         total <= INTAKE_BYTES_MAX
     }
 
-    /// Why nothing can be accepted at present, if so.
-    pub fn refusal(&self, recipients: usize) -> Option<String> {
+    /// Why nothing can be accepted of the tenant at present, if so.
+    pub fn refusal(&self, tenant: TenantId, recipients: usize) -> Option<String> {
         if self.0.draining.get() {
             return Some("the server is shutting down".to_owned());
         }
-        if !self.0.heart.borrow().has_room(recipients) {
+        if !self.0.heart.borrow().has_room(tenant, recipients) {
             return Some("the queue is full".to_owned());
         }
         if self.0.records.1.len() > RECORDS_WAITING_MAX {

@@ -64,6 +64,9 @@ pub struct Tenant {
     /// The region whose hosts alone serve it; `None`: every host does. It stays as it was made.
     #[serde(default)]
     pub region: Option<RegionId>,
+    /// Recipients a second that go ahead of all that is not reserved, on each host that serves it; `None`: no reserve.
+    #[serde(default)]
+    pub reserved_per_s: Option<u32>,
 }
 
 /// A credential: a username and the argon2id hashes of at most two live secrets.

@@ -94,6 +94,8 @@ pub struct TenantPlan {
     /// Its share where tenants compete.
     #[serde(default = "default_weight")]
     pub weight: u32,
+    /// Recipients a second that go ahead of what the others send.
+    pub reserved_per_s: Option<u32>,
 }
 
 fn default_weight() -> u32 {
@@ -265,7 +267,7 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, PlanError> {
         let mut plan: Self = toml::from_str(text)?;
         if plan.tenants.is_empty() {
-            plan.tenants.push(TenantPlan { name: "bench".into(), weight: 1 });
+            plan.tenants.push(TenantPlan { name: "bench".into(), weight: 1, reserved_per_s: None });
         }
         if plan.receivers.is_empty() {
             plan.receivers.push(toml::from_str("").expect("every key of a receiver has a default"));

@@ -88,7 +88,7 @@ impl<'a> Course<'a> {
         for (index, section) in plan.loads.iter().enumerate() {
             let lane = Lane { first: index as u64, stride };
             let load = load_plan(plan, section, plan.mix(section), target, lane)?;
-            loads.push(start(&drive, load));
+            loads.push(start(&drive, plan.tenant_of(section), load));
         }
         let paces = plan.loads.iter().map(|load| match (load.rate_per_s, load.unsettled_max) {
             (Some(rate_per_s), _) => Pace::Open { rate_per_s },
@@ -266,7 +266,7 @@ impl<'a> Course<'a> {
             Pace::Closed | Pace::Bounded { .. } => None,
         });
         let (drive, target, loads) = (self.drive, self.target, self.loads);
-        drive.stage.load_thread().run(async move {
+        drive.stage.load_thread(0).run(async move {
             for load in loads {
                 load.finish().await;
             }
@@ -282,10 +282,10 @@ impl<'a> Course<'a> {
     }
 }
 
-/// Starts `load` on its thread.
-pub(super) fn start(drive: &Drive<'_>, load: LoadPlan) -> Load {
+/// Starts `load` on the thread of its tenant.
+pub(super) fn start(drive: &Drive<'_>, tenant: usize, load: LoadPlan) -> Load {
     let tally = drive.stage.tally().clone();
-    drive.stage.load_thread().run(async move { Load::start(load, tally) })
+    drive.stage.load_thread(tenant).run(async move { Load::start(load, tally) })
 }
 
 /// What `section` comes to at `target`.

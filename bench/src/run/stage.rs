@@ -1,7 +1,8 @@
 //! What every run stands on: the account, the receivers with their name server, and the threads of both sides.
 //!
-//! Load and receivers have one thread each, with an executor of its own: no work moves between them, so that they cost
-//! as little as they can beside the server that is measured.
+//! The load of each tenant and the receivers have one thread each, with an executor of its own: no work moves between
+//! them, so that they cost as little as they can beside the server that is measured, and no tenant's mails wait for
+//! another's before they have left.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +23,8 @@ use crate::tally::{RECIPIENTS_MAX, Tally};
 pub struct Stage {
     tally: Arc<Tally>,
     sink: Sink,
-    load_thread: BenchThread,
+    /// One a tenant.
+    load_threads: Vec<BenchThread>,
     sink_thread: BenchThread,
 }
 
@@ -33,7 +35,8 @@ impl Stage {
     /// A port is in use, or a thread cannot be started.
     pub fn start(plan: &Plan, port: Option<u16>, name_server: Option<SocketAddr>) -> Result<Self> {
         let tally = Tally::new(RECIPIENTS_MAX);
-        let load_thread = BenchThread::start("src").context("cannot start the load's thread")?;
+        let load_threads: io::Result<Vec<_>> = plan.tenants.iter().map(|_| BenchThread::start("src")).collect();
+        let load_threads = load_threads.context("cannot start a load's thread")?;
         let sink_thread = BenchThread::start("sink").context("cannot start the receivers' thread")?;
         let sink_plan = SinkPlan {
             receivers: plan.sink_receivers(),
@@ -42,7 +45,7 @@ impl Stage {
         };
         let started = sink_thread.run(Sink::start(sink_plan, tally.clone()));
         let sink = started.context("cannot start the receivers (--sink-port, --name-server)")?;
-        Ok(Self { tally, sink, load_thread, sink_thread })
+        Ok(Self { tally, sink, load_threads, sink_thread })
     }
 
     /// The port of all receivers.
@@ -81,9 +84,9 @@ impl Stage {
         &self.sink
     }
 
-    /// Where loads run.
-    pub(super) fn load_thread(&self) -> &BenchThread {
-        &self.load_thread
+    /// Where the loads of the plan's `tenant` run.
+    pub(super) fn load_thread(&self, tenant: usize) -> &BenchThread {
+        &self.load_threads[tenant]
     }
 }
 

@@ -81,7 +81,8 @@ fn fill(drive: &Drive<'_>, server: &mut Postrail, live: &mut Live) -> Result<(Lo
     let (plan, tally) = (drive.plan, drive.stage.tally());
     let section = plan.loads.first().context("a plan has a load")?;
     let lane = Lane { first: 0, stride: STRIDE };
-    let load = start(drive, load_plan(plan, section, plan.mix(section), server.target(), lane)?);
+    let load =
+        start(drive, plan.tenant_of(section), load_plan(plan, section, plan.mix(section), server.target(), lane)?);
     let mut selection = Selection::default();
     live.phase("filling");
     let from = load.begin(Phase { pace: Pace::Closed, until: None, recipients_max: plan.mails });
@@ -115,7 +116,7 @@ fn restart(drive: &Drive<'_>, server: &mut Postrail, live: &mut Live, waiting: &
     server.start_again()?;
     let begun = Instant::now();
     connected(first.target)?;
-    let load = start(drive, first);
+    let load = start(drive, plan.tenant_of(section), first);
     load.begin(Phase { pace: Pace::Closed, until: None, recipients_max: Some(1) });
     let control = server.target().control.clone().context("a server of our own has a control API")?;
     let limit = Duration::from_secs(plan.waiting.as_ref().map_or(0, |waiting| waiting.recovery_seconds));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::plan::Dkim;
+use crate::plan::{Dkim, TenantPlan};
 use crate::source::Login;
 
 /// Longest time for one answer.
@@ -62,8 +62,9 @@ impl Control {
     ///
     /// # Errors
     /// The server refuses, with its words.
-    pub fn make_tenant(&self, name: &str, weight: u32, domain: &str, dkim: Dkim) -> Result<Login> {
-        self.post("/v2/tenants", &json!({"name": name, "weight": weight}))?;
+    pub fn make_tenant(&self, tenant: &TenantPlan, domain: &str, dkim: Dkim) -> Result<Login> {
+        let TenantPlan { name, weight, reserved_per_s } = tenant;
+        self.post("/v2/tenants", &json!({"name": name, "weight": weight, "reserved_per_s": reserved_per_s}))?;
         let keys: &[&str] = match dkim {
             Dkim::None => &[],
             Dkim::Rsa => &["rsa-sha256"],

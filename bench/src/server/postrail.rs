@@ -95,7 +95,7 @@ impl Postrail {
         control.make_route(receiver_port)?;
         for (index, tenant) in plan.tenants.iter().enumerate() {
             let domain = plan.sending_domain(index);
-            let login = control.make_tenant(&tenant.name, tenant.weight, &domain, plan.server.dkim)?;
+            let login = control.make_tenant(tenant, &domain, plan.server.dkim)?;
             self.target.logins.push(Some(login));
         }
         control.wait_settled(READY_TIMEOUT)?;

@@ -26,6 +26,8 @@ pub(crate) struct TenantView {
     message_bytes_max: u32,
     /// The region whose hosts alone serve it; null: every host does.
     region: Option<String>,
+    /// Recipients a second that go ahead of all that is not reserved, on each host; null: no reserve.
+    reserved_per_s: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -43,6 +45,9 @@ pub(crate) struct TenantBody {
     /// By name; absent: every host serves it. It cannot be changed later.
     #[serde(default)]
     region: Option<String>,
+    /// Absent: no reserve.
+    #[serde(default)]
+    reserved_per_s: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -56,6 +61,10 @@ pub(crate) struct TenantPatch {
     weight: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     message_bytes_max: Option<u32>,
+    /// Null: no reserve; absent: as it is.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
+    reserved_per_s: Option<Option<u32>>,
 }
 
 #[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams),
@@ -80,6 +89,7 @@ pub(crate) async fn create(
         weight: body.weight.unwrap_or(1),
         message_bytes_max: body.message_bytes_max.unwrap_or(most),
         region: body.region,
+        reserved_per_s: body.reserved_per_s,
     };
     let tenant = shared.run(move |app| app.create_tenant(&new)).await?;
     Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &tenant)))
@@ -111,6 +121,7 @@ pub(crate) async fn change(
         quota_per_day: patch.quota_per_day,
         weight: patch.weight,
         message_bytes_max: patch.message_bytes_max,
+        reserved_per_s: patch.reserved_per_s,
     };
     let tenant = shared.run(move |app| app.change_tenant(&name, &change, &when)).await?;
     Ok(tagged(&shared.app.desired(), &tenant))
@@ -141,6 +152,7 @@ fn view(desired: &Desired, tenant: &Tenant) -> TenantView {
         weight: tenant.weight,
         message_bytes_max: tenant.message_bytes_max,
         region: region.map(|region| region.name.clone()),
+        reserved_per_s: tenant.reserved_per_s,
     }
 }
 

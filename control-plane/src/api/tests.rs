@@ -460,7 +460,7 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
     let first = world.latest();
     world.tenant("red").await;
     let calls = [
-        ("PATCH", "/v2/tenants/red", json!({ "quota_per_day": 5, "weight": 3 }), 200),
+        ("PATCH", "/v2/tenants/red", json!({ "quota_per_day": 5, "weight": 3, "reserved_per_s": 9 }), 200),
         (
             "POST",
             "/v2/sources",
@@ -481,7 +481,8 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
         assert_eq!(found, status, "{path}: {answer}");
     }
     let content = world.latest();
-    assert_eq!((content.tenants[1].quota_per_day, content.tenants[1].weight), (Some(5), 3));
+    let red = &content.tenants[1];
+    assert_eq!((red.quota_per_day, red.weight, red.reserved_per_s), (Some(5), 3, Some(9)));
     assert_eq!(content.sources[1].address.to_string(), "2001:db8::2");
     assert_eq!(content.domains[1].pool, Some(content.pools[1].id));
     assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 2, 1));

@@ -135,6 +135,7 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         weight: 1,
         message_bytes_max: u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX),
         region: None,
+        reserved_per_s: None,
     };
     let credential = Credential {
         id: draft.counters().next_credential(),

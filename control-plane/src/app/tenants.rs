@@ -1,7 +1,7 @@
 //! Tenants.
 
 use postrail_schema::ids::TenantId;
-use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::limits::{MESSAGE_BYTES_MAX, RESERVED_PER_S_MAX};
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
 use super::{App, AppError, Precondition, names};
@@ -16,6 +16,7 @@ pub(crate) struct NewTenant {
     pub message_bytes_max: u32,
     /// By name; `None`: every host serves it.
     pub region: Option<String>,
+    pub reserved_per_s: Option<u32>,
 }
 
 /// What to change of a tenant; `None`: as it is.
@@ -25,6 +26,8 @@ pub(crate) struct TenantChange {
     pub quota_per_day: Option<Option<u64>>,
     pub weight: Option<u32>,
     pub message_bytes_max: Option<u32>,
+    /// `Some(None)`: no reserve.
+    pub reserved_per_s: Option<Option<u32>>,
 }
 
 impl App {
@@ -47,6 +50,7 @@ impl App {
                 weight: checked_weight(new.weight)?,
                 message_bytes_max: checked_size(new.message_bytes_max)?,
                 region,
+                reserved_per_s: checked_reserve(new.reserved_per_s)?,
             };
             draft.put(tenant.clone())?;
             Ok(tenant)
@@ -67,6 +71,7 @@ impl App {
             tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
             tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
             tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
+            tenant.reserved_per_s = checked_reserve(change.reserved_per_s.unwrap_or(tenant.reserved_per_s))?;
             draft.put(tenant.clone())?;
             Ok(tenant)
         })
@@ -111,6 +116,14 @@ pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {
         return Ok(weight);
     }
     Err(AppError::invalid("/weight", "a weight is 1 to 1,000"))
+}
+
+pub(super) fn checked_reserve(rate: Option<u32>) -> Result<Option<u32>, AppError> {
+    if rate.is_none_or(|rate| (1..=RESERVED_PER_S_MAX).contains(&rate)) {
+        return Ok(rate);
+    }
+    let detail = format!("a reserve is 1 to {RESERVED_PER_S_MAX} recipients a second, or null for none");
+    Err(AppError::invalid("/reserved_per_s", detail))
 }
 
 pub(super) fn checked_size(size: u32) -> Result<u32, AppError> {

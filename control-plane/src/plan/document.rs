@@ -91,6 +91,9 @@ pub(crate) struct TenantEntry {
     /// The region whose hosts alone serve it, by name; absent: every host does. It stays as it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// Recipients a second that go ahead of all that is not reserved, on each host; absent: no reserve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_per_s: Option<u32>,
 }
 
 /// Someone who operates the installation.
@@ -329,6 +332,7 @@ impl TenantEntry {
             weight: tenant.weight,
             message_bytes_max: tenant.message_bytes_max,
             region: region.map(|region| region.name.clone()),
+            reserved_per_s: tenant.reserved_per_s,
         }
     }
 }

@@ -57,6 +57,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             weight: 1,
             message_bytes_max: 4096,
             region: None,
+            reserved_per_s: None,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),

@@ -303,7 +303,7 @@ async fn accept<P: Platform>(
         return Ok(accepted.answer.to_response());
     };
     let recipients = job.recipients.len();
-    if let Some(why) = runtime.refusal(recipients) {
+    if let Some(why) = runtime.refusal(principal.tenant, recipients) {
         return Err(Problem::new(503, "overloaded", why).with_header("Retry-After", "5"));
     }
     if !runtime.quotas().borrow_mut().take(&snapshot, principal.tenant, recipients, now) {

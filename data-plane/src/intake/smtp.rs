@@ -228,7 +228,7 @@ impl<P: Platform> Pump<P> {
     async fn accept(&mut self, transaction: Transaction) -> Answer {
         let Some(principal) = &self.principal else { return unauthenticated() };
         let recipients = transaction.envelope.recipients.len();
-        if let Some(why) = self.runtime.refusal(recipients) {
+        if let Some(why) = self.runtime.refusal(principal.tenant, recipients) {
             return Answer::Refused(Reply::enhanced(452, 3, 1, why));
         }
         let snapshot = self.runtime.snapshot();

@@ -219,6 +219,9 @@ pub(crate) enum TenantCommand {
         /// The region whose hosts alone serve it; it cannot be changed later [default: every host serves it]
         #[arg(long, value_name = "NAME")]
         region: Option<String>,
+        /// Recipients a second that go ahead of all that is not reserved, on each host [default: no reserve]
+        #[arg(long)]
+        reserved_per_s: Option<u32>,
     },
     /// Tenants with region, weight and quota: `postrail tenant list`
     List,
@@ -236,6 +239,9 @@ pub(crate) enum TenantCommand {
         /// Largest message, octets
         #[arg(long)]
         message_bytes_max: Option<u32>,
+        /// Recipients a second that go ahead of all that is not reserved, on each host, or `none`
+        #[arg(long, value_name = "N|none")]
+        reserved_per_s: Option<String>,
     },
     /// Remove a tenant that has nothing left: `postrail tenant remove shop`
     Remove { name: String },

@@ -20,6 +20,7 @@ const TENANTS: Columns = &[
     ("REGION", "region"),
     ("WEIGHT", "weight"),
     ("QUOTA A DAY", "quota_per_day"),
+    ("RESERVED A S", "reserved_per_s"),
     ("LARGEST", "message_bytes_max"),
 ];
 const REGIONS: Columns = &[("NAME", "name"), ("SUBMISSION HOST", "submission_host")];
@@ -50,7 +51,7 @@ const SUPPRESSIONS: Columns = &[("ADDRESS", "address"), ("TENANT", "tenant"), ("
 pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
     let all = Collection { api, name: "tenants", columns: TENANTS };
     match command {
-        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max, region } => all.add(
+        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max, region, reserved_per_s } => all.add(
             None,
             body([
                 ("name", json!(name)),
@@ -58,14 +59,14 @@ pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
                 ("weight", json!(weight)),
                 ("message_bytes_max", json!(message_bytes_max)),
                 ("region", json!(region)),
+                ("reserved_per_s", json!(reserved_per_s)),
             ]),
         ),
-        TenantCommand::Set { name, quota_per_day, weight, message_bytes_max } => {
-            let changed = api.patch(
-                &["tenants", &name],
-                &[],
-                &tenant_change(quota_per_day.as_deref(), weight, message_bytes_max)?,
-            )?;
+        TenantCommand::Set { name, quota_per_day, weight, message_bytes_max, reserved_per_s } => {
+            let mut change = body([("weight", json!(weight)), ("message_bytes_max", json!(message_bytes_max))]);
+            set_or_none(&mut change, "quota_per_day", quota_per_day.as_deref())?;
+            set_or_none(&mut change, "reserved_per_s", reserved_per_s.as_deref())?;
+            let changed = api.patch(&["tenants", &name], &[], &change)?;
             Ok(table::print_record(&changed, api.wants_json())?)
         }
         TenantCommand::List => all.list(None),
@@ -196,18 +197,17 @@ pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> 
     }
 }
 
-/// What is to change of a tenant; `none`: no quota.
-fn tenant_change(quota: Option<&str>, weight: Option<u32>, message_bytes_max: Option<u32>) -> Result<Value> {
-    let mut change = body([("weight", json!(weight)), ("message_bytes_max", json!(message_bytes_max))]);
-    match quota {
-        None => {}
-        Some("none") => change["quota_per_day"] = Value::Null,
+/// Puts a number that may be `none` into a change, if it is given.
+fn set_or_none(change: &mut Value, field: &str, given: Option<&str>) -> Result<()> {
+    change[field] = match given {
+        None => return Ok(()),
+        Some("none") => Value::Null,
         Some(number) => {
-            let number: u64 = number.parse().with_context(|| format!("--quota-per-day {number}: a number, or none"))?;
-            change["quota_per_day"] = json!(number);
+            let option = field.replace('_', "-");
+            json!(number.parse::<u64>().with_context(|| format!("--{option} {number}: a number, or none"))?)
         }
-    }
-    Ok(change)
+    };
+    Ok(())
 }
 
 /// `name`: where the path does not have it.

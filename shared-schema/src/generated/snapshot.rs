@@ -583,6 +583,7 @@ impl<'a> Tenant<'a> {
   pub const VT_WEIGHT: ::flatbuffers::VOffsetT = 10;
   pub const VT_MESSAGE_BYTES_MAX: ::flatbuffers::VOffsetT = 12;
   pub const VT_REGION: ::flatbuffers::VOffsetT = 14;
+  pub const VT_RESERVED_PER_S: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -595,6 +596,7 @@ impl<'a> Tenant<'a> {
   ) -> ::flatbuffers::WIPOffset<Tenant<'bldr>> {
     let mut builder = TenantBuilder::new(_fbb);
     if let Some(x) = args.quota_per_day { builder.add_quota_per_day(x); }
+    if let Some(x) = args.reserved_per_s { builder.add_reserved_per_s(x); }
     if let Some(x) = args.region { builder.add_region(x); }
     builder.add_message_bytes_max(args.message_bytes_max);
     builder.add_weight(args.weight);
@@ -646,6 +648,13 @@ impl<'a> Tenant<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Tenant::VT_REGION, None)}
   }
+  #[inline]
+  pub fn reserved_per_s(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Tenant::VT_RESERVED_PER_S, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Tenant<'_> {
@@ -660,6 +669,7 @@ impl ::flatbuffers::Verifiable for Tenant<'_> {
      .visit_field::<u32>("weight", Self::VT_WEIGHT, false)?
      .visit_field::<u32>("message_bytes_max", Self::VT_MESSAGE_BYTES_MAX, false)?
      .visit_field::<u32>("region", Self::VT_REGION, false)?
+     .visit_field::<u32>("reserved_per_s", Self::VT_RESERVED_PER_S, false)?
      .finish();
     Ok(())
   }
@@ -671,6 +681,7 @@ pub struct TenantArgs<'a> {
     pub weight: u32,
     pub message_bytes_max: u32,
     pub region: Option<u32>,
+    pub reserved_per_s: Option<u32>,
 }
 impl<'a> Default for TenantArgs<'a> {
   #[inline]
@@ -682,6 +693,7 @@ impl<'a> Default for TenantArgs<'a> {
       weight: 1,
       message_bytes_max: 0,
       region: None,
+      reserved_per_s: None,
     }
   }
 }
@@ -716,6 +728,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TenantBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<u32>(Tenant::VT_REGION, region);
   }
   #[inline]
+  pub fn add_reserved_per_s(&mut self, reserved_per_s: u32) {
+    self.fbb_.push_slot_always::<u32>(Tenant::VT_RESERVED_PER_S, reserved_per_s);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TenantBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TenantBuilder {
@@ -740,6 +756,7 @@ impl ::core::fmt::Debug for Tenant<'_> {
       ds.field("weight", &self.weight());
       ds.field("message_bytes_max", &self.message_bytes_max());
       ds.field("region", &self.region());
+      ds.field("reserved_per_s", &self.reserved_per_s());
       ds.finish()
   }
 }

@@ -11,7 +11,15 @@ use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMembe
 
 fn tenant(id: u32, weight: u32) -> Tenant {
     let name = format!("t{id}");
-    Tenant { id: TenantId(id), name, quota_per_day: None, weight, message_bytes_max: 1_024, region: None }
+    Tenant {
+        id: TenantId(id),
+        name,
+        quota_per_day: None,
+        weight,
+        message_bytes_max: 1_024,
+        region: None,
+        reserved_per_s: None,
+    }
 }
 
 fn content(tenants: u32) -> SnapshotContent {

@@ -108,6 +108,7 @@ fn put_tenant<'b>(to: &mut FlatBufferBuilder<'b>, tenant: &Tenant) -> WIPOffset<
         weight: tenant.weight,
         message_bytes_max: tenant.message_bytes_max,
         region: tenant.region.map(|region| region.0),
+        reserved_per_s: tenant.reserved_per_s,
     };
     wire::Tenant::create(to, &args)
 }
@@ -120,6 +121,7 @@ fn read_tenant(tenant: wire::Tenant<'_>) -> Tenant {
         weight: tenant.weight(),
         message_bytes_max: tenant.message_bytes_max(),
         region: tenant.region().map(RegionId),
+        reserved_per_s: tenant.reserved_per_s(),
     }
 }
 
@@ -421,6 +423,7 @@ mod tests {
                 weight: 2,
                 message_bytes_max: 1_048_576,
                 region: None,
+                reserved_per_s: None,
             }],
             credentials: vec![Credential {
                 id: CredentialId(1),
@@ -473,14 +476,16 @@ mod tests {
     }
 
     fn tenancy() -> impl Strategy<Value = (Vec<Tenant>, Vec<Credential>, Vec<SendingDomain>)> {
-        let tenant = (any::<(u32, Option<u64>, u32, u32, Option<u32>)>(), word()).prop_map(|(n, name)| Tenant {
-            id: TenantId(n.0),
-            name,
-            quota_per_day: n.1,
-            weight: n.2,
-            message_bytes_max: n.3,
-            region: n.4.map(RegionId),
-        });
+        let tenant =
+            (any::<(u32, Option<u64>, u32, u32, Option<u32>, Option<u32>)>(), word()).prop_map(|(n, name)| Tenant {
+                id: TenantId(n.0),
+                name,
+                quota_per_day: n.1,
+                weight: n.2,
+                message_bytes_max: n.3,
+                region: n.4.map(RegionId),
+                reserved_per_s: n.5,
+            });
         let network = proptest::sample::select(&["192.0.2.0/24", "2001:db8::/32", "::/0", "203.0.113.7"][..]);
         let network = network.prop_map(|text| text.parse().unwrap());
         let credential = (any::<(u32, u32, bool, u32, Vec<u64>)>(), word(), vec(word(), 0..3), vec(network, 0..3))

@@ -106,8 +106,14 @@ fn readers_see_whole_publications(store: &Arc<dyn ConfigStore>) {
     let hostname = "mail.sender.example".to_owned();
     apps[0].bootstrap(&Bootstrap { hostname, ..Bootstrap::default() }, "po_token").unwrap();
     for n in 0..140 {
-        let new =
-            NewTenant { name: format!("t{n}"), quota_per_day: None, weight: 1, message_bytes_max: 1_024, region: None };
+        let new = NewTenant {
+            name: format!("t{n}"),
+            quota_per_day: None,
+            weight: 1,
+            message_bytes_max: 1_024,
+            region: None,
+            reserved_per_s: None,
+        };
         apps[0].create_tenant(&new).unwrap();
     }
     change(&apps[0], 1);

@@ -167,6 +167,11 @@ impl Rules {
         self.snapshot.tenants.get(&tenant).map_or(1, |tenant| tenant.weight.max(1))
     }
 
+    /// The tenant's reserve, recipients a second of this host; 0: none.
+    pub fn reserve(&self, tenant: TenantId) -> u32 {
+        self.snapshot.tenants.get(&tenant).and_then(|tenant| tenant.reserved_per_s).unwrap_or_default()
+    }
+
     pub fn source_suspended(&self, source: SourceId) -> bool {
         self.suspended(|target| *target == SuspensionTarget::Source(source))
     }
@@ -237,6 +242,7 @@ mod tests {
                 weight: 1,
                 message_bytes_max: 1_000_000,
                 region: None,
+                reserved_per_s: None,
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),

@@ -1,27 +1,46 @@
 //! What is ready on one path, handed out fairly.
 //!
-//! Between traffic classes: smooth weighted round robin, so that transactional mail goes first and bulk never starves.
-//! Within a class, between tenants: deficit round robin (Shreedhar and Varghese, 1995) with a cost of one an item and
-//! the tenant's weight as quantum. A flood of one tenant delays another by at most one round.
+//! Between lanes (what is reserved, and the traffic classes): smooth weighted round robin, so that what is reserved goes
+//! first, transactional mail next, and bulk never starves. Within a lane, between tenants: deficit round robin (Shreedhar
+//! and Varghese, 1995) with a cost of one an item and the tenant's weight as quantum. A flood of one tenant delays
+//! another by at most one round.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use postrail_schema::ids::TenantId;
 use postrail_schema::snapshot::TrafficClass;
 
-/// Turns of a class among the classes that have something.
-const CLASS_WEIGHTS: [i64; 3] = [8, 3, 1];
+/// Where an item queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    Class(TrafficClass),
+    /// Within its tenant's reserved rate, whatever its class.
+    Reserved,
+}
 
-/// A queue of `T` by class and tenant.
+/// Turns of a lane among the lanes that have something.
+const LANE_WEIGHTS: [i64; LANES] = [8, 3, 1, 36];
+const LANES: usize = 4;
+
+impl Lane {
+    const fn index(self) -> usize {
+        match self {
+            Self::Class(class) => class as usize,
+            Self::Reserved => LANES - 1,
+        }
+    }
+}
+
+/// A queue of `T` by lane and tenant.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    classes: [ClassQueue<T>; 3],
-    credits: [i64; 3],
+    lanes: [LaneQueue<T>; LANES],
+    credits: [i64; LANES],
     len: usize,
 }
 
 #[derive(Debug)]
-struct ClassQueue<T> {
+struct LaneQueue<T> {
     tenants: BTreeMap<TenantId, TenantQueue<T>>,
     /// Tenants that have something, in turn.
     turns: VecDeque<TenantId>,
@@ -36,8 +55,8 @@ struct TenantQueue<T> {
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        let class = || ClassQueue { tenants: BTreeMap::new(), turns: VecDeque::new() };
-        Self { classes: [class(), class(), class()], credits: [0; 3], len: 0 }
+        let lane = |_| LaneQueue { tenants: BTreeMap::new(), turns: VecDeque::new() };
+        Self { lanes: std::array::from_fn(lane), credits: [0; LANES], len: 0 }
     }
 }
 
@@ -50,31 +69,29 @@ impl<T> FairQueue<T> {
         self.len == 0
     }
 
-    /// Appends `item` behind what the tenant has in that class.
-    pub fn push(&mut self, class: TrafficClass, tenant: TenantId, weight: u32, item: T) {
-        let class = &mut self.classes[class as usize];
-        let queue = class.tenants.entry(tenant).or_insert_with(|| TenantQueue {
-            items: VecDeque::new(),
-            weight: 1,
-            deficit: 0,
-        });
+    /// Appends `item` behind what the tenant has in that lane.
+    pub fn push(&mut self, lane: Lane, tenant: TenantId, weight: u32, item: T) {
+        let lane = &mut self.lanes[lane.index()];
+        let queue =
+            lane.tenants.entry(tenant).or_insert_with(|| TenantQueue { items: VecDeque::new(), weight: 1, deficit: 0 });
         queue.weight = weight.max(1);
         if queue.items.is_empty() {
-            class.turns.push_back(tenant);
+            lane.turns.push_back(tenant);
         }
         queue.items.push_back(item);
         self.len += 1;
     }
 
-    /// The item that the tenant pushed last in that class and that has not left yet.
-    pub fn last_mut(&mut self, class: TrafficClass, tenant: TenantId) -> Option<&mut T> {
-        self.classes[class as usize].tenants.get_mut(&tenant)?.items.back_mut()
+    /// The items that the tenant pushed last, in that class and in the reserved lane, and that have not left yet.
+    pub fn last(&self, class: TrafficClass, tenant: TenantId) -> impl Iterator<Item = &T> {
+        let lanes = [Lane::Class(class), Lane::Reserved];
+        lanes.into_iter().filter_map(move |lane| self.lanes[lane.index()].tenants.get(&tenant)?.items.back())
     }
 
     /// The next item in fair order.
     pub fn pop(&mut self) -> Option<T> {
-        let class = self.next_class()?;
-        let item = self.classes[class].pop()?;
+        let lane = self.next_lane()?;
+        let item = self.lanes[lane].pop()?;
         self.len -= 1;
         Some(item)
     }
@@ -82,9 +99,9 @@ impl<T> FairQueue<T> {
     /// Takes everything, in no particular order.
     pub fn drain(&mut self) -> Vec<T> {
         let mut all = Vec::with_capacity(self.len);
-        for class in &mut self.classes {
-            class.turns.clear();
-            for queue in std::mem::take(&mut class.tenants).into_values() {
+        for lane in &mut self.lanes {
+            lane.turns.clear();
+            for queue in std::mem::take(&mut lane.tenants).into_values() {
                 all.extend(queue.items);
             }
         }
@@ -94,19 +111,19 @@ impl<T> FairQueue<T> {
 
     /// All items, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.classes.iter().flat_map(|class| class.tenants.values().flat_map(|queue| queue.items.iter()))
+        self.lanes.iter().flat_map(|lane| lane.tenants.values().flat_map(|queue| queue.items.iter()))
     }
 
-    fn next_class(&mut self) -> Option<usize> {
+    fn next_lane(&mut self) -> Option<usize> {
         let mut chosen: Option<usize> = None;
         let mut total = 0;
-        for (index, class) in self.classes.iter().enumerate() {
-            if class.turns.is_empty() {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if lane.turns.is_empty() {
                 self.credits[index] = 0;
                 continue;
             }
-            total += CLASS_WEIGHTS[index];
-            self.credits[index] += CLASS_WEIGHTS[index];
+            total += LANE_WEIGHTS[index];
+            self.credits[index] += LANE_WEIGHTS[index];
             if chosen.is_none_or(|best| self.credits[index] > self.credits[best]) {
                 chosen = Some(index);
             }
@@ -117,7 +134,7 @@ impl<T> FairQueue<T> {
     }
 }
 
-impl<T> ClassQueue<T> {
+impl<T> LaneQueue<T> {
     fn pop(&mut self) -> Option<T> {
         let tenant = *self.turns.front()?;
         let queue = self.tenants.get_mut(&tenant)?;
@@ -144,7 +161,7 @@ mod tests {
         let mut queue = FairQueue::default();
         for (class, tenant, weight, count) in items {
             for _ in 0..*count {
-                queue.push(*class, TenantId(*tenant), *weight, *tenant);
+                queue.push(Lane::Class(*class), TenantId(*tenant), *weight, *tenant);
             }
         }
         queue
@@ -169,6 +186,19 @@ mod tests {
         let mut queue = queue_of(&[(TrafficClass::Transactional, 1, 1, 1_000), (TrafficClass::Marketing, 2, 1, 1_000)]);
         let first: Vec<_> = (0..90).filter_map(|_| queue.pop()).collect();
         assert_eq!(first.iter().filter(|tenant| **tenant == 2).count(), 10);
+    }
+
+    #[test]
+    fn what_is_reserved_goes_ahead_of_every_class_and_starves_none() {
+        let mut queue =
+            queue_of(&[(TrafficClass::Transactional, 1, 100, 1_000), (TrafficClass::Marketing, 3, 1, 1_000)]);
+        assert!(queue.pop().is_some());
+        queue.push(Lane::Reserved, TenantId(2), 1, 2);
+        assert_eq!(queue.pop(), Some(2), "a reserved item is the next");
+        (0..1_000).for_each(|_| queue.push(Lane::Reserved, TenantId(2), 1, 2));
+        let next: Vec<_> = (0..90).filter_map(|_| queue.pop()).collect();
+        let of = |tenant| next.iter().filter(|popped| **popped == tenant).count();
+        assert_eq!((of(2), of(1), of(3)), (72, 16, 2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! - [`ScheduledQueue`]: groups that wait for their due time;
 //! - [`FairQueue`]: what is ready on one path, fair between tenants (deficit round robin) and between traffic classes;
+//! - [`Reserves`]: which of it is within its tenant's reserved rate and goes ahead;
 //! - [`Path`]: one (source, site) with its connections, back-off and ready queue;
 //! - [`RetryPolicy`]: the delay before the next attempt;
 //! - [`WaitReason`]: why a recipient waits, as data.
@@ -9,11 +10,13 @@
 mod fair;
 mod path;
 mod queue;
+mod reserve;
 mod retry;
 
-pub use fair::FairQueue;
+pub use fair::{FairQueue, Lane};
 pub use path::{Path, PathKey};
 pub use queue::ScheduledQueue;
+pub use reserve::Reserves;
 pub use retry::RetryPolicy;
 
 /// Why a recipient has not been settled yet. Every wait has one.

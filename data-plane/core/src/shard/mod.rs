@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::ids::{MessageId, RecipientIndex, ShardId, SourceId, TenantId};
-use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX};
+use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX, WAITING_RECIPIENTS_RESERVED};
 use postrail_schema::snapshot::{Snapshot, TrafficClass};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -53,7 +53,7 @@ use crate::events::dsn::ReportRequest;
 use crate::lease::Held;
 use crate::mail::{Domain, Interface, Job};
 use crate::rules::{Rules, SourceOwners};
-use crate::schedule::{Path, PathKey, RetryPolicy, ScheduledQueue, WaitReason};
+use crate::schedule::{Path, PathKey, Reserves, RetryPolicy, ScheduledQueue, WaitReason};
 use crate::spool::{JobMeta, Location};
 
 pub use command::{Command, CommandTarget};
@@ -349,6 +349,7 @@ pub struct Shard {
     domains: Domains,
     paths: Slab<Path>,
     path_ids: Map<PathKey, u32>,
+    reserves: Reserves,
     sessions: Slab<SessionSlot>,
     idle: ScheduledQueue,
     attempts: Slab<AttemptSlot>,
@@ -385,6 +386,7 @@ impl Shard {
             domains: Domains::new(&seed),
             paths: Slab::new(),
             path_ids: seed.map(),
+            reserves: Reserves::new(&seed),
             sessions: Slab::new(),
             idle: ScheduledQueue::default(),
             attempts: Slab::new(),
@@ -457,9 +459,11 @@ impl Shard {
         self.waiting
     }
 
-    /// Whether a submission of `recipients` can be taken.
-    pub fn has_room(&self, recipients: usize) -> bool {
-        !self.draining && self.waiting + recipients <= WAITING_RECIPIENTS_MAX
+    /// Whether a submission of `recipients` of the tenant can be taken. The last of the room is for those who have a
+    /// reserve, so that a flood of others does not keep them out.
+    pub fn has_room(&self, tenant: TenantId, recipients: usize) -> bool {
+        let kept = if self.rules.reserve(tenant) == 0 { WAITING_RECIPIENTS_RESERVED } else { 0 };
+        !self.draining && self.waiting + recipients <= WAITING_RECIPIENTS_MAX - kept
     }
 
     /// Whether a drained shard has nothing under way any more.

@@ -19,7 +19,7 @@ use crate::dns::{DnsFailure, MailHosts};
 use crate::lease::Held;
 use crate::mail::{Domain, Job, JobRecipient};
 use crate::rules::{Placement, Rules};
-use crate::schedule::{Path, PathKey, WaitReason};
+use crate::schedule::{Lane, Path, PathKey, WaitReason};
 use crate::spool::Location;
 
 /// How often unused paths and domains are forgotten and ready queues are searched for expired groups.
@@ -160,7 +160,7 @@ impl Shard {
             }
             Some(reason) => self.park(now, group, reason),
             None => {
-                self.enqueue(path, group);
+                self.enqueue(now.instant, path, group);
                 self.kick(now, path);
             }
         }
@@ -238,24 +238,27 @@ impl Shard {
     }
 
     /// Puts a group behind what its tenant has on the path, or into it when it is the same copy.
-    fn enqueue(&mut self, path: u32, group: u32) {
+    fn enqueue(&mut self, now: Instant, path: u32, group: u32) {
         let (tenant, class) = self.group_tenant(&self.groups[group as usize]);
         let weight = self.rules.weight(tenant);
-        let queue = &mut self.paths[path as usize].queue;
-        if let Some(last) = queue.last_mut(class, tenant).copied() {
-            let ours = &self.groups[group as usize];
-            let theirs = &self.groups[last as usize];
-            let same_copy = matches!(ours.job, JobRef::Local(_))
+        let queue = &self.paths[path as usize].queue;
+        let ours = &self.groups[group as usize];
+        let is_same_copy = |last: &&u32| {
+            let theirs = &self.groups[**last as usize];
+            matches!(ours.job, JobRef::Local(_))
                 && (ours.job, ours.entry, ours.attempts) == (theirs.job, theirs.entry, theirs.attempts)
-                && ours.recipients.len() + theirs.recipients.len() <= TRANSACTION_RECIPIENTS_MAX;
-            if same_copy {
-                let recipients = std::mem::take(&mut self.groups[group as usize].recipients);
-                self.groups[last as usize].recipients.extend(recipients);
-                self.drop_group(group);
-                return;
-            }
+                && ours.recipients.len() + theirs.recipients.len() <= TRANSACTION_RECIPIENTS_MAX
+        };
+        let same = queue.last(class, tenant).find(is_same_copy).copied();
+        if let Some(last) = same {
+            let recipients = std::mem::take(&mut self.groups[group as usize].recipients);
+            self.groups[last as usize].recipients.extend(recipients);
+            self.drop_group(group);
+            return;
         }
-        queue.push(class, tenant, weight, group);
+        let is_reserved = self.reserves.take(now, tenant, self.rules.reserve(tenant), ours.recipients.len());
+        let lane = if is_reserved { Lane::Reserved } else { Lane::Class(class) };
+        self.paths[path as usize].queue.push(lane, tenant, weight, group);
         self.groups[group as usize].state = GroupState::Ready { path };
     }
 
@@ -372,6 +375,7 @@ impl Shard {
     }
 
     fn rules_changed(&mut self, now: Moment) {
+        self.reserves.retain(|tenant| self.rules.reserve(tenant) > 0);
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
             let blocked = self.blocked(&self.paths[path as usize].key);

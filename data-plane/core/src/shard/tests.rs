@@ -47,6 +47,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
         weight: 1,
         message_bytes_max: 1_000_000,
         region: None,
+        reserved_per_s: None,
     };
     SnapshotContent {
         revision: Revision(1),
@@ -148,6 +149,10 @@ impl World {
 
     fn accept(&mut self, recipients: &[&str]) -> Arc<Job> {
         let job = self.job(recipients);
+        self.accept_job(job)
+    }
+
+    fn accept_job(&mut self, job: Arc<Job>) -> Arc<Job> {
         let at = Location { segment: 1, offset: self.next as u32 * 4_096, bytes: 100 };
         self.input(Input::Accepted { job: job.clone(), at });
         job
@@ -320,6 +325,46 @@ fn connections_of_a_path_stay_within_the_limit() {
     }
     world.resolve();
     assert_eq!(world.opened().len(), 10);
+}
+
+#[test]
+fn mail_within_a_reserved_rate_goes_ahead_of_a_flood_and_what_exceeds_it_does_not() {
+    let mut world = World::new(&["192.0.2.9"], 0, 1);
+    world.publish(|content| {
+        content.tenants[0].weight = 100;
+        content.tenants[1].reserved_per_s = Some(1);
+        let domain = SendingDomain {
+            id: SendingDomainId(2),
+            tenant: TenantId(2),
+            name: "reserved.test".to_owned(),
+            ..content.domains[0].clone()
+        };
+        content.domains.push(domain);
+    });
+    (0..50).for_each(|_| drop(world.accept(&["a@one.test"])));
+    for _ in 0..3 {
+        let job = world.job(&["b@one.test"]);
+        world.accept_job(Arc::new(Job { tenant: TenantId(2), domain: SendingDomainId(2), ..(*job).clone() }));
+    }
+    let (session, mut transact) = world.reach_transaction();
+    let mut tenants = Vec::new();
+    for _ in 0..20 {
+        tenants.push(transact.job.tenant.0);
+        world.outcome(session, &transact, DELIVERED, 250);
+        world.ready(session);
+        transact = world.transact().expect("more is ready").1;
+    }
+    assert_eq!(tenants.iter().position(|tenant| *tenant == 2), Some(0), "{tenants:?}");
+    assert_eq!(tenants.iter().filter(|tenant| **tenant == 2).count(), 1, "the reserve is one a second: {tenants:?}");
+}
+
+#[test]
+fn the_last_room_is_for_tenants_with_a_reserve() {
+    let mut world = World::new(&["192.0.2.9"], 0, 1);
+    world.publish(|content| content.tenants[1].reserved_per_s = Some(1));
+    let room = WAITING_RECIPIENTS_MAX - WAITING_RECIPIENTS_RESERVED;
+    assert!(world.shard.has_room(TenantId(1), room) && !world.shard.has_room(TenantId(1), room + 1));
+    assert!(world.shard.has_room(TenantId(2), WAITING_RECIPIENTS_MAX));
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn snapshot() -> Snapshot {
         weight: 1,
         message_bytes_max: 100_000,
         region: None,
+        reserved_per_s: None,
     };
     let domain = |id, tenant, name: &str| SendingDomain {
         id: SendingDomainId(id),

@@ -18,6 +18,7 @@ fn tenant(id: u32) -> Tenant {
         weight: 1,
         message_bytes_max: bytes_max,
         region: None,
+        reserved_per_s: None,
     }
 }
 
