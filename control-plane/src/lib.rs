@@ -11,8 +11,9 @@
 //! - `store`: the configuration store, `ledger`: what grows with mail,
 //! - `reconcile`: what runs beside the requests.
 //!
-//! The data plane never waits for anything here. TLS is absent: the API listens on loopback, or on a private address of a
-//! fleet.
+//! - `identity`: by which certificates the processes of a fleet know each other.
+//!
+//! The data plane never waits for anything here. Beyond loopback the API listens with TLS.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,9 @@ mod api;
 mod app;
 mod dns;
 mod files;
+mod identity;
 mod ledger;
+mod listen;
 mod plan;
 mod reconcile;
 mod server;
@@ -30,8 +33,9 @@ mod verify;
 
 pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError};
 pub use files::{MasterKeyError, adopt_next_master_key, make_next_master_key, master_keys};
+pub use identity::{FleetFacts, FleetIdentity, FleetName, IdentityError, tls_reason};
 pub use ledger::{AddressError, PostgresAddress};
 pub use plan::allocation;
 pub use reconcile::allocate;
-pub use server::{Config, DataPlanes, Handle, Started, is_private, start};
+pub use server::{Config, DataPlanes, Handle, Started, start};
 pub use verify::{DnsRecord, Purpose};

@@ -1,10 +1,11 @@
 //! Starting and stopping the control plane.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use axum::serve::ListenerExt;
 use postrail_schema::ids::HostId;
 use postrail_schema::keys::{self, HEAD, MASTER_KEY_CHECK};
 use postrail_schema::sealed::{MasterKey, MasterKeys};
@@ -13,10 +14,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::app::{App, Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts, make_operator_token};
+use crate::app::{
+    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, KnownHosts, Parts, make_operator_token,
+};
 use crate::dns::Resolver;
 use crate::files;
+use crate::identity::{FleetFacts, FleetIdentity, FleetName};
 use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
+use crate::listen::{Door, Peer};
 use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, lead};
 use crate::store::{ConfigStore, Guard, StoreError, Write};
 
@@ -30,7 +35,7 @@ pub struct Config {
     /// The server that holds the ledger, in place of `ledger.db`.
     pub ledger: Option<PostgresAddress>,
     pub data_planes: DataPlanes,
-    /// Where the API listens; loopback, or in a fleet a private address.
+    /// Where the API listens: plain HTTP on loopback, in a fleet TLS elsewhere.
     pub api: SocketAddr,
     /// The region of this control plane, whose data planes' events it takes; empty: none.
     pub region: String,
@@ -43,8 +48,8 @@ pub struct Config {
 pub enum DataPlanes {
     /// One in this process, by its admin listener: `http://127.0.0.1:8082`.
     Beside(String),
-    /// Those that are announced in the store.
-    Announced,
+    /// Those that are announced in the store; and what this process is known by among them.
+    Announced(FleetFacts),
 }
 
 /// A running control plane.
@@ -55,6 +60,8 @@ pub struct Started {
     pub api: SocketAddr,
     /// What opens what is sealed.
     pub master_keys: MasterKeys,
+    /// In a fleet.
+    pub identity: Option<FleetIdentity>,
     pub handle: Handle,
 }
 
@@ -75,27 +82,35 @@ impl Handle {
 /// Opens the stores, makes the first resources where there are none, publishes, and serves.
 ///
 /// # Errors
-/// A file or the listener cannot be opened, a name in `bootstrap` is malformed, or `config.api` is not loopback.
+/// A file or the listener cannot be opened, a name in `bootstrap` is malformed, or `config.api` would be plain HTTP beyond
+/// loopback.
 pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
-    let is_fleet = matches!(config.data_planes, DataPlanes::Announced);
-    let is_near = config.api.ip().is_loopback() || is_fleet && is_private(config.api.ip());
-    ensure!(is_near, "the control API has no TLS yet: {} is not a loopback address", config.api);
+    let is_near = config.api.ip().is_loopback();
+    let is_fleet = matches!(config.data_planes, DataPlanes::Announced(_));
+    ensure!(
+        is_near || is_fleet,
+        "without a fleet the control API has no TLS: {} is not a loopback address",
+        config.api
+    );
     let listener = TcpListener::bind(config.api).await.with_context(|| format!("listening on {}", config.api))?;
     let api = listener.local_addr().context("reading the listener's address")?;
     let store = Arc::clone(&config.store);
     let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap)).await;
-    let Opened { app, master_keys, first, allocation } = opened.context("opening the stores")??;
+    let Opened { app, master_keys, identity, first, allocation } = opened.context("opening the stores")??;
     let token: Arc<str> = master_keys.current.fleet_token().into();
+    let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&FleetName::DataPlane));
+    let (tls, scheme) = (tls.transpose()?, if is_near { "http" } else { "https" });
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_store(Arc::clone(&app), Arc::clone(&store), stopped.clone()));
-    if let Some(allocation) = allocation {
+    if let Some((allocation, identity)) = allocation.zip(identity.clone()) {
         tasks.spawn(allocate(allocation, stopped.clone()));
-        tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), Arc::clone(&token), stopped.clone()));
+        let access = FleetAccess { token, identity };
+        tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), access, stopped.clone()));
     }
     // Data planes look here for who leads.
-    let at = format!("http://{api}");
+    let at = format!("{scheme}://{api}");
     tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, stopped.clone()));
     let router = api::router(app, gauges, master_keys.all().map(MasterKey::fleet_token).collect());
     let mut ended = stopped;
@@ -104,12 +119,14 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
             // An error means that the handle is gone, which is a reason to stop as well.
             let _ = ended.wait_for(|stop| *stop).await;
         };
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(shutdown).await {
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        // Axum gives the address of what is tapped to handlers, whatever type it has.
+        let door = Door::new(listener, tls).tap_io(|_| {});
+        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(shutdown).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the control API ended");
         }
     });
-    Ok(Started { first, api, master_keys, handle: Handle { stop, tasks } })
+    Ok(Started { first, api, master_keys, identity, handle: Handle { stop, tasks } })
 }
 
 struct Opened {
@@ -117,13 +134,14 @@ struct Opened {
     master_keys: MasterKeys,
     first: Option<FirstStart>,
     /// In a fleet.
+    identity: Option<FleetIdentity>,
     allocation: Option<Hosts>,
 }
 
 fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
     let at = |name: &str| config.data.join(name);
-    let (store, is_fleet) = (config.store, matches!(config.data_planes, DataPlanes::Announced));
+    let (store, is_fleet) = (config.store, matches!(config.data_planes, DataPlanes::Announced(_)));
     let is_new = store.get(&[HEAD.to_owned()]).context("reading the configuration")?.entries.is_empty();
     let masters = match config.master_keys {
         Some(known) => known,
@@ -142,9 +160,9 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
         }
     };
     let hosts = match &config.data_planes {
-        DataPlanes::Announced => Vec::new(),
+        DataPlanes::Announced(_) => Vec::new(),
         DataPlanes::Beside(admin) => {
-            let client = DataPlane::new(admin, None).context("setting up the client of the data plane")?;
+            let client = DataPlane::beside(admin).context("setting up the client of the data plane")?;
             let (admin, master_keys) = (admin.clone(), masters.all().map(MasterKey::id).collect());
             vec![HostClient { name: String::new(), id: HostId::LOCAL, admin, master_keys, client }]
         }
@@ -152,6 +170,10 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let hostname = bootstrap.hostname.clone();
     let resolver = Resolver::new(config.resolvers);
     let allocation = is_fleet.then(|| Hosts::new(Arc::clone(&store)));
+    let identity = match config.data_planes {
+        DataPlanes::Announced(facts) => Some(FleetIdentity::new(&masters, facts)?),
+        DataPlanes::Beside(_) => None,
+    };
     let (master_keys, hosts, region) = (masters.clone(), KnownHosts::new(hosts), config.region);
     let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), masters, hostname, region, resolver };
     let app = App::new(parts).context("reading the configuration")?;
@@ -159,12 +181,12 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let token_file = at("operator.token");
     if is_fleet && !is_new && !token_file.exists() {
         app.announce_suppressions().context("publishing the configuration")?;
-        return Ok(Opened { app: Arc::new(app), master_keys, first: None, allocation });
+        return Ok(Opened { app: Arc::new(app), master_keys, identity, first: None, allocation });
     }
     let operator = files::operator_token(&token_file, || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &operator).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), master_keys, first, allocation })
+    Ok(Opened { app: Arc::new(app), master_keys, identity, first, allocation })
 }
 
 /// Every host of a cluster has one master key: another one would seal what nobody else opens. Where a rotation has made
@@ -211,18 +233,6 @@ fn installation(store: &dyn ConfigStore, masters: &MasterKeys, region: &str, fil
     let text = listing.entries.first().and_then(|entry| std::str::from_utf8(&entry.value).ok());
     text.and_then(|text| u128::from_str_radix(text, 16).ok())
         .context("the configuration store's installation is no number")
-}
-
-/// Addresses that no router of the internet carries (RFC 1918, 6598, 4193, link-local).
-pub fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            let is_shared = first == 100 && (64..128).contains(&second);
-            address.is_loopback() || address.is_private() || address.is_link_local() || is_shared
-        }
-        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

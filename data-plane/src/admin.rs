@@ -1,6 +1,6 @@
 //! The admin listener of a data plane: health, metrics, journal, queue and commands, for the control plane and for
-//! monitoring. It runs on shard 0, asking the others by the mesh. It listens on loopback; in a fleet on a private address,
-//! where all but health and metrics want the token that the hosts of a cluster share. TLS is absent.
+//! monitoring. It runs on shard 0, asking the others by the mesh. On loopback it speaks plain HTTP; for others TLS, where
+//! all but health and metrics want the certificate of a control plane. In a fleet on loopback that is a token instead.
 //!
 //! | request | answer |
 //! |---|---|
@@ -16,14 +16,17 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use futures_lite::future::or;
+use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::http::{Config, Method, Problem, Request, Response};
 use postrail_core::shard::{Command, CommandTarget};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
+use rustls::ServerConfig;
 use serde::Deserialize;
 
 use crate::feed::FeedStatus;
@@ -32,6 +35,7 @@ use crate::journal::Cursor;
 use crate::mesh::{Question, Reply, ShardStatus};
 use crate::platform::{Listener, Net, Platform, Stream};
 use crate::shard::Runtime;
+use crate::tls::{Acceptor, MaybeTls};
 
 /// The code of the problem by which `/readyz` says that intake refuses all mail until somebody does something about it.
 pub const REFUSING: &str = "refusing";
@@ -39,8 +43,21 @@ pub const REFUSING: &str = "refusing";
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that the admin listener serves at once.
 const CONNECTIONS_MAX: usize = 256;
+
+/// How the listener knows who asks for more than health and metrics.
+#[derive(Clone, Debug)]
+pub enum AdminAccess {
+    /// Plain HTTP on loopback, for every user of the host.
+    Anyone,
+    /// Plain HTTP on loopback, for who shows one of these.
+    Tokens(Arc<[String]>),
+    /// TLS, for who shows a certificate; the configuration checks that.
+    Certificate(Arc<ServerConfig>),
+}
 
 /// Accepts until the node has drained: operators look while it drains, too.
 pub async fn run<P: Platform>(
@@ -49,6 +66,10 @@ pub async fn run<P: Platform>(
     over: async_channel::Receiver<()>,
 ) {
     let platform = runtime.platform().clone();
+    let acceptor = match &runtime.node().admin_access {
+        AdminAccess::Certificate(config) => Some(Acceptor::new(Arc::clone(config))),
+        AdminAccess::Anyone | AdminAccess::Tokens(_) => None,
+    };
     let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
     loop {
         let accepted = or(async { Some(listener.accept().await) }, async {
@@ -61,12 +82,10 @@ pub async fn run<P: Platform>(
                 if permit.try_send(()).is_err() {
                     continue;
                 }
-                let (runtime, permits) = (runtime.clone(), permits.clone());
+                let (runtime, permits, acceptor) = (runtime.clone(), permits.clone(), acceptor.clone());
                 platform.spawn("admin connection", async move {
                     if let Some(peer) = stream.peer() {
-                        let platform = runtime.platform().clone();
-                        let config = Config::new(BODY_BYTES_MAX);
-                        http::serve(&platform, stream, peer, config, &Admin { runtime }).await;
+                        serve(runtime, stream, peer, acceptor.as_ref()).await;
                     }
                     let _ = permits.try_recv();
                 });
@@ -79,8 +98,28 @@ pub async fn run<P: Platform>(
     }
 }
 
+async fn serve<P, S>(runtime: Runtime<P>, stream: S, peer: SocketAddr, acceptor: Option<&Acceptor>)
+where
+    P: Platform,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let platform = runtime.platform().clone();
+    let mut stream = MaybeTls::Plain(stream);
+    if let Some(acceptor) = acceptor {
+        stream = match platform.timeout(HANDSHAKE_LIMIT, stream.accept(acceptor)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return tracing::warn!(%peer, %error, "an admin connection was refused"),
+            None => return,
+        };
+    }
+    let is_known = stream.has_known_client();
+    http::serve(&platform, stream, peer, Config::new(BODY_BYTES_MAX), &Admin { runtime, is_known }).await;
+}
+
 struct Admin<P: Platform> {
     runtime: Runtime<P>,
+    /// A certificate was shown that is a control plane's.
+    is_known: bool,
 }
 
 #[derive(Deserialize)]
@@ -138,13 +177,19 @@ impl<P: Platform> Admin<P> {
     }
 
     fn authorize(&self, request: &Request) -> Result<(), Problem> {
-        let tokens = &self.runtime.node().admin_tokens;
-        let shown = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let is_one = |token: &String| verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok();
-        if tokens.is_empty() || tokens.iter().any(is_one) {
-            return Ok(());
-        }
-        Err(Problem::new(401, "unauthorized", "this is for hosts of the fleet"))
+        let (is_allowed, detail) = match &self.runtime.node().admin_access {
+            AdminAccess::Anyone => return Ok(()),
+            AdminAccess::Tokens(tokens) => {
+                let shown = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+                let shown = shown.unwrap_or_default().as_bytes();
+                let is_one = |token: &String| verify_slices_are_equal(shown, token.as_bytes()).is_ok();
+                (tokens.iter().any(is_one), "this is for hosts of the fleet")
+            }
+            AdminAccess::Certificate(_) => {
+                (self.is_known, "this is for control planes of the fleet, which show their certificate")
+            }
+        };
+        if is_allowed { Ok(()) } else { Err(Problem::new(401, "unauthorized", detail)) }
     }
 
     async fn ask(&self, shard: ShardId, question: Question) -> Result<Reply, Problem> {

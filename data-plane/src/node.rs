@@ -20,7 +20,7 @@ use postrail_schema::ids::ShardId;
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
-use crate::admin;
+use crate::admin::{self, AdminAccess};
 use crate::dns::{Dns, system_servers};
 use crate::feed::{Feed, FeedError};
 use crate::intake::listen::{self, Peers, Service};
@@ -61,8 +61,8 @@ pub struct NodeConfig {
     pub is_leasing: bool,
     /// The region that it is in: what belongs to another is not kept here; empty: none.
     pub region: String,
-    /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
-    pub admin_tokens: Vec<String>,
+    /// How the admin listener knows who asks.
+    pub admin_access: AdminAccess,
 }
 
 /// Why a node does not start.
@@ -213,7 +213,7 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             owners: owners(&config.pins),
             is_leasing: config.is_leasing,
             feed: feed.status(),
-            admin_tokens: config.admin_tokens.clone().into(),
+            admin_access: config.admin_access.clone(),
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         listeners,

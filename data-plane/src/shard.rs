@@ -26,6 +26,7 @@ use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
+use crate::admin::AdminAccess;
 use crate::auth::Auth;
 use crate::dns::Dns;
 use crate::egress::{self, SessionCommand};
@@ -59,8 +60,8 @@ pub struct NodeFacts {
     pub is_leasing: bool,
     /// How fresh the configuration is.
     pub feed: Arc<FeedStatus>,
-    /// What the admin listener wants to be shown, but for health and metrics; `None`: nothing.
-    pub admin_tokens: Arc<[String]>,
+    /// How the admin listener knows who asks.
+    pub admin_access: AdminAccess,
 }
 
 /// Events that wait to be made durable at most before intake slows down.

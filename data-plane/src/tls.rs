@@ -219,6 +219,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
         })
     }
 
+    /// Whether the client has shown a certificate, which the listener has checked then.
+    pub fn has_known_client(&self) -> bool {
+        matches!(self, Self::Server(stream) if stream.get_ref().1.peer_certificates().is_some())
+    }
+
     /// The stream below, for its addresses.
     pub fn socket(&self) -> &S {
         match self {

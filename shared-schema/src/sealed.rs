@@ -78,6 +78,12 @@ impl MasterKey {
         format!("pf_{}", URL_SAFE_NO_PAD.encode(self.derived(b"postrail fleet token").as_ref()))
     }
 
+    /// What the key of the authority that signs the certificates of a fleet's hosts is made of.
+    pub fn fleet_authority(&self) -> Zeroizing<[u8; KEY_BYTES]> {
+        let tag = self.derived(b"postrail fleet authority");
+        Zeroizing::new(tag.as_ref().try_into().expect("HMAC-SHA-256 gives 32 octets"))
+    }
+
     /// What a fleet's installation was called in a region before the configuration store named it.
     pub fn installation(&self, region: &str) -> u128 {
         let tag = self.derived(format!("postrail installation{region}").as_bytes());

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,6 +30,8 @@ pub struct Member {
     log: PathBuf,
     running: Running,
     http: reqwest::blocking::Client,
+    /// Trusts the fleet's authority, once the member has written that.
+    https: OnceLock<reqwest::blocking::Client>,
 }
 
 /// A member to be.
@@ -96,7 +99,26 @@ impl Member {
         };
         let http = http.expect("an HTTP client can be made");
         let name = name.to_owned();
-        Self { name, api, admin, smtp, rest, data, arguments, station, environment, log, running, http }
+        let https = OnceLock::new();
+        Self { name, api, admin, smtp, rest, data, arguments, station, environment, log, running, http, https }
+    }
+
+    /// The client for one of its listeners: of TLS, beyond loopback.
+    fn client(&self, at: SocketAddr) -> Option<&reqwest::blocking::Client> {
+        if at.ip().is_loopback() {
+            return Some(&self.http);
+        }
+        if let Some(client) = self.https.get() {
+            return Some(client);
+        }
+        let pem = std::fs::read(self.data.join("fleet-ca.pem")).ok()?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem).expect("certificates");
+        let client = || {
+            let client = reqwest::blocking::Client::builder().timeout(Duration::from_secs(30));
+            client.tls_certs_only(authorities).build().expect("an HTTP client can be made")
+        };
+        let made = self.station().enter(client);
+        Some(self.https.get_or_init(|| made))
     }
 
     /// Where it runs.
@@ -135,7 +157,7 @@ impl Member {
                 panic!("{} ended with {status}:\n{}", self.name, self.running.output());
             }
             // A connection that was taken while the listener was only being tried is not waited for.
-            let request = self.http.get(format!("http://{at}{path}")).timeout(Duration::from_secs(2));
+            let request = self.client(at)?.get(url(at, path)).timeout(Duration::from_secs(2));
             let answer = request.send().ok()?;
             answer.status().is_success().then(|| answer.text().unwrap_or_default())
         })
@@ -150,7 +172,8 @@ impl Member {
     }
 
     pub fn metrics(&self) -> String {
-        let got = self.http.get(format!("http://{}/metrics", self.admin)).send();
+        let Some(client) = self.client(self.admin) else { return String::new() };
+        let got = client.get(url(self.admin, "/metrics")).send();
         got.and_then(reqwest::blocking::Response::text).unwrap_or_default()
     }
 
@@ -168,7 +191,8 @@ impl Member {
     /// A request to its control API as the operator: status and body.
     pub fn control(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let method = method.parse().expect("an HTTP method");
-        let mut request = self.http.request(method, format!("http://{}{path}", self.api)).bearer_auth(token);
+        let client = self.client(self.api).expect("the fleet's authority is written");
+        let mut request = client.request(method, url(self.api, path)).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -179,7 +203,7 @@ impl Member {
 
     /// The revision that its control plane has published or taken over.
     pub fn published(&self) -> Option<u64> {
-        let ready = self.http.get(format!("http://{}/readyz", self.api)).send().ok()?;
+        let ready = self.client(self.api)?.get(url(self.api, "/readyz")).send().ok()?;
         ready.json::<Value>().ok()?["revision"].as_u64()
     }
 
@@ -191,6 +215,12 @@ impl Member {
             line.filter(|found| !found.is_empty())
         })
     }
+}
+
+/// A listener speaks TLS beyond loopback.
+fn url(at: SocketAddr, path: &str) -> String {
+    let scheme = if at.ip().is_loopback() { "http" } else { "https" };
+    format!("{scheme}://{at}{path}")
 }
 
 fn launch(

@@ -110,7 +110,7 @@ impl World {
         let control = &self.fleet.control;
         let mut command = control.station().command(binary());
         command.arg("--data").arg(&control.data).arg("host").args(arguments);
-        let (status, text) = try_run(command.args(["--api", &format!("http://{}", control.api)]));
+        let (status, text) = try_run(command.args(["--api", &format!("https://{}", control.api)]));
         (status.success(), text)
     }
 

@@ -247,10 +247,10 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     let peers: BTreeSet<_> = receiver.wait_for(4).into_iter().filter_map(|mail| Some(mail.peer?.ip())).collect();
     let hosts: BTreeSet<_> = tutorial.stations.values().map(|station| IpAddr::from(station.address)).collect();
     assert_eq!(peers, hosts, "each host has sent");
-    tutorial.run(HOSTS[0], "postrail tenant show default --api http://10.0.0.1:8081");
+    tutorial.run(HOSTS[0], "postrail tenant show default --api https://10.0.0.1:8081");
     assert!(tutorial.said.contains("weight") && tutorial.said.contains('7'), "{}", tutorial.said);
     wait::until("the one ledger to have all of them", || {
-        tutorial.run(HOSTS[0], "postrail events --limit 1000 --api http://10.0.0.1:8081");
+        tutorial.run(HOSTS[0], "postrail events --limit 1000 --api https://10.0.0.1:8081");
         (tutorial.said.matches("delivered  default").count() == 4).then_some(())
     });
     // What the host had before it moved is there once: its journal went on where the ledger was.
@@ -264,11 +264,11 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
 
 /// As `etcd-lost.md` says: a snapshot, the loss of all data, and the snapshot in its place.
 fn etcd_is_lost(tutorial: &mut Tutorial, etcd: &mut Etcd) {
-    let list = "postrail tenant list --api http://10.0.0.1:8081";
+    let list = "postrail tenant list --api https://10.0.0.1:8081";
     let (saved, folder) = (tutorial.place.join("etcd.db").display().to_string(), tutorial.place.join("etcd-default"));
-    tutorial.run(HOSTS[0], "postrail tenant add before --api http://10.0.0.1:8081");
+    tutorial.run(HOSTS[0], "postrail tenant add before --api https://10.0.0.1:8081");
     etcd.control(&["snapshot", "save", &saved]);
-    tutorial.run(HOSTS[0], "postrail tenant add afterwards --api http://10.0.0.1:8081");
+    tutorial.run(HOSTS[0], "postrail tenant add afterwards --api https://10.0.0.1:8081");
     etcd.kill();
     std::fs::remove_dir_all(&folder).expect("it is lost");
     etcd.control(&["snapshot", "restore", &saved, "--data-dir", &folder.display().to_string()]);
@@ -277,12 +277,12 @@ fn etcd_is_lost(tutorial: &mut Tutorial, etcd: &mut Etcd) {
         tutorial.run(HOSTS[0], list);
         (tutorial.said.contains("before") && !tutorial.said.contains("afterwards")).then_some(())
     });
-    tutorial.run(HOSTS[0], "postrail tenant add again --api http://10.0.0.1:8081");
-    let wait = "curl -sS --fail http://10.0.0.2:8082/readyz";
+    tutorial.run(HOSTS[0], "postrail tenant add again --api https://10.0.0.1:8081");
+    let wait = "curl -sS --fail --cacert /var/lib/postrail/fleet-ca.pem https://10.0.0.2:8082/readyz";
     wait::until("a data plane to have what was changed since", || {
         tutorial.run(HOSTS[1], wait);
         let on_host = tutorial.said.clone();
-        tutorial.run(HOSTS[0], "curl -sS --fail http://10.0.0.1:8081/readyz");
+        tutorial.run(HOSTS[0], "curl -sS --fail --cacert /var/lib/postrail/fleet-ca.pem https://10.0.0.1:8081/readyz");
         let published = tutorial.said.split("\"revision\":").nth(1)?.split(['}', ',']).next()?.to_owned();
         on_host.contains(&format!("revision {published} in effect")).then_some(())
     });

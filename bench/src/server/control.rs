@@ -158,7 +158,7 @@ pub(super) fn is_ready(http: &Client, api: SocketAddr, admin: SocketAddr) -> Res
 }
 
 pub(crate) fn client() -> Result<Client> {
-    Client::builder().timeout(ANSWER_TIMEOUT).build().context("cannot make an HTTP client")
+    Client::builder().timeout(ANSWER_TIMEOUT).tls_certs_only([]).build().context("cannot make an HTTP client")
 }
 
 /// Looks until `check` is true; an error of `check` counts as false, and the last one is told.

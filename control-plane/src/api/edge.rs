@@ -1,6 +1,6 @@
 //! What happens around every handler: counting, a bound on requests in flight, authentication, the audit trail.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::problem::ProblemDocument;
 use super::{Shared, rights};
 use crate::app::{App, Caller, Refusal, now_ms};
+use crate::listen::Peer;
 
 /// Counts requests by class of status, and refuses those over the bound.
 pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
@@ -31,7 +32,7 @@ pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: 
 /// Lets only known callers through, and keeps the audit trail of what is no reading.
 pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let proof = Proof::of(&request);
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.address.ip());
     let caller =
         shared.run(move |app| Ok(proof.ok_or(Refusal::Unknown).and_then(|proof| proof.caller(app, peer)))).await;
     let caller = match caller {

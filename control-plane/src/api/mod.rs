@@ -4,7 +4,7 @@
 //! and completed with the status of its answer. Tenants' credentials need a scope, operators a role (`rights`). Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
 //! is its own; anything else is 404 for it, and changes are the operator's (403).
 //!
-//! Absent here: decisions about configuration (`app`), TLS, CORS.
+//! Absent here: decisions about configuration (`app`), TLS (`listen`), CORS.
 
 mod audit;
 mod credentials;

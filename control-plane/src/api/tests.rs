@@ -140,7 +140,7 @@ impl World {
 }
 
 fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
-    let client = DataPlane::new("http://127.0.0.1:1", None).unwrap();
+    let client = DataPlane::beside("http://127.0.0.1:1").unwrap();
     let beside =
         HostClient { name: String::new(), id: HostId::LOCAL, admin: String::new(), master_keys: Vec::new(), client };
     App::new(Parts {

@@ -1,15 +1,21 @@
 //! The admin listener of the data plane, as the control plane uses it: journals, the queue, commands.
+//!
+//! Invariants worth naming: plain HTTP is spoken on loopback alone; elsewhere the host's certificate has to name the host
+//! that was announced, and ours is shown.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppError;
+use crate::identity::{FleetIdentity, FleetName, tls_reason};
 use crate::ledger::Cursor;
 
 /// See the module head. Cheap to clone.
@@ -17,8 +23,16 @@ use crate::ledger::Cursor;
 pub(crate) struct DataPlane {
     base: String,
     client: Client,
-    /// What hosts of a fleet know each other by.
+    /// What hosts of a fleet know each other by on loopback.
     token: Option<Arc<str>>,
+}
+
+/// By what data planes of a fleet know this control plane, and it them.
+#[derive(Clone)]
+pub(crate) struct FleetAccess {
+    /// Shown on loopback.
+    pub token: Arc<str>,
+    pub identity: FleetIdentity,
 }
 
 /// What a journal answers to a pull.
@@ -51,17 +65,37 @@ struct Shards {
 }
 
 impl DataPlane {
-    /// `base` such as `http://127.0.0.1:8082`.
+    /// The one in this process. `base` such as `http://127.0.0.1:8082`.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(base: &str, token: Option<Arc<str>>) -> Result<Self, AppError> {
-        let client = Client::builder()
-            .timeout(CALL_TIMEOUT)
-            .connect_timeout(Duration::from_secs(2))
-            .no_proxy()
-            .build()
-            .map_err(|error| unreachable_plane(&error))?;
+    pub(crate) fn beside(base: &str) -> Result<Self, AppError> {
+        Self::new(base, client().tls_certs_only([]), None)
+    }
+
+    /// That of a fleet's host, where it announced itself.
+    ///
+    /// # Errors
+    /// Its name or its address is none, or it would be plain HTTP beyond loopback.
+    pub(crate) fn of_host(name: &str, base: &str, access: &FleetAccess) -> Result<Self, AppError> {
+        let refused = |detail: String| AppError::DataPlaneUntrusted { detail };
+        let url: Url = base.parse().map_err(|_| refused(format!("{base} is no URL")))?;
+        let host = url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned()).unwrap_or_default();
+        let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        match (url.scheme(), is_loopback) {
+            ("https", _) => {
+                let host = HostName::new(name).map_err(|error| refused(error.to_string()))?;
+                let config = access.identity.client(&FleetName::Host(host));
+                let config = config.map_err(|error| refused(error.to_string()))?;
+                Self::new(base, client().tls_backend_preconfigured(config), None)
+            }
+            ("http", true) => Self::new(base, client().tls_certs_only([]), Some(Arc::clone(&access.token))),
+            _ => Err(refused(format!("{base} is not https: it may be of an earlier version; bring it to this one"))),
+        }
+    }
+
+    fn new(base: &str, client: ClientBuilder, token: Option<Arc<str>>) -> Result<Self, AppError> {
+        let client = client.build().map_err(|error| unreachable_plane(&error))?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), client, token })
     }
 
@@ -189,16 +223,23 @@ async fn limited(mut response: Response) -> Result<Vec<u8>, AppError> {
     Ok(body)
 }
 
+fn client() -> ClientBuilder {
+    Client::builder().timeout(CALL_TIMEOUT).connect_timeout(Duration::from_secs(2)).no_proxy()
+}
+
 fn unreachable_plane(error: &reqwest::Error) -> AppError {
     // The address of the listener is no news to the operator and none to others.
+    if let Some(detail) = tls_reason(error) {
+        return AppError::DataPlaneUntrusted { detail };
+    }
     let detail = if error.is_timeout() {
-        "it took too long"
+        "it took too long".to_owned()
     } else if error.is_connect() {
-        "no connection"
+        "no connection".to_owned()
     } else {
-        "the exchange broke off"
+        "the exchange broke off".to_owned()
     };
-    AppError::DataPlane { detail: detail.to_owned() }
+    AppError::DataPlane { detail }
 }
 
 fn garbled(what: &str) -> AppError {

@@ -32,6 +32,9 @@ pub(crate) enum AppError {
     Refused { problems: Vec<Problem> },
     #[error("the data plane does not answer: {detail}")]
     DataPlane { detail: String },
+    /// Something is there, and one of us does not know the other.
+    #[error("there is no trust between the data plane and us: {detail}")]
+    DataPlaneUntrusted { detail: String },
     #[error("the data plane refused with status {status}")]
     DataPlaneRefused { status: u16, body: serde_json::Value },
     #[error("the configuration cannot be published")]

@@ -52,7 +52,7 @@ pub(crate) use access::{Access, Caller, Refusal};
 pub use bootstrap::{Bootstrap, FirstStart};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{CredentialChange, IssuedSecret, NewCredential};
-pub(crate) use data_plane::{DataPlane, JournalAnswer, PulledJournal, Settling};
+pub(crate) use data_plane::{DataPlane, FleetAccess, JournalAnswer, PulledJournal, Settling};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;

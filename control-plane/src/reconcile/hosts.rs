@@ -8,23 +8,23 @@ use postrail_schema::keys::HOSTS;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::app::{App, AppError, DataPlane, HostClient};
+use crate::app::{App, AppError, DataPlane, FleetAccess, HostClient};
 use crate::store::{ConfigStore, Listing, WatchEvent};
 
 /// Runs until `stop` is true. A store that is out of reach leaves what is known.
 pub(crate) async fn follow_hosts(
     app: Arc<App>,
     store: Arc<dyn ConfigStore>,
-    token: Arc<str>,
+    access: FleetAccess,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
         let followed = async {
-            match look(&app, &store, &token).await {
+            match look(&app, &store, &access).await {
                 Ok(revision) => {
                     let mut watch = store.watch(HOSTS, revision);
                     while let Some(event) = watch.next().await {
-                        if matches!(event, WatchEvent::Changes { .. }) && look(&app, &store, &token).await.is_err() {
+                        if matches!(event, WatchEvent::Changes { .. }) && look(&app, &store, &access).await.is_err() {
                             break;
                         }
                     }
@@ -43,35 +43,36 @@ pub(crate) async fn follow_hosts(
 }
 
 /// The store's revision that is known then.
-async fn look(app: &App, store: &Arc<dyn ConfigStore>, token: &Arc<str>) -> Result<u64, AppError> {
+async fn look(app: &App, store: &Arc<dyn ConfigStore>, access: &FleetAccess) -> Result<u64, AppError> {
     let listed = Arc::clone(store);
     let listing = tokio::task::spawn_blocking(move || listed.list(HOSTS)).await;
     let listing = listing.map_err(|_| AppError::DataPlane { detail: "the thread of the store ended".to_owned() })??;
-    app.hosts.set(clients(&listing, token, &app.region)?);
+    app.hosts.set(clients(&listing, access, &app.region));
     Ok(listing.revision)
 }
 
 /// Those of our region: what happened in another is not for our ledger.
-fn clients(listing: &Listing, token: &Arc<str>, region: &str) -> Result<Vec<HostClient>, AppError> {
+fn clients(listing: &Listing, access: &FleetAccess, region: &str) -> Vec<HostClient> {
     let mut clients = Vec::new();
     for entry in &listing.entries {
         let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
         match serde_json::from_slice::<HostAnnouncement>(&entry.value) {
             Ok(host) if host.region != region => {}
-            Ok(host) => {
-                let client = DataPlane::new(&host.admin, Some(Arc::clone(token)))?;
-                clients.push(HostClient {
-                    name,
-                    id: host.id,
-                    admin: host.admin,
-                    master_keys: host.master_keys,
-                    client,
-                });
-            }
+            Ok(host) => match DataPlane::of_host(&name, &host.admin, access) {
+                Ok(client) => {
+                    let HostAnnouncement { id, admin, master_keys, .. } = host;
+                    clients.push(HostClient { name, id, admin, master_keys, client });
+                }
+                // The others are not kept waiting for it.
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, host = name, "the host is not spoken to");
+                }
+            },
             Err(error) => tracing::error!(%error, host = name, "what the host announces cannot be read"),
         }
     }
-    Ok(clients)
+    clients
 }
 
 const PAUSE: Duration = Duration::from_secs(1);

@@ -96,14 +96,22 @@ async fn pull_host(
 
 /// Asks until the data plane answers: it may start later than we do.
 async fn shard_count(host: &HostClient, stop: &mut watch::Receiver<bool>) -> Option<u16> {
+    let (mut pause, mut told) = (PAUSE_MIN, None);
     loop {
         match host.client.shards().await {
             Ok(shards) => return Some(shards),
+            // It is there, and will not be spoken to before somebody does something: a person is told, once.
+            Err(AppError::DataPlaneUntrusted { detail }) => {
+                if told.as_ref() != Some(&detail) {
+                    tracing::error!(host = host.name, detail, "there is no trust between this host and us");
+                }
+                (pause, told) = ((pause * 2).min(PAUSE_MAX), Some(detail));
+            }
             Err(error) => {
                 tracing::debug!(host = host.name, error = &error as &dyn std::error::Error, "data plane not reached");
             }
         }
-        if paused(stop, PAUSE_MIN).await {
+        if paused(stop, pause).await {
             return None;
         }
     }

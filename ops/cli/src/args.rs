@@ -79,6 +79,10 @@ pub(crate) struct ApiOptions {
     /// The control API
     #[arg(long, global = true, env = "POSTRAIL_API", value_name = "URL", default_value = "http://127.0.0.1:8081")]
     pub(crate) api: String,
+    /// File with who signed the certificate of an https:// API, PEM [default: fleet-ca.pem in the data folder, else the
+    /// system's]
+    #[arg(long, global = true, env = "POSTRAIL_API_CA", value_name = "FILE")]
+    pub(crate) api_ca: Option<PathBuf>,
     /// File with the operator's token [default: operator.token in the data folder]
     #[arg(long, global = true, env = "POSTRAIL_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,

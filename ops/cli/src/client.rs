@@ -1,15 +1,16 @@
 //! The HTTP client of the commands: the operator's token, JSON both ways, and problems (RFC 9457) told plainly.
 //!
-//! Plain HTTP only: the control API is reached on loopback, or through a tunnel.
+//! The control API is reached by plain HTTP on loopback or through a tunnel, and by TLS in a fleet.
 
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use postrail_control_plane::tls_reason;
+use reqwest::blocking::{Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::IF_MATCH;
-use reqwest::{Method, Url};
+use reqwest::{Certificate, Method, Url};
 use serde_json::Value;
 
 use crate::args::ApiOptions;
@@ -23,6 +24,8 @@ const TIMEOUT_LARGE: Duration = Duration::from_secs(600);
 const ADVICE: &str = "is it running? Start it with: postrail up";
 /// File of the operator's token, in the data folder.
 pub(crate) const TOKEN_FILE: &str = "operator.token";
+/// File with who signs the certificates of a fleet's hosts, in the data folder of each.
+pub(crate) const AUTHORITIES_FILE: &str = "fleet-ca.pem";
 /// Records of a page, and pages of a list.
 const PAGE_RECORDS: &str = "1000";
 const PAGES_MAX: usize = 1_000;
@@ -44,9 +47,11 @@ impl Api {
     /// A URL that is none, or a token file that cannot be read.
     pub(crate) fn open(options: &ApiOptions, data: &Path) -> Result<Self> {
         let base: Url = options.api.parse().with_context(|| format!("--api {} is no URL", options.api))?;
-        if base.scheme() != "http" {
-            bail!("--api {}: the control API is spoken to by http:// (on loopback or through a tunnel)", options.api);
-        }
+        let client = match base.scheme() {
+            "http" => client()?,
+            "https" => trusting(options.api_ca.as_deref(), &data.join(AUTHORITIES_FILE))?,
+            _ => bail!("--api {}: the control API is at an http:// or https:// URL", options.api),
+        };
         let file = options.token_file.clone().unwrap_or_else(|| data.join(TOKEN_FILE));
         let token = std::fs::read_to_string(&file).with_context(|| {
             format!(
@@ -54,7 +59,7 @@ impl Api {
                 file.display()
             )
         })?;
-        Ok(Self { client: client()?, base, token: token.trim().to_owned(), json: options.json })
+        Ok(Self { client, base, token: token.trim().to_owned(), json: options.json })
     }
 
     /// Whether results are to be printed as JSON.
@@ -124,9 +129,26 @@ impl Api {
     }
 }
 
-/// A client with our limits of time.
+/// A client of plain HTTP with our limits of time.
 pub(crate) fn client() -> Result<Client> {
-    Client::builder().timeout(TIMEOUT).no_proxy().build().context("cannot make an HTTP client")
+    limited().tls_certs_only([]).build().context("cannot make an HTTP client")
+}
+
+/// A client that knows servers by who signed their certificates: as told, else those of the fleet that this host is of,
+/// else the system's.
+fn trusting(told: Option<&Path>, fleet: &Path) -> Result<Client> {
+    let file = told.or_else(|| fleet.exists().then_some(fleet));
+    let Some(file) = file else { return limited().build().context("cannot make an HTTP client") };
+    let pem = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if certificates.is_empty() {
+        bail!("{} has no certificate, or a malformed one", file.display());
+    }
+    limited().tls_certs_only(certificates).build().context("cannot make an HTTP client")
+}
+
+fn limited() -> ClientBuilder {
+    Client::builder().timeout(TIMEOUT).no_proxy()
 }
 
 /// `base` with `/v2` and the segments of `path`, each encoded.
@@ -142,10 +164,16 @@ fn url(base: &Url, path: &[&str]) -> Result<Url> {
 /// No connection (with `advice`), or the problem that the server told.
 pub(crate) fn answer(request: RequestBuilder, advice: &str) -> Result<Value> {
     let response = request.send().map_err(|error| {
+        let scheme = error.url().map(Url::scheme).unwrap_or_default().to_owned();
         let place = error.url().map_or_else(String::new, |url| format!(" {}", url.origin().ascii_serialization()));
+        if let Some(reason) = tls_reason(&error) {
+            return anyhow!("the server at{place} is not the one that is trusted ({reason}): name the file with who signed its certificate by --api-ca, or the data folder of a host of the fleet by --data");
+        }
         match (error.is_connect(), error.is_timeout()) {
             (true, _) => anyhow!("nothing answers at{place}: {advice}"),
             (_, true) => anyhow!("no answer from{place} within {} seconds", TIMEOUT.as_secs()),
+            _ if scheme == "http" => anyhow!(error.without_url())
+                .context(format!("the request to{place} failed (in a fleet the control API is at https:// beyond loopback)")),
             _ => anyhow!(error.without_url()).context(format!("the request to{place} failed")),
         }
     })?;

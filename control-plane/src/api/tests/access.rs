@@ -1,11 +1,10 @@
 //! What a caller may do, and from where.
 
-use std::net::SocketAddr;
-
 use axum::extract::ConnectInfo;
 use postrail_schema::access::Scope as CredentialScope;
 
 use super::*;
+use crate::listen::{Peer, Proof};
 
 impl World {
     /// A credential of the tenant with what `access` says; its Authorization.
@@ -28,7 +27,8 @@ impl World {
     async fn status_from(&self, authorization: &str, peer: Option<&str>, path: &str) -> u16 {
         let mut request = Request::builder().uri(path).header(header::AUTHORIZATION, authorization);
         if let Some(peer) = peer {
-            request = request.extension(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+            let peer = Peer { address: peer.parse().unwrap(), proof: Proof::Loopback };
+            request = request.extension(ConnectInfo(peer));
         }
         self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
     }

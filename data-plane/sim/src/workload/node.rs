@@ -9,6 +9,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use postrail_core::dns::ResolverConfig;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::RetryPolicy;
+use postrail_data_plane::admin::AdminAccess;
 use postrail_data_plane::intake::listen::Service;
 use postrail_data_plane::mesh::Mesh;
 use postrail_data_plane::node::{ShardSetup, run_shard};
@@ -42,7 +43,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
             owners: SourceOwners::default(),
             is_leasing: false,
             feed: Arc::default(),
-            admin_tokens: Arc::new([]),
+            admin_access: AdminAccess::Anyone,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         listeners: vec![(Service::Smtp, client::SUBMISSION)],

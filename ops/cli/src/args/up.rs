@@ -40,10 +40,11 @@ pub(crate) struct UpOptions {
     /// REST submission (repeatable) [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) rest: Vec<SocketAddr>,
-    /// Control API [default: 127.0.0.1:8081]
+    /// Control API: plain HTTP on loopback, in a fleet TLS elsewhere [default: 127.0.0.1:8081]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) api: Option<SocketAddr>,
-    /// Metrics, health and journal of the data plane [default: 127.0.0.1:8082]
+    /// Metrics, health and journal of the data plane: plain HTTP on loopback, in a fleet TLS elsewhere [default:
+    /// 127.0.0.1:8082]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
     /// Executors of the data plane [default: one a [[shard]], else one a CPU]

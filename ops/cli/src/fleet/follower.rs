@@ -10,15 +10,18 @@
 //! the manifest is applied; where that does not answer in time, the manifest is not kept waiting for longer.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
+use postrail_control_plane::{FleetIdentity, FleetName, tls_reason};
 use postrail_data_plane::feed::{Feed, FeedStatus};
 use postrail_schema::keys::{self, MANIFEST, PUBLISHED};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
 use postrail_schema::publication::{ChunkName, Manifest, parse_key};
+use reqwest::Url;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
@@ -32,9 +35,17 @@ pub(crate) struct Follower {
     /// Chunks that were written and that no manifest has named yet, by key.
     written: HashMap<String, Arc<[u8]>>,
     written_bytes: usize,
-    token: String,
+    access: ControlAccess,
     region: String,
     http: reqwest::Client,
+}
+
+/// By what control planes of the cluster know this host, and it them.
+pub(crate) struct ControlAccess {
+    /// Shown on loopback.
+    pub(crate) token: String,
+    /// In a fleet: what is shown elsewhere.
+    pub(crate) identity: Option<FleetIdentity>,
 }
 
 /// Whether the watch can go on.
@@ -44,16 +55,19 @@ enum Next {
 }
 
 impl Follower {
-    /// `token`: what control planes of the cluster want to be shown. `region`: whose control plane has our suppressions.
+    /// `region`: whose control plane has our suppressions.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, token: String, region: String) -> Result<Self> {
-        let http =
-            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT).build();
+    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, access: ControlAccess, region: String) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT);
+        let http = match &access.identity {
+            Some(identity) => http.tls_backend_preconfigured(identity.client(&FleetName::ControlPlane)?),
+            None => http.tls_certs_only([]),
+        };
         let status = feed.status();
-        let http = http.context("cannot make an HTTP client")?;
-        Ok(Self { store, feed: Some(feed), status, written: HashMap::new(), written_bytes: 0, token, region, http })
+        let http = http.build().context("cannot make an HTTP client")?;
+        Ok(Self { store, feed: Some(feed), status, written: HashMap::new(), written_bytes: 0, access, region, http })
     }
 
     /// Runs until `stop` is true.
@@ -212,7 +226,10 @@ impl Follower {
                     Err(error) => error!(error = format!("{error:#}"), "suppressions not put in effect"),
                 }
             }
-            Err(error) => debug!(error = format!("{error:#}"), "suppressions not fetched"),
+            Err(error) => match tls_reason(error.as_ref()) {
+                Some(reason) => warn!(reason, "suppressions not fetched: the control plane is not spoken to"),
+                None => debug!(error = format!("{error:#}"), "suppressions not fetched"),
+            },
         }
     }
 
@@ -222,7 +239,13 @@ impl Follower {
         let listing = blocking(move || store.get(&keys)).await?.context("cannot look who leads")?;
         let leader = listing.entries.first().context("no control plane leads")?;
         let at = std::str::from_utf8(&leader.value).context("the leader's address is no text")?;
-        let request = self.http.get(format!("{at}/fleet/suppressions")).bearer_auth(&self.token);
+        let at: Url = at.parse().with_context(|| format!("{at} is no URL"))?;
+        let request = self.http.get(at.join("/fleet/suppressions")?);
+        let request = match (at.scheme(), is_loopback(&at)) {
+            ("https", _) => request,
+            ("http", true) => request.bearer_auth(&self.access.token),
+            _ => bail!("the control plane at {at} does not speak TLS: it may be of an earlier version"),
+        };
         let wanted = self.status.suppressions_wanted();
         let mut answer = request.query(&[("version", wanted)]).send().await?.error_for_status()?;
         let version = answer.headers().get("x-suppressions-version").and_then(|value| value.to_str().ok());
@@ -294,6 +317,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Unix milliseconds.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

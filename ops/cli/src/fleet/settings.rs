@@ -76,6 +76,7 @@ pub(crate) enum Role {
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     pub(crate) etcd: EtcdOptions,
+    pub(crate) cluster: String,
     /// `None`: both planes.
     pub(crate) role: Option<Role>,
     pub(crate) host_name: Option<HostName>,
@@ -173,6 +174,7 @@ impl FleetOptions {
                 tls: self.etcd_ca.map(|ca| EtcdTls { ca, identity }),
                 user,
             },
+            cluster: cluster.to_string(),
             role: self.role,
             host_name: self.host_name.map(named).transpose()?,
             region,

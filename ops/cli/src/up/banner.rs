@@ -56,10 +56,10 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  REST submission   {}://{at}/v2/jobs", self.rest_scheme)?;
         }
         if let Some(api) = self.api {
-            writeln!(f, "  control API       http://{api}/v2")?;
+            writeln!(f, "  control API       {}/v2", url(api))?;
         }
         if let Some(admin) = self.admin {
-            writeln!(f, "  metrics, health   http://{admin}/metrics")?;
+            writeln!(f, "  metrics, health   {}/metrics", url(admin))?;
         }
         if self.api.is_some() {
             writeln!(f, "  operator's token  {}", self.token_file.display())?;
@@ -95,6 +95,12 @@ impl Banner<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a listener is that speaks TLS beyond loopback.
+pub(crate) fn url(at: SocketAddr) -> String {
+    let scheme = if at.ip().is_loopback() { "http" } else { "https" };
+    format!("{scheme}://{at}")
 }
 
 fn curl_line(scheme: &str, rest: SocketAddr, first: &FirstStart) -> String {

@@ -10,7 +10,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use postrail_control_plane::is_private;
 use postrail_data_plane::platform::glommio::{ShardPin, check_pins, raise_open_files};
 use postrail_schema::limits::DOMAIN_BYTES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -165,14 +164,18 @@ fn listeners(options: &Settings) -> Vec<(&'static str, SocketAddr)> {
     all
 }
 
-/// Plain HTTP stays on loopback; in a fleet also on addresses that no router of the internet carries.
+/// Plain HTTP stays on loopback; in a fleet both listeners speak TLS elsewhere, where others are told their address.
 fn check_addresses(options: &Settings) -> Result<()> {
     for (option, address) in [("api", options.api), ("admin", options.admin)] {
-        let is_near = address.ip().is_loopback() || options.fleet.is_some() && is_private(address.ip());
-        if !is_near {
-            bail!(
-                "--{option} {address}: this listener speaks plain HTTP, which stays on loopback (in a fleet: on private addresses); reach it through a tunnel or a proxy"
-            );
+        match (&options.fleet, address.ip()) {
+            (_, ip) if ip.is_loopback() => {}
+            (None, _) => bail!(
+                "--{option} {address}: this listener speaks plain HTTP, which stays on loopback; reach it through a tunnel or a proxy"
+            ),
+            (Some(_), ip) if ip.is_unspecified() => bail!(
+                "--{option} {address}: name the one address at which the other hosts reach this one; it is told to them, and stands in the certificate"
+            ),
+            (Some(_), _) => {}
         }
     }
     if let Some(address) = options.rest.iter().find(|address| !address.ip().is_loopback())

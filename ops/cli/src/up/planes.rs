@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane as control;
 use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
-use postrail_data_plane::admin::REFUSING;
+use postrail_control_plane::{FleetFacts, FleetIdentity, FleetName};
+use postrail_data_plane::admin::{AdminAccess, REFUSING};
 use postrail_data_plane::lease::LeaseHandle;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle};
 use postrail_data_plane::platform::glommio::ShardPin;
@@ -30,11 +31,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::banner::{FirstStart, Txt};
-use crate::client::TOKEN_FILE;
+use super::banner::{FirstStart, Txt, url};
+use crate::client::{AUTHORITIES_FILE, TOKEN_FILE};
 use crate::doctor::root::Root;
 use crate::fleet::announce::announce;
-use crate::fleet::follower::Follower;
+use crate::fleet::follower::{ControlAccess, Follower};
 use crate::fleet::hold::{self, Bringing};
 use crate::fleet::settings::{Fleet, Role};
 
@@ -118,6 +119,7 @@ impl Planes {
             true => Some(start_control(options, Arc::clone(&store)).await?),
             false => None,
         };
+        write_authorities(&options.data, started.as_ref().and_then(|started| started.identity.as_ref()))?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let (node, lease, unready) = match runs(Role::DataPlane) {
@@ -204,7 +206,7 @@ fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
 
 async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> Result<control::Started> {
     let data_planes = match &options.fleet {
-        Some(_) => control::DataPlanes::Announced,
+        Some(fleet) => control::DataPlanes::Announced(facts(options, fleet)?),
         None => control::DataPlanes::Beside(format!("http://{}", options.admin)),
     };
     let config = control::Config {
@@ -254,19 +256,27 @@ async fn start_data_plane(
     let Some(masters) = found else {
         bail!("{} has no master.key: copy that of the cluster's first host", options.data.display());
     };
-    let token = masters.current.fleet_token();
-    let config = node_config(options, &masters);
+    let identity = match (beside, &options.fleet) {
+        (Some(control), _) => control.identity.clone(),
+        (None, Some(fleet)) => Some(FleetIdentity::new(&masters, facts(options, fleet)?)?),
+        (None, None) => None,
+    };
+    if beside.is_none() {
+        write_authorities(&options.data, identity.as_ref())?;
+    }
+    let access = ControlAccess { token: masters.current.fleet_token(), identity: identity.clone() };
+    let config = node_config(options, &masters, identity.as_ref())?;
     let started = tokio::task::spawn_blocking(move || node::start(config)).await;
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
-    let follower = Follower::new(Arc::clone(&store), feed, token, options.region().to_owned())?;
+    let follower = Follower::new(Arc::clone(&store), feed, access, options.region().to_owned())?;
     tasks.spawn(follower.run(stopped.clone()));
     match options.fleet.as_ref().zip(bringing) {
         // Where control planes are out of reach, it runs with what it has kept.
         Some((fleet, bringing)) => {
             let facts = HostAnnouncement {
                 id: HostId::LOCAL,
-                admin: format!("http://{}", options.admin),
+                admin: url(options.admin),
                 region: fleet.region.clone(),
                 shards: node.shards(),
                 master_keys: masters.all().map(MasterKey::id).collect(),
@@ -295,7 +305,8 @@ async fn start_data_plane(
 /// # Errors
 /// The reason why it is not ready.
 async fn wait_until_ready(admin: SocketAddr) -> Result<(), String> {
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+    let client = client.map_err(|_| "it cannot be asked".to_owned())?;
     let mut said = String::from("it does not answer");
     for _ in 0..READY_TRIES {
         match client.get(format!("http://{admin}/readyz")).send().await {
@@ -327,9 +338,48 @@ async fn failed(started: Option<control::Started>, options: &PlanesOptions, erro
     error
 }
 
-fn node_config(options: &PlanesOptions, masters: &MasterKeys) -> NodeConfig {
-    let tokens = |_: &Fleet| masters.all().map(MasterKey::fleet_token).collect();
-    NodeConfig {
+/// What this process is known by in its fleet.
+fn facts(options: &PlanesOptions, fleet: &Fleet) -> Result<FleetFacts> {
+    let (is_control_plane, has_data_plane) = (fleet.runs(Role::ControlPlane), fleet.runs(Role::DataPlane));
+    let listeners = [(is_control_plane, options.api), (has_data_plane, options.admin)];
+    let far = listeners.into_iter().filter(|(runs, at)| *runs && !at.ip().is_loopback());
+    Ok(FleetFacts {
+        cluster: fleet.cluster.clone(),
+        is_control_plane,
+        data_plane: has_data_plane.then(|| options.host_name()).transpose()?,
+        hostname: options.hostname.clone(),
+        addresses: far.map(|(_, at)| at.ip()).collect(),
+    })
+}
+
+/// Keeps what monitoring and the commands know this fleet's hosts by; it is no secret.
+fn write_authorities(data: &Path, identity: Option<&FleetIdentity>) -> Result<()> {
+    let Some(identity) = identity else { return Ok(()) };
+    let path = data.join(AUTHORITIES_FILE);
+    // Whoever reads it finds all of it.
+    let unfinished = path.with_extension("new");
+    let written =
+        std::fs::write(&unfinished, identity.authorities()).and_then(|()| std::fs::rename(&unfinished, &path));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// How the admin listener knows who asks.
+fn admin_access(
+    options: &PlanesOptions,
+    masters: &MasterKeys,
+    identity: Option<&FleetIdentity>,
+) -> Result<AdminAccess> {
+    Ok(match identity {
+        None => AdminAccess::Anyone,
+        Some(_) if options.admin.ip().is_loopback() => {
+            AdminAccess::Tokens(masters.all().map(MasterKey::fleet_token).collect())
+        }
+        Some(identity) => AdminAccess::Certificate(identity.server(&FleetName::ControlPlane)?),
+    })
+}
+
+fn node_config(options: &PlanesOptions, masters: &MasterKeys, identity: Option<&FleetIdentity>) -> Result<NodeConfig> {
+    Ok(NodeConfig {
         region: options.region().to_owned(),
         is_leasing: options.fleet.is_some(),
         data: options.data.clone(),
@@ -345,9 +395,9 @@ fn node_config(options: &PlanesOptions, masters: &MasterKeys) -> NodeConfig {
         tls: options.tls.clone(),
         drain: options.drain,
         retry: Default::default(),
-        control_url: format!("http://{}", options.api),
-        admin_tokens: options.fleet.as_ref().map(tokens).unwrap_or_default(),
-    }
+        control_url: url(options.api),
+        admin_access: admin_access(options, masters, identity)?,
+    })
 }
 
 fn first_start(first: control::FirstStart, asked: &str) -> FirstStart {
