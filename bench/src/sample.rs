@@ -35,6 +35,8 @@ pub fn dkim_key() -> DkimKey {
         algorithm: KeyAlgorithm::RsaSha256,
         sealed_private_key: Vec::new(),
         public_key: String::new(),
+        stage: Default::default(),
+        since_ms: 0,
     }
 }
 

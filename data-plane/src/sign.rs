@@ -63,7 +63,7 @@ impl Signer {
     }
 
     /// The transaction that sends `transact` to a receiver with these capabilities: rendered, converted to 7 bits where
-    /// the receiver needs that and the message allows it, and signed by every key of its domain.
+    /// the receiver needs that and the message allows it, and signed by every key of its domain and of the platform's.
     ///
     /// # Errors
     /// A key cannot be used: the mail waits rather than going out unsigned.
@@ -84,12 +84,13 @@ impl Signer {
             converted_hash = Some(dkim::body_hash(&converted.body));
             message = converted;
         }
-        let domain = transact.snapshot.domains.get(&job.domain);
-        if let Some(domain) = domain.filter(|domain| !domain.keys.is_empty()) {
+        let signers = || transact.snapshot.signers(job.domain);
+        if signers().next().is_some() {
             let hash =
                 converted_hash.unwrap_or_else(|| *shared.hash.get_or_init(|| dkim::body_hash(shared.body.bytes())));
-            let plan = dkim::plan_with(&message, &domain.name, &domain.keys, at, hash);
-            message.signatures = self.sign_all(plan, &domain.keys)?;
+            let named = signers().map(|signer| (signer.name.as_str(), &signer.keys[..]));
+            let plan = dkim::plan_with(&message, named, at, hash);
+            message.signatures = self.sign_all(plan, || signers().flat_map(|signer| &signer.keys))?;
         }
         let recipients = transact.recipients.iter().map(|index| {
             let recipient = &job.recipients[usize::from(index.0)];
@@ -126,10 +127,14 @@ impl Signer {
         shared
     }
 
-    fn sign_all(&self, plan: Plan, keys: &[DkimKey]) -> Result<bytes::Bytes, SignError> {
-        let mut signatures = Vec::with_capacity(keys.len());
+    fn sign_all<'a, K: Iterator<Item = &'a DkimKey>>(
+        &self,
+        plan: Plan,
+        keys: impl Fn() -> K,
+    ) -> Result<bytes::Bytes, SignError> {
+        let mut signatures = Vec::new();
         for request in plan.requests() {
-            let key = keys.iter().find(|key| key.id == request.key).ok_or(SignError::Key(request.key))?;
+            let key = keys().find(|key| key.id == request.key).ok_or(SignError::Key(request.key))?;
             signatures.push(self.sign(key, &request.digest)?);
         }
         Ok(plan.finish(signatures))

@@ -326,6 +326,17 @@ pub const MOVED_PATH_PERIOD: Duration = Duration::from_secs(30);
 
 /// How long a verified domain goes on sending while a needed record is missing or wrong.
 pub const DOMAIN_GRACE: Duration = Duration::from_secs(5 * 24 * 3600);
+/// How long the record of a DKIM key stays needed after the key has signed its last mail: receivers verify late, when they
+/// have deferred or forwarded what they took.
+pub const DKIM_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// DKIM keys of one domain, of all stages.
+pub const DOMAIN_KEYS_MAX: usize = 8;
+/// The longest RSA key that signs: receivers need not verify longer ones (RFC 8301 section 3.2).
+pub const DKIM_RSA_BITS_MAX: usize = 4_096;
+/// Octets of a private key that is brought, as PEM.
+pub const DKIM_PEM_BYTES_MAX: usize = 16 * 1024;
+/// Days after which keys get successors by themselves: no fewer, since each one asks its owner to publish a record.
+pub const DKIM_ROTATION_DAYS_MIN: u32 = 30;
 /// How often a domain's records are checked.
 pub const DOMAIN_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How often they are checked while their owner works on them: unproved (in its first days) or failing.

@@ -50,6 +50,8 @@ mod tests {
             algorithm: KeyAlgorithm::RsaSha256,
             sealed_private_key: vec![0, 1, 254, 255],
             public_key: "p".into(),
+            stage: Default::default(),
+            since_ms: 0,
         };
         let text = serde_json::to_string(&key).unwrap();
         assert!(text.contains("\"AAH+/w==\""), "{text}");

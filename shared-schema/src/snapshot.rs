@@ -103,13 +103,17 @@ pub struct SendingDomain {
     pub tenant: TenantId,
     /// Lower-case A-label form, unique over all tenants.
     pub name: String,
-    /// In signing order; every key signs.
+    /// In signing order. In a publication every key signs; desired state has others beside them (see [`KeyStage`]).
     pub keys: Vec<DkimKey>,
     /// The pool of this domain's mail; `None`: the default pool.
     pub pool: Option<PoolId>,
     /// What DNS says for it, and so whether it may send.
     #[serde(default)]
     pub standing: Standing,
+    /// Whether its keys sign the mail of every other domain, too. Of publications alone: desired state has it in its
+    /// settings.
+    #[serde(default, skip)]
+    pub is_platform: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -129,6 +133,46 @@ pub struct DkimKey {
     pub sealed_private_key: Vec<u8>,
     /// The public half as the `p=` value of the DNS record (base64).
     pub public_key: String,
+    /// Of desired state: a publication has the keys that sign, and nothing of their stages.
+    #[serde(default, skip_serializing_if = "KeyStage::signs")]
+    pub stage: KeyStage,
+    /// Since when it is in that stage, Unix milliseconds; 0: since a version that did not keep it.
+    #[serde(default)]
+    pub since_ms: u64,
+}
+
+/// What a DKIM key is between being made and being forgotten.
+///
+/// ```text
+/// Waiting --its record is seen, or the operator says so--> Signing --another one signs--> Former --time--> Retired
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum KeyStage {
+    /// Its record is to be published; it does not sign before.
+    Waiting,
+    #[default]
+    Signing,
+    /// It signs no more; its record has to stay until then (Unix milliseconds), for mail that is on its way.
+    Former { until_ms: u64 },
+    /// Its record may be removed. Its private key is gone.
+    Retired,
+}
+
+impl KeyStage {
+    pub const fn signs(&self) -> bool {
+        matches!(self, Self::Signing)
+    }
+
+    /// As the API writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Signing => "signing",
+            Self::Former { .. } => "former",
+            Self::Retired => "retired",
+        }
+    }
 }
 
 impl std::fmt::Debug for DkimKey {
@@ -244,6 +288,8 @@ pub struct Snapshot {
     pub credentials: Arc<BTreeMap<String, Arc<Credential>>>,
     pub domains: Arc<BTreeMap<SendingDomainId, Arc<SendingDomain>>>,
     pub domain_ids: Arc<BTreeMap<String, SendingDomainId>>,
+    /// The domain that signs all mail, if there is one.
+    platform: Option<SendingDomainId>,
     pub sources: Arc<BTreeMap<SourceId, EgressSource>>,
     pub pools: Arc<BTreeMap<PoolId, EgressPool>>,
     pub default_pool: Option<PoolId>,
@@ -301,6 +347,13 @@ impl Snapshot {
     #[must_use]
     pub fn with_suppressions(self, suppressions: Arc<BTreeSet<Suppression>>) -> Self {
         Self { suppressions, ..self }
+    }
+
+    /// Whose keys sign the mail of a domain: its own, and those of the platform's domain.
+    pub fn signers(&self, domain: SendingDomainId) -> impl Iterator<Item = &SendingDomain> {
+        let platform = self.platform.filter(|platform| *platform != domain);
+        let signers = [Some(domain), platform].into_iter().flatten();
+        signers.filter_map(|id| self.domains.get(&id)).map(|signer| &**signer).filter(|signer| !signer.keys.is_empty())
     }
 
     /// Regions come whole with every publication. A tenant may outlive its region only in what is about to be replaced.
@@ -407,12 +460,16 @@ impl Snapshot {
         for domain in &gone.domains {
             domains.remove(&domain.id);
             ids.remove(&domain.name);
+            self.platform = self.platform.filter(|platform| *platform != domain.id);
         }
         let come: Vec<_> = come.into_iter().map(Arc::new).collect();
         for domain in &come {
             let is_known_name = ids.insert(domain.name.clone(), domain.id).is_some();
             if domains.insert(domain.id, Arc::clone(domain)).is_some() || is_known_name {
                 return Err(SnapshotError::Duplicate { subject: format!("domain/{}", domain.name) });
+            }
+            if domain.is_platform && self.platform.replace(domain.id).is_some() {
+                return Err(SnapshotError::Duplicate { subject: "the platform's domain".to_owned() });
             }
         }
         come.iter().try_for_each(|domain| self.check_domain(domain))

@@ -109,7 +109,8 @@ impl SendingDomain {
             DomainRecord::Ownership => format!("{OWNERSHIP_LABEL}.{}", self.name),
             DomainRecord::Spf => self.name.clone(),
             DomainRecord::Dkim => {
-                let selector = self.keys.first().map_or("selector", |key| key.selector.as_str());
+                let selector =
+                    self.keys.iter().find(|key| key.stage.signs()).map_or("selector", |key| key.selector.as_str());
                 format!("{selector}._domainkey.{}", self.name)
             }
             DomainRecord::Dmarc => format!("_dmarc.{}", self.name),
@@ -142,7 +143,7 @@ mod tests {
 
     fn domain(standing: Standing) -> SendingDomain {
         let (id, tenant, name) = (SendingDomainId(1), TenantId(1), "a.example".to_owned());
-        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing }
+        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false }
     }
 
     #[test]

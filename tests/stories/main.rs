@@ -29,6 +29,7 @@ mod operations_control;
 mod operations_declarative;
 mod operations_doctor;
 mod operations_domains;
+mod operations_keys;
 mod operations_pinning;
 mod operations_view;
 mod submission_clients;

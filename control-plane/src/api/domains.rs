@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use postrail_schema::ids::SendingDomainId;
-use postrail_schema::snapshot::{KeyAlgorithm, SendingDomain};
+use postrail_schema::snapshot::{KeyAlgorithm, KeyStage, SendingDomain};
 use postrail_schema::standing::{DomainRecord, Standing};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ use super::problem::ProblemDocument;
 use super::tenants::present;
 use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records};
 use crate::plan::{Desired, DomainEntry, Verification, entity_tag};
-use crate::verify::{DnsRecord, DomainCheck, Purpose, RecordCheck, RecordState};
+use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordState};
 
 /// A sending domain.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,6 +54,13 @@ pub(crate) struct KeyView {
     /// `rsa-sha256` or `ed25519-sha256`.
     algorithm: &'static str,
     public_key: String,
+    /// `waiting`: it signs once its record is seen; `signing`; `former`: it signs no more, and its record has to stay for mail
+    /// on its way; `retired`: its record may be removed.
+    state: &'static str,
+    /// Since when, Unix milliseconds; 0: not known.
+    since_ms: u64,
+    /// Until when the record of a former key has to stay, Unix milliseconds.
+    keep_record_until_ms: Option<u64>,
 }
 
 /// A record to publish, and the last look at it.
@@ -70,6 +77,10 @@ pub(crate) struct RecordView {
     zone_value: String,
     /// Whether the domain needs it: to be let send, or where the operator vouches for it, for receivers to believe its mail.
     required: bool,
+    /// `publish`: it has to be there; `keep`: it has to stay for mail that is on its way; `remove`: it may be removed.
+    action: Duty,
+    /// Of one to keep: until when, Unix milliseconds.
+    keep_until_ms: Option<u64>,
     /// Null in lists, and before the first check.
     check: Option<CheckView>,
 }
@@ -106,7 +117,7 @@ pub(crate) struct DomainBody {
 }
 
 /// What a DKIM key signs with.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) enum DkimAlgorithm {
     /// RSA of 2,048 bits.
     #[serde(rename = "rsa-sha256")]
@@ -220,12 +231,12 @@ pub(crate) async fn delete(
 }
 
 /// The domain of that name that the caller sees; of several the one that may send.
-fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
+pub(super) fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
     let found = shared.app.desired().domain(scope.0, name).cloned();
     found.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))
 }
 
-async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Tagged<DomainView>, ProblemDocument> {
+pub(super) async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Tagged<DomainView>, ProblemDocument> {
     let check = shared.run(move |app| app.last_check(id)).await?;
     let desired = shared.app.desired();
     let domain = desired.domains.get(&id).ok_or_else(|| ProblemDocument::not_found("the domain"))?;
@@ -247,6 +258,12 @@ fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<
             KeyAlgorithm::Ed25519Sha256 => "ed25519-sha256",
         },
         public_key: key.public_key.clone(),
+        state: key.stage.name(),
+        since_ms: key.since_ms,
+        keep_record_until_ms: match key.stage {
+            KeyStage::Former { until_ms } => Some(until_ms),
+            KeyStage::Waiting | KeyStage::Signing | KeyStage::Retired => None,
+        },
     });
     let checks = last.map(|last| &last.records[..]).unwrap_or_default();
     let trusted = domain.standing == Standing::Trusted;
@@ -280,6 +297,6 @@ fn record_view(record: DnsRecord, checks: &[RecordCheck]) -> RecordView {
         advice: check.advice,
         since_ms: check.since_ms,
     });
-    let DnsRecord { purpose, name, kind, value, zone_value, required } = record;
-    RecordView { purpose, name, kind, value, zone_value, required, check }
+    let DnsRecord { purpose, name, kind, value, zone_value, required, duty: action, until_ms: keep_until_ms } = record;
+    RecordView { purpose, name, kind, value, zone_value, required, action, keep_until_ms, check }
 }

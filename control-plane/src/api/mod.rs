@@ -8,6 +8,7 @@
 
 mod audit;
 mod credentials;
+mod domain_keys;
 mod domains;
 mod edge;
 mod events;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
 use tokio::sync::Semaphore;
 
@@ -87,6 +88,11 @@ fn configuration() -> Router<Shared> {
         .route("/domains", get(domains::list).post(domains::create))
         .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
         .route("/domains/{name}/check", post(domains::check))
+        .route("/domains/{name}/keys", post(domain_keys::add))
+        .route("/domains/{name}/keys/rotate", post(domain_keys::rotate))
+        .route("/domains/{name}/keys/{selector}", delete(domain_keys::remove))
+        .route("/domains/{name}/keys/{selector}/sign", post(domain_keys::sign))
+        .route("/domains/{name}/keys/{selector}/retire", post(domain_keys::retire))
         .route("/master-key/rotate", post(master_key::rotate))
         .route("/settings", get(settings::show).patch(settings::change))
         .route("/operators", get(operators::list).post(operators::create))

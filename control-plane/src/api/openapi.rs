@@ -8,8 +8,8 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domains, events, hosts, jobs, master_key, operators, pools, queue, regions, routes, settings,
-    sources, state, status, suppressions, suspensions, tenants,
+    audit, credentials, domain_keys, domains, events, hosts, jobs, master_key, operators, pools, queue, regions,
+    routes, settings, sources, state, status, suppressions, suspensions, tenants,
 };
 
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use super::{
     paths(
         tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete,
         domains::list, domains::create, domains::show, domains::change, domains::delete, domains::check,
+        domain_keys::add, domain_keys::rotate, domain_keys::sign, domain_keys::retire, domain_keys::remove,
         settings::show, settings::change, state::show, state::plan, state::replace, master_key::rotate,
         operators::list, operators::create, operators::show, operators::change, operators::rotate, operators::delete,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::rotate,

@@ -18,6 +18,10 @@ pub(crate) struct SettingsView {
     domain_verification: Verification,
     /// A name whose SPF record lists all sources; null: domains name their sources.
     spf_include: Option<String>,
+    /// The sending domain whose keys sign all mail, beside those of each mail's own domain; null: none.
+    platform_domain: Option<String>,
+    /// After how many days of signing a DKIM key gets a successor by itself; null: never.
+    dkim_rotation_days: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -30,6 +34,14 @@ pub(crate) struct SettingsPatch {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     spf_include: Option<Option<String>>,
+    /// Null: no domain signs for all.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    platform_domain: Option<Option<String>>,
+    /// Null: keys get no successors by themselves.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>)]
+    dkim_rotation_days: Option<Option<u32>>,
 }
 
 #[utoipa::path(get, path = "/v2/settings", tag = "settings", responses((status = 200, body = SettingsView)))]
@@ -46,7 +58,8 @@ pub(crate) async fn change(
     Body(patch): Body<SettingsPatch>,
 ) -> Result<Tagged<SettingsView>, ProblemDocument> {
     let when = when.sending(&patch);
-    let change = SettingsChange { domain_verification: patch.domain_verification, spf_include: patch.spf_include };
+    let SettingsPatch { domain_verification, spf_include, platform_domain, dkim_rotation_days } = patch;
+    let change = SettingsChange { domain_verification, spf_include, platform_domain, dkim_rotation_days };
     let settings = shared.run(move |app| app.change_settings(&change, &when)).await?;
     Ok(tagged(&settings))
 }
@@ -56,5 +69,10 @@ fn tagged(settings: &Settings) -> Tagged<SettingsView> {
 }
 
 fn view(settings: &Settings) -> SettingsView {
-    SettingsView { domain_verification: settings.domain_verification, spf_include: settings.spf_include.clone() }
+    SettingsView {
+        domain_verification: settings.domain_verification,
+        spf_include: settings.spf_include.clone(),
+        platform_domain: settings.platform_domain.clone(),
+        dkim_rotation_days: settings.dkim_rotation_days,
+    }
 }

@@ -26,6 +26,7 @@ use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore};
 
 mod access;
+mod keys;
 mod state;
 
 /// An installation after its first start, with nobody at the data plane's address.
@@ -324,7 +325,12 @@ async fn a_check_without_a_name_server_holds_nothing_against_a_domain_and_is_kep
 async fn settings_say_what_new_domains_of_the_operator_have_to_show() {
     let world = World::new();
     let change = json!({ "domain_verification": "dns", "spf_include": "_spf.mail.example" });
-    assert_eq!(world.operator("PATCH", "/v2/settings", change.clone()).await, (200, change));
+    let (status, set) = world.operator("PATCH", "/v2/settings", change).await;
+    assert_eq!(
+        (status, &set["domain_verification"], &set["spf_include"]),
+        (200, &json!("dns"), &json!("_spf.mail.example"))
+    );
+    assert_eq!(world.operator("PATCH", "/v2/settings", json!({ "dkim_rotation_days": 29 })).await.0, 422);
     let made = world.operator("POST", "/v2/domains", json!({ "name": "new.example" })).await.1;
     assert_eq!((&made["standing"], &made["verification"]), (&json!("unproved"), &json!("dns")));
     assert_eq!(made["dns_records"][1]["value"], "v=spf1 include:_spf.mail.example ~all");
@@ -656,5 +662,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 46);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 51);
 }

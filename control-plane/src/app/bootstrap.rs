@@ -121,6 +121,7 @@ impl App {
             keys,
             pool: None,
             standing: Standing::Trusted,
+            is_platform: false,
         };
         draft.put(domain.clone())?;
         Ok(domain)

@@ -9,21 +9,25 @@
 //! publish nothing; a domain never begins to send while another tenant's domain of that name may; a check that comes too
 //! late for a domain that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use postrail_schema::ids::SendingDomainId;
 use postrail_schema::keys;
-use postrail_schema::limits::{DOMAIN_CHECK_EAGER, DOMAIN_CHECK_PAUSE, DOMAIN_CHECK_PERIOD, DOMAIN_CHECK_PERIOD_SHORT};
+use postrail_schema::limits::{
+    DOMAIN_CHECK_EAGER, DOMAIN_CHECK_PAUSE, DOMAIN_CHECK_PERIOD, DOMAIN_CHECK_PERIOD_SHORT, DOMAIN_KEYS_MAX,
+};
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::SendingDomain;
+use postrail_schema::snapshot::{DkimKey, KeyStage, SendingDomain};
 use postrail_schema::standing::Standing;
 use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use super::domains::{find, subject};
+use super::keys::{ALGORITHMS, Private};
 use super::{App, AppError, now_ms, put};
-use crate::plan::Desired;
+use crate::plan::{Desired, key_stages};
 use crate::verify::{self, DomainCheck, Held, Purpose, RecordCheck, RecordState, next};
 
 impl App {
@@ -49,14 +53,13 @@ impl App {
             let id = entry.key.strip_prefix(keys::CHECKS).and_then(|id| id.parse().ok()).map(SendingDomainId);
             let Some(domain) = id.and_then(|id| desired.domains.get(&id)) else { continue };
             let is_looked_at = checked.domains.get(&domain.id).is_some_and(|seen| seen.keys == domain.keys);
-            if domain.standing != Standing::Trusted || !is_looked_at || problems.len() >= KEY_PROBLEMS_MAX {
+            if !is_looked_at || problems.len() >= KEY_PROBLEMS_MAX {
                 continue;
             }
             let Ok(check) = serde_json::from_slice::<DomainCheck>(&entry.value) else { continue };
-            let is_bad = |record: &&RecordCheck| {
-                record.purpose == Purpose::Dkim && matches!(record.state, RecordState::Missing | RecordState::Wrong)
-            };
-            problems.extend(check.records.iter().filter(is_bad).map(|record| key_problem(domain, record)));
+            let is_bad = |record: &&RecordCheck| matches!(record.state, RecordState::Missing | RecordState::Wrong);
+            let bad = check.records.iter().filter(is_bad).filter_map(|record| Some((record, key_of(domain, record)?)));
+            problems.extend(bad.filter_map(|(record, key)| key_problem(domain, record, key.stage)));
         }
         Ok(problems)
     }
@@ -68,13 +71,17 @@ impl App {
         // It may have been given its standing by the operator since.
         let known = before.filter(|before| before.standing == domain.standing.name());
         let since_ms = known.map_or(now, |before| before.standing_since_ms);
-        let mut held = next(Held { standing: domain.standing, since_ms }, &records, now);
+        let mut held = next(Held { standing: domain.standing, since_ms }, &of_signers(domain, &records), now);
         let begins = held.standing.may_send() && !domain.standing.may_send();
         if begins && self.desired().holder(&domain.name).is_some_and(|holder| holder.id != domain.id) {
             held = Held { standing: domain.standing, since_ms };
             disown(&mut records);
         }
-        if held.standing != domain.standing && !self.move_standing(domain, held.standing)? {
+        let state = |selector: &str| state_of_key(domain, selector, &records);
+        let keys = key_stages::advance(domain.keys.clone(), state, now);
+        let made = self.successors(domain, now)?;
+        let moves = held.standing != domain.standing || keys != domain.keys || !made.is_empty();
+        if moves && !self.move_domain(domain, held.standing, keys, &made)? {
             held = Held { standing: domain.standing, since_ms };
         }
         if !self.desired().domains.contains_key(&domain.id) {
@@ -86,8 +93,23 @@ impl App {
         Ok(())
     }
 
-    /// Whether the domain was still as the check saw it, and so has the new standing.
-    fn move_standing(&self, seen: &SendingDomain, standing: Standing) -> Result<bool, AppError> {
+    /// Keys for those that have signed for long enough, by the settings.
+    fn successors(&self, domain: &SendingDomain, now: u64) -> Result<Vec<Private>, AppError> {
+        let Some(days) = self.desired().settings.dkim_rotation_days else { return Ok(Vec::new()) };
+        if domain.keys.len() + ALGORITHMS.len() > DOMAIN_KEYS_MAX {
+            return Ok(Vec::new());
+        }
+        key_stages::due(&domain.keys, days, now).into_iter().map(Private::make).collect()
+    }
+
+    /// Whether the domain was still as the check saw it, and so has the new standing and the new keys.
+    fn move_domain(
+        &self,
+        seen: &SendingDomain,
+        standing: Standing,
+        keys: Vec<DkimKey>,
+        made: &[Private],
+    ) -> Result<bool, AppError> {
         let moved = self.change(|draft| {
             let Some(domain) = draft.desired.domains.get(&seen.id).filter(|domain| *domain == seen) else {
                 return Err(AppError::not_found("domain", &*seen.name));
@@ -96,19 +118,23 @@ impl App {
             if standing.may_send() && rival {
                 return Err(AppError::conflict("another tenant's domain of that name may send"));
             }
-            let domain = SendingDomain { standing, ..domain.clone() };
-            draft.put(domain)
+            let mut domain = SendingDomain { standing, keys: keys.clone(), ..domain.clone() };
+            for private in made {
+                self.put_waiting(draft, &mut domain, private, None)?;
+            }
+            draft.put(domain.clone())?;
+            Ok(domain)
         });
-        match moved {
-            Ok(()) => {}
+        let moved = match moved {
+            Ok(moved) => moved,
             Err(AppError::NotFound { .. } | AppError::Conflict { .. }) => return Ok(false),
             Err(error) => return Err(error),
+        };
+        for action in moves(seen, &moved) {
+            tracing::info!(domain = %seen.name, action, "a check of DNS has changed a sending domain");
+            let sequence = self.ledger.audit_begin(now_ms(), "domain check", &action)?;
+            self.ledger.audit_end(sequence, DONE)?;
         }
-        let (from, to) = (seen.standing.name(), standing.name());
-        tracing::info!(domain = %seen.name, from, to, "a sending domain's standing changed");
-        let action = format!("domain {}: {from} to {to}", seen.name);
-        let sequence = self.ledger.audit_begin(now_ms(), "domain check", &action)?;
-        self.ledger.audit_end(sequence, DONE)?;
         Ok(true)
     }
 }
@@ -147,7 +173,13 @@ pub(crate) async fn check_domain(app: &Arc<App>, id: SendingDomainId) -> Result<
 pub(crate) fn due_ms(domain: &SendingDomain, last: Option<&DomainCheck>) -> u64 {
     let Some(last) = last else { return 0 };
     let lasts_ms = last.checked_at_ms.saturating_sub(last.standing_since_ms);
+    // Its owner is about to publish the record of a new key.
+    let rotates = domain.keys.iter().any(|key| {
+        let waits_ms = last.checked_at_ms.saturating_sub(key.since_ms);
+        key.stage == KeyStage::Waiting && waits_ms < millis(DOMAIN_CHECK_EAGER)
+    });
     let period = match domain.standing {
+        _ if rotates => DOMAIN_CHECK_PERIOD_SHORT,
         Standing::Failing => DOMAIN_CHECK_PERIOD_SHORT,
         Standing::Unproved { .. } if lasts_ms < millis(DOMAIN_CHECK_EAGER) => DOMAIN_CHECK_PERIOD_SHORT,
         Standing::Unproved { .. } | Standing::Trusted | Standing::Verified | Standing::Lapsed { .. } => {
@@ -178,14 +210,55 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn key_problem(domain: &SendingDomain, record: &RecordCheck) -> Problem {
-    let (code, what) = match record.state {
-        RecordState::Wrong => ("key_not_as_in_dns", "is of another key than the one that signs"),
-        _ => ("key_not_in_dns", "is not published, and the key signs"),
+/// What is worth knowing of a key record that is not right. Where DNS decides, the standing tells of keys that sign.
+fn key_problem(domain: &SendingDomain, record: &RecordCheck, stage: KeyStage) -> Option<Problem> {
+    let trusted = domain.standing == Standing::Trusted;
+    let (code, what) = match (stage, record.state) {
+        (KeyStage::Signing, RecordState::Wrong) if trusted => {
+            ("key_not_as_in_dns", "is of another key than the one that signs")
+        }
+        (KeyStage::Signing, _) if trusted => ("key_not_in_dns", "is not published, and the key signs"),
+        (KeyStage::Former { .. }, _) => ("key_record_gone_early", "is gone, and mail that it signed is on its way"),
+        _ => return None,
     };
     let detail =
         format!("{} {what}: receivers take its signatures for forged; run `postrail domain check`", record.name);
-    Problem { severity: Severity::Warning, code, subject: format!("domain/{}", domain.name), detail }
+    Some(Problem { severity: Severity::Warning, code, subject: format!("domain/{}", domain.name), detail })
+}
+
+/// What of a domain differs, for the audit trail.
+fn moves(before: &SendingDomain, after: &SendingDomain) -> Vec<String> {
+    let (name, mut moves) = (&before.name, Vec::new());
+    if before.standing.name() != after.standing.name() {
+        moves.push(format!("domain {name}: {} to {}", before.standing.name(), after.standing.name()));
+    }
+    let stage = |keys: &[DkimKey], selector: &str| {
+        keys.iter().find(|key| key.selector == selector).map_or("none", |key| key.stage.name())
+    };
+    let selectors: BTreeSet<_> = before.keys.iter().chain(&after.keys).map(|key| key.selector.as_str()).collect();
+    for selector in selectors {
+        let (from, to) = (stage(&before.keys, selector), stage(&after.keys, selector));
+        if from != to {
+            moves.push(format!("key {selector} of {name}: {from} to {to}"));
+        }
+    }
+    moves
+}
+
+fn key_of<'a>(domain: &'a SendingDomain, record: &RecordCheck) -> Option<&'a DkimKey> {
+    let of = |key: &&DkimKey| record.name == format!("{}._domainkey.{}", key.selector, domain.name);
+    domain.keys.iter().filter(|_| record.purpose == Purpose::Dkim).find(of)
+}
+
+fn state_of_key(domain: &SendingDomain, selector: &str, records: &[RecordCheck]) -> Option<RecordState> {
+    let of = |record: &&RecordCheck| key_of(domain, record).is_some_and(|key| key.selector == selector);
+    records.iter().find(of).map(|record| record.state)
+}
+
+/// What decides whether a domain may send: of its key records those of the keys that sign.
+fn of_signers(domain: &SendingDomain, records: &[RecordCheck]) -> Vec<RecordCheck> {
+    let counts = |record: &&RecordCheck| key_of(domain, record).is_none_or(|key| key.stage.signs());
+    records.iter().filter(counts).cloned().collect()
 }
 
 /// The name belongs to another tenant, so its records prove nothing here.
@@ -231,7 +304,7 @@ mod tests {
 
     fn domain(id: u32, standing: Standing) -> SendingDomain {
         let (id, tenant, name) = (SendingDomainId(id), TenantId(1), "a.example".to_owned());
-        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing }
+        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false }
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl App {
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             let keys = make_keys(self.sealing(&draft.desired)?, algorithms, || draft.counters().next_key())?;
             let id = draft.counters().next_domain();
-            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing };
+            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing, is_platform: false };
             draft.put(domain.clone())?;
             Ok(domain)
         })
@@ -166,6 +166,7 @@ pub(crate) fn subject(desired: &Desired, domain: &SendingDomain, hostname: &str)
         selector: key.selector.clone(),
         algorithm: key.algorithm,
         public_key: key.public_key.clone(),
+        stage: key.stage,
     };
     let pool = domain.pool.and_then(|pool| desired.pools.get(&pool)).or_else(|| desired.pool("default"));
     let sources = pool.into_iter().flat_map(|pool| &pool.members).filter_map(|m| desired.sources.get(&m.source));

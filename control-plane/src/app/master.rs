@@ -13,7 +13,7 @@ use postrail_schema::ids::SendingDomainId;
 use postrail_schema::keys::MASTER_KEY_CHECK;
 use postrail_schema::limits::ROTATION_DOMAINS;
 use postrail_schema::sealed::{MasterKey, MasterKeyId, sealed_by};
-use postrail_schema::snapshot::SendingDomain;
+use postrail_schema::snapshot::{DkimKey, SendingDomain};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -86,7 +86,7 @@ impl App {
     }
 
     fn rewrapped(&self, to: &MasterKey, mut domain: SendingDomain) -> Result<SendingDomain, AppError> {
-        for key in &mut domain.keys {
+        for key in domain.keys.iter_mut().filter(|key| is_sealed(key)) {
             let again = self.masters.rewrapped(to, &random()?, &key.sealed_private_key).map_err(|_| {
                 let detail =
                     format!("the key {} of {} does not open with a master key of this host", key.selector, domain.name);
@@ -111,10 +111,15 @@ impl App {
     }
 }
 
+/// Whether the private key is still there.
+fn is_sealed(key: &DkimKey) -> bool {
+    !key.sealed_private_key.is_empty()
+}
+
 /// The domains with a key that is sealed by another master key.
 fn due(desired: &Desired, wanted: MasterKeyId) -> impl Iterator<Item = SendingDomainId> {
-    let is_due =
-        move |domain: &&SendingDomain| domain.keys.iter().any(|key| sealed_by(&key.sealed_private_key) != Some(wanted));
+    let is_other = move |key: &DkimKey| is_sealed(key) && sealed_by(&key.sealed_private_key) != Some(wanted);
+    let is_due = move |domain: &&SendingDomain| domain.keys.iter().any(is_other);
     desired.domains.values().filter(is_due).map(|domain| domain.id)
 }
 

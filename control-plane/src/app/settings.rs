@@ -1,9 +1,10 @@
 //! What holds for the whole installation.
 
 use postrail_schema::keys::SETTINGS;
+use postrail_schema::limits::DKIM_ROTATION_DAYS_MIN;
 
 use super::keys::random;
-use super::{App, AppError, Draft, Precondition, names, put};
+use super::{App, AppError, Draft, Precondition, domains, names, put};
 use crate::plan::{Settings, SettingsEntry, Verification};
 
 /// What to change of the settings; `None`: as it is.
@@ -12,6 +13,10 @@ pub(crate) struct SettingsChange {
     pub domain_verification: Option<Verification>,
     /// `Some(None)`: domains name their sources.
     pub spf_include: Option<Option<String>>,
+    /// A sending domain by name; `Some(None)`: none signs for all.
+    pub platform_domain: Option<Option<String>>,
+    /// `Some(None)`: keys get no successors by themselves.
+    pub dkim_rotation_days: Option<Option<u32>>,
 }
 
 impl App {
@@ -23,11 +28,19 @@ impl App {
             Some(None) => Some(None),
             None => None,
         };
+        let platform = match &change.platform_domain {
+            Some(Some(name)) => Some(Some(domains::name_of("/platform_domain", name)?)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        let days = change.dkim_rotation_days.map(|days| days.map(checked_days).transpose()).transpose()?;
         self.change(|draft| {
             let mut settings = draft.desired.settings.clone();
             when.check(&SettingsEntry::of(&settings))?;
             settings.domain_verification = change.domain_verification.unwrap_or(settings.domain_verification);
             settings.spf_include = include.clone().unwrap_or(settings.spf_include);
+            settings.platform_domain = platform.clone().unwrap_or(settings.platform_domain);
+            settings.dkim_rotation_days = days.unwrap_or(settings.dkim_rotation_days);
             draft.put_settings(settings.clone())?;
             Ok(settings)
         })
@@ -52,9 +65,24 @@ impl App {
 impl Draft {
     pub(super) fn put_settings(&mut self, settings: Settings) -> Result<(), AppError> {
         self.writes.push(put(SETTINGS.to_owned(), &settings)?);
+        let former = &self.desired.settings.platform_domain;
+        if *former != settings.platform_domain {
+            let names = [former, &settings.platform_domain].into_iter().flatten();
+            let places = names.flat_map(|name| self.desired.places_of_domain(name)).collect::<Vec<_>>();
+            self.changed.extend(places);
+        }
         self.desired.settings = settings;
         Ok(())
     }
+}
+
+/// Days after which keys get successors.
+pub(super) fn checked_days(days: u32) -> Result<u32, AppError> {
+    if days >= DKIM_ROTATION_DAYS_MIN {
+        return Ok(days);
+    }
+    let detail = format!("at least {DKIM_ROTATION_DAYS_MIN} days: each new key asks its owner to publish a record");
+    Err(AppError::invalid("/dkim_rotation_days", detail))
 }
 
 /// 256 random bits, hexadecimal.

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use postrail_schema::ids::{KeyId, Revision};
 use postrail_schema::limits::STATE_KEYS_MADE_MAX;
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{DkimKey, KeyAlgorithm};
+use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, KeyStage};
 
-use super::keys::{ALGORITHMS, make_keys};
+use super::keys::{ALGORITHMS, FIRST, make_keys, selector_of};
 use super::{App, AppError, Draft, Precondition};
 use crate::plan::{Change, Desired, Document, difference, entity_tag, problems};
 use edit::edit;
@@ -58,10 +58,12 @@ impl Keys {
         if self.counts {
             let empty = DkimKey {
                 id,
-                selector: String::new(),
+                selector: selector_of(algorithm, FIRST),
                 algorithm,
                 sealed_private_key: Vec::new(),
                 public_key: String::new(),
+                stage: KeyStage::Signing,
+                since_ms: 0,
             };
             return Ok(empty);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds, is_allocated};
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{EgressSource, SuspensionTarget};
+use postrail_schema::snapshot::{EgressSource, KeyStage, SuspensionTarget};
 use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::Desired;
@@ -15,6 +15,7 @@ pub(super) fn check(desired: &Desired) -> Vec<Problem> {
     names(desired, &mut problems);
     claims(desired, &mut problems);
     tenancy(desired, &mut problems);
+    signing(desired, &mut problems);
     egress(desired, &mut problems);
     addresses(desired, &mut problems);
     stops(desired, &mut problems);
@@ -94,9 +95,6 @@ fn tenancy(desired: &Desired, to: &mut Problems) {
         if !desired.tenants.contains_key(&domain.tenant) {
             add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
         }
-        if domain.keys.is_empty() {
-            add(to, Severity::Warning, "domain_without_keys", subject(), "it has no DKIM key; its mail is not signed");
-        }
         let Some(pool) = domain.pool else { continue };
         match desired.pools.get(&pool) {
             None => add(to, Severity::Error, "dangling_pool", subject(), "its pool does not exist"),
@@ -106,6 +104,57 @@ fn tenancy(desired: &Desired, to: &mut Problems) {
             }
             Some(_) => {}
         }
+    }
+}
+
+/// Keys, and the platform's domain.
+fn signing(desired: &Desired, to: &mut Problems) {
+    for domain in desired.domains.values() {
+        let subject = || format!("domain/{}", domain.name);
+        if !domain.keys.iter().any(|key| key.stage.signs()) {
+            let platform = desired.settings.platform_domain.as_ref().map(|name| format!(" by itself, only by {name}"));
+            let detail =
+                format!("it has no DKIM key that signs; its mail is not signed{}", platform.unwrap_or_default());
+            add(to, Severity::Warning, "domain_without_keys", subject(), detail);
+        }
+        let mut selectors = BTreeSet::new();
+        for key in &domain.keys {
+            if !selectors.insert(&key.selector) {
+                let detail =
+                    format!("two of its keys have the selector {}, and DNS has one record of it", key.selector);
+                add(to, Severity::Error, "duplicate_selector", subject(), detail);
+            }
+            let record = format!("{}._domainkey.{}", key.selector, domain.name);
+            match key.stage {
+                KeyStage::Waiting => {
+                    let detail =
+                        format!("the key {} signs once its record is seen: publish TXT {record}", key.selector);
+                    add(to, Severity::Note, "key_waits", subject(), detail);
+                }
+                KeyStage::Retired => {
+                    let detail = format!("nothing is signed by the key {} any more: remove TXT {record}", key.selector);
+                    add(to, Severity::Note, "key_record_over", subject(), detail);
+                }
+                KeyStage::Signing | KeyStage::Former { .. } => {}
+            }
+        }
+    }
+    let Some(name) = &desired.settings.platform_domain else { return };
+    let subject = || format!("domain/{name}");
+    match desired.domain(None, name) {
+        None => {
+            let detail = "it is to sign all mail, and is no sending domain: add it, or set another";
+            add(to, Severity::Error, "platform_missing", subject(), detail);
+        }
+        Some(domain) if !domain.keys.iter().any(|key| key.stage.signs()) => {
+            let detail = "it is to sign all mail, and has no DKIM key that signs";
+            add(to, Severity::Warning, "platform_without_key", subject(), detail);
+        }
+        Some(domain) if desired.region_of(domain.tenant).is_some() => {
+            let detail = "it is to sign all mail, and its tenant has a region: hosts elsewhere do not have its keys";
+            add(to, Severity::Error, "platform_of_region", subject(), detail);
+        }
+        Some(_) => {}
     }
 }
 

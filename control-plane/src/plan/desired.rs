@@ -125,6 +125,12 @@ pub(crate) struct Settings {
     pub domain_verification: Verification,
     /// A name whose SPF record lists all sources; domains include it instead of naming their sources.
     pub spf_include: Option<String>,
+    /// The sending domain whose keys sign all mail, beside those of each mail's own domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform_domain: Option<String>,
+    /// After how many days of signing a key gets a successor; `None`: when someone asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dkim_rotation_days: Option<u32>,
 }
 
 /// What lets a domain send.
@@ -257,7 +263,7 @@ impl Desired {
                 let names = claimed.iter().map(|domain| domain.name.as_str()).collect();
                 let first = self.first_claims(&names);
                 let is_first = |domain: &SendingDomain| first.get(domain.name.as_str()) == Some(&domain.id);
-                part.domains = claimed.iter().filter(|domain| is_first(domain)).cloned().collect();
+                part.domains = claimed.iter().filter(|domain| is_first(domain)).map(|d| self.published(d)).collect();
             }
             ChunkKind::Sources => part.sources = within(&self.sources, SourceId(low), SourceId(high)),
             ChunkKind::Pools => part.pools = within(&self.pools, PoolId(low), PoolId(high)),
@@ -318,9 +324,25 @@ impl Desired {
     }
 
     /// One domain a name: several tenants may claim one, and one that may send comes before the earliest claim.
-    pub(crate) fn published_domains(&self) -> impl Iterator<Item = &SendingDomain> {
+    pub(crate) fn published_domains(&self) -> impl Iterator<Item = SendingDomain> {
         let first = self.first_claims(&self.domains.values().map(|domain| domain.name.as_str()).collect());
-        self.domains.values().filter(move |domain| first.get(domain.name.as_str()) == Some(&domain.id))
+        let published = self.domains.values().filter(move |domain| first.get(domain.name.as_str()) == Some(&domain.id));
+        published.map(|domain| self.published(domain))
+    }
+
+    /// What hosts have of a domain: the keys that sign, and whether they sign for all.
+    fn published(&self, domain: &SendingDomain) -> SendingDomain {
+        let is_platform = self.settings.platform_domain.as_deref() == Some(&domain.name);
+        let mut domain = SendingDomain { is_platform, ..domain.clone() };
+        domain.keys.retain(|key| key.stage.signs());
+        domain.keys.iter_mut().for_each(|key| key.since_ms = 0);
+        domain
+    }
+
+    /// The chunks of the domains of that name.
+    pub(crate) fn places_of_domain(&self, name: &str) -> impl Iterator<Item = ChunkPlace> {
+        let named = self.domains.values().filter(move |domain| domain.name == name);
+        named.filter_map(|domain| SendingDomain::place(&domain.id))
     }
 
     /// The chunks whose domains have a name that one of the domains of `place` has: whether one of them is published

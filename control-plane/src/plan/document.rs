@@ -20,8 +20,8 @@ use postrail_schema::allocation::{Carrier, HostName};
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::{
-    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, Route, SendingDomain, Suspension, SuspensionTarget,
-    Tenant,
+    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, KeyStage, Route, SendingDomain, Suspension,
+    SuspensionTarget, Tenant,
 };
 use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,12 @@ pub(crate) struct SettingsEntry {
     /// A name whose SPF record lists all sources; absent: domains name their sources.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spf_include: Option<String>,
+    /// The sending domain whose keys sign all mail, beside those of each mail's own domain; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform_domain: Option<String>,
+    /// After how many days of signing a DKIM key gets a successor by itself; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dkim_rotation_days: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -191,8 +197,8 @@ pub(crate) struct DomainEntry {
     /// `operator` or `dns`. Absent: as it is; for a new domain as the settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
-    /// The algorithms of its DKIM keys. A key that is missing is made, one of another algorithm is removed. Absent: as they
-    /// are; a new domain gets one of each algorithm.
+    /// The algorithms of the DKIM keys that sign or are about to. A key that is missing is made, one of another algorithm is
+    /// removed. Absent: as they are; a new domain gets one of each algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dkim_keys: Option<Vec<Algorithm>>,
     /// The keys themselves, sealed by the master key of the installation. Absent: the keys that it has stay.
@@ -217,8 +223,15 @@ pub(crate) struct SealedKey {
     pub selector: String,
     pub algorithm: Algorithm,
     pub public_key: String,
-    /// Base64.
+    /// Base64; empty where the private key is gone.
     pub sealed_private_key: String,
+    /// Absent: it signs.
+    #[serde(default, skip_serializing_if = "KeyStage::signs")]
+    #[schema(value_type = Option<Object>)]
+    pub stage: KeyStage,
+    /// Since when it is in that stage, Unix milliseconds.
+    #[serde(default)]
+    pub since_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -313,7 +326,12 @@ impl Document {
 
 impl SettingsEntry {
     pub(crate) fn of(settings: &Settings) -> Self {
-        Self { domain_verification: settings.domain_verification, spf_include: settings.spf_include.clone() }
+        Self {
+            domain_verification: settings.domain_verification,
+            spf_include: settings.spf_include.clone(),
+            platform_domain: settings.platform_domain.clone(),
+            dkim_rotation_days: settings.dkim_rotation_days,
+        }
     }
 }
 
@@ -401,7 +419,7 @@ impl DomainEntry {
             tenant: desired.tenants.get(&domain.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
             pool: domain.pool.and_then(|id| desired.pools.get(&id)).map(|pool| pool.name.clone()),
             verification: Some(if trusted { Verification::Operator } else { Verification::Dns }),
-            dkim_keys: Some(domain.keys.iter().map(|key| key.algorithm.into()).collect()),
+            dkim_keys: Some(live_algorithms(&domain.keys)),
             sealed_keys: Some(domain.keys.iter().map(SealedKey::of).collect()),
         }
     }
@@ -414,8 +432,23 @@ impl SealedKey {
             algorithm: key.algorithm.into(),
             public_key: key.public_key.clone(),
             sealed_private_key: STANDARD.encode(&key.sealed_private_key),
+            stage: key.stage,
+            since_ms: key.since_ms,
         }
     }
+}
+
+/// Those of the keys that sign or are about to, each once.
+pub(crate) fn live_algorithms(keys: &[DkimKey]) -> Vec<Algorithm> {
+    let mut algorithms: Vec<Algorithm> =
+        keys.iter().filter(|key| is_live(key)).map(|key| key.algorithm.into()).collect();
+    algorithms.dedup();
+    algorithms
+}
+
+/// Whether a key signs, or will.
+pub(crate) fn is_live(key: &DkimKey) -> bool {
+    matches!(key.stage, KeyStage::Waiting | KeyStage::Signing)
 }
 
 impl std::fmt::Debug for SealedKey {

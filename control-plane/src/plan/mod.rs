@@ -8,6 +8,7 @@ mod check;
 mod desired;
 mod difference;
 mod document;
+pub(crate) mod key_stages;
 mod regions;
 mod table;
 
@@ -21,7 +22,7 @@ pub(crate) use desired::{
 pub(crate) use difference::{Action, Change, difference, fields, record};
 pub(crate) use document::{
     CredentialEntry, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry, RouteEntry,
-    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag,
+    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live, live_algorithms,
 };
 pub(crate) use regions::{Presence, region_problems};
 
@@ -36,7 +37,7 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         revision,
         tenants: desired.tenants.values().cloned().collect(),
         credentials: desired.credentials.values().cloned().collect(),
-        domains: desired.published_domains().cloned().collect(),
+        domains: desired.published_domains().collect(),
         sources: desired.sources.values().cloned().collect(),
         pools: desired.pools.values().cloned().collect(),
         routes: desired.routes.values().cloned().collect(),

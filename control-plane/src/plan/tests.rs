@@ -76,6 +76,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             keys: Vec::new(),
             pool: None,
             standing: Default::default(),
+            is_platform: false,
         }],
         sources: vec![EgressSource {
             id: SourceId(1),

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::records::{SubjectKey, algorithm_name};
 use super::session::Session;
-use super::{DnsRecord, Outcome, RecordState, Subject, words};
+use super::{DnsRecord, Duty, Outcome, RecordState, Subject, words};
 use crate::dns::{Answer, Kind, Lookup};
 
 pub(super) async fn check<L: Lookup>(session: &Session<'_, L>, subject: &Subject, record: &DnsRecord) -> Outcome {
@@ -18,6 +18,12 @@ pub(super) async fn check<L: Lookup>(session: &Session<'_, L>, subject: &Subject
     let key = subject.keys.iter().find(|key| record.name == format!("{}._domainkey.{}", key.selector, subject.name));
     let key = key.expect("each key record is of one of the subject's keys");
     let texts = answer.texts();
+    if record.duty == Duty::Remove {
+        return match texts.is_empty() {
+            true => Outcome::of(&answer, RecordState::Missing).saying("it is gone, as it may be", ""),
+            false => Outcome::of(&answer, RecordState::Ok).saying("it is not needed any more, and may be removed", ""),
+        };
+    }
     let verdict = match &texts[..] {
         [] => Err(None),
         [only] => judge(only, key).map_err(Some),

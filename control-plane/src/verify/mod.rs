@@ -24,6 +24,7 @@ mod words;
 
 pub(crate) use ownership::token;
 pub use records::DnsRecord;
+pub(crate) use records::Duty;
 pub(crate) use records::{Subject, SubjectKey, records};
 pub(crate) use standing::{Held, next};
 

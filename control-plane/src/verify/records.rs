@@ -4,8 +4,9 @@
 
 use std::net::IpAddr;
 
-use postrail_schema::snapshot::KeyAlgorithm;
+use postrail_schema::snapshot::{KeyAlgorithm, KeyStage};
 use postrail_schema::standing::OWNERSHIP_LABEL;
+use serde::{Deserialize, Serialize};
 
 use super::Purpose;
 
@@ -34,6 +35,19 @@ pub(crate) struct SubjectKey {
     pub algorithm: KeyAlgorithm,
     /// Base64, as in `p=`.
     pub public_key: String,
+    pub stage: KeyStage,
+}
+
+/// What is to become of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// It has to be there.
+    Publish,
+    /// Nothing new needs it, and it has to stay for what is on its way.
+    Keep,
+    /// It may be removed.
+    Remove,
 }
 
 /// A record to publish.
@@ -50,6 +64,9 @@ pub struct DnsRecord {
     pub zone_value: String,
     /// Whether the domain needs it to send, where DNS decides that.
     pub required: bool,
+    pub duty: Duty,
+    /// Of one to keep: until when, Unix milliseconds.
+    pub until_ms: Option<u64>,
 }
 
 /// What to publish for `subject`: whose it is, SPF for its sources (RFC 7208), each DKIM key (RFC 6376 section 3.6.1, RFC 8463), a
@@ -63,7 +80,13 @@ pub(crate) fn records(subject: &Subject) -> Vec<DnsRecord> {
     for key in &subject.keys {
         let algorithm = algorithm_name(key.algorithm);
         let value = format!("v=DKIM1; k={algorithm}; p={}", key.public_key);
-        records.push(txt(Purpose::Dkim, format!("{}._domainkey.{name}", key.selector), value));
+        let record = txt(Purpose::Dkim, format!("{}._domainkey.{name}", key.selector), value);
+        let (duty, until_ms) = match key.stage {
+            KeyStage::Waiting | KeyStage::Signing => (Duty::Publish, None),
+            KeyStage::Former { until_ms } => (Duty::Keep, Some(until_ms)),
+            KeyStage::Retired => (Duty::Remove, None),
+        };
+        records.push(DnsRecord { required: duty == Duty::Publish, duty, until_ms, ..record });
     }
     records.push(txt(Purpose::Dmarc, format!("_dmarc.{name}"), "v=DMARC1; p=none".to_owned()));
     let host = &subject.hostname;
@@ -74,6 +97,8 @@ pub(crate) fn records(subject: &Subject) -> Vec<DnsRecord> {
         value: format!("10 {host}"),
         zone_value: format!("10 {host}."),
         required: false,
+        duty: Duty::Publish,
+        until_ms: None,
     });
     records.push(DnsRecord {
         purpose: Purpose::Tracking,
@@ -82,6 +107,8 @@ pub(crate) fn records(subject: &Subject) -> Vec<DnsRecord> {
         value: host.clone(),
         zone_value: format!("{host}."),
         required: false,
+        duty: Duty::Publish,
+        until_ms: None,
     });
     records
 }
@@ -121,7 +148,8 @@ fn txt(purpose: Purpose, name: String, value: String) -> DnsRecord {
         .chunks(TXT_STRING_BYTES_MAX)
         .map(|chunk| format!("\"{}\"", String::from_utf8_lossy(chunk)))
         .collect();
-    DnsRecord { purpose, name, kind: "TXT", zone_value: strings.join(" "), value, required: true }
+    let (zone_value, kind, duty) = (strings.join(" "), "TXT", Duty::Publish);
+    DnsRecord { purpose, name, kind, zone_value, value, required: true, duty, until_ms: None }
 }
 
 /// What stands before the token in the ownership record.

@@ -1,6 +1,6 @@
 //! Checks against zones in memory: what each usual mistake is told as.
 
-use postrail_schema::snapshot::KeyAlgorithm;
+use postrail_schema::snapshot::{KeyAlgorithm, KeyStage};
 
 use super::*;
 use crate::dns::zone::Zone;
@@ -17,6 +17,7 @@ fn subject() -> Subject {
         selector: selector.into(),
         algorithm,
         public_key: public_key.into(),
+        stage: KeyStage::Signing,
     };
     Subject {
         name: "a.example".into(),

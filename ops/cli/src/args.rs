@@ -19,7 +19,7 @@ mod up;
 mod view;
 
 pub(crate) use doctor::DoctorOptions;
-pub(crate) use domain::{DomainCommand, SettingsCommand};
+pub(crate) use domain::{DomainCommand, KeyAction, KeyAlgorithm, SettingsCommand};
 pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
 pub(crate) use host::HostCommand;
 pub(crate) use key::{KeyCommand, KeyOptions};

@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::{DomainCommand, SettingsCommand};
 use crate::client::Api;
+use crate::domain_keys;
 use crate::resources::{Collection, DOMAINS, body, named};
 use crate::table;
+use crate::trace::utc;
 
 /// Time between two looks of `check --wait`.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -37,6 +39,7 @@ pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
         DomainCommand::Assign { name, pool } => {
             print_domain(api, &api.patch(&["domains", &name], &[], &json!({"pool": pool}))?)
         }
+        DomainCommand::Key(action) => domain_keys::key(api, action),
         DomainCommand::Remove { name, tenant } => all.remove(tenant, &name),
     }
 }
@@ -44,11 +47,19 @@ pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
 pub(crate) fn settings(api: &Api, command: SettingsCommand) -> Result<()> {
     let settings = match command {
         SettingsCommand::Show => api.get(&["settings"], &[])?,
-        SettingsCommand::Set { domain_verification, spf_include } => {
+        SettingsCommand::Set { domain_verification, spf_include, platform_domain, dkim_rotation_days } => {
             let verification = domain_verification.map(|verification| verification.name());
             let mut change = body([("domain_verification", json!(verification))]);
-            if let Some(name) = spf_include {
-                change["spf_include"] = if name == "none" { Value::Null } else { json!(name) };
+            for (field, name) in [("spf_include", spf_include), ("platform_domain", platform_domain)] {
+                if let Some(name) = name {
+                    change[field] = if name == "none" { Value::Null } else { json!(name) };
+                }
+            }
+            if let Some(days) = dkim_rotation_days {
+                change["dkim_rotation_days"] = match days.as_str() {
+                    "never" => Value::Null,
+                    days => json!(days.parse::<u32>().context("--dkim-rotation-days is a number of days, or `never`")?),
+                };
             }
             api.patch(&["settings"], &[], &change)?
         }
@@ -94,7 +105,7 @@ fn report(domain: &Value) -> String {
     for record in records(domain) {
         let check = &record["check"];
         let state = if check.is_null() { "unknown".to_owned() } else { text(check, "state") };
-        let need = if record["required"] == true { "needed" } else { "wished" };
+        let need = need(record);
         let (purpose, name) = (text(record, "purpose").replace('_', " "), text(record, "name"));
         let _ = writeln!(report, "  {state:<11}  {purpose:<11}  {name:<width$}  {need}");
         let mut say = |word: &str, text: &str| {
@@ -152,7 +163,7 @@ fn zone_lines(domain: &Value, indent: &str) -> String {
         let (name, kind, value) = (text(record, "name"), text(record, "type"), text(record, "zone_value"));
         format!("{indent}{name}. IN {kind} {value}\n")
     };
-    records(domain).iter().map(line).collect()
+    records(domain).iter().filter(|record| record["action"] != "remove").map(line).collect()
 }
 
 /// The records as the forms of DNS hosts ask for them: the name without the domain, the text without quotes.
@@ -163,7 +174,7 @@ fn forms(domain: &Value) -> String {
         let name = text(record, "name");
         let short = name.strip_suffix(&origin).map_or(name.as_str(), |rest| rest.trim_end_matches('.'));
         let short = if short.is_empty() { "@" } else { short };
-        let need = if record["required"] == true { "needed" } else { "wished" };
+        let need = need(record);
         let _ = writeln!(lines, "{} ({need})", text(record, "purpose").replace('_', " "));
         let _ = writeln!(
             lines,
@@ -175,12 +186,22 @@ fn forms(domain: &Value) -> String {
     lines
 }
 
-fn records(domain: &Value) -> &[Value] {
+/// Why a record is to be there, or not.
+fn need(record: &Value) -> String {
+    match (record["action"].as_str(), record["keep_until_ms"].as_u64()) {
+        (Some("keep"), Some(until)) => format!("keep until {}", utc(until)),
+        (Some("remove"), _) => "may be removed".to_owned(),
+        _ if record["required"] == true => "needed".to_owned(),
+        _ => "wished".to_owned(),
+    }
+}
+
+pub(crate) fn records(domain: &Value) -> &[Value] {
     domain["dns_records"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// A field as text; `-` where there is none.
-fn text(record: &Value, key: &str) -> String {
+pub(crate) fn text(record: &Value, key: &str) -> String {
     record.get(key).map_or_else(|| "-".to_owned(), table::plain)
 }
 

@@ -12,6 +12,7 @@ mod args;
 mod client;
 mod demo;
 mod doctor;
+mod domain_keys;
 mod domains;
 mod fleet;
 mod hosts;

@@ -1280,6 +1280,7 @@ impl<'a> SendingDomain<'a> {
   pub const VT_POOL: ::flatbuffers::VOffsetT = 12;
   pub const VT_STANDING: ::flatbuffers::VOffsetT = 14;
   pub const VT_MISSING: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PLATFORM: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1296,6 +1297,7 @@ impl<'a> SendingDomain<'a> {
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_tenant(args.tenant);
     builder.add_id(args.id);
+    builder.add_platform(args.platform);
     builder.add_missing(args.missing);
     builder.add_standing(args.standing);
     builder.finish()
@@ -1351,6 +1353,13 @@ impl<'a> SendingDomain<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<DomainRecord>(SendingDomain::VT_MISSING, Some(DomainRecord::Ownership)).unwrap()}
   }
+  #[inline]
+  pub fn platform(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SendingDomain::VT_PLATFORM, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for SendingDomain<'_> {
@@ -1366,6 +1375,7 @@ impl ::flatbuffers::Verifiable for SendingDomain<'_> {
      .visit_field::<u32>("pool", Self::VT_POOL, false)?
      .visit_field::<Standing>("standing", Self::VT_STANDING, false)?
      .visit_field::<DomainRecord>("missing", Self::VT_MISSING, false)?
+     .visit_field::<bool>("platform", Self::VT_PLATFORM, false)?
      .finish();
     Ok(())
   }
@@ -1378,6 +1388,7 @@ pub struct SendingDomainArgs<'a> {
     pub pool: Option<u32>,
     pub standing: Standing,
     pub missing: DomainRecord,
+    pub platform: bool,
 }
 impl<'a> Default for SendingDomainArgs<'a> {
   #[inline]
@@ -1390,6 +1401,7 @@ impl<'a> Default for SendingDomainArgs<'a> {
       pool: None,
       standing: Standing::Trusted,
       missing: DomainRecord::Ownership,
+      platform: false,
     }
   }
 }
@@ -1428,6 +1440,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendingDomainBuilder<'a, 'b, 
     self.fbb_.push_slot::<DomainRecord>(SendingDomain::VT_MISSING, missing, DomainRecord::Ownership);
   }
   #[inline]
+  pub fn add_platform(&mut self, platform: bool) {
+    self.fbb_.push_slot::<bool>(SendingDomain::VT_PLATFORM, platform, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendingDomainBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SendingDomainBuilder {
@@ -1453,6 +1469,7 @@ impl ::core::fmt::Debug for SendingDomain<'_> {
       ds.field("pool", &self.pool());
       ds.field("standing", &self.standing());
       ds.field("missing", &self.missing());
+      ds.field("platform", &self.platform());
       ds.finish()
   }
 }

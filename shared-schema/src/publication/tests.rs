@@ -29,6 +29,8 @@ fn content(tenants: u32) -> SnapshotContent {
         algorithm: KeyAlgorithm::Ed25519Sha256,
         sealed_private_key: vec![1; 60],
         public_key: "p".into(),
+        stage: Default::default(),
+        since_ms: 0,
     };
     SnapshotContent {
         revision: Revision(1),
@@ -54,6 +56,7 @@ fn content(tenants: u32) -> SnapshotContent {
                 keys: vec![key(id)],
                 pool: Some(PoolId(1)),
                 standing: Default::default(),
+                is_platform: false,
             })
             .collect(),
         sources: vec![EgressSource {

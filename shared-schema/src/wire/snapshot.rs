@@ -10,14 +10,16 @@ use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainI
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::region::{Region, Signpost};
 use crate::snapshot::{
-    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, SnapshotContent,
-    Suppression, Suspension, SuspensionTarget, Tenant,
+    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, KeyStage, PoolMember, Route, SendingDomain,
+    SnapshotContent, Suppression, Suspension, SuspensionTarget, Tenant,
 };
 use crate::standing::{DomainRecord, Standing};
 
 /// The format of a snapshot whose credentials have scopes or networks. A reader of format 1 would overlook them, so it has to
 /// refuse such a one.
 const FORMAT_NARROW: u16 = 2;
+/// The format of a snapshot with what is new since: a domain that signs for all others.
+const FORMAT_PLATFORM: u16 = 3;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -65,7 +67,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
 pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
     check_frame(bytes, wire::SNAPSHOT_IDENTIFIER, SNAPSHOT_BYTES_MAX)?;
     let root = wire::root_as_snapshot_with_opts(&verifier(bytes.len()), bytes)?;
-    if root.format() > FORMAT_NARROW {
+    if root.format() > FORMAT_PLATFORM {
         return Err(WireError::NewerFormat { found: root.format() });
     }
     Ok(SnapshotContent {
@@ -86,7 +88,13 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
 /// The least format whose readers do not overlook what `content` says.
 fn format_of(content: &SnapshotContent) -> u16 {
     let is_narrow = |credential: &Credential| !credential.scopes.is_all() || !credential.networks.is_empty();
-    if content.credentials.iter().any(is_narrow) { FORMAT_NARROW } else { FORMAT }
+    if content.domains.iter().any(|domain| domain.is_platform) {
+        FORMAT_PLATFORM
+    } else if content.credentials.iter().any(is_narrow) {
+        FORMAT_NARROW
+    } else {
+        FORMAT
+    }
 }
 
 type List<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
@@ -176,6 +184,7 @@ fn put_domain<'b>(to: &mut FlatBufferBuilder<'b>, domain: &SendingDomain) -> WIP
         pool: domain.pool.map(|pool| pool.0),
         standing,
         missing,
+        platform: domain.is_platform,
     };
     wire::SendingDomain::create(to, &args)
 }
@@ -236,6 +245,7 @@ fn read_domain(domain: wire::SendingDomain<'_>) -> Result<SendingDomain, WireErr
         keys: domain.keys().into_iter().flatten().map(read_key).collect::<Result<_, _>>()?,
         pool: domain.pool().map(PoolId),
         standing: read_standing(domain)?,
+        is_platform: domain.platform(),
     })
 }
 
@@ -251,6 +261,8 @@ fn read_key(key: wire::DkimKey<'_>) -> Result<DkimKey, WireError> {
         algorithm,
         sealed_private_key: key.sealed_private_key().bytes().to_vec(),
         public_key: key.public_key().to_owned(),
+        stage: KeyStage::Signing,
+        since_ms: 0,
     })
 }
 
@@ -404,6 +416,7 @@ mod tests {
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
+    const GOLDEN_3: &[u8] = include_bytes!("../../golden/snapshot-3.bin");
 
     fn sample() -> SnapshotContent {
         let key = |id, selector: &str, algorithm| DkimKey {
@@ -412,6 +425,8 @@ mod tests {
             algorithm,
             sealed_private_key: vec![id as u8; 5],
             public_key: "cHVibGlj".into(),
+            stage: KeyStage::Signing,
+            since_ms: 0,
         };
         let suspension = |id, target| Suspension { id: SuspensionId(id), target, reason: "by hand".into() };
         SnapshotContent {
@@ -442,6 +457,7 @@ mod tests {
                 keys: vec![key(1, "pr1r", KeyAlgorithm::RsaSha256), key(2, "pr1e", KeyAlgorithm::Ed25519Sha256)],
                 pool: Some(PoolId(1)),
                 standing: Standing::Trusted,
+                is_platform: false,
             }],
             sources: vec![EgressSource {
                 id: SourceId(1),
@@ -507,6 +523,8 @@ mod tests {
                 algorithm,
                 sealed_private_key,
                 public_key,
+                stage: KeyStage::Signing,
+                since_ms: 0,
             },
         );
         let missing = proptest::sample::select(&DomainRecord::ALL[..]);
@@ -515,7 +533,7 @@ mod tests {
             missing.clone().prop_map(|missing| Standing::Unproved { missing }),
             missing.prop_map(|missing| Standing::Lapsed { missing }),
         ];
-        let domain = (any::<(u32, u32, Option<u32>)>(), word(), vec(key, 0..3), standing).prop_map(
+        let domain = (any::<(u32, u32, Option<u32>, bool)>(), word(), vec(key, 0..3), standing).prop_map(
             |(n, name, keys, standing)| SendingDomain {
                 id: SendingDomainId(n.0),
                 tenant: TenantId(n.1),
@@ -523,6 +541,7 @@ mod tests {
                 keys,
                 pool: n.2.map(PoolId),
                 standing,
+                is_platform: n.3,
             },
         );
         (vec(tenant, 0..4), vec(credential, 0..4), vec(domain, 0..4))
@@ -648,6 +667,21 @@ mod tests {
         assert_eq!(wire::root_as_snapshot(&encode_snapshot(&sample())).unwrap().format(), 1);
         assert_eq!(decode_snapshot(GOLDEN_2).unwrap(), narrow_sample());
         assert_eq!(bytes, GOLDEN_2, "a change of the form needs a new format");
+    }
+
+    /// What format 3 is for: earlier versions would overlook these.
+    fn latest_sample() -> SnapshotContent {
+        let mut content = narrow_sample();
+        content.domains[0].is_platform = true;
+        content
+    }
+
+    #[test]
+    fn what_is_new_in_format_3_is_refused_by_readers_of_format_2() {
+        let bytes = encode_snapshot(&latest_sample());
+        assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 3);
+        assert_eq!(decode_snapshot(GOLDEN_3).unwrap(), latest_sample());
+        assert_eq!(bytes, GOLDEN_3, "a change of the form needs a new format");
     }
 
     #[test]

@@ -12,23 +12,24 @@ use base64::engine::general_purpose::STANDARD;
 use postrail_schema::allocation::HostNeeds;
 use postrail_schema::ids::{PoolId, RegionId, SendingDomainId, SourceId, TenantId};
 use postrail_schema::keys;
-use postrail_schema::limits::{LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX};
+use postrail_schema::limits::{DOMAIN_KEYS_MAX, LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX};
 use postrail_schema::region::Region;
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::{
-    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Suspension,
-    SuspensionTarget, Tenant,
+    Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, KeyStage, PoolMember, Route, SendingDomain,
+    Suspension, SuspensionTarget, Tenant,
 };
 use postrail_schema::standing::Standing;
 
 use super::super::credentials::checked_networks;
 use super::super::egress::NewNeeds;
-use super::super::keys::{ALGORITHMS, is_pair};
+use super::super::keys::{ALGORITHMS, is_pair, selector_of};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
     CredentialEntry, Document, DomainEntry, OperatorAccount, OperatorEntry, PoolEntry, Record, RegionEntry, RouteEntry,
-    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, Verification,
+    SealedKey, Settings, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, Verification, is_live, key_stages,
+    live_algorithms,
 };
 use crate::store::Write;
 
@@ -162,9 +163,17 @@ impl Editor<'_> {
 
     fn settings(&mut self, entry: &SettingsEntry) -> Result<(), AppError> {
         let include = entry.spf_include.as_deref().map(settings::spf_name).transpose();
-        let Some(spf_include) = self.checked("/settings/spf_include".to_owned(), include) else { return Ok(()) };
-        let mut settings = self.draft.desired.settings.clone();
-        (settings.domain_verification, settings.spf_include) = (entry.domain_verification, spf_include);
+        let include = self.checked("/settings/spf_include".to_owned(), include);
+        let platform = entry.platform_domain.as_deref().map(|name| domains::name_of("", name)).transpose();
+        let platform = self.checked("/settings/platform_domain".to_owned(), platform);
+        let days = entry.dkim_rotation_days.map(settings::checked_days).transpose();
+        let days = self.checked("/settings/dkim_rotation_days".to_owned(), days);
+        let (Some(spf_include), Some(platform_domain), Some(dkim_rotation_days)) = (include, platform, days) else {
+            return Ok(());
+        };
+        let former = self.draft.desired.settings.clone();
+        let domain_verification = entry.domain_verification;
+        let settings = Settings { domain_verification, spf_include, platform_domain, dkim_rotation_days, ..former };
         if settings == self.draft.desired.settings { Ok(()) } else { self.draft.put_settings(settings) }
     }
 
@@ -391,7 +400,7 @@ impl Editor<'_> {
             let keys = self.keys_of(&format!("/domains/{at}"), entry, former.as_ref())?;
             let standing = self.standing_of(entry, former.as_ref());
             let id = former.map_or_else(|| self.draft.counters().next_domain(), |former| former.id);
-            wanted.want(SendingDomain { id, tenant, name, keys, pool, standing });
+            wanted.want(SendingDomain { id, tenant, name, keys, pool, standing, is_platform: false });
         }
         let gone = self.draft.desired.domains.values().map(|domain| domain.id);
         let gone = gone.filter(|id| !wanted.records.contains_key(id));
@@ -421,12 +430,11 @@ impl Editor<'_> {
         let algorithms = entry.dkim_keys.as_ref();
         let algorithms = algorithms.map(|named| named.iter().map(|name| (*name).into()).collect::<Vec<KeyAlgorithm>>());
         if let Some(sealed) = &entry.sealed_keys {
-            let differs =
-                |named: &Vec<KeyAlgorithm>| !named.iter().copied().eq(sealed.iter().map(|key| key.algorithm.into()));
-            if algorithms.as_ref().is_some_and(differs) {
+            let keys = self.sealed_keys(&format!("{pointer}/sealed_keys"), sealed, former.unwrap_or_default());
+            if entry.dkim_keys.as_ref().is_some_and(|named| *named != live_algorithms(&keys)) {
                 self.fault(format!("{pointer}/dkim_keys"), "these are not the algorithms of sealed_keys");
             }
-            return Ok(self.sealed_keys(&format!("{pointer}/sealed_keys"), sealed, former.unwrap_or_default()));
+            return Ok(keys);
         }
         let Some(algorithms) = algorithms.or_else(|| former.is_none().then(|| ALGORITHMS.to_vec())) else {
             return Ok(former.unwrap_or_default().to_vec());
@@ -435,24 +443,25 @@ impl Editor<'_> {
             self.fault(format!("{pointer}/dkim_keys"), "a domain has one key of an algorithm");
             return Ok(Vec::new());
         }
-        let mut keys = Vec::with_capacity(algorithms.len());
+        let is_new = former.is_none();
+        let mut keys = former.unwrap_or_default().to_vec();
+        keys.retain(|key| !is_live(key) || algorithms.contains(&key.algorithm));
         for algorithm in algorithms {
-            let kept = former.and_then(|keys| keys.iter().find(|key| key.algorithm == algorithm));
-            keys.push(match kept {
-                Some(key) => key.clone(),
-                None => {
-                    let id = self.draft.counters().next_key();
-                    self.keys.take(algorithm, id)?
-                }
-            });
+            if keys.iter().any(|key| key.algorithm == algorithm && is_live(key)) {
+                continue;
+            }
+            let id = self.draft.counters().next_key();
+            let made = self.keys.take(algorithm, id)?;
+            let selector = if is_new { made.selector } else { selector_of(algorithm, id) };
+            key_stages::add(&mut keys, DkimKey { selector, ..made });
         }
         Ok(keys)
     }
 
     fn sealed_keys(&mut self, pointer: &str, sealed: &[SealedKey], former: &[DkimKey]) -> Vec<DkimKey> {
         let mut keys: Vec<DkimKey> = Vec::with_capacity(sealed.len());
-        if sealed.len() > ALGORITHMS.len() {
-            self.fault(pointer.to_owned(), format!("a domain has at most {} keys", ALGORITHMS.len()));
+        if sealed.len() > DOMAIN_KEYS_MAX {
+            self.fault(pointer.to_owned(), format!("a domain has at most {DOMAIN_KEYS_MAX} keys"));
             return keys;
         }
         for (at, key) in sealed.iter().enumerate() {
@@ -464,18 +473,23 @@ impl Editor<'_> {
                 continue;
             };
             let algorithm = key.algorithm.into();
-            if keys.iter().any(|other| other.selector == selector || other.algorithm == algorithm) {
-                self.fault(place("selector"), "a domain has one key of a selector, and of an algorithm");
+            let stage = key.stage;
+            let rivals = |other: &DkimKey| other.algorithm == algorithm && is_live(other) && other.stage == stage;
+            if keys.iter().any(|other| other.selector == selector || rivals(other)) {
+                let detail = "a domain has one key of a selector, and one of an algorithm that signs or waits";
+                self.fault(place("selector"), detail);
             }
+            let is_gone = stage == KeyStage::Retired && sealed_private_key.is_empty();
             let is_same =
                 |former: &&DkimKey| former.selector == selector && former.sealed_private_key == sealed_private_key;
             let same = former.iter().find(is_same).filter(|former| former.public_key == key.public_key);
-            if same.is_none() && !is_pair(self.masters, algorithm, &sealed_private_key, &key.public_key) {
+            if same.is_none() && !is_gone && !is_pair(self.masters, algorithm, &sealed_private_key, &key.public_key) {
                 let detail = "it does not open with the master key of this installation, or is not the public key's";
                 self.fault(place("sealed_private_key"), detail);
             }
             let id = same.map(|former| former.id).unwrap_or_else(|| self.draft.counters().next_key());
-            keys.push(DkimKey { id, selector, algorithm, sealed_private_key, public_key: key.public_key.clone() });
+            let (public_key, since_ms) = (key.public_key.clone(), key.since_ms);
+            keys.push(DkimKey { id, selector, algorithm, sealed_private_key, public_key, stage, since_ms });
         }
         keys
     }

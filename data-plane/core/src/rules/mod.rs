@@ -251,6 +251,7 @@ mod tests {
                 keys: vec![],
                 pool: None,
                 standing: Default::default(),
+                is_platform: false,
             }],
             pools: vec![EgressPool { id: PoolId(1), name: "default".to_owned(), tenant: None, members }],
             sources,

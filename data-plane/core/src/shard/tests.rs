@@ -59,6 +59,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
             keys: vec![],
             pool: None,
             standing: Default::default(),
+            is_platform: false,
         }],
         pools: vec![EgressPool {
             id: PoolId(1),

@@ -82,14 +82,20 @@ const FOLD_COLUMN: usize = 76;
 
 /// Plans the signatures of `message` for `domain` (A-labels) by `keys` at the time `at`.
 pub fn plan(message: &FinalMessage, domain: &str, keys: &[DkimKey], at: Timestamp) -> Plan {
-    plan_with(message, domain, keys, at, body_hash(&message.body))
+    plan_with(message, [(domain, keys)], at, body_hash(&message.body))
 }
 
-/// As [`plan`], for a body that was hashed before.
-pub fn plan_with(message: &FinalMessage, domain: &str, keys: &[DkimKey], at: Timestamp, body: BodyHash) -> Plan {
+/// As [`plan`] for several domains, each with its keys, and for a body that was hashed before.
+pub fn plan_with<'a>(
+    message: &FinalMessage,
+    signers: impl IntoIterator<Item = (&'a str, &'a [DkimKey])>,
+    at: Timestamp,
+    body: BodyHash,
+) -> Plan {
     let (names, mut canonical) = select(&message.header);
     let signed_bytes = canonical.len();
-    let unsigned = keys.iter().map(|key| {
+    let keys = signers.into_iter().flat_map(|(domain, keys)| keys.iter().map(move |key| (domain, key)));
+    let unsigned = keys.map(|(domain, key)| {
         let field = unsigned_field(key, domain, at, &names, body);
         canonical.truncate(signed_bytes);
         canonical_field(b"DKIM-Signature", &field.as_bytes()[FIELD_NAME.len()..], &mut canonical);

@@ -91,6 +91,7 @@ fn content() -> SnapshotContent {
             keys: Vec::new(),
             pool: None,
             standing: Default::default(),
+            is_platform: false,
         }],
         sources: vec![EgressSource {
             id: source,

@@ -1,5 +1,7 @@
 //! `postrail domain` and `postrail settings`.
 
+use std::path::PathBuf;
+
 use clap::{Subcommand, ValueEnum};
 
 const CHECK_EXAMPLES: &str = "\
@@ -9,6 +11,99 @@ Examples:
   postrail domain check example.org --json | jq -r '.dns_records[] | select(.check.state != \"ok\") | .check.advice'
 
 Exit status 0 where the domain has every record that it needs, 1 where one is missing, wrong or not to be reached.";
+
+const ROTATE_EXAMPLES: &str = "\
+A new key, without a mail that does not verify:
+  1. postrail domain key rotate example.org   makes the next keys, and prints their records
+  2. publish those records
+  3. postrail domain check example.org        or wait: it is looked hourly. Once a record is seen, its key signs and the
+                                              former one stops
+  4. leave the former record where it is, until `postrail domain key list example.org` says `retired`; then remove it
+
+Where DNS cannot be asked from here, say that a record is published: postrail domain key sign example.org SELECTOR";
+
+const BRING_EXAMPLES: &str = "\
+Examples:
+  postrail domain key add example.org --private-key dkim.pem --selector june
+  vault read -field=pem dkim/example.org | postrail domain key add example.org --private-key -
+
+RSA of 2,048 to 4,096 bits (PKCS#8 or PKCS#1), or Ed25519 (PKCS#8). The key is sealed by the master key, and never shown.";
+
+/// What `domain key` does.
+#[derive(Subcommand, Debug)]
+pub(crate) enum KeyAction {
+    /// The keys and their states: `postrail domain key list example.org`
+    List {
+        name: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Add a key, made here or brought; it signs once its record is seen
+    #[command(after_help = BRING_EXAMPLES)]
+    Add {
+        name: String,
+        /// Of a key that is made here [default: rsa-sha256]
+        #[arg(long, conflicts_with = "private_key")]
+        algorithm: Option<KeyAlgorithm>,
+        /// [default: one that no key has had]
+        #[arg(long)]
+        selector: Option<String>,
+        /// A private key as PEM, from a file; `-`: from standard input
+        #[arg(long, value_name = "FILE")]
+        private_key: Option<PathBuf>,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Make a successor for each key that signs
+    #[command(after_help = ROTATE_EXAMPLES)]
+    Rotate {
+        name: String,
+        /// Of the keys of this algorithm alone
+        #[arg(long)]
+        algorithm: Option<KeyAlgorithm>,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Sign with a key from now on, seen or not; also takes back a former one: `postrail domain key sign example.org pr7r`
+    Sign {
+        name: String,
+        selector: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Stop signing with a key; of a former key, say that its record may go: `postrail domain key retire example.org pr1r`
+    Retire {
+        name: String,
+        selector: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Forget a key that waits, or is retired: `postrail domain key remove example.org pr1r`
+    Remove {
+        name: String,
+        selector: String,
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+/// What a DKIM key signs with.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyAlgorithm {
+    /// RSA of 2,048 bits
+    RsaSha256,
+    Ed25519Sha256,
+}
+
+impl KeyAlgorithm {
+    /// As the API writes it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::RsaSha256 => "rsa-sha256",
+            Self::Ed25519Sha256 => "ed25519-sha256",
+        }
+    }
+}
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DomainCommand {
@@ -71,6 +166,9 @@ pub(crate) enum DomainCommand {
         #[arg(long)]
         pool: Option<String>,
     },
+    /// Its DKIM keys: list, add, rotate, retire
+    #[command(subcommand)]
+    Key(KeyAction),
     /// Remove a domain with its keys; its mail is refused at once: `postrail domain remove example.org`
     Remove {
         name: String,
@@ -110,5 +208,11 @@ pub(crate) enum SettingsCommand {
         /// A name whose SPF record lists all sources, for domains to include; `none`: domains name their sources
         #[arg(long, value_name = "NAME")]
         spf_include: Option<String>,
+        /// The sending domain whose keys sign all mail, beside those of each mail's own domain; `none`: no domain
+        #[arg(long, value_name = "DOMAIN")]
+        platform_domain: Option<String>,
+        /// After how many days of signing a DKIM key gets a successor by itself; `never`: when you ask for one
+        #[arg(long, value_name = "DAYS")]
+        dkim_rotation_days: Option<String>,
     },
 }

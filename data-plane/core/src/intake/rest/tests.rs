@@ -28,6 +28,7 @@ fn snapshot() -> Snapshot {
         keys: Vec::new(),
         pool: None,
         standing: Default::default(),
+        is_platform: false,
     };
     Snapshot::new(SnapshotContent {
         revision: Revision(9),

@@ -30,6 +30,7 @@ fn domain(id: u32, tenant: u32, name: &str) -> SendingDomain {
         keys: Vec::new(),
         pool: None,
         standing: Default::default(),
+        is_platform: false,
     }
 }
 

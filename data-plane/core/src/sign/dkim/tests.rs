@@ -26,6 +26,8 @@ fn key(id: u32, algorithm: KeyAlgorithm) -> DkimKey {
         algorithm,
         sealed_private_key: Vec::new(),
         public_key: String::new(),
+        stage: Default::default(),
+        since_ms: 0,
     }
 }
 
@@ -183,9 +185,22 @@ fn every_occurrence_is_listed_and_one_more() {
 fn a_known_body_hash_gives_the_same_plan() {
     let keys = [key(1, KeyAlgorithm::RsaSha256)];
     let (given, at) = (message(HEADER, BODY), Timestamp::from_unix_ms(1));
-    let known = plan_with(&given, "x.example", &keys, at, body_hash(BODY.as_bytes()));
+    let known = plan_with(&given, [("x.example", &keys[..])], at, body_hash(BODY.as_bytes()));
     assert!(known.requests().eq(plan(&given, "x.example", &keys, at).requests()));
     assert_eq!(plan(&given, "x.example", &[], at).finish(vec![]), Bytes::new());
+}
+
+#[test]
+fn a_second_domain_signs_the_same_and_not_the_signature_of_the_first() {
+    let (own, platform) = ([key(1, KeyAlgorithm::RsaSha256)], [key(2, KeyAlgorithm::Ed25519Sha256)]);
+    let (given, at) = (message(HEADER, BODY), Timestamp::from_unix_ms(1));
+    let both = [("x.example", &own[..]), ("platform.example", &platform[..])];
+    let both = plan_with(&given, both, at, body_hash(BODY.as_bytes()));
+    let alone = plan(&given, "platform.example", &platform, at);
+    assert_eq!(both.requests().last(), alone.requests().last());
+    let fields = String::from_utf8(both.finish(vec![b"1".to_vec(), b"2".to_vec()]).to_vec()).unwrap();
+    let at = |domain: &str| fields.find(&format!("d={domain};")).unwrap();
+    assert!(at("x.example") < at("platform.example"), "{fields}");
 }
 
 proptest::proptest! {
