@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 
+use postrail_tests::namespace::Namespace;
 use postrail_tests::place::{Place, free_address};
 use postrail_tests::postrail::Postrail;
 use postrail_tests::receiver::Receiver;
@@ -273,4 +274,51 @@ fn a_tenant_cannot_take_a_domain_that_another_has_proved() {
     assert_eq!(world.call(&red, "DELETE", "/v2/domains/prize.test", None).0, 204);
     assert_eq!(world.call(&red, "POST", "/v2/domains", Some(&wanted)).0, 409, "it is in use");
     assert!(world.place.join("data").exists());
+}
+
+#[test]
+fn a_secondary_that_is_stale_is_named_with_what_it_has_and_keeps_a_new_key_from_signing() {
+    let addresses = Namespace::new();
+    let (first, second) = (addresses.outside, addresses.second_outside());
+    let servers = format!("@ NS one\n@ NS two\none A {first}\ntwo A {second}\n");
+    let (place, other) = (Place::new("differ"), Place::new("differ-second"));
+    let one = NameServer::start_at(&place, (first, 53).into(), &[SENDER, ("shop.test.", &servers)]);
+    let two = NameServer::start_at(&other, (second, 53).into(), &[("shop.test.", &servers)]);
+    let resolver = one.address().to_string();
+    let postrail = Postrail::start_with(&place, &["--resolver", &resolver, "--shards", "1"]);
+    let check = || postrail.control_ok("POST", "/v2/domains/shop.test/check", None);
+    let dns = json!({"name": "shop.test", "verification": "dns", "dkim_keys": ["ed25519-sha256"]});
+    let made = postrail.control_ok("POST", "/v2/domains", Some(&dns));
+    let everything = |domain: &Value| format!("{servers}{}", zone(domain, &[]));
+    one.replace("shop.test.", &everything(&made));
+
+    // Our name server has it all, and the second one of the zone has nothing.
+    let lacking = wait::until("the stale server to be named", || {
+        let checked = check();
+        let ownership = &record(&checked, "ownership")["check"];
+        (ownership["state"] == "wrong").then(|| ownership.clone())
+    });
+    let named = format!("two.shop.test ({second})");
+    assert!(text(&lacking, "detail").contains(&format!("{named} do not")), "{lacking}");
+    two.replace("shop.test.", &everything(&made));
+    wait::until("the domain to be verified", || (check()["standing"] == "verified").then_some(()));
+
+    // A new key, of which the second server does not know yet.
+    let rotated = postrail.control_ok("POST", "/v2/domains/shop.test/keys/rotate", Some(&json!({})));
+    one.replace("shop.test.", &everything(&rotated));
+    let (right, report) = wait::until("the first server's record to be seen", || {
+        Some(postrail.cli(&["domain", "check", "shop.test"]))
+            .filter(|(_, report)| report.contains("the zone's servers differ"))
+    });
+    assert!(right, "the key that signs is published everywhere: {report}");
+    assert!(report.contains(&format!("server   {named}: has nothing there")), "{report}");
+    assert!(report.contains(&format!("server   one.shop.test ({first}): has it")), "{report}");
+    let keys = postrail.cli(&["domain", "key", "list", "shop.test"]).1;
+    assert!(keys.contains("waiting") && keys.contains("signing"), "{keys}");
+    two.replace("shop.test.", &everything(&rotated));
+    wait::until("the new key to sign", || {
+        let checked = check();
+        let states: Vec<_> = checked["keys"].as_array().into_iter().flatten().map(|key| text(key, "state")).collect();
+        (states == ["former", "signing"]).then_some(())
+    });
 }

@@ -19,7 +19,7 @@ use super::problem::ProblemDocument;
 use super::tenants::present;
 use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records};
 use crate::plan::{Desired, DomainEntry, Verification, entity_tag};
-use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordState};
+use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordState, ServerSaid};
 
 /// A sending domain.
 #[derive(Debug, Serialize, ToSchema)]
@@ -93,6 +93,8 @@ pub(crate) struct CheckView {
     found: Vec<String>,
     /// The name server that said so.
     server: Option<String>,
+    /// What each of the zone's own servers says, where they do not all say what is wanted.
+    servers: Vec<ServerSaid>,
     /// What is wrong, or worth knowing; empty where there is nothing to say.
     detail: String,
     /// What to do about it; empty where there is nothing to do.
@@ -293,6 +295,7 @@ fn record_view(record: DnsRecord, checks: &[RecordCheck]) -> RecordView {
         state: check.state,
         found: check.found,
         server: check.server,
+        servers: check.servers,
         detail: check.detail,
         advice: check.advice,
         since_ms: check.since_ms,

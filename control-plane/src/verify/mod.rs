@@ -17,6 +17,7 @@ mod dmarc;
 mod hosts;
 mod ownership;
 mod records;
+mod servers;
 mod session;
 mod spf;
 mod standing;
@@ -64,12 +65,28 @@ pub(crate) struct RecordCheck {
     pub found: Vec<String>,
     /// The name server that said so.
     pub server: Option<String>,
+    /// What the zone's own servers say, where they do not say the same.
+    #[serde(default)]
+    pub servers: Vec<ServerSaid>,
     /// What is wrong, or worth knowing; empty where there is nothing to say.
     pub detail: String,
     /// What to do about it; empty where there is nothing to do.
     pub advice: String,
     /// Since when it is in this state, Unix milliseconds.
     pub since_ms: u64,
+}
+
+/// What one of the zone's own servers says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub(crate) struct ServerSaid {
+    /// Its name and address.
+    pub server: String,
+    /// Whether that is what has to be there.
+    pub is_right: bool,
+    /// What it has, as text.
+    pub found: Vec<String>,
+    /// Why it has not answered; empty where it has.
+    pub failure: String,
 }
 
 /// The last check of a domain, as it is stored.
@@ -90,6 +107,7 @@ struct Outcome {
     state: RecordState,
     found: Vec<String>,
     server: Option<String>,
+    servers: Vec<ServerSaid>,
     detail: String,
     advice: String,
 }
@@ -97,7 +115,8 @@ struct Outcome {
 impl Outcome {
     fn of(answer: &Answer, state: RecordState) -> Self {
         let server = answer.server.map(|server| server.to_string());
-        Self { state, found: words::found(answer), server, detail: String::new(), advice: String::new() }
+        let (found, servers) = (words::found(answer), Vec::new());
+        Self { state, found, server, servers, detail: String::new(), advice: String::new() }
     }
 
     fn saying(self, detail: impl Into<String>, advice: impl Into<String>) -> Self {
@@ -123,12 +142,13 @@ pub(crate) async fn check<L: Lookup>(
             Purpose::ReturnPath => hosts::return_path(&session, subject, &record).await,
             Purpose::Tracking => hosts::tracking(&session, subject, &record).await,
         };
+        let outcome = servers::agreed(&session, subject, &record, outcome).await;
         let old = before.into_iter().flat_map(|before| &before.records);
         let old = old.into_iter().find(|old| old.purpose == record.purpose && old.name == record.name);
         let since_ms = old.filter(|old| old.state == outcome.state).map_or(now_ms, |old| old.since_ms);
-        let Outcome { state, found, server, detail, advice } = outcome;
+        let Outcome { state, found, server, servers, detail, advice } = outcome;
         let (purpose, name) = (record.purpose, record.name);
-        checks.push(RecordCheck { purpose, name, state, found, server, detail, advice, since_ms });
+        checks.push(RecordCheck { purpose, name, state, found, server, servers, detail, advice, since_ms });
     }
     checks
 }

@@ -1,7 +1,7 @@
 //! The questions of one check: none is asked twice, there are only so many, and none is answered after the check's time.
 //!
 //! Name servers that leave [`SILENCES_MAX`] questions in a row without an answer are not asked any more: a check of many
-//! records ends soon also where nobody answers.
+//! records ends soon also where nobody answers. One of a zone's own servers that is silent is not asked again.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,6 +28,8 @@ struct State {
     silences: u32,
     /// The last of those.
     silence: Option<Answer>,
+    /// Servers of zones that have left a question without an answer, with that.
+    silent: HashMap<IpAddr, Answer>,
 }
 
 impl<'a, L: Lookup> Session<'a, L> {
@@ -65,6 +67,9 @@ impl State {
         if self.silences >= SILENCES_MAX && key.0.is_none() {
             return self.silence.clone();
         }
+        if let Some(answer) = key.0.and_then(|server| self.silent.get(&server)) {
+            return Some(answer.clone());
+        }
         if self.asked == DOMAIN_CHECK_QUESTIONS_MAX {
             return Some(Answer::failed(None, Failure::TooMany));
         }
@@ -77,6 +82,9 @@ impl State {
             let silent = answer.failure() == Some(Failure::Timeout);
             self.silences = if silent { self.silences + 1 } else { 0 };
             self.silence = silent.then(|| answer.clone());
+        }
+        if let Some(server) = key.0.filter(|_| answer.failure() == Some(Failure::Timeout)) {
+            self.silent.insert(server, answer.clone());
         }
         self.known.insert(key, answer.clone());
     }

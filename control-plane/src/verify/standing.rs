@@ -76,6 +76,7 @@ mod tests {
             state,
             found: Vec::new(),
             server: None,
+            servers: Vec::new(),
             detail: String::new(),
             advice: String::new(),
             since_ms: 0,

@@ -233,6 +233,42 @@ async fn servers_of_the_zone_that_differ_are_named() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_right_at_our_server_and_stale_at_one_of_the_zones_is_wrong_and_the_server_is_named() {
+    let servers =
+        "a.example NS ns1.example\na.example NS ns2.example\nns1.example A 192.0.2.53\nns2.example A 192.0.2.54";
+    let key = format!("v=DKIM1; k=ed25519; p={EDWARDS}");
+    let names = ["_postrail.a.example", "a.example", "r._domainkey.a.example", "_dmarc.a.example"];
+    let texts: Vec<String> =
+        right().lines().filter(|line| line.contains(" TXT ")).map(|line| line.trim().to_owned()).collect();
+    let at = |server: &str| texts.iter().map(|line| format!("@{server} {line}\n")).collect::<String>();
+    let same = format!("{}\n{servers}\n{}{}", right(), at("192.0.2.53"), at("192.0.2.54"));
+    for record in check(&subject(), &Zone::read(&same), None, 7).await {
+        assert_eq!((record.state, record.detail.as_str()), (RecordState::Ok, ""), "{record:?}");
+    }
+    let stale = same.replace(
+        &format!("@192.0.2.54 e._domainkey.a.example TXT {key}"),
+        "@192.0.2.54 e._domainkey.a.example TXT v=DKIM1; k=ed25519; p=QUJD",
+    );
+    let found = look(&stale, Purpose::Dkim, "e._domainkey.a.example").await;
+    assert_eq!(found.state, RecordState::Wrong);
+    assert!(found.detail.contains("ns2.example (192.0.2.54) do not"), "{found:?}");
+    let said: Vec<_> = found.servers.iter().map(|said| (said.is_right, said.found[0].as_str())).collect();
+    assert_eq!(said, [(true, key.as_str()), (false, "v=DKIM1; k=ed25519; p=QUJD")]);
+    for name in names {
+        let purposes = check(&subject(), &Zone::read(&stale), None, 7).await;
+        let record = purposes.into_iter().find(|record| record.name == name).expect("it is checked");
+        assert_eq!(record.state, RecordState::Ok, "{record:?}");
+    }
+    // One that does not answer is told, and held against nobody.
+    let silent = texts.iter().fold(same.clone(), |zone, line| zone.replace(&format!("@192.0.2.54 {line}\n"), ""));
+    let name = |line: &String| format!("@192.0.2.54 {} FAIL timeout\n", line.split(' ').next().unwrap_or_default());
+    let silent = format!("{silent}{}", texts.iter().map(name).collect::<String>());
+    let found = look(&silent, Purpose::Ownership, "_postrail.a.example").await;
+    assert_eq!(found.state, RecordState::Ok);
+    assert!(found.detail.contains("not every server of the zone answers: ns2.example"), "{found:?}");
+}
+
+#[tokio::test]
 async fn a_state_keeps_the_time_since_when_it_lasts() {
     let first = check(&subject(), &Zone::read(""), None, 7).await;
     let before = DomainCheck { checked_at_ms: 7, records: first, ..DomainCheck::default() };

@@ -1,11 +1,9 @@
 //! What is wrong, in words for who keeps the zone; and the questions that find out which mistake it was.
 
-use std::net::IpAddr;
-
 use postrail_schema::limits::DOMAIN_FOUND_CHARS_MAX;
 
 use super::session::Session;
-use super::{DnsRecord, Outcome, RecordState, Subject};
+use super::{DnsRecord, Outcome, RecordState, ServerSaid, Subject, servers};
 use crate::dns::{Answer, Data, Found, Kind, Lookup};
 
 /// What an answer has, as text.
@@ -77,9 +75,10 @@ pub(super) async fn mistake<L: Lookup>(
         let detail = format!("the record is at {doubled}: the panel has added the domain a second time");
         return wrong(detail, format!("Enter {short} as its name, without the domain."));
     }
-    if let Some(detail) = servers_differ(session, subject, record, &fits).await {
+    if let Some((detail, servers)) = servers_differ(session, subject, record, &fits).await {
         let advice = "Wait until the zone is the same on all its servers; if it stays so, ask who runs them.";
-        return wrong(detail, advice.to_owned());
+        let outcome = Outcome { servers, ..Outcome::of(answer, RecordState::Wrong) };
+        return Some(outcome.saying(detail, advice));
     }
     if !texts.is_empty()
         && let Some((_, parent)) = record.name.split_once('.')
@@ -92,69 +91,30 @@ pub(super) async fn mistake<L: Lookup>(
     None
 }
 
-/// Asks the zone's own servers; what to say if one of them has what is wanted.
+/// Asks the zone's own servers; what to say if one of them has what is wanted, and what each says.
 async fn servers_differ<L: Lookup>(
     session: &Session<'_, L>,
     subject: &Subject,
     record: &DnsRecord,
     fits: impl Fn(&[String]) -> bool,
-) -> Option<String> {
-    let (mut have, mut lack) = (Vec::new(), Vec::new());
-    for (name, address) in zone_servers(session, &subject.name).await {
-        let answer = session.ask_at(address, &record.name, Kind::Txt).await;
-        if answer.failure().is_some() {
-            continue;
-        }
-        if fits(&answer.texts()) {
-            have.push(format!("{name} ({address})"));
-        } else {
-            lack.push(format!("{name} ({address})"));
-        }
-    }
-    let (have, lack) = match (have.is_empty(), lack.is_empty()) {
-        (true, _) => return None,
-        (false, true) => {
-            let have = have.join(", ");
-            return Some(format!(
-                "the zone's own servers have it ({have}); our name server still remembers what was before"
-            ));
-        }
-        (false, false) => (have.join(", "), lack.join(", ")),
+) -> Option<(String, Vec<ServerSaid>)> {
+    let servers = servers::ask_each(session, subject, record, |answer| fits(&answer.texts())).await;
+    let named = |right: bool| {
+        let those = servers.iter().filter(|said| said.failure.is_empty() && said.is_right == right);
+        those.map(|said| said.server.as_str()).collect::<Vec<_>>().join(", ")
     };
-    Some(format!("only some of the zone's servers have it: {have} do, {lack} do not"))
-}
-
-/// The servers of the zone that holds `domain`, each with an address.
-async fn zone_servers<L: Lookup>(session: &Session<'_, L>, domain: &str) -> Vec<(String, IpAddr)> {
-    let mut zone = domain;
-    let names = loop {
-        let answer = session.ask(zone, Kind::Ns).await;
-        let names = answer.data().iter().filter_map(|data| match data {
-            Data::Name(name) => Some(name.clone()),
-            _ => None,
-        });
-        let names: Vec<_> = names.take(ZONE_SERVERS_MAX).collect();
-        let Some((_, parent)) = zone.split_once('.').filter(|_| names.is_empty()) else { break names };
-        if !parent.contains('.') {
-            break names;
-        }
-        zone = parent;
-    };
-    let mut servers = Vec::new();
-    for name in names {
-        let v4 = session.ask(&name, Kind::A).await.addresses();
-        let address = match v4.first() {
-            Some(address) => Some(*address),
-            None => session.ask(&name, Kind::Aaaa).await.addresses().first().copied(),
-        };
-        servers.extend(address.map(|address| (name, address)));
+    let (have, lack) = (named(true), named(false));
+    if have.is_empty() {
+        return None;
     }
-    servers
+    let detail = match lack.is_empty() {
+        true => format!("the zone's own servers have it ({have}); our name server still remembers what was before"),
+        false => format!("only some of the zone's servers have it: {have} do, {lack} do not"),
+    };
+    Some((detail, servers))
 }
 
 /// Texts of one name that are kept.
 const FOUND_MAX: usize = 10;
-/// Servers of a zone that are asked themselves.
-const ZONE_SERVERS_MAX: usize = 6;
 /// A label that nobody publishes.
 const NO_SUCH_LABEL: &str = "postrail-no-such-name";

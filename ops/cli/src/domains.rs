@@ -121,12 +121,27 @@ fn report(domain: &Value) -> String {
                 say("found", &table::plain(found));
             }
             say("said by", &server);
+            for said in check["servers"].as_array().into_iter().flatten() {
+                say("server", &server_said(said));
+            }
         }
         if advice != "-" {
             say("do", &advice);
         }
     }
     report
+}
+
+/// What one of the zone's own servers says.
+fn server_said(said: &Value) -> String {
+    let found: Vec<_> = said["found"].as_array().into_iter().flatten().map(table::plain).collect();
+    let what = match (text(said, "failure").as_str(), said["is_right"] == true) {
+        ("-" | "", true) => "has it".to_owned(),
+        ("-" | "", false) if found.is_empty() => "has nothing there".to_owned(),
+        ("-" | "", false) => format!("has {}", found.join(" | ")),
+        (failure, _) => failure.to_owned(),
+    };
+    format!("{}: {what}", text(said, "server"))
 }
 
 fn headline(domain: &Value) -> String {
