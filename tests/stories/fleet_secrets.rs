@@ -1,7 +1,9 @@
 //! The master key: from a file or from the environment, another one without a break, and nowhere else to be found.
 
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,13 +11,13 @@ use postrail_tests::child::try_run;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Member, Plan};
 use postrail_tests::place::Place;
-use postrail_tests::postrail::binary;
+use postrail_tests::postrail::{Postrail, binary};
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
 use serde_json::json;
 
-use crate::durability::ZONE;
+use crate::durability::{ZONE, job};
 
 /// `postrail key …` on the host of the control plane.
 fn key(fleet: &Fleet, command: &str) -> (bool, String) {
@@ -143,6 +145,85 @@ fn another_master_key_takes_over_without_a_break_and_is_nowhere_to_be_read() {
     restart(&mut fleet);
     mail(&fleet, &receiver, "without-the-former");
     assert_nowhere(&fleet, place.path(), &[former, next]);
+}
+
+/// Enough for several steps of a rotation.
+const MANY_DOMAINS: usize = 150;
+
+/// One mail from every domain, each with a signature of its own domain.
+fn every_domain_signs(postrail: &Postrail, receiver: &Receiver, what: &str) {
+    let before = receiver.arrived().len();
+    for number in 0..MANY_DOMAINS {
+        let from = json!({"email": format!("app@d{number}.test")});
+        let mut mail = job(&format!("{what}@receiver.test"));
+        mail["mail"] = json!({"from": from, "mimeFrom": from});
+        let (status, answer) = postrail.submit(&mail);
+        assert_eq!(status, 202, "{what}: {answer}");
+    }
+    let arrived = receiver.wait_for(before + MANY_DOMAINS);
+    let signed: BTreeSet<String> = arrived[before..].iter().map(|mail| signer(&mail.content)).collect();
+    assert_eq!(signed.len(), MANY_DOMAINS, "{what}: {signed:?}");
+}
+
+/// The `d=` of the only signature of a mail.
+fn signer(mail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(mail);
+    assert_eq!(text.matches("DKIM-Signature:").count(), 1, "{text}");
+    let after = text.split(" d=").nth(1).and_then(|rest| rest.split(';').next());
+    after.expect("a signature names its domain").to_owned()
+}
+
+/// Begins a rotation and kills the control plane after its first step of those that are left; what the command said.
+fn rotate_until_killed(postrail: &mut Postrail) -> String {
+    let mut command = Command::new(binary());
+    command.args(["key", "rotate", "--api", &format!("http://{}", postrail.api), "--data"]).arg(postrail.data());
+    let mut rotation = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the command starts");
+    let mut said = BufReader::new(rotation.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it tells each step");
+    postrail.child().kill();
+    assert!(!rotation.wait().expect("our own child").success(), "it was cut short after: {line}");
+    postrail.start_again();
+    line
+}
+
+#[test]
+fn a_rotation_that_is_killed_again_and_again_ends_and_every_domain_signs_all_the_while() {
+    let place = Place::new("master-key-killed");
+    let (names, receiver) = (NameServer::start(&place, &[ZONE]), Receiver::local());
+    let mut postrail = Postrail::start(&place, names.address(), receiver.address().port());
+    for number in 0..MANY_DOMAINS {
+        let domain = json!({"name": format!("d{number}.test"), "dkim_keys": ["ed25519-sha256"]});
+        postrail.control_ok("POST", "/v2/domains", Some(&domain));
+    }
+    postrail.settled_configuration();
+    every_domain_signs(&postrail, &receiver, "before");
+    let (made, text) = postrail.cli(&["key", "next"]);
+    assert!(made, "{text}");
+    postrail.kill_and_restart();
+
+    // One domain more is the installation's own.
+    let first = rotate_until_killed(&mut postrail);
+    assert!(first.starts_with("32 domains done, 119 left"), "{first}");
+    every_domain_signs(&postrail, &receiver, "killed-once");
+    let second = rotate_until_killed(&mut postrail);
+    assert!(second.starts_with("32 domains done, ") && second != first, "{second}");
+    every_domain_signs(&postrail, &receiver, "killed-twice");
+
+    let (done, text) = postrail.cli(&["key", "rotate"]);
+    assert!(done, "{text}");
+    let (done, text) = postrail.cli(&["key", "rotate"]);
+    assert!(done && text.contains("0 domains"), "nothing is left: {text}");
+    let next = std::fs::read(postrail.data().join("master.key.next")).expect("the next key");
+    postrail.kill_and_restart();
+    assert_eq!(
+        std::fs::read(postrail.data().join("master.key")).expect("a key"),
+        next,
+        "the next key is the current one"
+    );
+    std::fs::remove_file(postrail.data().join("master.key.former")).expect("the former one is kept until then");
+    postrail.kill_and_restart();
+    every_domain_signs(&postrail, &receiver, "by-the-next-key-alone");
 }
 
 #[test]
