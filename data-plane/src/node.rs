@@ -15,7 +15,6 @@ use postrail_core::base::Instant;
 use postrail_core::dns::ResolverConfig;
 use postrail_core::mail::Domain;
 use postrail_core::rules::SourceOwners;
-use postrail_core::schedule::RetryPolicy;
 use postrail_schema::ids::ShardId;
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
@@ -54,7 +53,6 @@ pub struct NodeConfig {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// How long a drain may take.
     pub drain: Duration,
-    pub retry: RetryPolicy,
     /// Where jobs are looked up: `http://127.0.0.1:8081`.
     pub control_url: String,
     /// Addresses move between hosts: none is used but those that [`crate::lease`] says are held.
@@ -205,7 +203,6 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             data: config.data.clone(),
             hostname: config.hostname.as_str().into(),
             shards,
-            retry: config.retry,
             master_keys: Arc::new(config.master_keys.clone()),
             acceptor: Some(Acceptor::new(identity.server_config()?)),
             connector: Connector::system()?,

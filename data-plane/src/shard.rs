@@ -18,7 +18,7 @@ use postrail_core::events::dsn;
 use postrail_core::intake::idempotency::Keys;
 use postrail_core::mail::Job;
 use postrail_core::rules::SourceOwners;
-use postrail_core::schedule::{RetryPolicy, WaitReason};
+use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, ShardId, TenantId};
@@ -48,7 +48,6 @@ pub struct NodeFacts {
     pub data: PathBuf,
     pub hostname: Arc<str>,
     pub shards: u16,
-    pub retry: RetryPolicy,
     pub master_keys: Arc<MasterKeys>,
     pub acceptor: Option<Acceptor>,
     pub connector: Connector,
@@ -139,14 +138,8 @@ impl<P: Platform> Runtime<P> {
         let mut random = Random::new(platform.entropy());
         let now = Moment { instant: platform.now(), wall: platform.timestamp() };
         let seed = random.next_u64();
-        let config = Config {
-            shard: id,
-            shards: node.shards,
-            retry: node.retry,
-            seed,
-            owners: node.owners.clone(),
-            is_leasing: node.is_leasing,
-        };
+        let config =
+            Config { shard: id, shards: node.shards, seed, owners: node.owners.clone(), is_leasing: node.is_leasing };
         let seed = MapSeed::new(&mut random);
         let inner = Inner {
             id,

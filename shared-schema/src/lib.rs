@@ -6,6 +6,8 @@
 //! - [`access`]: what a credential may do, and from where,
 //! - [`allocation`]: which host may use which address, and what hosts say of themselves,
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
+//! - [`selector`]: which mail a rule is about, and which of several rules counts,
+//! - [`policy`]: how mail is tried again and when it is given up,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
@@ -24,10 +26,12 @@ pub mod ids;
 pub mod keys;
 pub mod limits;
 mod octets;
+pub mod policy;
 pub mod problem;
 pub mod publication;
 pub mod region;
 pub mod sealed;
+pub mod selector;
 pub mod snapshot;
 pub mod standing;
 pub mod wire;

@@ -195,6 +195,13 @@ pub const RETRY_DELAY_FIRST: Duration = Duration::from_secs(300);
 pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(4 * 3600);
 /// Factor between retries, in percent.
 pub const RETRY_FACTOR_PERCENT: u32 = 150;
+/// The delays of a retry policy, seconds: over it 422.
+pub const RETRY_DELAY_S_MAX: u32 = 7 * 24 * 3600;
+/// The factor of a retry policy, percent: over it 422.
+pub const RETRY_FACTOR_PERCENT_MAX: u32 = 1_000;
+/// The expiry of a retry policy, seconds, from which and to which: outside 422.
+pub const EXPIRY_S_MIN: u32 = 10;
+pub const EXPIRY_S_MAX: u32 = 30 * 24 * 3600;
 /// Age at which transactional mail expires.
 pub const EXPIRY_TRANSACTIONAL: Duration = Duration::from_secs(24 * 3600);
 /// Age at which other mail expires.
@@ -247,8 +254,8 @@ pub const ETCD_OPERATIONS_MAX: usize = 128;
 pub const ETCD_REQUEST_BYTES_MAX: usize = 1_400_000;
 /// Ids of one chunk of a publication: what changes together on the wire when one record does.
 pub const CHUNK_IDS: u32 = 64;
-/// Chunks of routes, which have no ids: a route's chunk is drawn from its domain.
-pub const ROUTE_CHUNKS: u32 = 256;
+/// Chunks of what has a name and no id, such as routes, of one kind: the chunk is drawn from the name.
+pub const NAMED_CHUNKS: u32 = 256;
 /// One chunk of a publication, octets.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Chunks of a publication.
@@ -387,7 +394,7 @@ const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a 
 const _: () = assert!(CHUNKS_MAX * 36 + REGIONS_MAX * 512 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
 const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
 const _: () = assert!(
-    8 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + ROUTE_CHUNKS as usize <= CHUNKS_MAX,
+    8 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 3 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
     "all resources fit the chunks, if their ids are dense"
 );
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");

@@ -16,7 +16,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::ids::{PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::keys::CHUNKS;
-use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, ROUTE_CHUNKS};
+use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, NAMED_CHUNKS};
 use crate::region::Region;
 use crate::snapshot::{
     Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Suspension, SuspensionTarget,
@@ -36,10 +36,12 @@ pub enum ChunkKind {
     Suspensions,
     /// Where credentials of regions are served; of all regions, for every host.
     Signposts,
+    RetryPolicies,
+    RoutingRules,
 }
 
 impl ChunkKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Tenants,
         Self::Credentials,
         Self::Domains,
@@ -48,6 +50,8 @@ impl ChunkKind {
         Self::Routes,
         Self::Suspensions,
         Self::Signposts,
+        Self::RetryPolicies,
+        Self::RoutingRules,
     ];
 
     /// As in keys.
@@ -61,6 +65,8 @@ impl ChunkKind {
             Self::Routes => "routes",
             Self::Suspensions => "suspensions",
             Self::Signposts => "signposts",
+            Self::RetryPolicies => "retry_policies",
+            Self::RoutingRules => "routing_rules",
         }
     }
 
@@ -74,10 +80,10 @@ pub const fn bucket_of(id: u32) -> u32 {
     id / CHUNK_IDS
 }
 
-/// The bucket of a route: FNV-1a of its domain.
-pub fn route_bucket(domain: &str) -> u32 {
-    let hash = domain.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash % ROUTE_CHUNKS
+/// The bucket of a record that has a name and no id: FNV-1a of the name.
+pub fn named_bucket(name: &str) -> u32 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % NAMED_CHUNKS
 }
 
 /// What a chunk is about.
@@ -249,7 +255,7 @@ pub fn divide(
         parts.at(ChunkKind::Pools, bucket_of(pool.id.0), region).pools.push(pool);
     }
     for route in content.routes {
-        parts.at(ChunkKind::Routes, route_bucket(&route.domain), None).routes.push(route);
+        parts.at(ChunkKind::Routes, named_bucket(&route.domain), None).routes.push(route);
     }
     for suspension in content.suspensions {
         let region = tenant_of(&suspension).and_then(&region_of);
@@ -257,6 +263,14 @@ pub fn divide(
     }
     for signpost in content.signposts {
         parts.at(ChunkKind::Signposts, bucket_of(signpost.credential.0), None).signposts.push(signpost);
+    }
+    for policy in content.retry_policies {
+        let region = policy.selector.tenant.and_then(&region_of);
+        parts.at(ChunkKind::RetryPolicies, named_bucket(&policy.name), region).retry_policies.push(policy);
+    }
+    for rule in content.routing_rules {
+        let region = rule.selector.tenant.and_then(&region_of);
+        parts.at(ChunkKind::RoutingRules, named_bucket(&rule.name), region).routing_rules.push(rule);
     }
     parts.0
 }
@@ -311,7 +325,7 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
             part.pools = found.filter(|found| is_of(found.tenant)).cloned().collect();
         }
         ChunkKind::Routes => {
-            let found = snapshot.routes.values().filter(|route| route_bucket(&route.domain) == place.bucket);
+            let found = snapshot.routes.values().filter(|route| named_bucket(&route.domain) == place.bucket);
             part.routes = found.cloned().collect();
         }
         ChunkKind::Suspensions => {
@@ -321,6 +335,14 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
         ChunkKind::Signposts => {
             part.signposts =
                 snapshot.signposts.values().filter(|found| ids.contains(&found.credential.0)).copied().collect();
+        }
+        ChunkKind::RetryPolicies => {
+            let found = snapshot.policies.retry.values().filter(|found| named_bucket(&found.name) == place.bucket);
+            part.retry_policies = found.filter(|found| is_of(found.selector.tenant)).cloned().collect();
+        }
+        ChunkKind::RoutingRules => {
+            let found = snapshot.policies.routing.values().filter(|found| named_bucket(&found.name) == place.bucket);
+            part.routing_rules = found.filter(|found| is_of(found.selector.tenant)).cloned().collect();
         }
     }
     part
@@ -407,11 +429,14 @@ fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
     let sources = part.sources.iter().map(move |record| at(ChunkKind::Sources, record.id.0));
     let pools = part.pools.iter().map(move |record| at(ChunkKind::Pools, record.id.0));
     let routes = part.routes.iter();
-    let routes = routes.map(|route| ChunkPlace::everywhere(ChunkKind::Routes, route_bucket(&route.domain)));
+    let routes = routes.map(|route| ChunkPlace::everywhere(ChunkKind::Routes, named_bucket(&route.domain)));
     let suspensions = part.suspensions.iter().map(move |record| at(ChunkKind::Suspensions, record.id.0));
     let signposts = part.signposts.iter().map(move |record| at(ChunkKind::Signposts, record.credential.0));
     let of_tenants = tenants.chain(credentials).chain(domains).chain(signposts);
-    of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions)
+    let named = |kind, name: &str| ChunkPlace::everywhere(kind, named_bucket(name));
+    let rules = part.routing_rules.iter().map(move |rule| named(ChunkKind::RoutingRules, &rule.name));
+    let retry = part.retry_policies.iter().map(move |policy| named(ChunkKind::RetryPolicies, &policy.name));
+    of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions).chain(retry).chain(rules)
 }
 
 fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
@@ -423,6 +448,8 @@ fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
     to.routes.append(&mut part.routes);
     to.suspensions.append(&mut part.suspensions);
     to.signposts.append(&mut part.signposts);
+    to.retry_policies.append(&mut part.retry_policies);
+    to.routing_rules.append(&mut part.routing_rules);
 }
 
 #[cfg(test)]

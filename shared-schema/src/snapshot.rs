@@ -18,6 +18,7 @@ use crate::access::{Network, Scopes};
 use crate::allocation::HostNeeds;
 use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::octets;
+use crate::policy::{Policies, RetryPolicy, RoutingRule};
 use crate::region::{Region, Signpost, mark_of};
 use crate::standing::Standing;
 
@@ -204,6 +205,16 @@ pub struct EgressPool {
     /// `None`: shared by all tenants.
     pub tenant: Option<TenantId>,
     pub members: Vec<PoolMember>,
+    /// What it carries; empty: all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub classes: BTreeSet<TrafficClass>,
+}
+
+impl EgressPool {
+    /// Whether it carries mail of that class of that tenant.
+    pub fn carries(&self, tenant: TenantId, class: TrafficClass) -> bool {
+        self.tenant.is_none_or(|owner| owner == tenant) && (self.classes.is_empty() || self.classes.contains(&class))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -265,6 +276,10 @@ pub struct SnapshotContent {
     pub suppressions: Vec<Suppression>,
     pub regions: Vec<Region>,
     pub signposts: Vec<Signpost>,
+    #[serde(default)]
+    pub retry_policies: Vec<RetryPolicy>,
+    #[serde(default)]
+    pub routing_rules: Vec<RoutingRule>,
 }
 
 /// Why a snapshot's content cannot be applied.
@@ -299,6 +314,7 @@ pub struct Snapshot {
     pub regions: Arc<BTreeMap<RegionId, Region>>,
     /// By mark.
     pub signposts: Arc<BTreeMap<u64, Signpost>>,
+    pub policies: Arc<Policies>,
 }
 
 impl Snapshot {
@@ -331,6 +347,7 @@ impl Snapshot {
         next.replace_domains(gone, come.domains)?;
         next.replace_routes(gone, come.routes)?;
         next.replace_suspensions(gone, come.suspensions);
+        next.replace_policies(gone, come.retry_policies, come.routing_rules)?;
         if sources_gone {
             next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
         }
@@ -556,11 +573,6 @@ impl Snapshot {
             return None;
         }
         self.regions.get(&self.signposts.get(&mark_of(secret))?.region)
-    }
-
-    /// The pool that carries mail of `domain`.
-    pub fn pool_of(&self, domain: &SendingDomain) -> Option<&EgressPool> {
-        self.pools.get(&domain.pool.or(self.default_pool)?)
     }
 
     /// The route for a recipient domain: its own, else the one for `*`.

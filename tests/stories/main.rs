@@ -32,6 +32,8 @@ mod operations_domains;
 mod operations_keys;
 mod operations_pinning;
 mod operations_view;
+mod policies_retry;
+mod policies_routing;
 mod submission_clients;
 mod submission_idempotency;
 mod submission_openapi;

@@ -12,6 +12,7 @@ mod domain_keys;
 mod domains;
 mod edge;
 mod events;
+mod explain;
 mod extract;
 mod fleet;
 mod hosts;
@@ -24,8 +25,10 @@ mod pools;
 mod problem;
 mod queue;
 mod regions;
+mod retry_policies;
 mod rights;
 mod routes;
+mod routing_rules;
 mod settings;
 mod sources;
 mod state;
@@ -109,6 +112,17 @@ fn configuration() -> Router<Shared> {
         .route("/pools/{name}", get(pools::show).put(pools::replace).delete(pools::delete))
         .route("/routes", get(routes::list).post(routes::create))
         .route("/routes/{domain}", get(routes::show).delete(routes::delete))
+        .route("/retry-policies", get(retry_policies::list).post(retry_policies::create))
+        .route(
+            "/retry-policies/{name}",
+            get(retry_policies::show).put(retry_policies::replace).delete(retry_policies::delete),
+        )
+        .route("/routing-rules", get(routing_rules::list).post(routing_rules::create))
+        .route(
+            "/routing-rules/{name}",
+            get(routing_rules::show).put(routing_rules::replace).delete(routing_rules::delete),
+        )
+        .route("/explain", get(explain::show))
         .route("/suspensions", get(suspensions::list).post(suspensions::create))
         .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
         .route("/suppressions", get(suppressions::list).post(suppressions::create))

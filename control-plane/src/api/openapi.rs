@@ -8,8 +8,9 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domain_keys, domains, events, hosts, jobs, master_key, operators, pools, queue, regions,
-    routes, settings, sources, state, status, suppressions, suspensions, tenants,
+    audit, credentials, domain_keys, domains, events, explain, hosts, jobs, master_key, operators, pools, queue,
+    regions, retry_policies, routes, routing_rules, settings, sources, state, status, suppressions, suspensions,
+    tenants,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +30,10 @@ use super::{
         sources::list, sources::create, sources::show, sources::replace, sources::delete,
         pools::list, pools::create, pools::show, pools::replace, pools::delete,
         routes::list, routes::create, routes::show, routes::delete,
+        retry_policies::list, retry_policies::create, retry_policies::show, retry_policies::replace,
+        retry_policies::delete,
+        routing_rules::list, routing_rules::create, routing_rules::show, routing_rules::replace, routing_rules::delete,
+        explain::show,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
         hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,

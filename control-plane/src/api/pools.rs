@@ -1,9 +1,11 @@
 //! `/v2/pools`. A tenant sees its own pools and the shared ones.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use postrail_schema::snapshot::EgressPool;
+use postrail_schema::snapshot::{EgressPool, TrafficClass};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +24,9 @@ pub(crate) struct PoolView {
     /// Null: shared by all tenants.
     tenant: Option<String>,
     members: Vec<Member>,
+    /// The traffic classes that it carries; empty: all.
+    #[schema(value_type = Vec<String>)]
+    classes: BTreeSet<TrafficClass>,
 }
 
 /// A source of a pool.
@@ -40,6 +45,10 @@ pub(crate) struct PoolBody {
     #[serde(default)]
     tenant: Option<String>,
     members: Vec<Member>,
+    /// The traffic classes that it carries; all by default.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    classes: BTreeSet<TrafficClass>,
 }
 
 /// A pool but for its name, which is in the path.
@@ -49,6 +58,9 @@ pub(crate) struct PoolValue {
     #[serde(default)]
     tenant: Option<String>,
     members: Vec<Member>,
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    classes: BTreeSet<TrafficClass>,
 }
 
 #[utoipa::path(get, path = "/v2/pools", tag = "pools", params(PageParams),
@@ -66,7 +78,7 @@ pub(crate) async fn create(
     _: Operator,
     Body(body): Body<PoolBody>,
 ) -> Result<(StatusCode, Tagged<PoolView>), ProblemDocument> {
-    let new = NewPool { name: body.name, tenant: body.tenant, members: named(body.members) };
+    let new = NewPool { name: body.name, tenant: body.tenant, members: named(body.members), classes: body.classes };
     let pool = shared.run(move |app| app.put_pool(&new, None)).await?;
     Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &pool)))
 }
@@ -94,7 +106,7 @@ pub(crate) async fn replace(
     Body(body): Body<PoolValue>,
 ) -> Result<Tagged<PoolView>, ProblemDocument> {
     let when = when.sending(&body);
-    let new = NewPool { name, tenant: body.tenant, members: named(body.members) };
+    let new = NewPool { name, tenant: body.tenant, members: named(body.members), classes: body.classes };
     let pool = shared.run(move |app| app.put_pool(&new, Some(&when))).await?;
     Ok(tagged(&shared.app.desired(), &pool))
 }
@@ -129,6 +141,7 @@ fn view(desired: &Desired, pool: &EgressPool) -> PoolView {
         name: pool.name.clone(),
         tenant: pool.tenant.and_then(|tenant| desired.tenants.get(&tenant)).map(|tenant| tenant.name.clone()),
         members: members.collect(),
+        classes: pool.classes.clone(),
     }
 }
 

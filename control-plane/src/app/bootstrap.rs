@@ -165,6 +165,7 @@ fn make_egress(draft: &mut Draft, hostname: &str) -> Result<(), AppError> {
         name: DEFAULT.to_owned(),
         tenant: None,
         members: vec![PoolMember { source: source.id, weight: 1 }],
+        classes: Default::default(),
     };
     draft.put(source)?;
     draft.put(pool)

@@ -1,10 +1,11 @@
 //! Sources, pools and routes: what mail leaves by.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use postrail_schema::allocation::{Carrier, HostNeeds};
 use postrail_schema::limits::{CAPABILITIES_MAX, POOL_MEMBERS_MAX};
-use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Route};
+use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Route, TrafficClass};
 
 use super::{App, AppError, Precondition, names};
 use crate::plan::{Desired, PoolEntry, RouteEntry, SourceEntry};
@@ -35,6 +36,8 @@ pub(crate) struct NewPool {
     pub tenant: Option<String>,
     /// Sources by name, with weights.
     pub members: Vec<(String, u32)>,
+    /// What it carries; empty: all.
+    pub classes: BTreeSet<TrafficClass>,
 }
 
 /// A route to make or to replace.
@@ -106,7 +109,7 @@ impl App {
                 (Some(_), None) => return Err(AppError::conflict(format!("pool {name} exists"))),
                 (None, Some(_)) => return Err(AppError::not_found("pool", &*name)),
             };
-            let pool = EgressPool { id, name: name.clone(), tenant, members };
+            let pool = EgressPool { id, name: name.clone(), tenant, members, classes: new.classes.clone() };
             draft.put(pool.clone())?;
             Ok(pool)
         })

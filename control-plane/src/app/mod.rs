@@ -17,6 +17,7 @@ mod domain_keys;
 mod domains;
 mod egress;
 mod error;
+mod explain;
 mod fleet;
 mod hosts;
 mod keys;
@@ -25,6 +26,7 @@ mod large;
 mod master;
 mod names;
 mod operators;
+mod policies;
 mod precondition;
 mod publication;
 mod regions;
@@ -45,7 +47,7 @@ use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::publication::ChunkPlace;
 use postrail_schema::sealed::MasterKeys;
-use postrail_schema::snapshot::Tenant;
+use postrail_schema::snapshot::{Snapshot, Tenant};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -58,6 +60,7 @@ pub(crate) use domain_keys::{KeyAct, NewKey};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
 pub(crate) use error::AppError;
+pub(crate) use explain::{Asked, Explained};
 pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
 pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
@@ -115,6 +118,7 @@ struct Current {
 #[derive(Clone)]
 struct Shown {
     desired: Arc<Desired>,
+    snapshot: Arc<Snapshot>,
     problems: Arc<[Problem]>,
 }
 
@@ -198,6 +202,12 @@ impl App {
     /// Desired state as of the latest change.
     pub(crate) fn desired(&self) -> Arc<Desired> {
         self.shown().desired
+    }
+
+    /// The same with the snapshot that is published of it.
+    fn published(&self) -> (Arc<Desired>, Arc<Snapshot>) {
+        let Shown { desired, snapshot, .. } = self.shown();
+        (desired, snapshot)
     }
 
     /// Findings about it, none of them an error.
@@ -354,7 +364,11 @@ impl App {
 
 impl Current {
     fn shown(&self) -> Shown {
-        Shown { desired: Arc::clone(&self.desired), problems: Arc::clone(&self.problems) }
+        Shown {
+            desired: Arc::clone(&self.desired),
+            snapshot: Arc::clone(self.publication.snapshot()),
+            problems: Arc::clone(&self.problems),
+        }
     }
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {

@@ -14,6 +14,7 @@ use postrail_schema::ids::Revision;
 use postrail_schema::keys::{CHUNKS, MANIFEST};
 use postrail_schema::limits::CHUNKS_MAX;
 use postrail_schema::publication::{Assembly, Chunk, ChunkName, ChunkPlace, Manifest, divide};
+use postrail_schema::snapshot::Snapshot;
 use postrail_schema::wire::{decode_manifest, encode_manifest};
 
 use super::large::Batch;
@@ -64,6 +65,10 @@ impl Publication {
         publication.is_published = known.as_ref() == Some(&manifest) && is_whole;
         publication.assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
         Ok(publication)
+    }
+
+    pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
+        self.assembly.snapshot()
     }
 
     pub(super) fn manifest(&self) -> &Manifest {

@@ -8,7 +8,7 @@ use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{EgressSource, KeyStage, SuspensionTarget};
 use postrail_schema::standing::{DomainRecord, Standing};
 
-use super::Desired;
+use super::{Desired, policies, routing};
 
 pub(super) fn check(desired: &Desired) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -19,6 +19,8 @@ pub(super) fn check(desired: &Desired) -> Vec<Problem> {
     egress(desired, &mut problems);
     addresses(desired, &mut problems);
     stops(desired, &mut problems);
+    policies::check(desired, &mut problems);
+    routing::check(desired, &mut problems);
     problems
 }
 

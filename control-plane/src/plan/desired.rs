@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! desired/ settings  operators/<name>  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>
-//!          suspensions/<id>  regions/<id>  routes/<recipient domain>
+//!          suspensions/<id>  regions/<id>  routes/<recipient domain>  retry_policies/<name>
+//!          routing_rules/<name>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -16,7 +17,8 @@ use postrail_schema::ids::{
 };
 use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
-use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, route_bucket};
+use postrail_schema::policy::{RetryPolicy, RoutingRule};
+use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, named_bucket};
 use postrail_schema::region::{Region, Signpost};
 use postrail_schema::sealed::MasterKeyId;
 use postrail_schema::snapshot::{
@@ -44,6 +46,8 @@ pub(crate) struct Desired {
     pub routes: Table<String, Route>,
     pub suspensions: Table<SuspensionId, Suspension>,
     pub regions: Table<RegionId, Region>,
+    pub retry_policies: Table<String, RetryPolicy>,
+    pub routing_rules: Table<String, RoutingRule>,
 }
 
 /// What every change touches.
@@ -197,7 +201,9 @@ record!(Credential, CredentialId, Credentials, credentials, record => record.id,
 record!(SendingDomain, SendingDomainId, Domains, domains, record => record.id, id => bucket_of(id.0));
 record!(EgressSource, SourceId, Sources, sources, record => record.id, id => bucket_of(id.0));
 record!(EgressPool, PoolId, Pools, pools, record => record.id, id => bucket_of(id.0));
-record!(Route, String, Routes, routes, record => record.domain.clone(), domain => route_bucket(domain));
+record!(Route, String, Routes, routes, record => record.domain.clone(), domain => named_bucket(domain));
+record!(RetryPolicy, String, RetryPolicies, retry_policies, record => record.name.clone(), name => named_bucket(name));
+record!(RoutingRule, String, RoutingRules, routing_rules, record => record.name.clone(), name => named_bucket(name));
 record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
 
 impl Record for Region {
@@ -242,6 +248,8 @@ impl Desired {
                 Route::KIND => desired.insert::<Route>(entry)?,
                 Suspension::KIND => desired.insert::<Suspension>(entry)?,
                 Region::KIND => desired.insert::<Region>(entry)?,
+                RetryPolicy::KIND => desired.insert::<RetryPolicy>(entry)?,
+                RoutingRule::KIND => desired.insert::<RoutingRule>(entry)?,
                 _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
             }
         }
@@ -268,11 +276,19 @@ impl Desired {
             ChunkKind::Sources => part.sources = within(&self.sources, SourceId(low), SourceId(high)),
             ChunkKind::Pools => part.pools = within(&self.pools, PoolId(low), PoolId(high)),
             ChunkKind::Routes => {
-                let found = self.routes.values().filter(|route| route_bucket(&route.domain) == place.bucket);
+                let found = self.routes.values().filter(|route| named_bucket(&route.domain) == place.bucket);
                 part.routes = found.cloned().collect();
             }
             ChunkKind::Suspensions => {
                 part.suspensions = within(&self.suspensions, SuspensionId(low), SuspensionId(high));
+            }
+            ChunkKind::RetryPolicies => {
+                let found = self.retry_policies.values().filter(|policy| named_bucket(&policy.name) == place.bucket);
+                part.retry_policies = found.cloned().collect();
+            }
+            ChunkKind::RoutingRules => {
+                let found = self.routing_rules.values().filter(|rule| named_bucket(&rule.name) == place.bucket);
+                part.routing_rules = found.cloned().collect();
             }
             ChunkKind::Signposts => {
                 let found = self.credentials.range(CredentialId(low)..=CredentialId(high));

@@ -76,6 +76,8 @@ pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     compare(list(&before.domains), list(&after.domains), &mut to);
     compare(list(&before.routes), list(&after.routes), &mut to);
     compare(list(&before.suspensions), list(&after.suspensions), &mut to);
+    compare(list(&before.retry_policies), list(&after.retry_policies), &mut to);
+    compare(list(&before.routing_rules), list(&after.routing_rules), &mut to);
     to
 }
 

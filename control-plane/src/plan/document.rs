@@ -9,7 +9,7 @@
 //! tells (how a domain stands in DNS) is no part of it. Absent here: suppressions, which are the ledger's, and what
 //! happens to a secret that a document leaves out (`app::state`: it stays).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -21,13 +21,13 @@ use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::{
     Credential, DkimKey, EgressPool, EgressSource, KeyAlgorithm, KeyStage, Route, SendingDomain, Suspension,
-    SuspensionTarget, Tenant,
+    SuspensionTarget, Tenant, TrafficClass,
 };
 use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Desired, OperatorAccount, Role, Settings, Verification};
+use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, Verification};
 
 /// See the module head.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -54,6 +54,10 @@ pub(crate) struct Document {
     pub routes: Option<Vec<RouteEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspensions: Option<Vec<SuspensionEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_policies: Option<Vec<RetryPolicyEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing_rules: Option<Vec<RoutingRuleEntry>>,
 }
 
 /// What holds for the whole installation.
@@ -172,6 +176,10 @@ pub(crate) struct PoolEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     pub members: Vec<MemberEntry>,
+    /// The traffic classes that it carries; all by default.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub classes: BTreeSet<TrafficClass>,
 }
 
 /// A source of a pool.
@@ -320,6 +328,8 @@ impl Document {
             }))),
             routes: Some(sorted(desired.routes.values().map(RouteEntry::of))),
             suspensions: Some(sorted(desired.suspensions.values().map(|held| SuspensionEntry::of(desired, held)))),
+            retry_policies: Some(sorted(desired.retry_policies.values().map(|p| RetryPolicyEntry::of(desired, p)))),
+            routing_rules: Some(sorted(desired.routing_rules.values().map(|r| RoutingRuleEntry::of(desired, r)))),
         }
     }
 }
@@ -407,6 +417,7 @@ impl PoolEntry {
             name: pool.name.clone(),
             tenant: pool.tenant.and_then(|id| desired.tenants.get(&id)).map(|tenant| tenant.name.clone()),
             members: members.map(|m| MemberEntry { source: source(&m.source), weight: m.weight }).collect(),
+            classes: pool.classes.clone(),
         }
     }
 }

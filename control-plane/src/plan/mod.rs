@@ -9,7 +9,9 @@ mod desired;
 mod difference;
 mod document;
 pub(crate) mod key_stages;
+mod policies;
 mod regions;
+mod routing;
 mod table;
 
 use postrail_schema::ids::Revision;
@@ -24,7 +26,9 @@ pub(crate) use document::{
     CredentialEntry, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry, RouteEntry,
     SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live, live_algorithms,
 };
+pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
 pub(crate) use regions::{Presence, region_problems};
+pub(crate) use routing::RoutingRuleEntry;
 
 /// Findings about `desired`, in the order of the resources.
 pub(crate) fn problems(desired: &Desired) -> Vec<Problem> {
@@ -45,6 +49,8 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         suppressions: Vec::new(),
         regions: desired.regions.values().cloned().collect(),
         signposts: desired.credentials.values().flat_map(|credential| desired.signposts(credential)).collect(),
+        retry_policies: desired.retry_policies.values().cloned().collect(),
+        routing_rules: desired.routing_rules.values().cloned().collect(),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds};
 use postrail_schema::ids::{CredentialId, PoolId, RegionId, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::policy::RoutingRule;
 use postrail_schema::problem::Severity;
 use postrail_schema::region::Region;
+use postrail_schema::selector::Selector;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, Suspension, SuspensionTarget,
-    Tenant,
+    Tenant, TrafficClass,
 };
 use serde_json::json;
 
@@ -90,6 +92,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             name: "default".into(),
             tenant: None,
             members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+            classes: Default::default(),
         }],
         routes: vec![Route {
             domain: "*".into(),
@@ -105,6 +108,8 @@ fn the_plan_of_a_small_installation_is_as_ever() {
         suppressions: Vec::new(),
         regions: Vec::new(),
         signposts: Vec::new(),
+        retry_policies: Vec::new(),
+        routing_rules: Vec::new(),
     };
     assert_eq!(planned, wanted);
     let found = problems(&small());
@@ -199,6 +204,70 @@ fn state_of_a_newer_version_is_not_read_as_if_it_were_known() {
     assert!(
         matches!(Desired::from_entries(&torn), Err(LoadError::Value { key, .. }) if key == "desired/credentials/1")
     );
+}
+
+fn rule(desired: &mut Desired, name: &str, selector: Selector, pool: u32) {
+    desired.routing_rules.insert(name.into(), RoutingRule { name: name.into(), selector, pool: PoolId(pool) });
+}
+
+/// A pool of these classes, of source 1.
+fn pool(desired: &mut Desired, id: u32, tenant: Option<u32>, classes: &[TrafficClass]) {
+    let members = vec![PoolMember { source: SourceId(1), weight: 1 }];
+    let (name, classes) = (format!("p{id}"), classes.iter().copied().collect());
+    let made = EgressPool { id: PoolId(id), name, tenant: tenant.map(TenantId), members, classes };
+    desired.pools.insert(PoolId(id), made);
+}
+
+#[test]
+fn what_no_rule_can_do_is_an_error_of_the_plan() {
+    let class = |class| Selector { class: Some(class), ..Selector::default() };
+    let of_red = Selector { tenant: Some(TenantId(1)), ..Selector::default() };
+    let broken = |damage: &dyn Fn(&mut Desired)| {
+        let mut desired = small();
+        pool(&mut desired, 2, None, &[TrafficClass::Marketing]);
+        pool(&mut desired, 3, Some(1), &[]);
+        damage(&mut desired);
+        codes(&desired, Severity::Error)
+    };
+    assert_eq!(broken(&|d| rule(d, "a", class(TrafficClass::Marketing), 2)), [""; 0]);
+    assert_eq!(broken(&|d| rule(d, "a", of_red.clone(), 3)), [""; 0]);
+    assert_eq!(broken(&|d| rule(d, "a", class(TrafficClass::Transactional), 2)), ["class_not_carried"]);
+    assert_eq!(broken(&|d| rule(d, "a", class(TrafficClass::Marketing), 3)), ["foreign_pool"]);
+    assert_eq!(broken(&|d| rule(d, "a", Selector::default(), 9)), ["dangling_pool"]);
+    let gone = Selector { tenant: Some(TenantId(9)), sending_domain: Some(SendingDomainId(9)), ..Selector::default() };
+    assert_eq!(broken(&|d| rule(d, "a", gone.clone(), 1)), ["dangling_tenant", "dangling_domain"]);
+    let twice = broken(&|d| {
+        rule(d, "a", Selector::default(), 1);
+        rule(d, "b", Selector::default(), 2);
+    });
+    assert_eq!(twice, ["same_selector"]);
+    let of_domain = Selector::of_domain(TenantId(1), SendingDomainId(1));
+    let beside_a_pool = broken(&|d| {
+        d.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(1));
+        rule(d, "a", of_domain.clone(), 1);
+    });
+    assert_eq!(beside_a_pool, ["same_selector"], "a domain's pool is the rule about that domain");
+}
+
+#[test]
+fn a_rule_that_never_counts_and_mail_that_no_pool_carries_are_told() {
+    let told = |desired: &Desired| -> Vec<String> {
+        let all = problems(desired).into_iter();
+        let about = all.filter(|problem| problem.subject.starts_with("routing_rule") || problem.code.contains("class"));
+        about.map(|problem| format!("{} {}", problem.code, problem.subject)).collect()
+    };
+    let mut desired = small();
+    pool(&mut desired, 2, None, &[TrafficClass::Marketing]);
+    rule(&mut desired, "all", Selector::default(), 2);
+    assert_eq!(told(&desired), ["rule_of_some_classes routing_rule/all"]);
+    rule(&mut desired, "letters", Selector { class: Some(TrafficClass::Marketing), ..Selector::default() }, 2);
+    assert_eq!(told(&desired), ["rule_of_some_classes routing_rule/all", "rule_shadowed routing_rule/all"]);
+    desired.routing_rules.remove(&"all".to_owned());
+    desired.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(1));
+    assert_eq!(told(&desired), ["rule_shadowed routing_rule/letters"], "the domain has a pool of its own");
+    desired.pools.get_mut(&PoolId(1)).unwrap().classes = [TrafficClass::Marketing].into();
+    let waits = ["class_without_pool pool/default", "class_without_pool pool/default"];
+    assert_eq!(told(&desired), waits, "neither transactional nor person-to-person mail has a pool");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod domain;
 mod egress;
 mod host;
 mod key;
+mod policies;
 mod region;
 mod shell;
 mod state;
@@ -23,6 +24,9 @@ pub(crate) use domain::{DomainCommand, KeyAction, KeyAlgorithm, SettingsCommand}
 pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
 pub(crate) use host::HostCommand;
 pub(crate) use key::{KeyCommand, KeyOptions};
+pub(crate) use policies::{
+    ExplainOptions, MatchOptions, RetryPolicyCommand, RetryPolicyValue, RoutingRuleCommand, RoutingRuleValue,
+};
 pub(crate) use region::RegionCommand;
 pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
@@ -130,6 +134,10 @@ pub(crate) enum Command {
     Pool(Client<PoolCommand>),
     /// Where mail for a recipient domain goes instead of its MX
     Route(Client<RouteCommand>),
+    /// Which pool carries which mail
+    RoutingRule(Client<RoutingRuleCommand>),
+    /// How what could not be delivered is tried again, and when it is given up
+    RetryPolicy(Client<RetryPolicyCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
     /// The hosts of a fleet and their addresses; drain, resume, forget
@@ -141,6 +149,8 @@ pub(crate) enum Command {
     /// Make the configuration what a document says
     #[command(visible_alias = "import")]
     Apply(ApplyOptions),
+    /// What holds for some mail, and which rule, route or policy says so
+    Explain(ExplainOptions),
     /// What waits and why; retry, suspend, resume, cancel, bounce
     Queue(QueueOptions),
     /// The whole life of one message

@@ -17,6 +17,7 @@ mod domains;
 mod fleet;
 mod hosts;
 mod keys;
+mod policies;
 mod queue;
 mod resources;
 mod send;
@@ -71,6 +72,13 @@ fn main() -> ExitCode {
         }
         Command::Pool(client) => Api::open(&client.api, &data).and_then(|api| resources::pool(&api, client.command)),
         Command::Route(client) => Api::open(&client.api, &data).and_then(|api| resources::route(&api, client.command)),
+        Command::RoutingRule(client) => {
+            Api::open(&client.api, &data).and_then(|api| policies::routing(&api, client.command))
+        }
+        Command::Explain(options) => Api::open(&options.api, &data).and_then(|api| policies::explain(&api, &options)),
+        Command::RetryPolicy(client) => {
+            Api::open(&client.api, &data).and_then(|api| policies::retry(&api, client.command))
+        }
         Command::Suppression(client) => {
             Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
         }

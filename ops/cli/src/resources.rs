@@ -43,7 +43,7 @@ const OPERATORS: Columns = &[
     ("TOKENS", "live_tokens"),
     ("DISABLED", "disabled"),
 ];
-const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("MEMBERS", "members")];
+const POOLS: Columns = &[("NAME", "name"), ("TENANT", "tenant"), ("CLASSES", "classes"), ("MEMBERS", "members")];
 const ROUTES: Columns =
     &[("DOMAIN", "domain"), ("TO", "routing_domain"), ("PORT", "port"), ("PRIVATE", "allow_private")];
 const SUPPRESSIONS: Columns = &[("ADDRESS", "address"), ("TENANT", "tenant"), ("REASON", "reason")];
@@ -226,7 +226,8 @@ fn source_body(source: &SourceValue, name: Option<&str>) -> Value {
 /// `name`: where the path does not have it.
 fn pool_body(pool: &PoolValue, name: Option<&str>) -> Result<Value> {
     let members = pool.sources.iter().map(|text| member(text)).collect::<Result<Vec<_>>>()?;
-    Ok(body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(pool.tenant))]))
+    let classes = json!(pool.classes.iter().map(|class| class.replace('-', "_")).collect::<Vec<_>>());
+    Ok(body([("name", json!(name)), ("members", json!(members)), ("tenant", json!(pool.tenant)), ("classes", classes)]))
 }
 
 fn set_disabled(api: &Api, path: &[&str], disabled: bool) -> Result<()> {

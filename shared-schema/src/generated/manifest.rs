@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CHUNK_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CHUNK_KIND: u8 = 7;
+pub const ENUM_MAX_CHUNK_KIND: u8 = 9;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 8] = [
+pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 10] = [
   ChunkKind::Tenants,
   ChunkKind::Credentials,
   ChunkKind::Domains,
@@ -18,6 +18,8 @@ pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 8] = [
   ChunkKind::Routes,
   ChunkKind::Suspensions,
   ChunkKind::Signposts,
+  ChunkKind::RetryPolicies,
+  ChunkKind::RoutingRules,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -33,9 +35,11 @@ impl ChunkKind {
   pub const Routes: Self = Self(5);
   pub const Suspensions: Self = Self(6);
   pub const Signposts: Self = Self(7);
+  pub const RetryPolicies: Self = Self(8);
+  pub const RoutingRules: Self = Self(9);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 9;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Tenants,
     Self::Credentials,
@@ -45,6 +49,8 @@ impl ChunkKind {
     Self::Routes,
     Self::Suspensions,
     Self::Signposts,
+    Self::RetryPolicies,
+    Self::RoutingRules,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -57,6 +63,8 @@ impl ChunkKind {
       Self::Routes => Some("Routes"),
       Self::Suspensions => Some("Suspensions"),
       Self::Signposts => Some("Signposts"),
+      Self::RetryPolicies => Some("RetryPolicies"),
+      Self::RoutingRules => Some("RoutingRules"),
       _ => None,
     }
   }

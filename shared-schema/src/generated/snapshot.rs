@@ -1711,6 +1711,7 @@ impl<'a> Pool<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
   pub const VT_TENANT: ::flatbuffers::VOffsetT = 8;
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CLASSES: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1722,6 +1723,7 @@ impl<'a> Pool<'a> {
     args: &'args PoolArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Pool<'bldr>> {
     let mut builder = PoolBuilder::new(_fbb);
+    if let Some(x) = args.classes { builder.add_classes(x); }
     if let Some(x) = args.members { builder.add_members(x); }
     if let Some(x) = args.tenant { builder.add_tenant(x); }
     if let Some(x) = args.name { builder.add_name(x); }
@@ -1758,6 +1760,13 @@ impl<'a> Pool<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, PoolMember>>>(Pool::VT_MEMBERS, None)}
   }
+  #[inline]
+  pub fn classes(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Pool::VT_CLASSES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Pool<'_> {
@@ -1770,6 +1779,7 @@ impl ::flatbuffers::Verifiable for Pool<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<u32>("tenant", Self::VT_TENANT, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, PoolMember>>>("members", Self::VT_MEMBERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("classes", Self::VT_CLASSES, false)?
      .finish();
     Ok(())
   }
@@ -1779,6 +1789,7 @@ pub struct PoolArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub tenant: Option<u32>,
     pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, PoolMember>>>,
+    pub classes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
 }
 impl<'a> Default for PoolArgs<'a> {
   #[inline]
@@ -1788,6 +1799,7 @@ impl<'a> Default for PoolArgs<'a> {
       name: None, // required field
       tenant: None,
       members: None,
+      classes: None,
     }
   }
 }
@@ -1814,6 +1826,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PoolBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Pool::VT_MEMBERS, members);
   }
   #[inline]
+  pub fn add_classes(&mut self, classes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Pool::VT_CLASSES, classes);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PoolBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PoolBuilder {
@@ -1836,6 +1852,7 @@ impl ::core::fmt::Debug for Pool<'_> {
       ds.field("name", &self.name());
       ds.field("tenant", &self.tenant());
       ds.field("members", &self.members());
+      ds.field("classes", &self.classes());
       ds.finish()
   }
 }
@@ -2397,6 +2414,485 @@ impl ::core::fmt::Debug for Region<'_> {
       ds.finish()
   }
 }
+pub enum SelectorOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Selector<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Selector<'a> {
+  type Inner = Selector<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Selector<'a> {
+  pub const VT_RECIPIENT_DOMAIN: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SITE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SENDING_DOMAIN: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TENANT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CLASS: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Selector { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SelectorArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Selector<'bldr>> {
+    let mut builder = SelectorBuilder::new(_fbb);
+    if let Some(x) = args.tenant { builder.add_tenant(x); }
+    if let Some(x) = args.sending_domain { builder.add_sending_domain(x); }
+    if let Some(x) = args.site { builder.add_site(x); }
+    if let Some(x) = args.recipient_domain { builder.add_recipient_domain(x); }
+    if let Some(x) = args.class { builder.add_class(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn recipient_domain(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Selector::VT_RECIPIENT_DOMAIN, None)}
+  }
+  #[inline]
+  pub fn site(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Selector::VT_SITE, None)}
+  }
+  #[inline]
+  pub fn sending_domain(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Selector::VT_SENDING_DOMAIN, None)}
+  }
+  #[inline]
+  pub fn tenant(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Selector::VT_TENANT, None)}
+  }
+  #[inline]
+  pub fn class(&self) -> Option<u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Selector::VT_CLASS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Selector<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("recipient_domain", Self::VT_RECIPIENT_DOMAIN, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("site", Self::VT_SITE, false)?
+     .visit_field::<u32>("sending_domain", Self::VT_SENDING_DOMAIN, false)?
+     .visit_field::<u32>("tenant", Self::VT_TENANT, false)?
+     .visit_field::<u8>("class", Self::VT_CLASS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SelectorArgs<'a> {
+    pub recipient_domain: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub site: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub sending_domain: Option<u32>,
+    pub tenant: Option<u32>,
+    pub class: Option<u8>,
+}
+impl<'a> Default for SelectorArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SelectorArgs {
+      recipient_domain: None,
+      site: None,
+      sending_domain: None,
+      tenant: None,
+      class: None,
+    }
+  }
+}
+
+pub struct SelectorBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SelectorBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_recipient_domain(&mut self, recipient_domain: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Selector::VT_RECIPIENT_DOMAIN, recipient_domain);
+  }
+  #[inline]
+  pub fn add_site(&mut self, site: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Selector::VT_SITE, site);
+  }
+  #[inline]
+  pub fn add_sending_domain(&mut self, sending_domain: u32) {
+    self.fbb_.push_slot_always::<u32>(Selector::VT_SENDING_DOMAIN, sending_domain);
+  }
+  #[inline]
+  pub fn add_tenant(&mut self, tenant: u32) {
+    self.fbb_.push_slot_always::<u32>(Selector::VT_TENANT, tenant);
+  }
+  #[inline]
+  pub fn add_class(&mut self, class: u8) {
+    self.fbb_.push_slot_always::<u8>(Selector::VT_CLASS, class);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SelectorBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SelectorBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Selector<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Selector<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Selector");
+      ds.field("recipient_domain", &self.recipient_domain());
+      ds.field("site", &self.site());
+      ds.field("sending_domain", &self.sending_domain());
+      ds.field("tenant", &self.tenant());
+      ds.field("class", &self.class());
+      ds.finish()
+  }
+}
+pub enum RoutingRuleOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RoutingRule<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RoutingRule<'a> {
+  type Inner = RoutingRule<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RoutingRule<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SELECTOR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_POOL: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RoutingRule { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RoutingRuleArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<RoutingRule<'bldr>> {
+    let mut builder = RoutingRuleBuilder::new(_fbb);
+    builder.add_pool(args.pool);
+    if let Some(x) = args.selector { builder.add_selector(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(RoutingRule::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn selector(&self) -> Selector<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Selector>>(RoutingRule::VT_SELECTOR, None).unwrap()}
+  }
+  #[inline]
+  pub fn pool(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RoutingRule::VT_POOL, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RoutingRule<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Selector>>("selector", Self::VT_SELECTOR, true)?
+     .visit_field::<u32>("pool", Self::VT_POOL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RoutingRuleArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub selector: Option<::flatbuffers::WIPOffset<Selector<'a>>>,
+    pub pool: u32,
+}
+impl<'a> Default for RoutingRuleArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RoutingRuleArgs {
+      name: None, // required field
+      selector: None, // required field
+      pool: 0,
+    }
+  }
+}
+
+pub struct RoutingRuleBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RoutingRuleBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(RoutingRule::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_selector(&mut self, selector: ::flatbuffers::WIPOffset<Selector<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Selector>>(RoutingRule::VT_SELECTOR, selector);
+  }
+  #[inline]
+  pub fn add_pool(&mut self, pool: u32) {
+    self.fbb_.push_slot::<u32>(RoutingRule::VT_POOL, pool, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RoutingRuleBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RoutingRuleBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RoutingRule<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, RoutingRule::VT_NAME,"name");
+    self.fbb_.required(o, RoutingRule::VT_SELECTOR,"selector");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RoutingRule<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RoutingRule");
+      ds.field("name", &self.name());
+      ds.field("selector", &self.selector());
+      ds.field("pool", &self.pool());
+      ds.finish()
+  }
+}
+pub enum RetryPolicyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RetryPolicy<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RetryPolicy<'a> {
+  type Inner = RetryPolicy<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RetryPolicy<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SELECTOR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FIRST_DELAY_S: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FACTOR_PERCENT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LONGEST_DELAY_S: ::flatbuffers::VOffsetT = 12;
+  pub const VT_EXPIRY_S: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RetryPolicy { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RetryPolicyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<RetryPolicy<'bldr>> {
+    let mut builder = RetryPolicyBuilder::new(_fbb);
+    if let Some(x) = args.expiry_s { builder.add_expiry_s(x); }
+    if let Some(x) = args.longest_delay_s { builder.add_longest_delay_s(x); }
+    if let Some(x) = args.factor_percent { builder.add_factor_percent(x); }
+    if let Some(x) = args.first_delay_s { builder.add_first_delay_s(x); }
+    if let Some(x) = args.selector { builder.add_selector(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(RetryPolicy::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn selector(&self) -> Selector<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Selector>>(RetryPolicy::VT_SELECTOR, None).unwrap()}
+  }
+  #[inline]
+  pub fn first_delay_s(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RetryPolicy::VT_FIRST_DELAY_S, None)}
+  }
+  #[inline]
+  pub fn factor_percent(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RetryPolicy::VT_FACTOR_PERCENT, None)}
+  }
+  #[inline]
+  pub fn longest_delay_s(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RetryPolicy::VT_LONGEST_DELAY_S, None)}
+  }
+  #[inline]
+  pub fn expiry_s(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RetryPolicy::VT_EXPIRY_S, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RetryPolicy<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Selector>>("selector", Self::VT_SELECTOR, true)?
+     .visit_field::<u32>("first_delay_s", Self::VT_FIRST_DELAY_S, false)?
+     .visit_field::<u32>("factor_percent", Self::VT_FACTOR_PERCENT, false)?
+     .visit_field::<u32>("longest_delay_s", Self::VT_LONGEST_DELAY_S, false)?
+     .visit_field::<u32>("expiry_s", Self::VT_EXPIRY_S, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RetryPolicyArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub selector: Option<::flatbuffers::WIPOffset<Selector<'a>>>,
+    pub first_delay_s: Option<u32>,
+    pub factor_percent: Option<u32>,
+    pub longest_delay_s: Option<u32>,
+    pub expiry_s: Option<u32>,
+}
+impl<'a> Default for RetryPolicyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RetryPolicyArgs {
+      name: None, // required field
+      selector: None, // required field
+      first_delay_s: None,
+      factor_percent: None,
+      longest_delay_s: None,
+      expiry_s: None,
+    }
+  }
+}
+
+pub struct RetryPolicyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RetryPolicyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(RetryPolicy::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_selector(&mut self, selector: ::flatbuffers::WIPOffset<Selector<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Selector>>(RetryPolicy::VT_SELECTOR, selector);
+  }
+  #[inline]
+  pub fn add_first_delay_s(&mut self, first_delay_s: u32) {
+    self.fbb_.push_slot_always::<u32>(RetryPolicy::VT_FIRST_DELAY_S, first_delay_s);
+  }
+  #[inline]
+  pub fn add_factor_percent(&mut self, factor_percent: u32) {
+    self.fbb_.push_slot_always::<u32>(RetryPolicy::VT_FACTOR_PERCENT, factor_percent);
+  }
+  #[inline]
+  pub fn add_longest_delay_s(&mut self, longest_delay_s: u32) {
+    self.fbb_.push_slot_always::<u32>(RetryPolicy::VT_LONGEST_DELAY_S, longest_delay_s);
+  }
+  #[inline]
+  pub fn add_expiry_s(&mut self, expiry_s: u32) {
+    self.fbb_.push_slot_always::<u32>(RetryPolicy::VT_EXPIRY_S, expiry_s);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RetryPolicyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RetryPolicyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RetryPolicy<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, RetryPolicy::VT_NAME,"name");
+    self.fbb_.required(o, RetryPolicy::VT_SELECTOR,"selector");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RetryPolicy<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RetryPolicy");
+      ds.field("name", &self.name());
+      ds.field("selector", &self.selector());
+      ds.field("first_delay_s", &self.first_delay_s());
+      ds.field("factor_percent", &self.factor_percent());
+      ds.field("longest_delay_s", &self.longest_delay_s());
+      ds.field("expiry_s", &self.expiry_s());
+      ds.finish()
+  }
+}
 pub enum SnapshotOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2425,6 +2921,8 @@ impl<'a> Snapshot<'a> {
   pub const VT_SUPPRESSIONS: ::flatbuffers::VOffsetT = 22;
   pub const VT_REGIONS: ::flatbuffers::VOffsetT = 24;
   pub const VT_SIGNPOSTS: ::flatbuffers::VOffsetT = 26;
+  pub const VT_RETRY_POLICIES: ::flatbuffers::VOffsetT = 28;
+  pub const VT_ROUTING_RULES: ::flatbuffers::VOffsetT = 30;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2437,6 +2935,8 @@ impl<'a> Snapshot<'a> {
   ) -> ::flatbuffers::WIPOffset<Snapshot<'bldr>> {
     let mut builder = SnapshotBuilder::new(_fbb);
     builder.add_revision(args.revision);
+    if let Some(x) = args.routing_rules { builder.add_routing_rules(x); }
+    if let Some(x) = args.retry_policies { builder.add_retry_policies(x); }
     if let Some(x) = args.signposts { builder.add_signposts(x); }
     if let Some(x) = args.regions { builder.add_regions(x); }
     if let Some(x) = args.suppressions { builder.add_suppressions(x); }
@@ -2536,6 +3036,20 @@ impl<'a> Snapshot<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Signpost>>>(Snapshot::VT_SIGNPOSTS, None)}
   }
+  #[inline]
+  pub fn retry_policies(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RetryPolicy<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RetryPolicy>>>>(Snapshot::VT_RETRY_POLICIES, None)}
+  }
+  #[inline]
+  pub fn routing_rules(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule>>>>(Snapshot::VT_ROUTING_RULES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Snapshot<'_> {
@@ -2556,6 +3070,8 @@ impl ::flatbuffers::Verifiable for Snapshot<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Suppressions>>>>("suppressions", Self::VT_SUPPRESSIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Region>>>>("regions", Self::VT_REGIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Signpost>>>("signposts", Self::VT_SIGNPOSTS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RetryPolicy>>>>("retry_policies", Self::VT_RETRY_POLICIES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RoutingRule>>>>("routing_rules", Self::VT_ROUTING_RULES, false)?
      .finish();
     Ok(())
   }
@@ -2573,6 +3089,8 @@ pub struct SnapshotArgs<'a> {
     pub suppressions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Suppressions<'a>>>>>,
     pub regions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Region<'a>>>>>,
     pub signposts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Signpost>>>,
+    pub retry_policies: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RetryPolicy<'a>>>>>,
+    pub routing_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule<'a>>>>>,
 }
 impl<'a> Default for SnapshotArgs<'a> {
   #[inline]
@@ -2590,6 +3108,8 @@ impl<'a> Default for SnapshotArgs<'a> {
       suppressions: None,
       regions: None,
       signposts: None,
+      retry_policies: None,
+      routing_rules: None,
     }
   }
 }
@@ -2648,6 +3168,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_SIGNPOSTS, signposts);
   }
   #[inline]
+  pub fn add_retry_policies(&mut self, retry_policies: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<RetryPolicy<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_RETRY_POLICIES, retry_policies);
+  }
+  #[inline]
+  pub fn add_routing_rules(&mut self, routing_rules: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<RoutingRule<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_ROUTING_RULES, routing_rules);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SnapshotBuilder {
@@ -2677,6 +3205,8 @@ impl ::core::fmt::Debug for Snapshot<'_> {
       ds.field("suppressions", &self.suppressions());
       ds.field("regions", &self.regions());
       ds.field("signposts", &self.signposts());
+      ds.field("retry_policies", &self.retry_policies());
+      ds.field("routing_rules", &self.routing_rules());
       ds.finish()
   }
 }

@@ -71,6 +71,7 @@ fn content(tenants: u32) -> SnapshotContent {
             name: "default".into(),
             tenant: None,
             members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+            classes: Default::default(),
         }],
         routes: ["*", "a.example", "b.example"]
             .map(|domain| Route { domain: domain.into(), routing_domain: None, port: 25, allow_private: false })

@@ -93,6 +93,8 @@ fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
         ChunkKind::Routes => wire::ChunkKind::Routes,
         ChunkKind::Suspensions => wire::ChunkKind::Suspensions,
         ChunkKind::Signposts => wire::ChunkKind::Signposts,
+        ChunkKind::RetryPolicies => wire::ChunkKind::RetryPolicies,
+        ChunkKind::RoutingRules => wire::ChunkKind::RoutingRules,
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod events;
 mod manifest;
+mod policy;
 mod snapshot;
 
 use std::net::IpAddr;

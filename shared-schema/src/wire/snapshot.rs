@@ -2,6 +2,9 @@
 
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 
+use super::policy::{
+    class_from_wire, class_to_wire, put_retry_policy, put_routing_rule, read_retry_policy, read_routing_rule,
+};
 use super::{FORMAT, WireError, check_frame, put_address, read_address, verifier};
 use crate::access::{Network, Scopes};
 use crate::allocation::{Carrier, HostName, HostNeeds};
@@ -18,8 +21,8 @@ use crate::standing::{DomainRecord, Standing};
 /// The format of a snapshot whose credentials have scopes or networks. A reader of format 1 would overlook them, so it has to
 /// refuse such a one.
 const FORMAT_NARROW: u16 = 2;
-/// The format of a snapshot with what is new since: a domain that signs for all others.
-const FORMAT_PLATFORM: u16 = 3;
+/// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools.
+const FORMAT_LATEST: u16 = 3;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -40,6 +43,10 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
     let regions = (!content.regions.is_empty()).then(|| put_list(to, &content.regions, put_region));
     let signpost = |post: &Signpost| wire::Signpost::new(post.mark, post.region.0, post.credential.0);
     let signposts: Vec<_> = content.signposts.iter().map(signpost).collect();
+    let retry_policies =
+        (!content.retry_policies.is_empty()).then(|| put_list(to, &content.retry_policies, put_retry_policy));
+    let routing_rules =
+        (!content.routing_rules.is_empty()).then(|| put_list(to, &content.routing_rules, put_routing_rule));
     let args = wire::SnapshotArgs {
         format: format_of(content),
         revision: content.revision.0,
@@ -54,6 +61,8 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         regions,
         // Left out where there are none: those bytes are as they were before there were regions.
         signposts: (!signposts.is_empty()).then(|| to.create_vector(&signposts)),
+        retry_policies,
+        routing_rules,
     };
     let root = wire::Snapshot::create(to, &args);
     wire::finish_snapshot_buffer(to, root);
@@ -67,7 +76,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
 pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
     check_frame(bytes, wire::SNAPSHOT_IDENTIFIER, SNAPSHOT_BYTES_MAX)?;
     let root = wire::root_as_snapshot_with_opts(&verifier(bytes.len()), bytes)?;
-    if root.format() > FORMAT_PLATFORM {
+    if root.format() > FORMAT_LATEST {
         return Err(WireError::NewerFormat { found: root.format() });
     }
     Ok(SnapshotContent {
@@ -76,20 +85,24 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         credentials: root.credentials().into_iter().flatten().map(read_credential).collect::<Result<_, _>>()?,
         domains: root.domains().into_iter().flatten().map(read_domain).collect::<Result<_, _>>()?,
         sources: root.sources().into_iter().flatten().map(read_source).collect::<Result<_, _>>()?,
-        pools: root.pools().into_iter().flatten().map(read_pool).collect(),
+        pools: root.pools().into_iter().flatten().map(read_pool).collect::<Result<_, _>>()?,
         routes: root.routes().into_iter().flatten().map(read_route).collect(),
         suspensions: root.suspensions().into_iter().flatten().map(read_suspension).collect::<Result<_, _>>()?,
         suppressions: root.suppressions().into_iter().flatten().flat_map(read_group).collect(),
         regions: root.regions().into_iter().flatten().map(read_region).collect(),
         signposts: root.signposts().into_iter().flatten().map(read_signpost).collect(),
+        retry_policies: root.retry_policies().into_iter().flatten().map(read_retry_policy).collect::<Result<_, _>>()?,
+        routing_rules: root.routing_rules().into_iter().flatten().map(read_routing_rule).collect::<Result<_, _>>()?,
     })
 }
 
 /// The least format whose readers do not overlook what `content` says.
 fn format_of(content: &SnapshotContent) -> u16 {
     let is_narrow = |credential: &Credential| !credential.scopes.is_all() || !credential.networks.is_empty();
-    if content.domains.iter().any(|domain| domain.is_platform) {
-        FORMAT_PLATFORM
+    let is_picky = |pool: &EgressPool| !pool.classes.is_empty();
+    let has_policies = !content.retry_policies.is_empty() || !content.routing_rules.is_empty();
+    if has_policies || content.pools.iter().any(is_picky) || content.domains.iter().any(|domain| domain.is_platform) {
+        FORMAT_LATEST
     } else if content.credentials.iter().any(is_narrow) {
         FORMAT_NARROW
     } else {
@@ -314,23 +327,26 @@ fn read_needs(source: wire::Source<'_>) -> Result<HostNeeds, WireError> {
 fn put_pool<'b>(to: &mut FlatBufferBuilder<'b>, pool: &EgressPool) -> WIPOffset<wire::Pool<'b>> {
     let members: Vec<_> =
         pool.members.iter().map(|member| wire::PoolMember::new(member.source.0, member.weight)).collect();
+    let classes: Vec<u8> = pool.classes.iter().copied().map(class_to_wire).collect();
     let args = wire::PoolArgs {
         id: pool.id.0,
         name: Some(to.create_string(&pool.name)),
         tenant: pool.tenant.map(|tenant| tenant.0),
         members: Some(to.create_vector(&members)),
+        classes: (!classes.is_empty()).then(|| to.create_vector(&classes)),
     };
     wire::Pool::create(to, &args)
 }
 
-fn read_pool(pool: wire::Pool<'_>) -> EgressPool {
+fn read_pool(pool: wire::Pool<'_>) -> Result<EgressPool, WireError> {
     let member = |member: &wire::PoolMember| PoolMember { source: SourceId(member.source()), weight: member.weight() };
-    EgressPool {
+    Ok(EgressPool {
         id: PoolId(pool.id()),
         name: pool.name().to_owned(),
         tenant: pool.tenant().map(TenantId),
         members: pool.members().into_iter().flatten().map(member).collect(),
-    }
+        classes: pool.classes().into_iter().flatten().map(class_from_wire).collect::<Result<_, _>>()?,
+    })
 }
 
 fn put_route<'b>(to: &mut FlatBufferBuilder<'b>, route: &Route) -> WIPOffset<wire::Route<'b>> {
@@ -413,6 +429,9 @@ mod tests {
 
     use super::*;
     use crate::access::Scope;
+    use crate::policy::{RetryDelays, RetryPolicy, RoutingRule};
+    use crate::selector::Selector;
+    use crate::snapshot::TrafficClass;
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
@@ -471,6 +490,7 @@ mod tests {
                 name: "default".into(),
                 tenant: None,
                 members: vec![PoolMember { source: SourceId(1), weight: 1 }],
+                classes: Default::default(),
             }],
             routes: vec![Route { domain: "*".into(), routing_domain: None, port: 25, allow_private: false }],
             suspensions: vec![
@@ -484,6 +504,8 @@ mod tests {
             ],
             regions: Vec::new(),
             signposts: Vec::new(),
+            retry_policies: Vec::new(),
+            routing_rules: Vec::new(),
         }
     }
 
@@ -563,11 +585,15 @@ mod tests {
                 EgressSource { id: SourceId(n.0), name, address: n.1, ehlo_name, needs }
             });
         let member = any::<(u32, u32)>().prop_map(|(source, weight)| PoolMember { source: SourceId(source), weight });
-        let pool = (any::<(u32, Option<u32>)>(), word(), vec(member, 0..4)).prop_map(|(n, name, members)| EgressPool {
+        let class = proptest::sample::select(&TrafficClass::ALL[..]);
+        let classes = proptest::collection::btree_set(class, 0..4);
+        let pool = (any::<(u32, Option<u32>)>(), word(), vec(member, 0..4), classes);
+        let pool = pool.prop_map(|(n, name, members, classes)| EgressPool {
             id: PoolId(n.0),
             name,
             tenant: n.1.map(TenantId),
             members,
+            classes,
         });
         let route = (any::<(u16, bool)>(), word(), option::of(word())).prop_map(|(n, domain, routing_domain)| Route {
             domain,
@@ -576,6 +602,29 @@ mod tests {
             allow_private: n.1,
         });
         (vec(source, 0..4), vec(pool, 0..4), vec(route, 0..4))
+    }
+
+    fn selector() -> impl Strategy<Value = Selector> {
+        let class = option::of(proptest::sample::select(&TrafficClass::ALL[..]));
+        (option::of(word()), option::of(word()), any::<(Option<u32>, Option<u32>)>(), class).prop_map(
+            |(recipient_domain, site, ids, class)| Selector {
+                recipient_domain,
+                site,
+                sending_domain: ids.0.map(SendingDomainId),
+                tenant: ids.1.map(TenantId),
+                class,
+            },
+        )
+    }
+
+    fn retry_policy() -> impl Strategy<Value = RetryPolicy> {
+        let delays = any::<(u32, u32, u32)>().prop_map(|(first_s, factor_percent, longest_s)| RetryDelays {
+            first_s,
+            factor_percent,
+            longest_s,
+        });
+        (word(), selector(), option::of(delays), any::<Option<u32>>())
+            .prop_map(|(name, selector, delays, expiry_s)| RetryPolicy { name, selector, delays, expiry_s })
     }
 
     fn content() -> impl Strategy<Value = SnapshotContent> {
@@ -603,8 +652,14 @@ mod tests {
             credential: CredentialId(credential),
         });
         let places = (vec(region, 0..3), vec(signpost, 0..5));
-        let parts = (any::<u64>(), tenancy(), egress(), stops, places);
-        parts.prop_map(|(revision, tenancy, egress, stops, places)| SnapshotContent {
+        let rule = (word(), selector(), any::<u32>()).prop_map(|(name, selector, pool)| RoutingRule {
+            name,
+            selector,
+            pool: PoolId(pool),
+        });
+        let policies = (vec(retry_policy(), 0..4), vec(rule, 0..4));
+        let parts = (any::<u64>(), tenancy(), egress(), stops, places, policies);
+        parts.prop_map(|(revision, tenancy, egress, stops, places, policies)| SnapshotContent {
             revision: Revision(revision),
             tenants: tenancy.0,
             credentials: tenancy.1,
@@ -616,6 +671,8 @@ mod tests {
             suppressions: stops.1.into_iter().collect(),
             regions: places.0,
             signposts: places.1,
+            retry_policies: policies.0,
+            routing_rules: policies.1,
         })
     }
 
@@ -660,6 +717,45 @@ mod tests {
         content
     }
 
+    /// What format 3 is for: earlier versions would overlook these.
+    fn latest_sample() -> SnapshotContent {
+        let selector = |class, recipient_domain: Option<&str>| Selector {
+            recipient_domain: recipient_domain.map(str::to_owned),
+            site: None,
+            sending_domain: Some(SendingDomainId(1)),
+            tenant: Some(TenantId(1)),
+            class,
+        };
+        let delays = Some(RetryDelays { first_s: 30, factor_percent: 200, longest_s: 600 });
+        let SnapshotContent { mut pools, mut domains, .. } = narrow_sample();
+        domains[0].is_platform = true;
+        pools[0].classes = [TrafficClass::Marketing, TrafficClass::Transactional].into();
+        SnapshotContent {
+            pools,
+            domains,
+            routing_rules: vec![RoutingRule {
+                name: "letters".into(),
+                selector: selector(Some(TrafficClass::Marketing), Some("big.example")),
+                pool: PoolId(1),
+            }],
+            retry_policies: vec![
+                RetryPolicy {
+                    name: "codes".into(),
+                    selector: selector(Some(TrafficClass::PersonToPerson), None),
+                    delays,
+                    expiry_s: Some(900),
+                },
+                RetryPolicy {
+                    name: "slow".into(),
+                    selector: selector(None, Some("slow.example")),
+                    delays,
+                    expiry_s: None,
+                },
+            ],
+            ..narrow_sample()
+        }
+    }
+
     #[test]
     fn what_earlier_versions_would_overlook_is_of_a_format_that_they_refuse() {
         let bytes = encode_snapshot(&narrow_sample());
@@ -667,13 +763,6 @@ mod tests {
         assert_eq!(wire::root_as_snapshot(&encode_snapshot(&sample())).unwrap().format(), 1);
         assert_eq!(decode_snapshot(GOLDEN_2).unwrap(), narrow_sample());
         assert_eq!(bytes, GOLDEN_2, "a change of the form needs a new format");
-    }
-
-    /// What format 3 is for: earlier versions would overlook these.
-    fn latest_sample() -> SnapshotContent {
-        let mut content = narrow_sample();
-        content.domains[0].is_platform = true;
-        content
     }
 
     #[test]

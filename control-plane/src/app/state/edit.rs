@@ -4,6 +4,8 @@
 //! document does not speak of is not looked at; every mistake is told with its pointer, up to a bound. Absent here: whether
 //! the result holds together, which the plan's findings say.
 
+mod policies;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 
@@ -56,6 +58,8 @@ pub(super) fn edit(
     editor.kind(&document.domains, Editor::domains)?;
     editor.kind(&document.routes, Editor::routes)?;
     editor.kind(&document.suspensions, Editor::suspensions)?;
+    editor.kind(&document.retry_policies, Editor::retry_policies)?;
+    editor.kind(&document.routing_rules, Editor::routing_rules)?;
     if editor.faults.is_empty() { Ok(()) } else { Err(AppError::Faults { faults: editor.faults }) }
 }
 
@@ -315,7 +319,7 @@ impl Editor<'_> {
                 continue;
             }
             let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_pool());
-            wanted.want(EgressPool { id, name, tenant, members });
+            wanted.want(EgressPool { id, name, tenant, members, classes: entry.classes.clone() });
         }
         self.settle(wanted)
     }

@@ -19,12 +19,9 @@ mod reader;
 mod recipients;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use postrail_schema::ids::{MessageId, TenantId};
-use postrail_schema::limits::{
-    EXPIRY_DEFAULT, EXPIRY_TRANSACTIONAL, HEADER_BYTES_MAX, LABEL_CHARS_MAX, MESSAGE_BYTES_MAX,
-};
+use postrail_schema::limits::{HEADER_BYTES_MAX, LABEL_CHARS_MAX, MESSAGE_BYTES_MAX};
 use postrail_schema::snapshot::{SendingDomain, Snapshot, TrafficClass};
 
 pub use self::answer::Answer;
@@ -244,13 +241,6 @@ fn check_size(request: &Request<'_>, message_bytes_max: usize) -> Result<(), Pro
     Ok(())
 }
 
-const fn expiry(class: TrafficClass) -> Duration {
-    match class {
-        TrafficClass::Transactional => EXPIRY_TRANSACTIONAL,
-        TrafficClass::PersonToPerson | TrafficClass::Marketing => EXPIRY_DEFAULT,
-    }
-}
-
 impl Request<'_> {
     fn into_job(self, a: &Acceptance<'_>, idempotency: Option<Idempotency>) -> Job {
         let Self { sender, content, labels, entries } = self;
@@ -265,7 +255,7 @@ impl Request<'_> {
             class: labels.class,
             revision: a.snapshot.revision,
             accepted_at: a.now,
-            expires_at: a.now + expiry(labels.class),
+            expires_at: a.now + a.snapshot.expiry(domain, labels.class),
             peer: Some(a.peer),
             reverse_path: Some(sender.reverse_path),
             body: BodyType::SevenBit,

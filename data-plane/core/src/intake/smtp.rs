@@ -21,10 +21,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use postrail_schema::ids::{CredentialId, MessageId, TenantId};
-use postrail_schema::limits::{
-    EXPIRY_DEFAULT, EXPIRY_TRANSACTIONAL, JOB_RECIPIENTS_MAX, LABEL_CHARS_MAX, MESSAGE_LINE_BYTES_MAX,
-    RECEIVED_FIELDS_MAX,
-};
+use postrail_schema::limits::{JOB_RECIPIENTS_MAX, LABEL_CHARS_MAX, MESSAGE_LINE_BYTES_MAX, RECEIVED_FIELDS_MAX};
 use postrail_schema::snapshot::{SendingDomain, Snapshot, Tenant, TrafficClass};
 
 pub use super::refusal::Refusal;
@@ -121,8 +118,7 @@ pub fn accept(acceptance: Acceptance<'_>, mut transaction: Transaction) -> Resul
         class: labels.class,
         revision: snapshot.revision,
         accepted_at: now,
-        expires_at: now
-            + if labels.class == TrafficClass::Transactional { EXPIRY_TRANSACTIONAL } else { EXPIRY_DEFAULT },
+        expires_at: now + snapshot.expiry(domain, labels.class),
         peer: Some(peer),
         reverse_path: envelope.reverse_path,
         body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::allocation::is_allocated;
-use postrail_schema::ids::{SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::ids::{ShardId, SourceId, TenantId};
 use postrail_schema::limits::{CONNECTION_MAILS_MAX, PATH_CONNECTIONS_MAX};
-use postrail_schema::snapshot::{EgressSource, PoolMember, Snapshot, SuspensionTarget};
+use postrail_schema::selector::MailFacts;
+use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Snapshot, SuspensionTarget};
 
 use crate::base::{Instant, Random};
 use crate::lease::Held;
@@ -30,8 +31,10 @@ pub enum Placement {
     Suspended,
     /// Every source of the pool that is not suspended has its address on another host.
     Elsewhere,
-    /// The sending domain has no pool, or the domain is gone.
+    /// No pool is named for it that it may use.
     Nowhere,
+    /// Pools are named for it that it may use, and none carries its class.
+    NotCarried,
 }
 
 /// What a path may use at once.
@@ -133,10 +136,19 @@ impl Rules {
         self.snapshot.sources.get(&source)
     }
 
-    /// Chooses a source for mail of `domain`: by weight among the pool's sources of this shard, else among all.
-    pub fn place(&self, domain: SendingDomainId, random: &mut Random) -> Placement {
-        let pool = self.snapshot.domains.get(&domain).and_then(|domain| self.snapshot.pool_of(domain));
-        let Some(pool) = pool else { return Placement::Nowhere };
+    /// Whether the pool of some mail depends on its site, which therefore has to be known first.
+    pub fn places_by_site(&self) -> bool {
+        self.snapshot.policies.routes_by_site()
+    }
+
+    /// Chooses a source for a mail: by weight among the sources of its pool that are this shard's, else among all.
+    pub fn place(&self, mail: MailFacts<'_>, random: &mut Random) -> Placement {
+        let mut named = self.snapshot.pools_of(mail).filter_map(|(_, pool)| pool);
+        let Some(pool) = named.find(|pool| pool.carries(mail.tenant, mail.class)) else {
+            let is_allowed = |pool: &EgressPool| pool.tenant.is_none_or(|owner| owner == mail.tenant);
+            let is_by_class = self.snapshot.pools_of(mail).filter_map(|(_, pool)| pool).any(is_allowed);
+            return if is_by_class { Placement::NotCarried } else { Placement::Nowhere };
+        };
         let allowed = || pool.members.iter().filter(|member| !self.source_suspended(member.source));
         let usable = || allowed().filter(|member| self.is_here(member.source));
         let is_here = |member: &&PoolMember| self.owner(member.source).is_none_or(|owner| owner == self.shard);
@@ -215,13 +227,29 @@ fn draw<'a>(members: impl Iterator<Item = &'a PoolMember> + Clone, random: &mut 
 #[cfg(test)]
 mod tests {
     use postrail_schema::allocation::Tenure;
-    use postrail_schema::ids::{PoolId, SuspensionId};
-    use postrail_schema::snapshot::{EgressPool, SendingDomain, SnapshotContent, Suspension, Tenant};
+    use postrail_schema::ids::{PoolId, SendingDomainId, SuspensionId};
+    use postrail_schema::policy::RoutingRule;
+    use postrail_schema::selector::Selector;
+    use postrail_schema::snapshot::{SendingDomain, SnapshotContent, Suspension, Tenant, TrafficClass};
 
     use super::*;
     use crate::lease::Holding;
 
+    fn mail(domain: u32) -> MailFacts<'static> {
+        MailFacts {
+            recipient_domain: Some("big.example"),
+            site: None,
+            sending_domain: SendingDomainId(domain),
+            tenant: TenantId(1),
+            class: TrafficClass::Transactional,
+        }
+    }
+
     fn snapshot(addresses: &[&str], suspended: &[u32]) -> Arc<Snapshot> {
+        Arc::new(Snapshot::new(content(addresses, suspended)).unwrap())
+    }
+
+    fn content(addresses: &[&str], suspended: &[u32]) -> SnapshotContent {
         let sources: Vec<_> = addresses
             .iter()
             .enumerate()
@@ -234,7 +262,7 @@ mod tests {
             })
             .collect();
         let members = sources.iter().map(|source| PoolMember { source: source.id, weight: 1 }).collect();
-        let content = SnapshotContent {
+        SnapshotContent {
             tenants: vec![Tenant {
                 id: TenantId(1),
                 name: "t".to_owned(),
@@ -253,7 +281,13 @@ mod tests {
                 standing: Default::default(),
                 is_platform: false,
             }],
-            pools: vec![EgressPool { id: PoolId(1), name: "default".to_owned(), tenant: None, members }],
+            pools: vec![EgressPool {
+                id: PoolId(1),
+                name: "default".to_owned(),
+                tenant: None,
+                members,
+                classes: Default::default(),
+            }],
             sources,
             suspensions: suspended
                 .iter()
@@ -264,8 +298,7 @@ mod tests {
                 })
                 .collect(),
             ..SnapshotContent::default()
-        };
-        Arc::new(Snapshot::new(content).unwrap())
+        }
     }
 
     #[test]
@@ -274,7 +307,7 @@ mod tests {
         let mut random = Random::new(1);
         for shard in [0, 1] {
             let rules = Rules::new(snapshot.clone(), ShardId(shard), 2);
-            let placed = rules.place(SendingDomainId(1), &mut random);
+            let placed = rules.place(mail(1), &mut random);
             assert_eq!(placed, Placement::Here(SourceId(u32::from(shard) + 1)));
         }
     }
@@ -283,7 +316,7 @@ mod tests {
     fn a_single_dedicated_address_has_one_owner() {
         let snapshot = snapshot(&["127.0.0.2"], &[]);
         let rules = Rules::new(snapshot, ShardId(1), 2);
-        assert_eq!(rules.place(SendingDomainId(1), &mut Random::new(1)), Placement::At(ShardId(0), SourceId(1)));
+        assert_eq!(rules.place(mail(1), &mut Random::new(1)), Placement::At(ShardId(0), SourceId(1)));
     }
 
     #[test]
@@ -301,7 +334,7 @@ mod tests {
     #[test]
     fn an_unspecified_address_is_everywhere_with_a_share_of_the_limits() {
         let rules = Rules::new(snapshot(&["0.0.0.0"], &[]), ShardId(1), 4);
-        assert_eq!(rules.place(SendingDomainId(1), &mut Random::new(1)), Placement::Here(SourceId(1)));
+        assert_eq!(rules.place(mail(1), &mut Random::new(1)), Placement::Here(SourceId(1)));
         assert_eq!(rules.limits(SourceId(1), Instant::ZERO).connections, 3);
     }
 
@@ -315,23 +348,72 @@ mod tests {
         assert!(rules.may_start(SourceId(1), at(0)), "without leases every address is here");
         let rules = rules.with_held(Some(held));
         let mut random = Random::new(1);
-        assert!((0..50).all(|_| rules.place(SendingDomainId(1), &mut random) == Placement::Here(SourceId(2))));
+        assert!((0..50).all(|_| rules.place(mail(1), &mut random) == Placement::Here(SourceId(2))));
         let may: Vec<_> = (1..=3).map(|source| rules.may_start(SourceId(source), at(19))).collect();
         assert_eq!(may, [false, true, true], "a loopback address is every host's own");
         assert!(!rules.may_start(SourceId(2), at(20)));
         let connections = |seconds| rules.limits(SourceId(2), at(seconds)).connections;
         assert_eq!([connections(5), connections(36), connections(500)], [1, 2, PATH_CONNECTIONS_MAX]);
         let rules = rules.with_held(Some(Held::default()));
-        assert_eq!(rules.place(SendingDomainId(1), &mut random), Placement::Elsewhere);
+        assert_eq!(rules.place(mail(1), &mut random), Placement::Elsewhere);
+    }
+
+    /// Pool 1 is the default, pool 2 for marketing, pool 3 another tenant's; source N is pool N's.
+    fn routed(change: impl FnOnce(&mut SnapshotContent)) -> Rules {
+        let mut content = content(&["127.0.0.2", "127.0.0.3", "127.0.0.4"], &[]);
+        content.tenants.push(Tenant { id: TenantId(2), name: "u".to_owned(), ..content.tenants[0].clone() });
+        let pool = |id, name: &str, tenant, classes: &[TrafficClass]| EgressPool {
+            id: PoolId(id),
+            name: name.to_owned(),
+            tenant,
+            members: vec![PoolMember { source: SourceId(id), weight: 1 }],
+            classes: classes.iter().copied().collect(),
+        };
+        content.pools = vec![
+            pool(1, "default", None, &[]),
+            pool(2, "letters", None, &[TrafficClass::Marketing]),
+            pool(3, "theirs", Some(TenantId(2)), &[]),
+        ];
+        change(&mut content);
+        Rules::new(Arc::new(Snapshot::new(content).unwrap()), ShardId(0), 1)
+    }
+
+    fn rule(name: &str, selector: Selector, pool: u32) -> RoutingRule {
+        RoutingRule { name: name.to_owned(), selector, pool: PoolId(pool) }
+    }
+
+    #[test]
+    fn the_first_pool_of_rules_domain_and_default_that_carries_a_mail_carries_it() {
+        let class = |class| Selector { class: Some(class), ..Selector::default() };
+        let to_big = Selector { recipient_domain: Some("big.example".to_owned()), ..Selector::default() };
+        let letter = MailFacts { class: TrafficClass::Marketing, ..mail(1) };
+        let source = |rules: &Rules, mail| rules.place(mail, &mut Random::new(1));
+        let rules = routed(|content| {
+            content.routing_rules.push(rule("letters", class(TrafficClass::Marketing), 2));
+            content.routing_rules.push(rule("codes", class(TrafficClass::Transactional), 2));
+            content.routing_rules.push(rule("big", to_big, 3));
+        });
+        assert_eq!(source(&rules, letter), Placement::Here(SourceId(2)));
+        // Neither is a pool used that does not carry the class, nor one of another tenant.
+        assert_eq!(source(&rules, mail(1)), Placement::Here(SourceId(1)));
+        let rules = routed(|content| {
+            content.routing_rules.push(rule("letters", class(TrafficClass::Marketing), 2));
+            content.domains[0].pool = Some(PoolId(1));
+        });
+        assert_eq!(source(&rules, letter), Placement::Here(SourceId(1)), "a domain's pool is a rule about that domain");
+        let rules = routed(|content| content.pools[0].classes = [TrafficClass::Marketing].into());
+        assert_eq!(source(&rules, mail(1)), Placement::NotCarried);
+        let rules = routed(|content| content.pools[0].tenant = Some(TenantId(2)));
+        assert_eq!(source(&rules, mail(1)), Placement::Nowhere);
     }
 
     #[test]
     fn suspended_sources_are_not_drawn() {
         let mut random = Random::new(1);
         let rules = Rules::new(snapshot(&["127.0.0.2", "127.0.0.3"], &[1]), ShardId(0), 1);
-        assert!((0..50).all(|_| rules.place(SendingDomainId(1), &mut random) == Placement::Here(SourceId(2))));
+        assert!((0..50).all(|_| rules.place(mail(1), &mut random) == Placement::Here(SourceId(2))));
         let rules = Rules::new(snapshot(&["127.0.0.2"], &[1]), ShardId(0), 1);
-        assert_eq!(rules.place(SendingDomainId(1), &mut random), Placement::Suspended);
-        assert_eq!(rules.place(SendingDomainId(9), &mut random), Placement::Nowhere);
+        assert_eq!(rules.place(mail(1), &mut random), Placement::Suspended);
+        assert_eq!(rules.place(mail(9), &mut random), Placement::Nowhere);
     }
 }

@@ -4,7 +4,7 @@
 //! - [`FairQueue`]: what is ready on one path, fair between tenants (deficit round robin) and between traffic classes;
 //! - [`Reserves`]: which of it is within its tenant's reserved rate and goes ahead;
 //! - [`Path`]: one (source, site) with its connections, back-off and ready queue;
-//! - [`RetryPolicy`]: the delay before the next attempt;
+//! - [`retry_delay`]: the time until the next attempt;
 //! - [`WaitReason`]: why a recipient waits, as data.
 
 mod fair;
@@ -17,7 +17,7 @@ pub use fair::{FairQueue, Lane};
 pub use path::{Path, PathKey};
 pub use queue::ScheduledQueue;
 pub use reserve::Reserves;
-pub use retry::RetryPolicy;
+pub use retry::retry_delay;
 
 /// Why a recipient has not been settled yet. Every wait has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,8 @@ pub enum WaitReason {
     TenantSuspended,
     /// No pool or source serves the sending domain under the present configuration.
     NoSource,
+    /// No pool that the routing rules and the sending domain name carries mail of its class.
+    NoPoolForClass,
     /// Another host has the addresses of the pool at present.
     AddressElsewhere,
     /// The node is draining: attempts go on after its next start.
@@ -59,6 +61,7 @@ impl WaitReason {
             Self::SourceSuspended => "source_suspended",
             Self::TenantSuspended => "tenant_suspended",
             Self::NoSource => "no_source",
+            Self::NoPoolForClass => "no_pool_for_class",
             Self::AddressElsewhere => "address_elsewhere",
             Self::Draining => "draining",
         }
@@ -72,6 +75,7 @@ impl WaitReason {
                 | Self::SourceSuspended
                 | Self::TenantSuspended
                 | Self::NoSource
+                | Self::NoPoolForClass
                 | Self::AddressElsewhere
         )
     }

@@ -10,14 +10,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use postrail_schema::ids::SourceId;
+use postrail_schema::policy::RetryDelays;
 
-use super::{FairQueue, RetryPolicy, WaitReason};
+use super::{FairQueue, WaitReason, retry_delay};
 use crate::base::{Instant, Random};
 use crate::dns::{MailHosts, SiteName};
 use crate::rules::PathLimits;
 
 /// How long after its back-off a failing site is remembered: longer than the longest retry delay in use early on.
 const FAILURE_MEMORY: Duration = Duration::from_secs(3_600);
+
+/// The longest back-off of a site, seconds.
+const PROBE_DELAY_S_MAX: u32 = 900;
 
 /// What names a path.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -155,11 +159,12 @@ impl Path {
         self.open_not_before = now + Duration::from_secs(5);
     }
 
-    /// The site could not be used at all; says when it is tried again.
-    pub fn failed(&mut self, now: Instant, policy: &RetryPolicy, random: &mut Random, why: &str) -> Instant {
+    /// The site could not be used at all; says when it is tried again: sooner than mail of `delays` is.
+    pub fn failed(&mut self, now: Instant, delays: &RetryDelays, random: &mut Random, why: &str) -> Instant {
         self.failures = self.failures.saturating_add(1);
-        let probe = RetryPolicy { first: policy.first / 5, max: policy.max.min(Duration::from_secs(900)), ..*policy };
-        let at = now + probe.delay(self.failures, random);
+        let (first_s, longest_s) = ((delays.first_s / 5).max(1), delays.longest_s.clamp(1, PROBE_DELAY_S_MAX));
+        let probe = RetryDelays { first_s, longest_s, ..*delays };
+        let at = now + retry_delay(&probe, self.failures, random);
         self.retry_at = Some(at);
         why.clone_into(&mut self.last_failure);
         at

@@ -42,6 +42,8 @@ use std::sync::Arc;
 use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::ids::{MessageId, RecipientIndex, ShardId, SourceId, TenantId};
 use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX, WAITING_RECIPIENTS_RESERVED};
+use postrail_schema::policy::RetryDelays;
+use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{Snapshot, TrafficClass};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -53,7 +55,7 @@ use crate::events::dsn::ReportRequest;
 use crate::lease::Held;
 use crate::mail::{Domain, Interface, Job};
 use crate::rules::{Rules, SourceOwners};
-use crate::schedule::{Path, PathKey, Reserves, RetryPolicy, ScheduledQueue, WaitReason};
+use crate::schedule::{Path, PathKey, Reserves, ScheduledQueue, WaitReason};
 use crate::spool::{JobMeta, Location};
 
 pub use command::{Command, CommandTarget};
@@ -69,7 +71,6 @@ use recover::RecoveredStates;
 pub struct Config {
     pub shard: ShardId,
     pub shards: u16,
-    pub retry: RetryPolicy,
     /// Entropy of the platform.
     pub seed: u64,
     /// Addresses whose shard the operator has named.
@@ -537,18 +538,32 @@ impl Shard {
         }
     }
 
-    fn group_tenant(&self, group: &Group) -> (TenantId, TrafficClass) {
-        match group.job {
-            JobRef::Local(job) => {
-                let job = &self.jobs[job as usize];
-                (job.tenant, job.class)
-            }
-            JobRef::Remote(work) => {
-                let job = &self.works[work as usize].job;
-                (job.tenant, job.class)
-            }
-        }
+    /// What rules look at of a group.
+    fn mail_facts(&self, group: &Group) -> MailFacts<'_> {
+        mail_facts(&self.jobs, &self.works, &self.domains, group)
     }
+
+    /// How long a group waits between attempts, under the present revision.
+    fn retry_delays(&self, group: u32) -> RetryDelays {
+        self.rules.snapshot().policies.retry_rules.delays(self.mail_facts(&self.groups[group as usize]))
+    }
+}
+
+/// As [`Shard::mail_facts`], where the rest of the shard is changed meanwhile.
+fn mail_facts<'a>(jobs: &Slab<JobSlot>, works: &Slab<Work>, domains: &'a Domains, group: &Group) -> MailFacts<'a> {
+    let (tenant, sending_domain, class) = match group.job {
+        JobRef::Local(job) => {
+            let job = &jobs[job as usize];
+            (job.tenant, job.domain, job.class)
+        }
+        JobRef::Remote(work) => {
+            let job = &works[work as usize].job;
+            (job.tenant, job.domain, job.class)
+        }
+    };
+    let domain = domains.slot(group.domain);
+    let site = domain.hosts.as_ref().map(|hosts| &*hosts.site.0);
+    MailFacts { recipient_domain: Some(domain.name.as_str()), site, sending_domain, tenant, class }
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use postrail_schema::event::{Event, EventKind, JobFacts};
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
+use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::Snapshot;
 
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, SessionPlan, SessionSlot, SessionState,
-    Shard,
+    Shard, mail_facts,
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
@@ -133,12 +134,18 @@ impl Shard {
         if self.rules.tenant_suspended(slot.tenant) {
             return self.park(now, group, WaitReason::TenantSuspended);
         }
-        match self.rules.place(slot.domain, &mut self.random) {
+        let domain = self.groups[group as usize].domain;
+        if self.rules.places_by_site() && self.domains.hosts(domain, now.instant).is_none() {
+            return self.ask_for_hosts(group, domain);
+        }
+        let group_facts = mail_facts(&self.jobs, &self.works, &self.domains, &self.groups[group as usize]);
+        match self.rules.place(group_facts, &mut self.random) {
             Placement::Here(source) => self.route_from(now, group, source),
             Placement::At(owner, source) => self.hand_over(now, group, owner, source),
             Placement::Suspended => self.park(now, group, WaitReason::SourceSuspended),
             Placement::Elsewhere => self.park(now, group, WaitReason::AddressElsewhere),
             Placement::Nowhere => self.park(now, group, WaitReason::NoSource),
+            Placement::NotCarried => self.park(now, group, WaitReason::NoPoolForClass),
         }
     }
 
@@ -239,7 +246,7 @@ impl Shard {
 
     /// Puts a group behind what its tenant has on the path, or into it when it is the same copy.
     fn enqueue(&mut self, now: Instant, path: u32, group: u32) {
-        let (tenant, class) = self.group_tenant(&self.groups[group as usize]);
+        let MailFacts { tenant, class, .. } = self.mail_facts(&self.groups[group as usize]);
         let weight = self.rules.weight(tenant);
         let queue = &self.paths[path as usize].queue;
         let ours = &self.groups[group as usize];

@@ -14,7 +14,7 @@ use crate::dns::DnsFailure;
 use crate::egress::{self, Phase, RecipientOutcome, Scope, Verdict};
 use crate::events::dsn::{Action, ReportRecipient, ReportRequest};
 use crate::mail::{Domain, Interface};
-use crate::schedule::WaitReason;
+use crate::schedule::{WaitReason, retry_delay};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 /// Octets of a reply's text that an event keeps.
@@ -62,7 +62,7 @@ impl Shard {
             self.tried(job, recipients.len());
         }
         let ending = self.jobs[job as usize].ending;
-        let delay = self.config.retry.delay(number, &mut self.random);
+        let delay = retry_delay(&self.retry_delays(group), number, &mut self.random);
         let due = now.instant + delay;
         let mut record = Record::default();
         let mut reports = Vec::new();
@@ -162,11 +162,13 @@ impl Shard {
         host: Option<&Domain>,
         address: Option<SocketAddr>,
     ) {
+        let groups: Vec<_> = self.paths[path as usize].queue.drain();
+        // What is to be tried again first says how soon the site is.
+        let soonest = groups.iter().map(|group| self.retry_delays(*group)).min_by_key(|delays| delays.first_s);
         let place = &mut self.paths[path as usize];
-        place.failed(now.instant, &self.config.retry, &mut self.random, &reply.text);
+        place.failed(now.instant, &soonest.unwrap_or_default(), &mut self.random, &reply.text);
         let source = place.key.source;
         let site = place.key.site.0.to_string();
-        let groups = place.queue.drain();
         let outcome = RecipientOutcome {
             verdict: Verdict::Transient,
             scope: Scope::Site,

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use postrail_schema::allocation::Tenure;
 use postrail_schema::event::EventKind;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, SuspensionId};
+use postrail_schema::policy::{RetryPolicy, RoutingRule};
+use postrail_schema::selector::Selector;
 use postrail_schema::snapshot::{
     EgressPool, EgressSource, PoolMember, SendingDomain, SnapshotContent, Suppression, Suspension, SuspensionTarget,
     Tenant,
@@ -66,6 +68,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
             name: "default".to_owned(),
             tenant: None,
             members: sources.iter().map(|source| PoolMember { source: source.id, weight: 1 }).collect(),
+            classes: Default::default(),
         }],
         sources,
         ..SnapshotContent::default()
@@ -80,14 +83,7 @@ impl World {
     fn with(sources: &[&str], shard: u16, shards: u16, is_leasing: bool) -> Self {
         let content = content(sources);
         let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
-        let config = Config {
-            shard: ShardId(shard),
-            shards,
-            retry: RetryPolicy::default(),
-            seed: 7,
-            owners: SourceOwners::default(),
-            is_leasing,
-        };
+        let config = Config { shard: ShardId(shard), shards, seed: 7, owners: SourceOwners::default(), is_leasing };
         let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
         let mut world = Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
         world.input(Input::RecoveryDone);
@@ -408,6 +404,82 @@ fn a_suspension_stops_what_is_ready_already() {
     assert!(world.transact().is_none());
     assert!(world.outputs.iter().any(|output| matches!(output, Output::Quit { .. })));
     assert_eq!(world.shard.queue_view(world.now).domains[0].reasons.get("site_suspended"), Some(&1));
+}
+
+#[test]
+fn the_next_attempt_comes_when_the_policy_in_force_then_says_so() {
+    let policy = |first_s| RetryPolicy {
+        name: "soon".to_owned(),
+        selector: Selector { recipient_domain: Some("one.test".to_owned()), ..Selector::default() },
+        delays: Some(RetryDelays { first_s, factor_percent: 100, longest_s: first_s }),
+        expiry_s: None,
+    };
+    let mut world = World::new(&["0.0.0.0"], 0, 1);
+    world.publish(|content| content.retry_policies.push(policy(10)));
+    let job = world.accept(&["a@one.test"]);
+    let (session, transact) = world.reach_transaction();
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    world.ready(session);
+    world.pass(Duration::from_secs(5));
+    assert!(world.transact().is_none(), "ten seconds less a tenth are not over");
+    world.publish(|content| content.retry_policies = vec![policy(1_000)]);
+    world.pass(Duration::from_secs(6));
+    let session = world.opened()[0];
+    world.ready(session);
+    let attempt = world.take(|output| match output {
+        Output::Load { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    world.input(Input::Loaded { attempt: attempt.expect("what was said when it was deferred holds"), result: Ok(job) });
+    let (session, transact) = world.transact().expect("the second attempt");
+    world.outcome(session, &transact, Verdict::Transient, 451);
+    world.pass(Duration::from_secs(800));
+    assert!(world.opened().is_empty() && world.transact().is_none(), "the second delay is the new policy's");
+    world.pass(Duration::from_secs(400));
+    assert_eq!(world.opened().len(), 1);
+}
+
+#[test]
+fn a_rule_about_a_site_is_applied_once_the_site_is_known() {
+    let mut world = World::new(&["127.0.0.2", "127.0.0.3"], 0, 1);
+    world.publish(|content| {
+        let pool = |id, name: &str| EgressPool {
+            id: PoolId(id),
+            name: name.to_owned(),
+            tenant: None,
+            members: vec![PoolMember { source: SourceId(id), weight: 1 }],
+            classes: Default::default(),
+        };
+        content.pools = vec![pool(1, "default"), pool(2, "big")];
+        let selector = Selector { site: Some("mx.one.test".to_owned()), ..Selector::default() };
+        content.routing_rules.push(RoutingRule { name: "big".to_owned(), selector, pool: PoolId(2) });
+    });
+    world.accept(&["a@one.test"]);
+    world.accept(&["a@two.test"]);
+    world.resolve();
+    let mut opened = Vec::new();
+    while let Some(plan) = world.take(|output| match output {
+        Output::Open { plan, .. } => Some((plan.hosts.site.0.to_string(), plan.source)),
+        _ => None,
+    }) {
+        opened.push(plan);
+    }
+    opened.sort();
+    assert_eq!(opened, [("mx.one.test".to_owned(), SourceId(2)), ("mx.two.test".to_owned(), SourceId(1))]);
+}
+
+#[test]
+fn mail_that_no_pool_carries_waits_until_one_does() {
+    let mut world = World::new(&["127.0.0.2"], 0, 1);
+    world.publish(|content| content.pools[0].classes = [TrafficClass::Marketing].into());
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    assert!(world.opened().is_empty());
+    let queue = world.shard.queue_view(world.now);
+    assert_eq!(queue.domains[0].reasons.keys().copied().collect::<Vec<_>>(), ["no_pool_for_class"]);
+    world.publish(|content| content.pools[0].classes.clear());
+    world.resolve();
+    assert_eq!(world.opened().len(), 1);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use postrail_core::dns::ResolverConfig;
 use postrail_core::rules::SourceOwners;
-use postrail_core::schedule::RetryPolicy;
 use postrail_data_plane::admin::AdminAccess;
 use postrail_data_plane::intake::listen::Service;
 use postrail_data_plane::mesh::Mesh;
@@ -17,7 +16,9 @@ use postrail_data_plane::platform::Platform;
 use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::policy::{RetryDelays, RetryPolicy};
 use postrail_schema::sealed::{MasterKey, MasterKeys};
+use postrail_schema::selector::Selector;
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, SnapshotContent, Tenant,
 };
@@ -29,13 +30,11 @@ use crate::{NodeId, Sim};
 pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
     let platform = sim.platform(node);
     let (mesh, inboxes) = Mesh::new(1);
-    let retry = RetryPolicy { first: Duration::from_secs(5), max: Duration::from_secs(60), factor_percent: 150 };
     let setup = ShardSetup {
         node: NodeFacts {
             data: PathBuf::from("data"),
             hostname: "node.example".into(),
             shards: 1,
-            retry,
             master_keys: Arc::new(MasterKeys::only(MasterKey::new([7; 32]))),
             acceptor: None,
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
@@ -105,6 +104,14 @@ fn content() -> SnapshotContent {
             name: "default".to_owned(),
             tenant: None,
             members: vec![PoolMember { source, weight: 1 }],
+            classes: Default::default(),
+        }],
+        // A run has ten minutes, not days.
+        retry_policies: vec![RetryPolicy {
+            name: "soon".to_owned(),
+            selector: Selector::default(),
+            delays: Some(RetryDelays { first_s: 5, factor_percent: 150, longest_s: 60 }),
+            expiry_s: None,
         }],
         routes: vec![Route { domain: "*".to_owned(), routing_domain: None, port: 25, allow_private: true }],
         ..SnapshotContent::default()

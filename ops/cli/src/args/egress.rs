@@ -21,9 +21,10 @@ pub(crate) enum SourceCommand {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum PoolCommand {
-    /// Make a pool: `postrail pool add bulk --source out1 --source out2=3`
+    /// Make a pool: `postrail pool add bulk --source out1 --source out2=3 --class marketing`
     Add(PoolValue),
-    /// Give it other sources: `postrail pool set bulk --source out2 --source out3`
+    /// Give it other sources and classes; what is not said is as if it were new:
+    /// `postrail pool set bulk --source out2 --source out3`
     Set(PoolValue),
     /// Pools with their sources and weights: `postrail pool list`
     List,
@@ -88,4 +89,7 @@ pub(crate) struct PoolValue {
     /// The only tenant that may use it [default: all]
     #[arg(long)]
     pub(crate) tenant: Option<String>,
+    /// A class of mail that it carries: transactional, person_to_person, marketing (repeatable) [default: all]
+    #[arg(long = "class", value_name = "CLASS")]
+    pub(crate) classes: Vec<String>,
 }

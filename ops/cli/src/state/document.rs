@@ -15,7 +15,7 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 12] = [
     "settings",
     "operators",
     "regions",
@@ -26,6 +26,8 @@ const KINDS: [&str; 10] = [
     "domains",
     "routes",
     "suspensions",
+    "retry_policies",
+    "routing_rules",
 ];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];

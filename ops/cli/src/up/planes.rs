@@ -394,7 +394,6 @@ fn node_config(options: &PlanesOptions, masters: &MasterKeys, identity: Option<&
         resolvers: options.resolvers.clone(),
         tls: options.tls.clone(),
         drain: options.drain,
-        retry: Default::default(),
         control_url: url(options.api),
         admin_access: admin_access(options, masters, identity)?,
     })

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use postrail_schema::ids::{CredentialId, Revision, SendingDomainId, ShardId};
+use postrail_schema::limits::EXPIRY_TRANSACTIONAL;
 use postrail_schema::snapshot::{SnapshotContent, Suppression, Tenant};
 use postrail_schema::standing::{DomainRecord, Standing};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Policy of SMTP submission, case by case.
 
 use postrail_schema::ids::{Revision, SendingDomainId, ShardId};
-use postrail_schema::limits::HEADER_FIELDS_MAX;
+use postrail_schema::limits::{EXPIRY_DEFAULT, EXPIRY_TRANSACTIONAL, HEADER_FIELDS_MAX};
 use postrail_schema::snapshot::{Credential, Route, SnapshotContent};
 use postrail_schema::standing::{DomainRecord, Standing};
 use proptest::prelude::*;

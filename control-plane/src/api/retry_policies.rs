@@ -1,0 +1,96 @@
+//! `/v2/retry-policies`: the operator's.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::policy::RetryPolicy;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::plan::{Desired, RetryPolicyEntry, SelectorEntry, entity_tag};
+
+/// A retry policy but for its name, which is in the path.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryPolicyValue {
+    #[serde(default, rename = "match")]
+    mail: SelectorEntry,
+    #[serde(default)]
+    first_delay_s: Option<u32>,
+    #[serde(default)]
+    factor_percent: Option<u32>,
+    #[serde(default)]
+    longest_delay_s: Option<u32>,
+    #[serde(default)]
+    expiry_s: Option<u32>,
+}
+
+#[utoipa::path(get, path = "/v2/retry-policies", tag = "retry_policies", params(PageParams),
+    responses((status = 200, body = Page<RetryPolicyEntry>)))]
+pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<RetryPolicyEntry>> {
+    let desired = shared.app.desired();
+    let all = desired.retry_policies.values();
+    Json(listing.by_name(all, |policy| &policy.name, |policy| RetryPolicyEntry::of(&desired, policy)))
+}
+
+#[utoipa::path(post, path = "/v2/retry-policies", tag = "retry_policies", request_body = RetryPolicyEntry,
+    responses((status = 201, body = RetryPolicyEntry), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(body): Body<RetryPolicyEntry>,
+) -> Result<(StatusCode, Tagged<RetryPolicyEntry>), ProblemDocument> {
+    let policy = shared.run(move |app| app.put_retry_policy(&body, None)).await?;
+    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &policy)))
+}
+
+#[utoipa::path(get, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
+    responses((status = 200, body = RetryPolicyEntry), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Tagged<RetryPolicyEntry>, ProblemDocument> {
+    let desired = shared.app.desired();
+    let found = desired.retry_policies.get(&name);
+    let policy = found.ok_or_else(|| ProblemDocument::not_found(&format!("retry policy {name}")))?;
+    Ok(tagged(&desired, policy))
+}
+
+#[utoipa::path(put, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
+    request_body = RetryPolicyValue,
+    responses((status = 200, body = RetryPolicyEntry), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn replace(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    IfMatch(when): IfMatch,
+    Body(body): Body<RetryPolicyValue>,
+) -> Result<Tagged<RetryPolicyEntry>, ProblemDocument> {
+    let when = when.sending(&body);
+    let RetryPolicyValue { mail, first_delay_s, factor_percent, longest_delay_s, expiry_s } = body;
+    let entry = RetryPolicyEntry { name, mail, first_delay_s, factor_percent, longest_delay_s, expiry_s };
+    let policy = shared.run(move |app| app.put_retry_policy(&entry, Some(&when))).await?;
+    Ok(tagged(&shared.app.desired(), &policy))
+}
+
+#[utoipa::path(delete, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
+    responses((status = 204), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    IfMatch(when): IfMatch,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.delete_retry_policy(&name, &when)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(desired: &Desired, policy: &RetryPolicy) -> Tagged<RetryPolicyEntry> {
+    let entry = RetryPolicyEntry::of(desired, policy);
+    Tagged(entity_tag(&entry), entry)
+}

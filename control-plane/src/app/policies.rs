@@ -1,0 +1,194 @@
+//! Selectors, retry policies and routing rules: from what people write to what is stored.
+
+use postrail_schema::ids::{PoolId, SendingDomainId, TenantId};
+use postrail_schema::limits::{EXPIRY_S_MAX, EXPIRY_S_MIN, RETRY_DELAY_S_MAX, RETRY_FACTOR_PERCENT_MAX};
+use postrail_schema::policy::{RetryDelays, RetryPolicy, RoutingRule};
+use postrail_schema::selector::Selector;
+
+use super::{App, AppError, Precondition, names};
+use crate::plan::{Desired, RetryPolicyEntry, RoutingRuleEntry, SelectorEntry};
+
+/// Who has a name.
+pub(super) trait Lookup {
+    fn tenant(&self, name: &str) -> Option<TenantId>;
+    /// Of that tenant, or with `None` whose it is.
+    fn domain(&self, tenant: Option<TenantId>, name: &str) -> Option<(SendingDomainId, TenantId)>;
+    fn pool(&self, name: &str) -> Option<PoolId>;
+}
+
+impl Lookup for Desired {
+    fn tenant(&self, name: &str) -> Option<TenantId> {
+        self.tenant(name).map(|tenant| tenant.id)
+    }
+
+    fn domain(&self, tenant: Option<TenantId>, name: &str) -> Option<(SendingDomainId, TenantId)> {
+        self.domain(tenant, name).map(|domain| (domain.id, domain.tenant))
+    }
+
+    fn pool(&self, name: &str) -> Option<PoolId> {
+        self.pool(name).map(|pool| pool.id)
+    }
+}
+
+impl App {
+    /// Makes a retry policy, or with `replace` changes the one of that name, if that holds.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), or a value is malformed.
+    pub(crate) fn put_retry_policy(
+        &self,
+        entry: &RetryPolicyEntry,
+        replace: Option<&Precondition>,
+    ) -> Result<RetryPolicy, AppError> {
+        self.change(|draft| {
+            match (draft.desired.retry_policies.get(&entry.name), replace) {
+                (Some(policy), Some(when)) => when.check(&RetryPolicyEntry::of(&draft.desired, policy))?,
+                (None, None) => {}
+                (Some(_), None) => return Err(AppError::conflict(format!("retry policy {} exists", entry.name))),
+                (None, Some(_)) => return Err(AppError::not_found("retry policy", &*entry.name)),
+            }
+            let policy = retry_policy(entry, &draft.desired)?;
+            draft.put(policy.clone())?;
+            Ok(policy)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_retry_policy(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
+        self.change(|draft| {
+            let found = draft.desired.retry_policies.get(name);
+            let policy = found.ok_or_else(|| AppError::not_found("retry policy", name))?;
+            when.check(&RetryPolicyEntry::of(&draft.desired, policy))?;
+            draft.delete::<RetryPolicy>(&name.to_owned());
+            Ok(())
+        })
+    }
+
+    /// Makes a routing rule, or with `replace` changes the one of that name, if that holds.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), or a value is malformed.
+    pub(crate) fn put_routing_rule(
+        &self,
+        entry: &RoutingRuleEntry,
+        replace: Option<&Precondition>,
+    ) -> Result<RoutingRule, AppError> {
+        self.change(|draft| {
+            match (draft.desired.routing_rules.get(&entry.name), replace) {
+                (Some(rule), Some(when)) => when.check(&RoutingRuleEntry::of(&draft.desired, rule))?,
+                (None, None) => {}
+                (Some(_), None) => return Err(AppError::conflict(format!("routing rule {} exists", entry.name))),
+                (None, Some(_)) => return Err(AppError::not_found("routing rule", &*entry.name)),
+            }
+            let rule = routing_rule(entry, &draft.desired)?;
+            draft.put(rule.clone())?;
+            Ok(rule)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_routing_rule(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
+        self.change(|draft| {
+            let found = draft.desired.routing_rules.get(name);
+            let rule = found.ok_or_else(|| AppError::not_found("routing rule", name))?;
+            when.check(&RoutingRuleEntry::of(&draft.desired, rule))?;
+            draft.delete::<RoutingRule>(&name.to_owned());
+            Ok(())
+        })
+    }
+}
+
+/// # Errors
+/// A value that cannot be, by its pointer in the entry.
+pub(super) fn retry_policy(entry: &RetryPolicyEntry, known: &dyn Lookup) -> Result<RetryPolicy, AppError> {
+    let name = names::slug("/name", &entry.name)?;
+    let selector = selector(&entry.mail, known)?;
+    let delays = entry.delays();
+    if let Some(delays) = delays {
+        check_delays(delays)?;
+    }
+    let expiry_s = entry.expiry_s;
+    if let Some(seconds) = expiry_s {
+        if !(EXPIRY_S_MIN..=EXPIRY_S_MAX).contains(&seconds) {
+            let detail = format!("mail is tried for {EXPIRY_S_MIN} to {EXPIRY_S_MAX} seconds (30 days)");
+            return Err(AppError::invalid("/expiry_s", detail));
+        }
+        if selector.is_by_receiver() {
+            let detail = "expiry is fixed for a mail as a whole when it is accepted, so it cannot depend on a receiver: \
+                          say it in a policy without recipient_domain and site";
+            return Err(AppError::invalid("/expiry_s", detail));
+        }
+    }
+    if delays.is_none() && expiry_s.is_none() {
+        let detail = "say first_delay_s, factor_percent, longest_delay_s or expiry_s: a policy says something";
+        return Err(AppError::invalid("", detail));
+    }
+    Ok(RetryPolicy { name, selector, delays, expiry_s })
+}
+
+/// # Errors
+/// A value that cannot be, by its pointer in the entry.
+pub(super) fn routing_rule(entry: &RoutingRuleEntry, known: &dyn Lookup) -> Result<RoutingRule, AppError> {
+    let name = names::slug("/name", &entry.name)?;
+    let selector = selector(&entry.mail, known)?;
+    let missing = || AppError::invalid("/pool", format!("pool {} does not exist", entry.pool));
+    Ok(RoutingRule { name, selector, pool: known.pool(&entry.pool).ok_or_else(missing)? })
+}
+
+fn check_delays(delays: RetryDelays) -> Result<(), AppError> {
+    if !(1..=RETRY_DELAY_S_MAX).contains(&delays.first_s) {
+        return Err(AppError::invalid(
+            "/first_delay_s",
+            format!("a delay is 1 to {RETRY_DELAY_S_MAX} seconds (7 days)"),
+        ));
+    }
+    if !(100..=RETRY_FACTOR_PERCENT_MAX).contains(&delays.factor_percent) {
+        let detail = format!("a factor is 100 (the delay stays) to {RETRY_FACTOR_PERCENT_MAX} percent");
+        return Err(AppError::invalid("/factor_percent", detail));
+    }
+    if !(delays.first_s..=RETRY_DELAY_S_MAX).contains(&delays.longest_s) {
+        let detail = format!("the longest delay is the first, {} s, to {RETRY_DELAY_S_MAX} s (7 days)", delays.first_s);
+        return Err(AppError::invalid("/longest_delay_s", detail));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// What it names does not exist, or cannot be.
+pub(super) fn selector(entry: &SelectorEntry, known: &dyn Lookup) -> Result<Selector, AppError> {
+    let missing = |pointer, kind: &str, name: &str| AppError::invalid(pointer, format!("{kind} {name} does not exist"));
+    let tenant = match &entry.tenant {
+        Some(name) => Some(known.tenant(name).ok_or_else(|| missing("/match/tenant", "tenant", name))?),
+        None => None,
+    };
+    let domain = match &entry.sending_domain {
+        Some(text) => {
+            let name = names::domain("/match/sending_domain", text, false)?;
+            let found = known.domain(tenant, &name);
+            Some(found.ok_or_else(|| missing("/match/sending_domain", "sending domain", &name))?)
+        }
+        None => None,
+    };
+    let recipient_domain = entry.recipient_domain.as_deref();
+    Ok(Selector {
+        recipient_domain: recipient_domain
+            .map(|name| names::domain("/match/recipient_domain", name, true))
+            .transpose()?,
+        site: entry.site.as_deref().map(site).transpose()?,
+        sending_domain: domain.map(|(id, _)| id),
+        // Whose a domain is goes without saying; said always, equal selectors are equal.
+        tenant: domain.map(|(_, tenant)| tenant).or(tenant),
+        class: entry.class,
+    })
+}
+
+/// The name of a site: its hosts in order.
+fn site(text: &str) -> Result<String, AppError> {
+    let mut hosts =
+        text.split(',').map(|host| names::domain("/match/site", host.trim(), true)).collect::<Result<Vec<_>, _>>()?;
+    hosts.sort_unstable();
+    hosts.dedup();
+    Ok(hosts.join(","))
+}
