@@ -14,7 +14,7 @@ use crate::plan::Role;
 /// # Errors
 /// 403 that names the scope or the role that is missing.
 pub(crate) fn check(caller: &Caller, method: &Method, path: &str) -> Result<(), ProblemDocument> {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let reads = changes_nothing(method, path);
     match caller {
         Caller::Operator { role, .. } => need_role(*role, role_of(reads, path)),
         Caller::Tenant { scopes, .. } => match scope_of(reads, path) {
@@ -22,6 +22,11 @@ pub(crate) fn check(caller: &Caller, method: &Method, path: &str) -> Result<(), 
             _ => Ok(()),
         },
     }
+}
+
+/// Whether a request only reads, by whatever method: a plan has a body, and changes nothing.
+pub(crate) fn changes_nothing(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) || (*method == Method::POST && path == "/state/plan")
 }
 
 /// # Errors
@@ -41,8 +46,7 @@ fn missing_scope(scope: Scope) -> ProblemDocument {
 
 fn role_of(reads: bool, path: &str) -> Role {
     match resource(path) {
-        // A plan changes nothing.
-        _ if reads || path == "/state/plan" => Role::Viewer,
+        _ if reads => Role::Viewer,
         "operators" | "master-key" => Role::Admin,
         _ => Role::Operator,
     }

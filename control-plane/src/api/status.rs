@@ -103,7 +103,8 @@ pub(crate) async fn problems(
 ) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
     let problems = shared.app.problems();
     let observed = shared.run(|app| {
-        let observed = [app.problems_of_hosts()?, app.key_problems(&app.desired())?, app.fleet_problems()];
+        let desired = app.desired();
+        let observed = [app.problems_of_hosts(&desired)?, app.key_problems(&desired)?, app.fleet_problems()];
         Ok(observed.concat())
     });
     let observed = observed.await?;

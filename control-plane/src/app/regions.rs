@@ -11,7 +11,7 @@ use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
 
 use super::{App, AppError, Precondition, names};
-use crate::plan::{Presence, RegionEntry, region_problems};
+use crate::plan::{Desired, Presence, RegionEntry, region_problems};
 
 /// A region to make, or to replace under its name.
 #[derive(Clone, Debug)]
@@ -75,11 +75,11 @@ impl App {
         Err(AppError::WrongRegion { region: region.name.clone(), at })
     }
 
-    /// What the data planes and control planes that run say of regions.
+    /// What of `desired` does not go with the regions of the data planes and control planes that run.
     ///
     /// # Errors
     /// The store fails.
-    pub(crate) fn problems_of_hosts(&self) -> Result<Vec<Problem>, AppError> {
+    pub(crate) fn problems_of_hosts(&self, desired: &Desired) -> Result<Vec<Problem>, AppError> {
         let mut presence = Presence::default();
         for entry in self.store.list(HOSTS)?.entries {
             let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
@@ -92,6 +92,6 @@ impl App {
             let region = entry.key.strip_prefix(LEADER).unwrap_or_default().trim_start_matches('/');
             presence.leaders.insert(region.to_owned());
         }
-        Ok(region_problems(&self.desired(), &presence))
+        Ok(region_problems(desired, &presence))
     }
 }

@@ -7,7 +7,7 @@ use postrail_schema::wire::encode_snapshot;
 use serde::Serialize;
 
 use super::{App, AppError, Precondition, names, now_ms};
-use crate::ledger::SuppressionRecord;
+use crate::ledger::{LedgerError, SuppressionRecord};
 use crate::plan::DocumentEntry;
 
 /// A suppression as its entity tag is of.
@@ -50,8 +50,7 @@ impl App {
             reason: names::reason("/reason", reason)?,
             created_ms: now_ms(),
         };
-        self.check_suppression(&record.suppression, when)?;
-        let new = self.ledger.suppress(&record)?;
+        let new = self.guarded(&record.suppression, when, |was| self.ledger.suppress(&record, was))?;
         if new {
             self.announce_suppressions()?;
         }
@@ -65,21 +64,32 @@ impl App {
     pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
         self.check_region(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
-        self.check_suppression(&suppression, when)?;
-        if !self.ledger.unsuppress(&suppression)? {
+        if !self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))? {
             return Err(AppError::not_found("suppression", suppression.address));
         }
         self.announce_suppressions()
     }
 
-    /// The ledger knows no guards, so another's change may come between this and ours; the later one stands then.
-    fn check_suppression(&self, suppression: &Suppression, when: &Precondition) -> Result<(), AppError> {
+    /// Makes a change of what was checked, and of nothing else: where another's came between, it is looked at again.
+    fn guarded(
+        &self,
+        suppression: &Suppression,
+        when: &Precondition,
+        change: impl Fn(Option<&str>) -> Result<bool, LedgerError>,
+    ) -> Result<bool, AppError> {
         if when.is_empty() {
-            return Ok(());
+            return Ok(change(None)?);
         }
-        let found = self.ledger.suppression(suppression)?;
-        let found = found.ok_or_else(|| AppError::not_found("suppression", &suppression.address))?;
-        when.check(&SuppressionEntry::of(&found))
+        for _ in 0..TRIES_MAX {
+            let found = self.ledger.suppression(suppression)?;
+            let found = found.ok_or_else(|| AppError::not_found("suppression", &suppression.address))?;
+            when.check(&SuppressionEntry::of(&found))?;
+            match change(Some(&found.reason)) {
+                Err(LedgerError::SuppressionChanged) => {}
+                done => return Ok(done?),
+            }
+        }
+        Err(AppError::conflict("others change this suppression all the while; try again"))
     }
 
     /// Every suppression as a buffer for data planes, with its version: at least `wanted` where the store has that.
@@ -105,3 +115,6 @@ impl App {
         found.ok_or_else(|| AppError::not_found("suppression", suppression.address))
     }
 }
+
+/// How often a change is tried that others' come between.
+const TRIES_MAX: usize = 5;

@@ -144,6 +144,8 @@ pub(crate) enum LedgerError {
     NewerFormat { found: u32 },
     #[error("{suppressions} suppressions are the most that are kept")]
     SuppressionsFull { suppressions: usize },
+    #[error("the suppression has another reason than the one that was read, or is gone")]
+    SuppressionChanged,
     #[error("stored event {sequence} cannot be read")]
     Corrupt { sequence: u64 },
     #[error("what is stored of the recipients of {message} cannot be read")]
@@ -213,17 +215,17 @@ pub(crate) trait Ledger: Send + Sync {
     /// The database fails, or a stored event cannot be read.
     fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError>;
 
-    /// Adds or renews a suppression; whether it is new.
+    /// Adds or renews a suppression; whether it is new. `was`: only one that is there, with this reason.
     ///
     /// # Errors
-    /// [`LedgerError::SuppressionsFull`].
-    fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError>;
+    /// [`LedgerError::SuppressionsFull`], [`LedgerError::SuppressionChanged`].
+    fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError>;
 
-    /// Removes a suppression; whether there was one.
+    /// Removes a suppression; whether there was one. `was`: only with this reason.
     ///
     /// # Errors
-    /// The database fails.
-    fn unsuppress(&self, suppression: &Suppression) -> Result<bool, LedgerError>;
+    /// [`LedgerError::SuppressionChanged`].
+    fn unsuppress(&self, suppression: &Suppression, was: Option<&str>) -> Result<bool, LedgerError>;
 
     /// # Errors
     /// The database fails.

@@ -149,6 +149,7 @@ cases![
     damaged_recipients_are_an_error_with_their_message,
     a_ledger_of_a_newer_format_is_refused,
     suppressions_are_kept_once_and_paged_by_tenant_and_address,
+    a_suppression_is_changed_only_while_it_says_what_was_read,
     acts_are_written_before_they_are_done_and_read_from_the_newest,
 ];
 
@@ -520,6 +521,24 @@ fn a_ledger_of_a_newer_format_is_refused(world: World) {
     assert!(world.backend.try_open().is_err_and(|error| newer(&error)));
 }
 
+fn a_suppression_is_changed_only_while_it_says_what_was_read(world: World) {
+    let record = |reason: &str| SuppressionRecord {
+        suppression: Suppression { tenant: TenantId(1), address: "a@receiver.example".to_owned() },
+        reason: reason.to_owned(),
+        created_ms: 5,
+    };
+    let ledger = &world.ledger;
+    let is_refused = |done: Result<bool, LedgerError>| matches!(done, Err(LedgerError::SuppressionChanged));
+    assert!(is_refused(ledger.suppress(&record("mine"), Some("read"))), "there is none");
+    ledger.suppress(&record("read"), None).unwrap();
+    assert!(!ledger.suppress(&record("theirs"), Some("read")).unwrap());
+    assert!(is_refused(ledger.suppress(&record("mine"), Some("read"))));
+    assert!(is_refused(ledger.unsuppress(&record("").suppression, Some("read"))));
+    assert_eq!(ledger.suppression(&record("").suppression).unwrap(), Some(record("theirs")));
+    assert!(ledger.unsuppress(&record("").suppression, Some("theirs")).unwrap());
+    assert!(is_refused(ledger.unsuppress(&record("").suppression, Some("theirs"))));
+}
+
 fn suppressions_are_kept_once_and_paged_by_tenant_and_address(mut world: World) {
     let record = |tenant: u32, address: &str, reason: &str| SuppressionRecord {
         suppression: Suppression { tenant: TenantId(tenant), address: address.to_owned() },
@@ -530,10 +549,10 @@ fn suppressions_are_kept_once_and_paged_by_tenant_and_address(mut world: World) 
     for (tenant, address) in
         [2, 1, 4_000_000_000].into_iter().flat_map(|tenant| addresses.map(|address| (tenant, address)))
     {
-        assert!(world.ledger.suppress(&record(tenant, address, "asked to")).unwrap());
+        assert!(world.ledger.suppress(&record(tenant, address, "asked to"), None).unwrap());
     }
     let renewed = record(2, "b@x.example", "bounced");
-    assert!(!world.ledger.suppress(&renewed).unwrap(), "it was there");
+    assert!(!world.ledger.suppress(&renewed, None).unwrap(), "it was there");
     world.reopen();
     assert_eq!(world.ledger.suppression(&renewed.suppression).unwrap(), Some(renewed.clone()));
     let all = world.ledger.all_suppressions().unwrap();
@@ -555,8 +574,8 @@ fn suppressions_are_kept_once_and_paged_by_tenant_and_address(mut world: World) 
             assert_eq!(paged, all[wanted.clone()], "{tenant:?} by {limit}");
         }
     }
-    assert!(world.ledger.unsuppress(&renewed.suppression).unwrap());
-    assert!(!world.ledger.unsuppress(&renewed.suppression).unwrap());
+    assert!(world.ledger.unsuppress(&renewed.suppression, None).unwrap());
+    assert!(!world.ledger.unsuppress(&renewed.suppression, None).unwrap());
     assert_eq!(world.ledger.suppression(&renewed.suppression).unwrap(), None);
     assert_eq!(world.ledger.all_suppressions().unwrap().len(), 14);
 }

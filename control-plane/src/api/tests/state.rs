@@ -408,3 +408,17 @@ async fn a_large_change_whose_control_plane_dies_is_whole_for_others_and_finishe
     let read = crate::plan::Desired::from_entries(&sound.list(DESIRED).unwrap().entries).unwrap();
     assert_eq!((read.tenant("tenant-00001").unwrap().weight, read.tenant("default").unwrap().weight), (77, 3));
 }
+
+#[tokio::test]
+async fn a_plan_leaves_no_record_and_tells_of_a_region_that_nobody_serves() {
+    let world = World::new();
+    let records = |audit: &Value| audit["items"].as_array().unwrap().len();
+    let before = records(&world.get("/v2/audit").await);
+    let region = json!({ "name": "eu", "submission_host": "mail.eu.example" });
+    let tenants = json!([{ "name": "default" }, { "name": "blue", "region": "eu" }]);
+    let plan = world.plan(&json!({ "regions": [region], "tenants": tenants })).await;
+    let found = plan["problems"].as_array().unwrap().iter().find(|problem| problem["code"] == "region_without_host");
+    assert_eq!(found.unwrap()["subject"], "region/eu", "{plan}");
+    assert_eq!(plan["applicable"], true, "a warning keeps nobody from it");
+    assert_eq!(records(&world.get("/v2/audit").await), before);
+}

@@ -102,9 +102,19 @@ impl Ledger for PostgresLedger {
         self.read(|rows| read::trace(rows, id, index, limit))
     }
 
-    fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError> {
+    fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
         let tenant = i64::from(record.suppression.tenant.0);
         let created_ms = signed(record.created_ms);
+        if let Some(was) = was {
+            return self.pool.with(|session| {
+                let changed = session.execute(
+                    "UPDATE suppressions SET reason = $3, created_ms = $4
+                     WHERE tenant = $1 AND address = $2 AND reason = $5",
+                    &[&tenant, &record.suppression.address, &record.reason, &created_ms, &was],
+                )?;
+                if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) }
+            });
+        }
         self.pool.with(|session| {
             session.transaction(|session| {
                 // One at a time, so that two cannot both be the last that has room.
@@ -124,14 +134,14 @@ impl Ledger for PostgresLedger {
         })
     }
 
-    fn unsuppress(&self, suppression: &Suppression) -> Result<bool, LedgerError> {
+    fn unsuppress(&self, suppression: &Suppression, was: Option<&str>) -> Result<bool, LedgerError> {
         let tenant = i64::from(suppression.tenant.0);
         self.pool.with(|session| {
             let removed = session.execute(
-                "DELETE FROM suppressions WHERE tenant = $1 AND address = $2",
-                &[&tenant, &suppression.address],
+                "DELETE FROM suppressions WHERE tenant = $1 AND address = $2 AND ($3::text IS NULL OR reason = $3)",
+                &[&tenant, &suppression.address, &was],
             )?;
-            Ok(removed == 1)
+            if removed == 0 && was.is_some() { Err(LedgerError::SuppressionChanged) } else { Ok(removed == 1) }
         })
     }
 

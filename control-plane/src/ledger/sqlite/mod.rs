@@ -132,8 +132,15 @@ impl Ledger for SqliteLedger {
         read::trace(&mut &*self.reader(), id, index, limit)
     }
 
-    fn suppress(&self, record: &SuppressionRecord) -> Result<bool, LedgerError> {
+    fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
         let mut writer = self.writer();
+        if let Some(was) = was {
+            let changed = writer.connection.execute(
+                "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2 AND reason = ?5",
+                params![record.suppression.tenant.0, record.suppression.address, record.reason, record.created_ms, was],
+            )?;
+            return if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) };
+        }
         let transaction = writer.connection.transaction()?;
         let new = transaction.execute(
             "INSERT INTO suppressions (tenant, address, reason, created_ms) VALUES (?1, ?2, ?3, ?4)
@@ -156,12 +163,12 @@ impl Ledger for SqliteLedger {
         Ok(new)
     }
 
-    fn unsuppress(&self, suppression: &Suppression) -> Result<bool, LedgerError> {
+    fn unsuppress(&self, suppression: &Suppression, was: Option<&str>) -> Result<bool, LedgerError> {
         let removed = self.writer().connection.execute(
-            "DELETE FROM suppressions WHERE tenant = ?1 AND address = ?2",
-            params![suppression.tenant.0, suppression.address],
+            "DELETE FROM suppressions WHERE tenant = ?1 AND address = ?2 AND (?3 IS NULL OR reason = ?3)",
+            params![suppression.tenant.0, suppression.address, was],
         )?;
-        Ok(removed == 1)
+        if removed == 0 && was.is_some() { Err(LedgerError::SuppressionChanged) } else { Ok(removed == 1) }
     }
 
     fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError> {
