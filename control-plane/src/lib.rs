@@ -31,7 +31,7 @@ mod spf;
 pub mod store;
 mod verify;
 
-pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError};
+pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, Kept};
 pub use files::{MasterKeyError, adopt_next_master_key, make_next_master_key, master_keys};
 pub use identity::{FleetFacts, FleetIdentity, FleetName, IdentityError, tls_reason};
 pub use ledger::{AddressError, PostgresAddress};

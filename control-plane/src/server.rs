@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::{
-    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, KnownHosts, Parts, make_operator_token,
+    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, Parts, make_operator_token,
 };
 use crate::dns::Resolver;
 use crate::files;
@@ -56,6 +56,8 @@ pub enum DataPlanes {
 pub struct Started {
     /// What was made, if this was the first start.
     pub first: Option<FirstStart>,
+    /// What holds instead of what was told for a first start.
+    pub kept: Kept,
     /// Where the API listens.
     pub api: SocketAddr,
     /// What opens what is sealed.
@@ -95,8 +97,10 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let listener = TcpListener::bind(config.api).await.with_context(|| format!("listening on {}", config.api))?;
     let api = listener.local_addr().context("reading the listener's address")?;
     let store = Arc::clone(&config.store);
+    let told = bootstrap.clone();
     let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap)).await;
     let Opened { app, master_keys, identity, first, allocation } = opened.context("opening the stores")??;
+    let kept = app.kept(&told);
     let token: Arc<str> = master_keys.current.fleet_token().into();
     let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&FleetName::DataPlane));
     let (tls, scheme) = (tls.transpose()?, if is_near { "http" } else { "https" });
@@ -126,7 +130,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
             tracing::error!(error = &error as &dyn std::error::Error, "the control API ended");
         }
     });
-    Ok(Started { first, api, master_keys, identity, handle: Handle { stop, tasks } })
+    Ok(Started { first, kept, api, master_keys, identity, handle: Handle { stop, tasks } })
 }
 
 struct Opened {

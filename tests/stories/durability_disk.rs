@@ -84,6 +84,11 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     assert!(!accepted && transcript.contains("452 4.3.1"), "{transcript}");
     let ready = postrail.admin_get("/readyz");
     assert!(ready.0 == 503 && ready.1.contains("full"), "{ready:?}");
+    let told = ready.1.split("% full").next().and_then(|before| before.rsplit(' ').next()?.parse::<u64>().ok());
+    let of_df = run(Command::new("df").arg("--output=pcent").arg(&disk.at));
+    let of_df = of_df.split_whitespace().find_map(|word| word.strip_suffix('%')?.parse::<u64>().ok());
+    let (told, of_df) = told.zip(of_df).expect("both tell a number");
+    assert!(told.abs_diff(of_df) <= 1, "{told}% here, {of_df}% by df");
     let waiting = postrail.metric("postrail_waiting_recipients");
     wait::until("what was accepted to go out while the disk is full", || {
         (postrail.metric("postrail_waiting_recipients") == 0).then_some(())

@@ -44,7 +44,28 @@ pub struct FirstStart {
     pub dns_records: Vec<DnsRecord>,
 }
 
+/// What holds on a later start, where the first resources are there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Whether there is a sending domain of the name that was told.
+    pub has_domain: bool,
+    /// By what name the first source greets receivers, where it is another than the host's.
+    pub ehlo_name: Option<String>,
+}
+
 impl App {
+    /// What holds instead of what `told` would make on a first start.
+    pub(crate) fn kept(&self, told: &Bootstrap) -> Kept {
+        let desired = self.desired();
+        let has_domain = |name: &String| desired.domains.values().any(|domain| domain.name.eq_ignore_ascii_case(name));
+        let first = desired.sources.values().find(|source| source.name == DEFAULT);
+        let other = first.filter(|source| !source.ehlo_name.eq_ignore_ascii_case(&told.hostname));
+        Kept {
+            has_domain: told.domain.as_ref().is_none_or(has_domain),
+            ehlo_name: other.map(|source| source.ehlo_name.clone()),
+        }
+    }
+
     /// Makes the first resources if the store is empty, and publishes in any case. `operator_token` is from then on the
     /// one that is believed.
     ///

@@ -52,7 +52,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 pub(crate) use access::{Access, Caller, Refusal};
-pub use bootstrap::{Bootstrap, FirstStart};
+pub use bootstrap::{Bootstrap, FirstStart, Kept};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{CredentialChange, IssuedSecret, NewCredential};
 pub(crate) use data_plane::{DataPlane, FleetAccess, JournalAnswer, PulledJournal, Settling};

@@ -73,7 +73,7 @@ pub trait Disk {
     fn read_file(&self, path: &Path) -> impl Future<Output = io::Result<Vec<u8>>>;
     /// Replaces a small file durably: temporary name, sync, rename, sync of the folder.
     fn write_file(&self, path: &Path, content: &[u8]) -> impl Future<Output = io::Result<()>>;
-    /// Percent of the file system in use that ordinary users cannot write to any more, and its free octets.
+    /// How much of what ordinary users may fill of the file system is in use, and what they may still fill, octets.
     fn usage(&self, path: &Path) -> impl Future<Output = io::Result<DiskUsage>>;
 }
 

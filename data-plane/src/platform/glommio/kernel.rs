@@ -106,7 +106,8 @@ pub(super) fn entropy() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// Use of the file system that holds `path`.
+/// Use of the file system that holds `path`, as df(1) tells it: what is reserved for root is neither used nor free, also
+/// where this process might take it.
 pub(super) fn disk_usage(path: &Path) -> io::Result<DiskUsage> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut status = MaybeUninit::<libc::statvfs>::zeroed();
@@ -116,10 +117,15 @@ pub(super) fn disk_usage(path: &Path) -> io::Result<DiskUsage> {
     }
     // SAFETY: it was zeroed and every bit pattern is a status.
     let status = unsafe { status.assume_init() };
-    let (blocks, available) = (u128::from(status.f_blocks), u128::from(status.f_bavail));
-    let used = blocks.saturating_sub(available) * 100;
-    let used_percent = if blocks == 0 { 0 } else { used.div_ceil(blocks).min(100) as u8 };
+    let used_percent = used_percent(status.f_blocks, status.f_bfree, status.f_bavail);
     Ok(DiskUsage { used_percent, free_bytes: status.f_bavail.saturating_mul(status.f_frsize) })
+}
+
+/// What is used of what is used and may be.
+fn used_percent(blocks: u64, free: u64, available: u64) -> u8 {
+    let (used, available) = (u128::from(blocks.saturating_sub(free)), u128::from(available));
+    let room = used + available;
+    if room == 0 { 0 } else { (used * 100).div_ceil(room).min(100) as u8 }
 }
 
 /// Whether the effective set of this process has a capability; a `/proc` that cannot be read means no.
@@ -131,3 +137,18 @@ fn has_capability(bit: u32) -> bool {
 
 /// Number of the capability to lock memory without limit (capability.h).
 const CAP_IPC_LOCK: u32 = 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_reserved_for_root_are_neither_used_nor_free() {
+        // 20 of 100 blocks are reserved: 8 used of 80 that may be.
+        assert_eq!(used_percent(100, 92, 72), 10);
+        assert_eq!(used_percent(100, 20, 0), 100);
+        assert_eq!(used_percent(100, 28, 8), 90);
+        assert_eq!(used_percent(100, 100, 100), 0);
+        assert_eq!(used_percent(0, 0, 0), 0, "a file system without blocks, such as /proc");
+    }
+}

@@ -53,10 +53,11 @@ pub(crate) struct UpOptions {
     /// Let the kernel move the shards between CPUs
     #[arg(long)]
     pub(crate) no_pin: bool,
-    /// This host's name in greetings and trace headers [default: the system's]
+    /// This host's name in greetings and trace headers [default: the system's]; at the first start also the name that the
+    /// source `default` says to receivers
     #[arg(long)]
     pub(crate) hostname: Option<String>,
-    /// The first sending domain, made at the first start [default: example.test]
+    /// The first sending domain, made at the first start [default: example.test]; later ones: `postrail domain add`
     #[arg(long)]
     pub(crate) domain: Option<String>,
     /// Name server for the data plane (repeatable) [default: those of /etc/resolv.conf]

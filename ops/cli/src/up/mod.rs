@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use postrail_control_plane::Kept;
 use postrail_data_plane::platform::glommio::{ShardPin, check_pins, raise_open_files};
 use postrail_schema::limits::DOMAIN_BYTES_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,6 +72,9 @@ fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
             },
         };
         print!("{}", banner(&planes, &running));
+        if let Some(kept) = running.kept() {
+            unheeded(&settings, kept).iter().for_each(|line| println!("{line}"));
+        }
         if !is_told {
             signals.next().await;
         }
@@ -260,6 +264,23 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
     addresses.map(|address| SocketAddr::new(address, 53)).collect()
 }
 
+/// What options of the first start would not do on a later one, what holds instead, and how that is changed.
+fn unheeded(told: &Settings, kept: &Kept) -> Vec<String> {
+    let mut lines = Vec::new();
+    if told.is_domain_told && !kept.has_domain {
+        let domain = &told.domain;
+        lines.push(format!(
+            "\n--domain {domain} was not made: it is for the first start, which was before. Add it by\n  postrail domain add {domain}"
+        ));
+    }
+    if let Some((hostname, ehlo)) = told.hostname.as_ref().zip(kept.ehlo_name.as_ref()) {
+        lines.push(format!(
+            "\n--hostname {hostname} is what clients are greeted by; to receivers the source `default` says {ehlo}, since the\nfirst start. Change that by\n  postrail source set default --address 0.0.0.0 --ehlo {hostname}"
+        ));
+    }
+    lines
+}
+
 fn banner<'a>(options: &'a PlanesOptions, running: &'a Planes) -> Banner<'a> {
     let runs = |role| options.fleet.as_ref().is_none_or(|fleet| fleet.runs(role));
     let of_data_plane = |addresses: &'a [SocketAddr]| if runs(Role::DataPlane) { addresses } else { &[] };
@@ -306,6 +327,19 @@ mod tests {
         for name in ["localhost", "mail.example.org", "müller.example"] {
             assert!(check_name("domain", name).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_later_start_says_what_the_options_of_the_first_one_do_not_change() {
+        let kept = |has_domain, ehlo: Option<&str>| Kept { has_domain, ehlo_name: ehlo.map(str::to_owned) };
+        let told = up("postrail up --domain b.test --hostname mta.b.test");
+        assert!(unheeded(&told, &kept(true, None)).is_empty());
+        let lines = unheeded(&told, &kept(false, Some("mail.a.test"))).concat();
+        for part in ["postrail domain add b.test", "says mail.a.test", "--ehlo mta.b.test"] {
+            assert!(lines.contains(part), "{part} is not in {lines}");
+        }
+        // What nobody asked for is not told.
+        assert!(unheeded(&up("postrail up"), &kept(false, Some("mail.a.test"))).is_empty());
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub(crate) struct Planes {
     stop: watch::Sender<bool>,
     token_file: PathBuf,
     first_start: Option<FirstStart>,
+    /// Where a control plane runs here.
+    kept: Option<control::Kept>,
     unready: Option<String>,
 }
 
@@ -129,6 +131,7 @@ impl Planes {
             },
             false => (None, None, None),
         };
+        let kept = started.as_ref().map(|started| started.kept.clone());
         let (control, first) = started.map_or((None, None), |started| (Some(started.handle), started.first));
         Ok(Self {
             unready,
@@ -139,12 +142,18 @@ impl Planes {
             stop,
             token_file: options.data.join(TOKEN_FILE),
             first_start: first.map(|first| first_start(first, &options.domain)),
+            kept,
         })
     }
 
     /// What the first start made; `None` where an earlier one did.
     pub(crate) fn first_start(&self) -> Option<&FirstStart> {
         self.first_start.as_ref()
+    }
+
+    /// What holds on a later start instead of what was told for the first.
+    pub(crate) fn kept(&self) -> Option<&control::Kept> {
+        self.kept.as_ref().filter(|_| self.first_start.is_none())
     }
 
     /// Why no mail was taken yet when the start was over, if that is so.

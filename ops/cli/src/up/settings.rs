@@ -93,7 +93,9 @@ pub(crate) struct Settings {
     shards: Option<u16>,
     no_pin: bool,
     pub(crate) hostname: Option<String>,
+    /// As told; else an example.
     pub(crate) domain: String,
+    pub(crate) is_domain_told: bool,
     pub(crate) resolver: Vec<SocketAddr>,
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) ledger: Option<PostgresAddress>,
@@ -132,6 +134,7 @@ impl Settings {
             file: file.ledger,
             password_file: options.ledger_password_file.or(file.ledger_password_file),
         };
+        let domain = options.domain.or(file.domain);
         Ok(Self {
             data: data.map(Path::to_owned).or(file.data),
             smtp: told(options.smtp, file.smtp, Some(2525)),
@@ -142,7 +145,8 @@ impl Settings {
             shards: shard_count(options.shards.or(file.shards), &file.shard)?,
             no_pin: options.no_pin || file.no_pin,
             hostname: options.hostname.or(file.hostname),
-            domain: options.domain.or(file.domain).unwrap_or_else(|| "example.test".to_owned()),
+            is_domain_told: domain.is_some(),
+            domain: domain.unwrap_or_else(|| "example.test".to_owned()),
             resolver: told(options.resolver, file.resolver, None),
             tls: cert.zip(key),
             ledger: ledger.address(|name| std::env::var(name).ok())?,
