@@ -20,7 +20,7 @@ use crate::app::{
 use crate::dns::Resolver;
 use crate::files;
 use crate::identity::{FleetFacts, FleetIdentity, FleetName};
-use crate::ledger::{Ledger, PostgresAddress, PostgresLedger, SqliteLedger};
+use crate::ledger::{self, Ledger, MoveProgress, PostgresAddress, PostgresLedger, SqliteLedger};
 use crate::listen::{Door, Peer};
 use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, lead};
 use crate::store::{ConfigStore, Guard, StoreError, Write};
@@ -214,6 +214,26 @@ fn checked(store: &dyn ConfigStore, masters: MasterKeys, data: &Path) -> Result<
     files::adopt_next_master_key(data).context("taking over the next master key")?;
     tracing::info!(master_key = %current.id(), "the next master key is the current one");
     Ok(MasterKeys { current, next: None, former: Some(former) })
+}
+
+/// Moves the ledger of a data folder, which nobody else uses, into a PostgreSQL database. `is_fleet`: its configuration
+/// is in etcd. The file stays as it is.
+///
+/// # Errors
+/// There is no master key, the file cannot be read, or the server fails; what was begun goes on with the next try.
+pub fn move_ledger(
+    data: &Path,
+    store: &dyn ConfigStore,
+    is_fleet: bool,
+    region: &str,
+    to: &PostgresAddress,
+    progress: impl FnMut(MoveProgress),
+) -> Result<Vec<MoveProgress>> {
+    let masters = files::master_keys(data, |name| std::env::var(name).ok())?;
+    let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
+    let earlier = if is_fleet { None } else { Some(data.join("installation.id")) };
+    let installation = installation(store, &masters, region, earlier.as_deref())?;
+    Ok(ledger::move_ledger(&data.join("ledger.db"), to, installation, progress)?)
 }
 
 /// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it.

@@ -1,6 +1,7 @@
-//! A real PostgreSQL server with one database, at a loopback port of its own.
+//! A real PostgreSQL server with one database, at a loopback port of its own, or where stations reach it.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,11 @@ pub struct Postgres {
 impl Postgres {
     /// A new server that asks for the password.
     pub fn start(place: &Place) -> Self {
+        Self::start_at(place, free_address())
+    }
+
+    /// As [`Self::start`], at this address of this side.
+    pub fn start_at(place: &Place, address: SocketAddr) -> Self {
         let folder = place.join("postgresql");
         std::fs::create_dir(&folder).expect("a folder can be made");
         let password = folder.join("password");
@@ -43,7 +49,10 @@ impl Postgres {
             .arg(&password)
             .arg("--pgdata")
             .arg(folder.join("data")));
-        let mut postgres = Self { folder, address: free_address(), server: None };
+        // Who comes from a station shows the password as well.
+        let access = std::fs::File::options().append(true).open(folder.join("data/pg_hba.conf"));
+        writeln!(access.expect("initdb made it"), "host all all 10.0.0.0/8 scram-sha-256").expect("written");
+        let mut postgres = Self { folder, address, server: None };
         postgres.resume();
         run(postgres.client("createdb").arg(DATABASE));
         postgres
@@ -107,7 +116,7 @@ impl Postgres {
         Running::start(
             command("postgres").arg("-D").arg(self.folder.join("data")).arg("-k").arg(&self.folder).args([
                 "-c",
-                "listen_addresses=127.0.0.1",
+                &format!("listen_addresses={}", self.address.ip()),
                 "-c",
                 "shared_buffers=64MB",
                 "-p",
@@ -120,8 +129,8 @@ impl Postgres {
     /// One of the client programs, on its way to the server.
     fn client(&self, program: &str) -> Command {
         let mut command = Command::new(programs().join(program));
-        command.env("PGPASSWORD", PASSWORD).args(["--username", ROLE, "--host", "127.0.0.1", "--port"]);
-        command.arg(self.address.port().to_string());
+        command.env("PGPASSWORD", PASSWORD).args(["--username", ROLE, "--host", &self.address.ip().to_string()]);
+        command.arg("--port").arg(self.address.port().to_string());
         command
     }
 }

@@ -12,11 +12,14 @@ use postrail_tests::child::{Running, try_run};
 use postrail_tests::etcd::Etcd;
 use postrail_tests::lan::{Lan, Station};
 use postrail_tests::place::{Place, root};
+use postrail_tests::postgres::Postgres;
 use postrail_tests::postrail::binary;
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
 use serde_json::json;
+
+use crate::ledger_postgresql::{check_sequences, password_file};
 
 /// The chapter's hosts.
 const HOSTS: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
@@ -61,6 +64,7 @@ struct Tutorial {
     place: Place,
     lan: Lan,
     resolver: SocketAddr,
+    password_file: String,
     /// What the last block printed, or is printing.
     said: String,
     starts: u32,
@@ -69,7 +73,8 @@ struct Tutorial {
 impl Tutorial {
     fn new(place: Place, lan: Lan, resolver: SocketAddr) -> Self {
         let stations = (11..).zip(HOSTS).map(|(last, host)| (host.to_owned(), lan.station(last))).collect();
-        Self { running: BTreeMap::new(), stations, place, lan, resolver, said: String::new(), starts: 0 }
+        let password_file = password_file(&place);
+        Self { running: BTreeMap::new(), stations, place, lan, resolver, password_file, said: String::new(), starts: 0 }
     }
 
     /// The data folder of a host.
@@ -91,6 +96,9 @@ impl Tutorial {
         }
         line = line.replace("scp -p", "cp -p").replace("/var/lib/postrail", &folder(host));
         line = line.replace("10.0.0.5", &self.lan.at(1).to_string());
+        // The database of the story's server has another name.
+        line = line.replace("/postrail?sslmode", "/ledger?sslmode");
+        line = line.replace("/etc/postrail/ledger.password", &self.password_file);
         for (name, station) in &self.stations {
             line = line.replace(name, &station.address.to_string());
         }
@@ -211,6 +219,7 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[("receiver.test.", &zone)]);
     let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receiver_at.address, 25))));
     let mut etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
+    let postgres = Postgres::start_at(&place, SocketAddr::from((lan.at(1), 5432)));
     let mut tutorial = Tutorial::new(place, lan, names.address());
     let (mut secret, mut at) = (String::new(), String::new());
     for block in blocks(&chapter) {
@@ -255,6 +264,7 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     });
     // What the host had before it moved is there once: its journal went on where the ledger was.
     assert_eq!(tutorial.said.matches("accepted  ").count(), 4, "{}", tutorial.said);
+    assert_eq!(check_sequences(&postgres), 9, "four were accepted, one put off, four delivered");
     // The runbooks go on with this fleet.
     tutorial.follow("key-leaked");
     tutorial.follow("address-blocked");

@@ -14,6 +14,7 @@ mod batch;
 mod chunk;
 #[cfg(test)]
 mod cost;
+mod moving;
 mod part;
 mod parts;
 mod postgres;
@@ -34,6 +35,8 @@ use postrail_schema::snapshot::Suppression;
 pub(crate) use batch::Batch;
 #[cfg(test)]
 pub(crate) use batch::frames;
+pub use moving::MoveProgress;
+pub(crate) use moving::move_ledger;
 pub use postgres::{AddressError, PostgresAddress};
 pub(crate) use postgres::{PostgresError, PostgresLedger};
 pub(crate) use sqlite::SqliteLedger;
@@ -146,6 +149,13 @@ pub(crate) enum LedgerError {
     SuppressionsFull { suppressions: usize },
     #[error("the suppression has another reason than the one that was read, or is gone")]
     SuppressionChanged,
+    /// Rows, and octets in them.
+    #[error(
+        "of {table}, {from:?} are in the file and {to:?} in the database: nothing was put aside; move again into an empty database"
+    )]
+    Miscounted { table: &'static str, from: [i64; 2], to: [i64; 2] },
+    #[error("the ledger's file has {what} where another value should be")]
+    Unreadable { what: &'static str },
     #[error("stored event {sequence} cannot be read")]
     Corrupt { sequence: u64 },
     #[error("what is stored of the recipients of {message} cannot be read")]

@@ -30,7 +30,7 @@ pub(crate) use policies::{
 pub(crate) use region::RegionCommand;
 pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
-pub(crate) use up::{LogForm, MoveOptions, UpOptions};
+pub(crate) use up::{LogForm, MoveLedgerOptions, MoveOptions, UpOptions};
 pub(crate) use view::{AuditOptions, EventsOptions, JobCommand, ProblemsOptions};
 
 const EXAMPLES: &str = "\
@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Up(Box<UpOptions>),
     /// Move this host's configuration into etcd: it becomes the first of a fleet
     MoveToEtcd(Box<MoveOptions>),
+    /// Move this host's ledger into a PostgreSQL database
+    MoveLedger(Box<MoveLedgerOptions>),
     /// What of this host is in the way of mail, and what sets it right
     Doctor(Box<DoctorOptions>),
     /// Start everything with a built-in receiver, send mails, show that none is lost, clean up

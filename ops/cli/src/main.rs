@@ -1,7 +1,7 @@
 //! `postrail`: both planes in one process, the demo, the doctor, and the operator's commands.
 //!
-//! Every command but `up`, `demo` and `doctor` is a client of the control API (or, for `send`, of the submission API): the command
-//! line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly
+//! Every command but `up`, `demo`, `doctor` and those that move a data folder is a client of the control API (or, for
+//! `send`, of the submission API): the command line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly
 //! (`doctor` and `plan` have their own).
 
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ mod domains;
 mod fleet;
 mod hosts;
 mod keys;
+mod ledger;
 mod policies;
 mod queue;
 mod resources;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
             Api::open(&client.api, &data).and_then(|api| domains::settings(&api, client.command))
         }
         Command::MoveToEtcd(options) => fleet::found::run(&data, &options),
+        Command::MoveLedger(options) => ledger::run(&data, &options),
         Command::Job(client) => Api::open(&client.api, &data).and_then(|api| view::job(&api, client.command)),
         Command::Events(options) => Api::open(&options.api, &data).and_then(|api| view::events(&api, &options)),
         Command::Audit(options) => Api::open(&options.api, &data).and_then(|api| view::audit(&api, &options)),

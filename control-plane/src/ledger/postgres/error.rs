@@ -41,6 +41,12 @@ pub(crate) enum PostgresError {
     Busy { server: Arc<str>, connections: usize, seconds: u64 },
     #[error("the ledger at {server} belongs to another installation; make a database for this one")]
     OtherInstallation { server: Arc<str> },
+    #[error(
+        "a ledger was being moved to {server}, and the move was cut short: go on with `postrail move-ledger` on the host that it is of"
+    )]
+    MoveUnfinished { server: Arc<str> },
+    #[error("there is a ledger at {server} already, which events were stored in: move into an empty database")]
+    Occupied { server: Arc<str> },
     #[error("the thread of the connections to PostgreSQL cannot be started")]
     Thread(#[source] std::io::Error),
 }

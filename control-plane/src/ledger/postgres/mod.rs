@@ -37,8 +37,7 @@ use postrail_schema::snapshot::Suppression;
 use tokio_postgres::Row;
 
 use self::pool::Pool;
-use self::rows::SessionRows;
-use self::session::{Server, Session, signed, unsigned};
+use self::session::{signed, unsigned};
 use self::writer::{Writer, columns};
 use super::{
     AuditRecord, Batch, Cursor, EventPage, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
@@ -47,6 +46,9 @@ use super::{
 
 pub use address::{AddressError, PostgresAddress};
 pub(crate) use error::PostgresError;
+pub(super) use rows::{SessionRows, Uuid};
+pub(super) use schema::{finish_move, prepare_move};
+pub(super) use session::{Server, Session};
 
 /// See the module head.
 pub(crate) struct PostgresLedger {

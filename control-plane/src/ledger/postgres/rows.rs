@@ -11,7 +11,7 @@ use super::super::rows::{ChunkRow, PartKey, PartRow, Rows, WriteRows};
 use super::session::{Session, signed, unsigned};
 
 /// Rows by way of one connection. Chunks wait to be written together; [`SessionRows::flush`] is the end of it.
-pub(super) struct SessionRows<'s> {
+pub(in super::super) struct SessionRows<'s> {
     session: &'s mut Session,
     waiting: Waiting,
 }
@@ -28,7 +28,7 @@ struct Waiting {
 }
 
 impl<'s> SessionRows<'s> {
-    pub(super) fn new(session: &'s mut Session) -> Self {
+    pub(in super::super) fn new(session: &'s mut Session) -> Self {
         Self { session, waiting: Waiting::default() }
     }
 
@@ -36,7 +36,7 @@ impl<'s> SessionRows<'s> {
     ///
     /// # Errors
     /// The server fails.
-    pub(super) fn flush(&mut self) -> Result<(), LedgerError> {
+    pub(in super::super) fn flush(&mut self) -> Result<(), LedgerError> {
         if self.waiting.firsts.is_empty() {
             return Ok(());
         }
@@ -187,7 +187,7 @@ fn part_number(part: u16) -> i16 {
 
 /// 128 bits as the server's type of that name, which shows a message's id as we do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Uuid(pub(super) u128);
+pub(in super::super) struct Uuid(pub(in super::super) u128);
 
 impl ToSql for Uuid {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {

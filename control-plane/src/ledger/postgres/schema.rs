@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{FORMAT, LedgerError};
 use super::PostgresError;
 use super::rows::Uuid;
-use super::session::Session;
+use super::session::{Session, signed};
 
 /// Makes the tables where there are none. Of several control planes that start at once, one does, and the others wait.
 ///
@@ -31,6 +31,50 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
     })
 }
 
+/// Makes the tables for a ledger that is moved here, or finds those of a move that was cut short. Until
+/// [`finish_move`] nobody else opens them.
+///
+/// # Errors
+/// As [`prepare`]; [`PostgresError::Occupied`].
+pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
+    match prepare(session, installation) {
+        Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => return Ok(()),
+        prepared => prepared?,
+    }
+    let server = Arc::clone(session.server_name());
+    session.transaction(|session| {
+        let marked = session.execute(
+            "UPDATE head SET format = $1 WHERE last = 0 AND NOT EXISTS (SELECT FROM cursors)
+                 AND NOT EXISTS (SELECT FROM suppressions) AND NOT EXISTS (SELECT FROM audit)",
+            &[&MOVING],
+        )?;
+        if marked == 1 { Ok(()) } else { Err(PostgresError::Occupied { server }.into()) }
+    })
+}
+
+/// Makes a ledger of what was moved here: cursors (host, shard, segment, position), and the sequence that was given last.
+///
+/// # Errors
+/// The server fails: then it is not finished.
+pub(in super::super) fn finish_move(session: &mut Session, cursors: &[[i64; 4]], last: u64) -> Result<(), LedgerError> {
+    session.transaction(|session| {
+        for [host, shard, segment, position] in cursors {
+            session.execute(
+                "INSERT INTO cursors (host, shard, segment, position) VALUES ($1, $2, $3, $4)",
+                &[host, &i32::try_from(*shard).unwrap_or(i32::MAX), segment, position],
+            )?;
+        }
+        for sequences in [
+            "SELECT setval(pg_get_serial_sequence('audit', 'seq'), max(seq)) FROM audit",
+            "SELECT setval(pg_get_serial_sequence('unread', 'seq'), max(seq)) FROM unread",
+        ] {
+            session.query(sequences, &[])?;
+        }
+        session.execute("UPDATE head SET format = $1, last = $2", &[&i64::from(FORMAT), &signed(last)])?;
+        Ok(())
+    })
+}
+
 /// The error for a format that is not ours. There is none before the first yet.
 pub(super) fn unknown_format(found: i64) -> LedgerError {
     LedgerError::NewerFormat { found: u32::try_from(found).unwrap_or(0) }
@@ -46,15 +90,21 @@ fn is_ready(session: &mut Session, installation: u128) -> Result<bool, LedgerErr
     }
     // An older or newer format may have other columns.
     let format = session.query("SELECT format FROM postrail_ledger.head", &[])?.first().map_or(0, |row| row.get(0));
-    if format != i64::from(FORMAT) {
+    if format != i64::from(FORMAT) && format != MOVING {
         return Err(unknown_format(format));
     }
     let owner = session.query("SELECT installation FROM postrail_ledger.head", &[])?;
     if owner.first().is_none_or(|row| row.get::<_, Uuid>(0) != Uuid(installation)) {
         return Err(PostgresError::OtherInstallation { server: Arc::clone(session.server_name()) }.into());
     }
+    if format == MOVING {
+        return Err(PostgresError::MoveUnfinished { server: Arc::clone(session.server_name()) }.into());
+    }
     Ok(true)
 }
+
+/// The format of tables that a ledger is being moved into.
+const MOVING: i64 = 0;
 
 /// For making tables, and for waiting for another who does.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);

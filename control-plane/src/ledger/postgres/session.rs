@@ -18,7 +18,7 @@ use super::tls::Tls;
 use super::{PostgresAddress, PostgresError};
 
 /// The server, and the thread that connections to it run on.
-pub(super) struct Server {
+pub(in super::super) struct Server {
     config: Config,
     tls: Option<Tls>,
     name: Arc<str>,
@@ -31,7 +31,7 @@ pub(super) struct Server {
 impl Server {
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn new(address: &PostgresAddress) -> Result<Self, PostgresError> {
+    pub(in super::super) fn new(address: &PostgresAddress) -> Result<Self, PostgresError> {
         let mut config = address.config().clone();
         config
             .application_name("postrail")
@@ -93,7 +93,7 @@ impl Drop for Server {
 }
 
 /// See the module head.
-pub(super) struct Session {
+pub(in super::super) struct Session {
     server: Arc<Server>,
     client: Client,
     connection: JoinHandle<()>,
@@ -104,7 +104,7 @@ pub(super) struct Session {
 impl Session {
     /// # Errors
     /// The server cannot be reached, or refuses us.
-    pub(super) fn connect(server: &Arc<Server>) -> Result<Self, PostgresError> {
+    pub(in super::super) fn connect(server: &Arc<Server>) -> Result<Self, PostgresError> {
         server.check_last_failure()?;
         let connected = server.wait(CONNECT_TIMEOUT, open(server));
         let mut failed = server.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl Session {
 
     /// # Errors
     /// The statement fails, or the connection.
-    pub(super) fn query(
+    pub(in super::super) fn query(
         &mut self,
         sql: &'static str,
         values: &[&(dyn ToSql + Sync)],
@@ -147,7 +147,11 @@ impl Session {
     ///
     /// # Errors
     /// The statement fails, or the connection.
-    pub(super) fn execute(&mut self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, PostgresError> {
+    pub(in super::super) fn execute(
+        &mut self,
+        sql: &'static str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, PostgresError> {
         let statement = self.prepared(sql)?;
         let answer = self.server.wait(CALL_TIMEOUT, self.client.execute(&statement, values));
         self.checked(answer)
@@ -167,7 +171,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of `call`, or the connection fails.
-    pub(super) fn transaction<T>(
+    pub(in super::super) fn transaction<T>(
         &mut self,
         call: impl FnOnce(&mut Self) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {

@@ -11,8 +11,8 @@ use postrail_schema::ids::{HostId, ShardId};
 use tokio_postgres::types::Type;
 
 use self::counterpart::Counterpart;
-use super::super::cost;
 use super::super::suite::{Backend, CASES, Edit, World};
+use super::super::{SqliteLedger, cost, move_ledger};
 use super::*;
 
 const INSTALLATION: u128 = 7;
@@ -84,6 +84,114 @@ fn postgresql_passes_the_suite_of_ledgers() {
         println!("{name}");
         case(World::new(Database::new(&counterpart)));
     }
+}
+
+/// A file with several pages of chunks, and some of everything else; the number of events.
+fn filled(path: &std::path::Path) -> u64 {
+    let file = SqliteLedger::open(path).unwrap();
+    let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
+    let at = |offset| Cursor { segment: 3, offset };
+    for n in 0..600 {
+        let accepted = Event { message: MessageId::from_bits(u128::from(n) << 64), ..golden[0].clone() };
+        file.record(MOVED, if n == 0 { Cursor::default() } else { at(n) }, &Batch::of(&[accepted], 1), at(n + 1))
+            .unwrap();
+    }
+    let other = JournalId { host: HostId(2), shard: ShardId(1) };
+    file.record(other, Cursor::default(), &Batch::read(b"noise".to_vec()), at(9)).unwrap();
+    for n in 0..3 {
+        let suppression = Suppression { tenant: TenantId(1), address: format!("ä{n}@receiver.example") };
+        file.suppress(&SuppressionRecord { suppression, reason: "asked to".into(), created_ms: n }, None).unwrap();
+        let begun = file.audit_begin(n, "operator", "POST /v2/tenants").unwrap();
+        file.audit_end(begun, 201).unwrap();
+    }
+    600
+}
+
+const MOVED: JournalId = JournalId { host: HostId(1), shard: ShardId(0) };
+
+/// Everything that a ledger tells.
+fn told(ledger: &dyn Ledger) -> impl PartialEq + std::fmt::Debug {
+    let (mut events, mut cursor) = (Vec::new(), 0);
+    loop {
+        let page = ledger.events(None, cursor, 500).unwrap();
+        events.extend(page.events);
+        cursor = page.cursor;
+        if !page.more {
+            break;
+        }
+    }
+    let message = MessageId::from_bits(7 << 64);
+    let recipients = ledger.recipients(message, RecipientIndex(0), 10).unwrap();
+    let trace = ledger.trace(message, None, 10).unwrap();
+    let cursors = [MOVED, JournalId { host: HostId(2), shard: ShardId(1) }].map(|of| ledger.cursor(of).unwrap());
+    let suppressions = ledger.suppressions(None, None, 10).unwrap();
+    (events, recipients, trace, cursors, suppressions, ledger.audit(0, 10).unwrap())
+}
+
+#[test]
+fn a_ledger_that_is_moved_from_its_file_tells_the_same_wherever_the_move_was_cut_short() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let events = filled(&path);
+    let refused = |wanted: &str| {
+        let error = database.try_open().err().expect("a refusal").to_string();
+        assert!(error.contains(wanted), "{error}");
+    };
+    // Each try gets one step further than the one before.
+    let mut tries = 0;
+    let moved = loop {
+        let mut step = 0;
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            move_ledger(&path, &database.address, INSTALLATION, |_| {
+                assert!(step < tries, "cut short");
+                step += 1;
+            })
+        }));
+        match tried {
+            Ok(moved) => break moved.unwrap(),
+            Err(_) => refused("was cut short: go on with `postrail move-ledger`"),
+        }
+        tries += 1;
+        assert!(tries < 50, "it gets somewhere");
+    };
+    assert!(tries > 5, "{tries}");
+    assert_eq!(moved.iter().map(|kind| (kind.done, kind.all)).collect::<Vec<_>>()[2..], [(1, 1), (3, 3), (3, 3)]);
+    assert_eq!(database.number("SELECT sum(count) FROM events"), events);
+    let (file, ledger) = (SqliteLedger::open(&path).unwrap(), database.open());
+    assert_eq!(told(&file), told(ledger.as_ref()));
+    // It goes on as the file would have.
+    let next = Cursor { segment: 4, offset: 0 };
+    let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
+    for ledger in [&file as &dyn Ledger, ledger.as_ref()] {
+        let begun = ledger.cursor(MOVED).unwrap();
+        let again = Event { message: MessageId::from_bits(0), ..golden[0].clone() };
+        ledger.record(MOVED, begun, &Batch::of(&[again, golden[1].clone()], 2), next).unwrap();
+        assert_eq!(ledger.audit_begin(9, "operator", "GET /").unwrap(), 4);
+    }
+    assert_eq!(told(&file), told(ledger.as_ref()));
+    let error = move_ledger(&path, &database.address, INSTALLATION, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("there is a ledger at") && error.contains("into an empty database"), "{error}");
+}
+
+#[test]
+fn a_move_that_does_not_add_up_is_not_finished() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    filled(&path);
+    let mut is_first = true;
+    let error = move_ledger(&path, &database.address, INSTALLATION, |at| {
+        if std::mem::take(&mut is_first) || at.done < 256 {
+            return;
+        }
+        database.rows("DELETE FROM events WHERE first = 1 RETURNING 1", &[]);
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("of events, [600, ") && error.contains("[599, "), "{error}");
+    assert!(database.try_open().is_err());
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn version(connection: &Connection) -> Result<u64, rusqlite::Error> {
     Ok(version.unsigned_abs())
 }
 
-fn last_sequence(connection: &Connection) -> Result<u64, rusqlite::Error> {
+pub(super) fn last_sequence(connection: &Connection) -> Result<u64, rusqlite::Error> {
     let last = connection
         .prepare_cached("SELECT first + count - 1 FROM events ORDER BY first DESC LIMIT 1")?
         .query_row([], |row| row.get(0))

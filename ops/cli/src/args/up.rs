@@ -106,6 +106,30 @@ pub(crate) struct MoveOptions {
     pub(crate) fleet: FleetOptions,
 }
 
+const MOVE_LEDGER_EXAMPLES: &str = "\
+Examples:
+  systemctl stop postrail
+  postrail move-ledger --ledger postgres://postrail@127.0.0.1/postrail --ledger-password-file /etc/postrail/ledger.password
+  postrail move-ledger --ledger postgres://postrail@10.0.0.5/postrail --etcd http://10.0.0.5:2379
+
+Events, suppressions and the audit trail go into an empty database, with the cursors of the journals, so that nothing is
+counted twice or left out. Both sides are counted before that is done. Cut short, it goes on where it was when it is asked
+again. The file is kept beside, as ledger.db.moved.";
+
+#[derive(ClapArgs, Clone, Debug)]
+#[command(after_help = MOVE_LEDGER_EXAMPLES)]
+pub(crate) struct MoveLedgerOptions {
+    /// The database (postgres://USER@HOST:PORT/DATABASE, without password), or from POSTRAIL_LEDGER
+    #[arg(long, value_name = "URL")]
+    pub(crate) ledger: Option<String>,
+    /// File with the password for --ledger, or from POSTRAIL_LEDGER_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger_password_file: Option<PathBuf>,
+    /// Those that say where etcd is, and which region this is; none: the configuration is in the data folder
+    #[command(flatten)]
+    pub(crate) fleet: FleetOptions,
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogForm {

@@ -23,7 +23,7 @@ use crate::fleet::settings::Role;
 
 pub(crate) mod banner;
 pub(crate) mod folder;
-mod ledger;
+pub(crate) mod ledger;
 pub(crate) mod planes;
 pub(crate) mod ports;
 pub(crate) mod settings;

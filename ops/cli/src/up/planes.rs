@@ -218,6 +218,9 @@ async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> 
         Some(fleet) => control::DataPlanes::Announced(facts(options, fleet)?),
         None => control::DataPlanes::Beside(format!("http://{}", options.admin)),
     };
+    if options.ledger.is_none() {
+        crate::ledger::check_not_moved(&options.data)?;
+    }
     let config = control::Config {
         data: options.data.clone(),
         master_keys: master_keys(options)?,
