@@ -154,39 +154,67 @@ impl Tutorial {
 
     /// Runs the blocks of a runbook.
     fn follow(&mut self, runbook: &str) {
-        let path = root().join(format!("docs/operating/runbooks/{runbook}.md"));
-        let text = std::fs::read_to_string(path).expect("the runbook");
-        let mut at = String::new();
-        for block in blocks(&text) {
+        sections(runbook).iter().for_each(|section| self.act(section));
+    }
+
+    /// Runs the blocks of a part of a runbook.
+    fn act(&mut self, text: &str) {
+        let (mut at, mut last) = (String::new(), String::new());
+        for block in blocks(text) {
             match block {
                 Block::Commands(host, lines) => {
                     lines.iter().for_each(|line| self.run(&host, line));
+                    last = lines.last().cloned().unwrap_or_default();
                     at = host;
+                }
+                // What is looked at may take a while to become so.
+                Block::Printed(lines) if last.contains(" list") => {
+                    wait::until(&format!("`{last}` to print {lines:?}"), || {
+                        self.run(&at, &last);
+                        lines.iter().all(|line| self.prints(line, &at)).then_some(())
+                    });
                 }
                 Block::Printed(lines) => self.check(&lines, &at),
             }
         }
-        assert!(!at.is_empty(), "{runbook} has commands");
+        assert!(!at.is_empty(), "it has commands:\n{text}");
     }
 
     /// That the last block printed these lines, in which `…` stands for anything.
     fn check(&self, lines: &[String], host: &str) {
         for line in lines.iter().filter(|line| !line.trim().is_empty()) {
-            let wanted = self.local(host, line);
-            let parts: Vec<_> = wanted.split('…').map(str::trim).collect();
-            let is_there = |printed: &str| {
-                let mut rest = printed;
-                parts.iter().all(|part| match rest.find(part) {
-                    Some(at) => {
-                        rest = &rest[at + part.len()..];
-                        true
-                    }
-                    None => false,
-                })
-            };
-            assert!(self.said.lines().any(is_there), "the chapter has\n{wanted}\nand was printed\n{}", self.said);
+            assert!(self.prints(line, host), "the chapter has\n{line}\nand was printed\n{}", self.said);
         }
     }
+
+    /// Whether a line of what was printed is this one of the chapter.
+    fn prints(&self, line: &str, host: &str) -> bool {
+        let wanted = self.local(host, line);
+        let parts: Vec<_> = wanted.split('…').map(str::trim).collect();
+        let is_there = |printed: &str| {
+            let mut rest = printed;
+            parts.iter().all(|part| match rest.find(part) {
+                Some(at) => {
+                    rest = &rest[at + part.len()..];
+                    true
+                }
+                None => false,
+            })
+        };
+        self.said.lines().any(is_there)
+    }
+
+    /// Ends a host as a loss of power does.
+    fn lose(&mut self, host: &str) {
+        self.running.remove(host).expect("it runs there").kill();
+    }
+}
+
+/// What a runbook says before its first heading, and under each.
+fn sections(runbook: &str) -> Vec<String> {
+    let path = root().join(format!("docs/operating/runbooks/{runbook}.md"));
+    let text = std::fs::read_to_string(path).expect("the runbook");
+    text.split("\n## ").map(str::to_owned).filter(|section| section.contains("```sh\n# on ")).collect()
 }
 
 /// What the first start printed behind `word`.
@@ -267,9 +295,42 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     assert_eq!(check_sequences(&postgres), 9, "four were accepted, one put off, four delivered");
     // The runbooks go on with this fleet.
     tutorial.follow("key-leaked");
+    host_is_lost(&mut tutorial, &secret, &receiver);
     tutorial.follow("address-blocked");
     etcd_is_lost(&mut tutorial, &mut etcd);
     assert_eq!(submit(&tutorial.stations[HOSTS[1]], &secret, "after@receiver.test"), 202);
+}
+
+/// As `host-lost.md` says: a host that is killed comes back on its disk with what waited there; killed with its disk, it is
+/// forgotten, and another takes its place.
+fn host_is_lost(tutorial: &mut Tutorial, secret: &str, receiver: &Receiver) {
+    let [notice, disk_lives, disk_lost] = sections("host-lost").try_into().expect("three parts");
+    let host = HOSTS[2];
+    receiver.script(Stage::Rcpt, Act::Say("451 4.3.0 Later\r\n".to_owned()), 1);
+    assert_eq!(submit(&tutorial.stations[host], secret, "on-disk@receiver.test"), 202);
+    wait::until("the mail to wait there", || {
+        tutorial.run(HOSTS[0], "postrail queue --api https://10.0.0.1:8081");
+        tutorial.said.contains("451 4.3.0 Later").then_some(())
+    });
+    tutorial.lose(host);
+    tutorial.act(&notice);
+    tutorial.act(&disk_lives);
+    tutorial.run(HOSTS[0], "postrail queue retry --all --api https://10.0.0.1:8081");
+    wait::until("what waited on its disk to be delivered", || {
+        receiver.arrived().iter().any(|mail| mail.rcpt.concat().contains("on-disk@")).then_some(())
+    });
+    tutorial.lose(host);
+    std::fs::remove_dir_all(tutorial.folder(host)).expect("it is lost");
+    tutorial.act(&notice);
+    tutorial.act(&disk_lost);
+    wait::until("nothing to be left of the lost host", || {
+        tutorial.run(HOSTS[0], "postrail host list --api https://10.0.0.1:8081");
+        (!tutorial.said.contains("mta-3")).then_some(())
+    });
+    assert_eq!(submit(&tutorial.stations[host], secret, "new-host@receiver.test"), 202);
+    wait::until("the new host to send", || {
+        receiver.arrived().iter().any(|mail| mail.rcpt.concat().contains("new-host@")).then_some(())
+    });
 }
 
 /// As `etcd-lost.md` says: a snapshot, the loss of all data, and the snapshot in its place.
