@@ -1,4 +1,5 @@
-//! Many numbered mails from real clients (Python's smtplib and http.client) that outlast restarts of the server.
+//! Many numbered mails: a [`Load`] from real clients (Python's smtplib and http.client) that outlast restarts of the server,
+//! and a [`Stream`] at one host of a fleet, of which every job is known.
 //!
 //! A number is submitted once, whatever becomes of the submission: a number that arrives twice is a duplicate delivery,
 //! and one that was acknowledged and does not arrive is lost.
@@ -7,7 +8,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use crate::fleet::Submitter;
 use crate::place::{Place, root};
 use crate::postrail::Postrail;
 use crate::receiver::Arrived;
@@ -66,6 +72,50 @@ impl Load {
         number_of(&self.prefix, mail)
     }
 }
+
+/// A steady stream of mail at one host, ten a second: recipients are `<prefix>+<number>@receiver.test`.
+pub struct Stream {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<(String, String)>>,
+}
+
+impl Stream {
+    pub fn start(submitter: Submitter, prefix: &str) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (ended, prefix) = (Arc::clone(&over), prefix.to_owned());
+        let thread = std::thread::spawn(move || {
+            let mut accepted = Vec::new();
+            for number in 0..STREAM_MAILS_MAX {
+                let due = Instant::now() + PACE;
+                let to = format!("{prefix}+{number}@receiver.test");
+                if let Some((202, answer)) = submitter.submit(&to) {
+                    let job = answer.pointer("/meta/jobId").and_then(|id| id.as_str()).expect("the job has an id");
+                    accepted.push((to, job.to_owned()));
+                }
+                // Until the next one is due, or the stream is over.
+                while Instant::now() < due && !ended.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+                }
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            accepted
+        });
+        Self { over, thread }
+    }
+
+    /// Recipients with their jobs, as they were accepted.
+    pub fn stop(self) -> Vec<(String, String)> {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().expect("the stream ends well")
+    }
+}
+
+/// Between two mails of a stream, and the most of one.
+const PACE: Duration = Duration::from_millis(100);
+const STREAM_MAILS_MAX: u32 = 10_000;
 
 /// The number of a mail to `<prefix>+<number>@…`.
 pub fn number_of(prefix: &str, mail: &Arrived) -> Option<u64> {

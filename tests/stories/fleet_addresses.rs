@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use postrail_tests::child::{run, try_run};
 use postrail_tests::etcd::Etcd;
-use postrail_tests::fleet::{Fleet, Plan, Submitter};
+use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::lan::{Lan, Station};
+use postrail_tests::load::Stream;
 use postrail_tests::place::{Place, root};
 use postrail_tests::postrail::binary;
 use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
@@ -115,7 +114,9 @@ impl World {
     }
 
     fn stream(&self, host: usize) -> Stream {
-        Stream::start(self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret), host)
+        let submitter = self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret);
+        // Each mail's address says by which host it was accepted.
+        Stream::start(submitter, &format!("host{host}"))
     }
 
     /// Waits until every mail of the streams has arrived, and what is in the ledger of it.
@@ -132,44 +133,6 @@ impl World {
         self.receiver.arrived()
     }
 }
-
-/// A steady stream of mail at one host; each mail's address says by which host it was accepted.
-struct Stream {
-    over: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<(String, String)>>,
-}
-
-impl Stream {
-    fn start(submitter: Submitter, host: usize) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&over);
-        let thread = std::thread::spawn(move || {
-            let mut accepted = Vec::new();
-            for number in 0.. {
-                if ended.load(Ordering::Relaxed) {
-                    break;
-                }
-                let to = format!("host{host}+{number}@receiver.test");
-                if let Some((202, answer)) = submitter.submit(&to) {
-                    let job = answer.pointer("/meta/jobId").and_then(|id| id.as_str()).expect("the job has an id");
-                    accepted.push((to, job.to_owned()));
-                }
-                std::thread::sleep(PACE);
-            }
-            accepted
-        });
-        Self { over, thread }
-    }
-
-    /// Recipients with their jobs, as they were accepted.
-    fn stop(self) -> Vec<(String, String)> {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the stream ends well")
-    }
-}
-
-/// Between two mails of a stream.
-const PACE: Duration = Duration::from_millis(100);
 
 fn recipient(mail: &Arrived) -> String {
     mail.rcpt[0].trim_start_matches("RCPT TO:<").split('>').next().unwrap_or_default().to_owned()

@@ -3,14 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use postrail_tests::child::{Running, run, try_run};
 use postrail_tests::etcd::Etcd;
-use postrail_tests::fleet::{Fleet, Plan, Submitter};
+use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::lan::{Lan, Station};
+use postrail_tests::load::Stream;
 use postrail_tests::place::{Place, root};
 use postrail_tests::postrail::binary;
 use postrail_tests::receiver::Receiver;
@@ -193,37 +191,10 @@ fn the_commands_reach_the_control_api_by_tls_and_say_whom_they_do_not_trust() {
     assert!(!done && said.contains("https://"), "{said}");
 }
 
-/// Submits one mail after another at a host until it is told to stop; how many were accepted.
-struct Stream {
-    is_over: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
-}
-
-impl Stream {
-    fn start(submitter: Submitter) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&is_over);
-        let thread = std::thread::spawn(move || {
-            let mut accepted = 0;
-            while !over.load(Ordering::Relaxed) && accepted < 100_000 {
-                let answer = submitter.submit(&format!("n{accepted}@receiver.test"));
-                accepted += u64::from(answer.is_some_and(|(status, _)| status == 202));
-            }
-            accepted
-        });
-        Self { is_over, thread }
-    }
-
-    fn stop(self) -> u64 {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the stream ends")
-    }
-}
-
 #[test]
 fn certificates_are_renewed_under_load_and_those_of_another_time_are_refused_until_the_clock_is_right() {
     let mut world = World::new("fleet-tls-clock", true);
-    let stream = Stream::start(world.fleet.hosts[0].submitter(&world.fleet.username, &world.fleet.secret));
+    let stream = Stream::start(world.fleet.hosts[0].submitter(&world.fleet.username, &world.fleet.secret), "n");
     let more = |world: &World| {
         let before = world.receiver.arrived().len();
         world.receiver.wait_for(before + 20);
@@ -261,9 +232,9 @@ fn certificates_are_renewed_under_load_and_those_of_another_time_are_refused_unt
     world.clock("control", 0);
     world.fleet.control.start_again();
     world.fleet.control.wait_for(api, "/readyz");
-    let accepted = stream.stop() + 3;
-    let mail = world.receiver.wait_for(usize::try_from(accepted).expect("a number"));
-    assert_eq!(mail.len() as u64, accepted, "nothing is lost or sent twice");
+    let accepted = stream.stop().len() + 3;
+    let mail = world.receiver.wait_for(accepted);
+    assert_eq!(mail.len(), accepted, "nothing is lost or sent twice");
     assert!(mail.iter().all(|mail| mail.peer.is_some_and(|peer| matches!(peer.ip(), IpAddr::V4(_)))));
     wait::until("the ledger to have every event", || {
         let metrics = world.fleet.hosts[0].metrics();
