@@ -310,7 +310,7 @@ fn host_is_lost(tutorial: &mut Tutorial, secret: &str, receiver: &Receiver) {
     assert_eq!(submit(&tutorial.stations[host], secret, "on-disk@receiver.test"), 202);
     wait::until("the mail to wait there", || {
         tutorial.run(HOSTS[0], "postrail queue --api https://10.0.0.1:8081");
-        tutorial.said.contains("451 4.3.0 Later").then_some(())
+        tutorial.said.contains("retry=1").then_some(())
     });
     tutorial.lose(host);
     tutorial.act(&notice);

@@ -25,6 +25,7 @@ mod pools;
 mod problem;
 mod queue;
 mod regions;
+mod resource;
 mod retry_policies;
 mod rights;
 mod routes;

@@ -11,8 +11,9 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use super::resource::{Resource, shown};
 use crate::app::{IssuedOperator, NewOperator, OperatorChange};
-use crate::plan::{OperatorAccount, OperatorEntry, Role, entity_tag};
+use crate::plan::{Desired, OperatorAccount, OperatorEntry, Role};
 
 /// An operator's account.
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,7 +65,7 @@ pub(crate) struct OperatorPatch {
     responses((status = 200, body = Page<OperatorView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<OperatorView>> {
     let desired = shared.app.desired();
-    Json(listing.by_name(desired.operators.values(), |account| &account.name, |account| view(account)))
+    Json(listing.by_name(desired.operators.values(), |account| &account.name, |account| account.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/operators", tag = "operators", request_body = OperatorBody,
@@ -77,7 +78,7 @@ pub(crate) async fn create(
     let OperatorBody { name, role, networks } = body;
     let new = NewOperator { name, role, networks };
     let issued = shared.run(move |app| app.create_operator(&new)).await?;
-    Ok((StatusCode::CREATED, issued_view(issued)))
+    Ok((StatusCode::CREATED, issued_view(&shared.app.desired(), issued)))
 }
 
 #[utoipa::path(get, path = "/v2/operators/{name}", tag = "operators", params(("name" = String, Path)),
@@ -88,8 +89,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<OperatorView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let found = desired.operators.get(&name);
-    Ok(tagged(found.ok_or_else(|| ProblemDocument::not_found(&format!("operator {name}")))?))
+    shown(&desired, desired.operators.get(&name), &name)
 }
 
 #[utoipa::path(patch, path = "/v2/operators/{name}", tag = "operators", params(("name" = String, Path)),
@@ -103,8 +103,7 @@ pub(crate) async fn change(
 ) -> Result<Tagged<OperatorView>, ProblemDocument> {
     let when = when.sending(&patch);
     let change = OperatorChange { role: patch.role, disabled: patch.disabled, networks: patch.networks };
-    let account = shared.run(move |app| app.change_operator(&name, &change, &when)).await?;
-    Ok(tagged(&account))
+    shared.changed(move |app| app.change_operator(&name, &change, &when)).await
 }
 
 #[utoipa::path(post, path = "/v2/operators/{name}/rotate", tag = "operators", params(("name" = String, Path)),
@@ -115,7 +114,7 @@ pub(crate) async fn rotate(
     Path(name): Path<String>,
 ) -> Result<Tagged<IssuedOperatorView>, ProblemDocument> {
     let issued = shared.run(move |app| app.rotate_operator(&name)).await?;
-    Ok(issued_view(issued))
+    Ok(issued_view(&shared.app.desired(), issued))
 }
 
 #[utoipa::path(delete, path = "/v2/operators/{name}", tag = "operators", params(("name" = String, Path)),
@@ -126,25 +125,29 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_operator(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_operator(&name, &when)).await
 }
 
-fn issued_view(issued: IssuedOperator) -> Tagged<IssuedOperatorView> {
-    let Tagged(tag, operator) = tagged(&issued.account);
+fn issued_view(desired: &Desired, issued: IssuedOperator) -> Tagged<IssuedOperatorView> {
+    let Tagged(tag, operator) = issued.account.tagged(desired);
     Tagged(tag, IssuedOperatorView { operator, token: issued.token })
 }
 
-fn tagged(account: &OperatorAccount) -> Tagged<OperatorView> {
-    Tagged(entity_tag(&OperatorEntry::of(account)), view(account))
-}
+impl Resource for OperatorAccount {
+    type View = OperatorView;
+    type Entry = OperatorEntry;
 
-fn view(account: &OperatorAccount) -> OperatorView {
-    OperatorView {
-        name: account.name.clone(),
-        role: account.role,
-        live_tokens: account.secret_hashes.len(),
-        disabled: account.disabled,
-        networks: account.networks.clone(),
+    fn entry(&self, _: &Desired) -> OperatorEntry {
+        OperatorEntry::of(self)
+    }
+
+    fn view(&self, _: &Desired) -> OperatorView {
+        OperatorView {
+            name: self.name.clone(),
+            role: self.role,
+            live_tokens: self.secret_hashes.len(),
+            disabled: self.disabled,
+            networks: self.networks.clone(),
+        }
     }
 }

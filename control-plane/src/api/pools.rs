@@ -13,8 +13,9 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use super::resource::{Resource, shown};
 use crate::app::NewPool;
-use crate::plan::{Desired, PoolEntry, entity_tag};
+use crate::plan::{Desired, PoolEntry};
 
 /// An egress pool.
 #[derive(Debug, Serialize, ToSchema)]
@@ -68,7 +69,7 @@ pub(crate) struct PoolValue {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<PoolView>> {
     let desired = shared.app.desired();
     let seen = desired.pools.values().filter(|pool| listing.scope.sees(pool.tenant));
-    Json(listing.by_name(seen, |pool| &pool.name, |pool| view(&desired, pool)))
+    Json(listing.by_name(seen, |pool| &pool.name, |pool| pool.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/pools", tag = "pools", request_body = PoolBody,
@@ -79,8 +80,7 @@ pub(crate) async fn create(
     Body(body): Body<PoolBody>,
 ) -> Result<(StatusCode, Tagged<PoolView>), ProblemDocument> {
     let new = NewPool { name: body.name, tenant: body.tenant, members: named(body.members), classes: body.classes };
-    let pool = shared.run(move |app| app.put_pool(&new, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &pool)))
+    shared.made(move |app| app.put_pool(&new, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path), TenantParams),
@@ -92,8 +92,7 @@ pub(crate) async fn show(
 ) -> Result<Tagged<PoolView>, ProblemDocument> {
     let desired = shared.app.desired();
     let pool = desired.pool(&name).filter(|pool| scope.sees(pool.tenant));
-    let pool = pool.ok_or_else(|| ProblemDocument::not_found(&format!("pool {name}")))?;
-    Ok(tagged(&desired, pool))
+    shown(&desired, pool, &name)
 }
 
 #[utoipa::path(put, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
@@ -107,8 +106,7 @@ pub(crate) async fn replace(
 ) -> Result<Tagged<PoolView>, ProblemDocument> {
     let when = when.sending(&body);
     let new = NewPool { name, tenant: body.tenant, members: named(body.members), classes: body.classes };
-    let pool = shared.run(move |app| app.put_pool(&new, Some(&when))).await?;
-    Ok(tagged(&shared.app.desired(), &pool))
+    shared.changed(move |app| app.put_pool(&new, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
@@ -119,29 +117,33 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_pool(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_pool(&name, &when)).await
 }
 
 fn named(members: Vec<Member>) -> Vec<(String, u32)> {
     members.into_iter().map(|member| (member.source, member.weight)).collect()
 }
 
-fn tagged(desired: &Desired, pool: &EgressPool) -> Tagged<PoolView> {
-    Tagged(entity_tag(&PoolEntry::of(desired, pool)), view(desired, pool))
-}
+impl Resource for EgressPool {
+    type View = PoolView;
+    type Entry = PoolEntry;
 
-fn view(desired: &Desired, pool: &EgressPool) -> PoolView {
-    let members = pool.members.iter().map(|member| Member {
-        source: desired.sources.get(&member.source).map(|source| source.name.clone()).unwrap_or_default(),
-        weight: member.weight,
-    });
-    PoolView {
-        id: pool.id.0,
-        name: pool.name.clone(),
-        tenant: pool.tenant.and_then(|tenant| desired.tenants.get(&tenant)).map(|tenant| tenant.name.clone()),
-        members: members.collect(),
-        classes: pool.classes.clone(),
+    fn entry(&self, desired: &Desired) -> PoolEntry {
+        PoolEntry::of(desired, self)
+    }
+
+    fn view(&self, desired: &Desired) -> PoolView {
+        let members = self.members.iter().map(|member| Member {
+            source: desired.sources.get(&member.source).map(|source| source.name.clone()).unwrap_or_default(),
+            weight: member.weight,
+        });
+        PoolView {
+            id: self.id.0,
+            name: self.name.clone(),
+            tenant: self.tenant.and_then(|tenant| desired.tenants.get(&tenant)).map(|tenant| tenant.name.clone()),
+            members: members.collect(),
+            classes: self.classes.clone(),
+        }
     }
 }
 

@@ -11,8 +11,9 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use super::resource::{Resource, shown};
 use crate::app::NewRegion;
-use crate::plan::{Desired, RegionEntry, entity_tag};
+use crate::plan::{Desired, RegionEntry};
 
 /// A region.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,7 +43,7 @@ pub(crate) struct RegionValue {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<RegionView>> {
     let desired = shared.app.desired();
     let seen = desired.regions.values().filter(|region| sees(&desired, listing.scope, region));
-    Json(listing.by_name(seen, |region| &region.name, |region| view(region)))
+    Json(listing.by_name(seen, |region| &region.name, |region| region.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/regions", tag = "regions", request_body = RegionBody,
@@ -53,8 +54,7 @@ pub(crate) async fn create(
     Body(body): Body<RegionBody>,
 ) -> Result<(StatusCode, Tagged<RegionView>), ProblemDocument> {
     let new = NewRegion { name: body.name, submission_host: body.submission_host };
-    let region = shared.run(move |app| app.put_region(&new, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&region)))
+    shared.made(move |app| app.put_region(&new, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/regions/{name}", tag = "regions", params(("name" = String, Path)),
@@ -66,7 +66,7 @@ pub(crate) async fn show(
 ) -> Result<Tagged<RegionView>, ProblemDocument> {
     let desired = shared.app.desired();
     let region = desired.region(&name).filter(|region| sees(&desired, scope, region));
-    Ok(tagged(region.ok_or_else(|| ProblemDocument::not_found(&format!("region {name}")))?))
+    shown(&desired, region, &name)
 }
 
 #[utoipa::path(put, path = "/v2/regions/{name}", tag = "regions", params(("name" = String, Path)),
@@ -80,8 +80,7 @@ pub(crate) async fn replace(
 ) -> Result<Tagged<RegionView>, ProblemDocument> {
     let when = when.sending(&body);
     let new = NewRegion { name, submission_host: body.submission_host };
-    let region = shared.run(move |app| app.put_region(&new, Some(&when))).await?;
-    Ok(tagged(&region))
+    shared.changed(move |app| app.put_region(&new, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/regions/{name}", tag = "regions", params(("name" = String, Path)),
@@ -92,18 +91,22 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_region(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_region(&name, &when)).await
 }
 
 fn sees(desired: &Desired, scope: Scope, region: &Region) -> bool {
     scope.0.is_none_or(|tenant| desired.region_of(tenant) == Some(region.id))
 }
 
-fn tagged(region: &Region) -> Tagged<RegionView> {
-    Tagged(entity_tag(&RegionEntry::of(region)), view(region))
-}
+impl Resource for Region {
+    type View = RegionView;
+    type Entry = RegionEntry;
 
-fn view(region: &Region) -> RegionView {
-    RegionView { id: region.id.0, name: region.name.clone(), submission_host: region.submission_host.clone() }
+    fn entry(&self, _: &Desired) -> RegionEntry {
+        RegionEntry::of(self)
+    }
+
+    fn view(&self, _: &Desired) -> RegionView {
+        RegionView { id: self.id.0, name: self.name.clone(), submission_host: self.submission_host.clone() }
+    }
 }

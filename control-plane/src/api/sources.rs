@@ -13,8 +13,9 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use super::resource::{Resource, shown};
 use crate::app::{NewNeeds, NewSource};
-use crate::plan::{SourceEntry, entity_tag};
+use crate::plan::{Desired, SourceEntry};
 
 /// An egress source.
 #[derive(Debug, Serialize, ToSchema)]
@@ -77,7 +78,7 @@ pub(crate) struct SourceValue {
     responses((status = 200, body = Page<SourceView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<SourceView>> {
     let desired = shared.app.desired();
-    Json(listing.by_name(desired.sources.values(), |source| &source.name, |source| view(source)))
+    Json(listing.by_name(desired.sources.values(), |source| &source.name, |source| source.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/sources", tag = "sources", request_body = SourceBody,
@@ -89,8 +90,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Tagged<SourceView>), ProblemDocument> {
     let SourceBody { name, address, ehlo_name, nic, routed, host, capabilities } = body;
     let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
-    let source = shared.run(move |app| app.put_source(&new, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&source)))
+    shared.made(move |app| app.put_source(&new, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -101,8 +101,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<SourceView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let source = desired.source(&name).ok_or_else(|| ProblemDocument::not_found(&format!("source {name}")))?;
-    Ok(tagged(source))
+    shown(&desired, desired.source(&name), &name)
 }
 
 #[utoipa::path(put, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -117,8 +116,7 @@ pub(crate) async fn replace(
     let when = when.sending(&body);
     let SourceValue { address, ehlo_name, nic, routed, host, capabilities } = body;
     let new = NewSource { name, address, ehlo_name, needs: NewNeeds { nic, routed, host, capabilities } };
-    let source = shared.run(move |app| app.put_source(&new, Some(&when))).await?;
-    Ok(tagged(&source))
+    shared.changed(move |app| app.put_source(&new, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/sources/{name}", tag = "sources", params(("name" = String, Path)),
@@ -129,15 +127,19 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_source(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_source(&name, &when)).await
 }
 
-fn tagged(source: &EgressSource) -> Tagged<SourceView> {
-    Tagged(entity_tag(&SourceEntry::of(source)), view(source))
-}
+impl Resource for EgressSource {
+    type View = SourceView;
+    type Entry = SourceEntry;
 
-fn view(source: &EgressSource) -> SourceView {
-    let SourceEntry { name, address, ehlo_name, nic, routed, host, capabilities } = SourceEntry::of(source);
-    SourceView { id: source.id.0, name, address, ehlo_name, nic, routed, host, capabilities }
+    fn entry(&self, _: &Desired) -> SourceEntry {
+        SourceEntry::of(self)
+    }
+
+    fn view(&self, _: &Desired) -> SourceView {
+        let SourceEntry { name, address, ehlo_name, nic, routed, host, capabilities } = SourceEntry::of(self);
+        SourceView { id: self.id.0, name, address, ehlo_name, nic, routed, host, capabilities }
+    }
 }

@@ -12,8 +12,9 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use super::resource::{Resource, shown};
 use crate::app::{NewTenant, TenantChange};
-use crate::plan::{Desired, TenantEntry, entity_tag};
+use crate::plan::{Desired, TenantEntry};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -72,7 +73,7 @@ pub(crate) struct TenantPatch {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<TenantView>> {
     let desired = shared.app.desired();
     let seen = desired.tenants.values().filter(|tenant| listing.scope.sees(tenant.id));
-    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| view(&desired, tenant)))
+    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| tenant.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/tenants", tag = "tenants", request_body = TenantBody,
@@ -91,8 +92,7 @@ pub(crate) async fn create(
         region: body.region,
         reserved_per_s: body.reserved_per_s,
     };
-    let tenant = shared.run(move |app| app.create_tenant(&new)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &tenant)))
+    shared.made(move |app| app.create_tenant(&new)).await
 }
 
 #[utoipa::path(get, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -104,7 +104,7 @@ pub(crate) async fn show(
 ) -> Result<Tagged<TenantView>, ProblemDocument> {
     let desired = shared.app.desired();
     let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
-    Ok(tagged(&desired, tenant.ok_or_else(|| ProblemDocument::not_found(&format!("tenant {name}")))?))
+    shown(&desired, tenant, &name)
 }
 
 #[utoipa::path(patch, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -123,8 +123,7 @@ pub(crate) async fn change(
         message_bytes_max: patch.message_bytes_max,
         reserved_per_s: patch.reserved_per_s,
     };
-    let tenant = shared.run(move |app| app.change_tenant(&name, &change, &when)).await?;
-    Ok(tagged(&shared.app.desired(), &tenant))
+    shared.changed(move |app| app.change_tenant(&name, &change, &when)).await
 }
 
 #[utoipa::path(delete, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -135,24 +134,28 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_tenant(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_tenant(&name, &when)).await
 }
 
-fn tagged(desired: &Desired, tenant: &Tenant) -> Tagged<TenantView> {
-    Tagged(entity_tag(&TenantEntry::of(desired, tenant)), view(desired, tenant))
-}
+impl Resource for Tenant {
+    type View = TenantView;
+    type Entry = TenantEntry;
 
-fn view(desired: &Desired, tenant: &Tenant) -> TenantView {
-    let region = tenant.region.and_then(|region| desired.regions.get(&region));
-    TenantView {
-        id: tenant.id.0,
-        name: tenant.name.clone(),
-        quota_per_day: tenant.quota_per_day,
-        weight: tenant.weight,
-        message_bytes_max: tenant.message_bytes_max,
-        region: region.map(|region| region.name.clone()),
-        reserved_per_s: tenant.reserved_per_s,
+    fn entry(&self, desired: &Desired) -> TenantEntry {
+        TenantEntry::of(desired, self)
+    }
+
+    fn view(&self, desired: &Desired) -> TenantView {
+        let region = self.region.and_then(|region| desired.regions.get(&region));
+        TenantView {
+            id: self.id.0,
+            name: self.name.clone(),
+            quota_per_day: self.quota_per_day,
+            weight: self.weight,
+            message_bytes_max: self.message_bytes_max,
+            region: region.map(|region| region.name.clone()),
+            reserved_per_s: self.reserved_per_s,
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! `postrail`: both planes in one process, the demo, the doctor, and the operator's commands.
 //!
 //! Every command but `up`, `demo`, `doctor` and those that move a data folder is a client of the control API (or, for
-//! `send`, of the submission API): the command line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it could not start or was asked wrongly
-//! (`doctor` and `plan` have their own).
+//! `send`, of the submission API): the command line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it
+//! could not start or was asked wrongly (`doctor` and `plan` have their own).
 
 use std::process::ExitCode;
 

@@ -333,7 +333,7 @@ fn who_is_not_let_in_is_told_why() {
     guest.record(journal, Cursor::default(), &golden, Cursor { segment: 0, offset: 1 }).unwrap();
     let suppression = Suppression { tenant: TenantId(1), address: "a@receiver.example".into() };
     let record = SuppressionRecord { suppression, reason: "asked to".into(), created_ms: 1 };
-    assert!(guest.suppress(&record).unwrap() && guest.unsuppress(&record.suppression).unwrap());
+    assert!(guest.suppress(&record, None).unwrap() && guest.unsuppress(&record.suppression, None).unwrap());
     let act = guest.audit_begin(1, "operator", "POST /").unwrap();
     guest.audit_end(act, 200).unwrap();
 }
