@@ -141,10 +141,19 @@ impl Rules {
         self.snapshot.policies.routes_by_site()
     }
 
+    /// Whether a mail may leave from `source`: its pool has it.
+    pub fn allows(&self, mail: MailFacts<'_>, source: SourceId) -> bool {
+        self.pool_of(mail).is_some_and(|pool| pool.members.iter().any(|member| member.source == source))
+    }
+
+    fn pool_of(&self, mail: MailFacts<'_>) -> Option<&EgressPool> {
+        let named = self.snapshot.pools_of(mail).filter_map(|(_, pool)| pool);
+        named.into_iter().find(|pool| pool.carries(mail.tenant, mail.class))
+    }
+
     /// Chooses a source for a mail: by weight among the sources of its pool that are this shard's, else among all.
     pub fn place(&self, mail: MailFacts<'_>, random: &mut Random) -> Placement {
-        let mut named = self.snapshot.pools_of(mail).filter_map(|(_, pool)| pool);
-        let Some(pool) = named.find(|pool| pool.carries(mail.tenant, mail.class)) else {
+        let Some(pool) = self.pool_of(mail) else {
             let is_allowed = |pool: &EgressPool| pool.tenant.is_none_or(|owner| owner == mail.tenant);
             let is_by_class = self.snapshot.pools_of(mail).filter_map(|(_, pool)| pool).any(is_allowed);
             return if is_by_class { Placement::NotCarried } else { Placement::Nowhere };

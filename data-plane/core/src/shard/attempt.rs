@@ -41,7 +41,8 @@ impl Shard {
             }
             self.groups[group as usize].state = GroupState::InFlight;
             let aim = Aim::Session(session);
-            let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started: now.instant });
+            let (started, revision) = (now.instant, self.revision());
+            let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started, revision });
             self.sessions[session as usize].state = SessionState::Busy { attempt };
             return self.load(now, attempt);
         }
@@ -128,6 +129,17 @@ impl Shard {
         if aim == Aim::Lost {
             self.end_attempt(attempt);
             self.groups[group as usize].state = GroupState::Moving;
+            return self.route(now, group);
+        }
+        if let Aim::Session(session) = aim
+            && slot.revision != self.revision()
+            && !self.rules.allows(self.mail_facts(&self.groups[group as usize]), self.source_of_session(session))
+        {
+            // Its pool became another while the job was read.
+            self.end_attempt(attempt);
+            self.groups[group as usize].state = GroupState::Moving;
+            self.sessions[session as usize].state = SessionState::Done;
+            self.freed.push(session);
             return self.route(now, group);
         }
         self.suppress(now, group, &job);

@@ -40,7 +40,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use postrail_schema::event::{Event, EventBrief};
-use postrail_schema::ids::{MessageId, RecipientIndex, ShardId, SourceId, TenantId};
+use postrail_schema::ids::{MessageId, RecipientIndex, Revision, ShardId, SourceId, TenantId};
 use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX, WAITING_RECIPIENTS_RESERVED};
 use postrail_schema::policy::RetryDelays;
 use postrail_schema::selector::MailFacts;
@@ -321,6 +321,8 @@ struct AttemptSlot {
     /// The job is being read from the spool; no transaction has begun.
     loading: bool,
     started: Instant,
+    /// Under which it was given its source.
+    revision: Revision,
 }
 
 /// What an attempt's job is loaded for.

@@ -9,7 +9,7 @@ use postrail_schema::event::{Event, EventKind, JobFacts};
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
 use postrail_schema::selector::MailFacts;
-use postrail_schema::snapshot::Snapshot;
+use postrail_schema::snapshot::{SendingDomain, Snapshot};
 
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, SessionPlan, SessionSlot, SessionState,
@@ -115,6 +115,9 @@ impl Shard {
             }
             JobRef::Remote(work) => {
                 let source = self.works[work as usize].source;
+                if !self.rules.allows(self.mail_facts(&self.groups[group as usize]), source) {
+                    return self.return_work(now, group, WaitReason::OtherShard, now.instant + HAND_RETRY);
+                }
                 self.route_from(now, group, source);
             }
         }
@@ -349,14 +352,37 @@ impl Shard {
         self.handed += 1;
         self.groups[group as usize].state = GroupState::Handed;
         let aim = Aim::Hand(owner, source);
-        let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started: now.instant });
+        let (started, revision) = (now.instant, self.revision());
+        let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started, revision });
         self.load(now, attempt);
     }
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
+        let is_placed_alike = places_alike(self.rules.snapshot(), &snapshot);
         let rules = Rules::new(snapshot, self.config.shard, self.config.shards);
         self.rules = rules.with_owners(self.config.owners.clone()).with_held(self.rules.held().cloned());
         self.rules_changed(now);
+        if !is_placed_alike {
+            self.place_ready(now);
+        }
+    }
+
+    /// What is ready to leave from a source that its pool does not have any more is placed anew.
+    fn place_ready(&mut self, now: Moment) {
+        let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
+        for path in paths {
+            let place = &self.paths[path as usize];
+            let is_astray = |group: &u32| {
+                let mail = self.mail_facts(&self.groups[*group as usize]);
+                !self.rules.allows(mail, place.key.source)
+            };
+            if place.queue.iter().any(is_astray) {
+                for group in self.paths[path as usize].queue.drain() {
+                    self.groups[group as usize].state = GroupState::Moving;
+                    self.route(now, group);
+                }
+            }
+        }
     }
 
     /// Takes over what is held now. That leases were renewed lets paths go on, and those of new addresses grow; that
@@ -483,6 +509,17 @@ impl Shard {
             JobRef::Remote(_) => false,
         }
     }
+}
+
+/// Whether no mail has another pool under `after` than under `before`, as far as that is told without looking at each.
+fn places_alike(before: &Snapshot, after: &Snapshot) -> bool {
+    let is_same_domains = || {
+        let of = |domain: &Arc<SendingDomain>| (domain.id, domain.pool);
+        before.domains.values().map(of).eq(after.domains.values().map(of))
+    };
+    Arc::ptr_eq(&before.pools, &after.pools)
+        && Arc::ptr_eq(&before.policies, &after.policies)
+        && (Arc::ptr_eq(&before.domains, &after.domains) || is_same_domains())
 }
 
 /// The `Accepted` events of a job.

@@ -272,7 +272,7 @@ impl Shard {
         }
     }
 
-    fn revision(&self) -> Revision {
+    pub(super) fn revision(&self) -> Revision {
         self.rules.snapshot().revision
     }
 

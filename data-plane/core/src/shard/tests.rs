@@ -469,6 +469,33 @@ fn a_rule_about_a_site_is_applied_once_the_site_is_known() {
 }
 
 #[test]
+fn what_is_ready_leaves_a_pool_that_is_not_its_own_any_more() {
+    let mut world = World::new(&["127.0.0.2", "127.0.0.3"], 0, 1);
+    let pool = |id, name: &str, tenant: Option<u32>| EgressPool {
+        id: PoolId(id),
+        name: name.to_owned(),
+        tenant: tenant.map(TenantId),
+        members: vec![PoolMember { source: SourceId(id), weight: 1 }],
+        classes: Default::default(),
+    };
+    world.publish(|content| {
+        content.pools = vec![pool(1, "default", None), pool(2, "own", Some(1))];
+        content.domains[0].pool = Some(PoolId(2));
+    });
+    world.accept(&["a@one.test"]);
+    world.resolve();
+    let session = world.opened()[0];
+    world.publish(|content| content.pools[1] = pool(2, "own", Some(2)));
+    world.ready(session);
+    assert!(world.transact().is_none(), "the pool is another tenant's now");
+    let plan = world.take(|output| match output {
+        Output::Open { plan, .. } => Some(plan.source),
+        _ => None,
+    });
+    assert_eq!(plan, Some(SourceId(1)), "its domain's pool does not carry it, the default one does");
+}
+
+#[test]
 fn mail_that_no_pool_carries_waits_until_one_does() {
     let mut world = World::new(&["127.0.0.2"], 0, 1);
     world.publish(|content| content.pools[0].classes = [TrafficClass::Marketing].into());

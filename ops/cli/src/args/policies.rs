@@ -10,9 +10,10 @@ Examples:
   postrail retry-policy add newsletter --tenant shop --class marketing --expiry 12h
   postrail retry-policy add slow --to slow.example --first 30m --factor 1 --longest 30m
 
-Delays are looked up after every attempt, so a change counts from the next one on. Expiry is fixed when a mail is accepted.
-Each is answered by the most specific policy that says it: recipient domain before site before sending domain before tenant
-before class. Where none does: 5 minutes, x 1.5, up to 4 hours; given up after 3 days, transactional mail after 1 day.";
+Delays are looked up after every attempt: a change counts from the next one on. Expiry is fixed when
+a mail is accepted. Each is answered by the most specific policy that says it: recipient domain,
+site, sending domain, tenant, class, in this order. Where none does: 5 minutes, x 1.5, up to 4 hours;
+given up after 3 days, transactional mail after 1 day.";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = RETRY_EXAMPLES)]
@@ -37,9 +38,10 @@ Examples:
   postrail routing-rule add big --to big.example --tenant shop --pool shop-big
   postrail explain --from shop.example --to big.example --class marketing
 
-Of all rules about a mail the most specific counts whose pool may carry it: recipient domain before site before sending domain
-before tenant before class. A sending domain's own pool (`postrail domain assign`) is as a rule about that domain; the pool
-`default` comes last. Where mail goes to is another matter: `postrail route`.";
+Of all rules about a mail the most specific counts whose pool may carry it: recipient domain, site,
+sending domain, tenant, class, in this order. A sending domain's own pool (`postrail domain assign`)
+is as a rule about that domain; the pool `default` comes last. Where mail goes to is another matter:
+`postrail route`.";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = ROUTING_EXAMPLES)]
