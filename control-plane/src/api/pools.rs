@@ -59,7 +59,7 @@ pub(crate) struct PoolValue {
     #[serde(default)]
     tenant: Option<String>,
     members: Vec<Member>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[schema(value_type = Vec<String>)]
     classes: BTreeSet<TrafficClass>,
 }

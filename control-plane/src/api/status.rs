@@ -104,7 +104,7 @@ pub(crate) async fn problems(
     let problems = shared.app.problems();
     let observed = shared.run(|app| {
         let desired = app.desired();
-        let observed = [app.problems_of_hosts(&desired)?, app.key_problems(&desired)?, app.fleet_problems()];
+        let observed = [app.problems_of_hosts(&desired)?, app.key_problems(&desired)?, app.fleet_problems(&desired)];
         Ok(observed.concat())
     });
     let observed = observed.await?;

@@ -12,7 +12,7 @@ use postrail_schema::snapshot::EgressSource;
 
 use super::{App, AppError, HostsError, names};
 use crate::plan::Desired;
-use crate::plan::allocation::{Fleet, HostStanding, Known, Order, assign, because};
+use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, Order, assign, because};
 use crate::reconcile::boottime;
 
 /// A host.
@@ -77,13 +77,13 @@ impl App {
         self.fleet()
     }
 
-    /// Findings about where addresses are.
-    pub(crate) fn fleet_problems(&self) -> Vec<Problem> {
+    /// Findings about where the addresses of `desired` are, or would be.
+    pub(crate) fn fleet_problems(&self, desired: &Desired) -> Vec<Problem> {
         if self.allocation.is_none() {
             return Vec::new();
         }
         match self.fleet() {
-            Ok(seen) => seen.problems(&self.desired()),
+            Ok(seen) => seen.problems(desired),
             Err(error) => vec![Problem {
                 severity: Severity::Warning,
                 code: "fleet_unknown",
@@ -126,7 +126,9 @@ impl FleetSeen {
 
     /// Addresses without a host, and pools that have none other.
     fn problems(&self, desired: &Desired) -> Vec<Problem> {
-        let assignment = assign(&self.fleet, &self.known.allocation.places(), 0);
+        // What is planned is wanted of the hosts that there are.
+        let fleet = Fleet { addresses: demands(desired), hosts: self.fleet.hosts.clone() };
+        let assignment = assign(&fleet, &self.known.allocation.places(), 0);
         let mut problems = assignment.problems;
         let has_host =
             |source: &EgressSource| !is_allocated(source.address) || assignment.targets.contains_key(&source.address);
@@ -151,6 +153,26 @@ impl HostSeen {
     fn is_alive(&self) -> bool {
         !matches!(self.standing, "gone" | "forgotten" | "stopped")
     }
+}
+
+/// What each address of the egress sources asks for.
+fn demands(desired: &Desired) -> BTreeMap<IpAddr, Demand> {
+    let mut demands: BTreeMap<IpAddr, Demand> = BTreeMap::new();
+    for source in desired.sources.values().filter(|source| is_allocated(source.address)) {
+        demands.entry(source.address).or_default().add(&source.needs);
+    }
+    for pool in desired.pools.values() {
+        let region = pool.tenant.and_then(|tenant| desired.region_of(tenant));
+        let region = region.and_then(|region| desired.regions.get(&region)).map(|region| region.name.clone());
+        for member in &pool.members {
+            let source = desired.sources.get(&member.source);
+            if let Some(demand) = source.and_then(|source| demands.get_mut(&source.address)) {
+                demand.pools.push((pool.id, member.weight));
+                demand.region = demand.region.take().or_else(|| region.clone());
+            }
+        }
+    }
+    demands
 }
 
 /// The sources of an address, by name.

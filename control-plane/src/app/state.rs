@@ -85,6 +85,7 @@ impl App {
     pub(crate) fn plan_state(&self, document: &Document) -> Result<Planned, AppError> {
         let (mut planned, after, _) = self.planned(document)?;
         planned.problems.append(&mut self.problems_of_hosts(&after)?);
+        planned.problems.append(&mut self.fleet_problems(&after));
         planned.problems.append(&mut self.key_problems(&after)?);
         Ok(planned)
     }

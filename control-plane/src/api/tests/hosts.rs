@@ -127,8 +127,17 @@ async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
 async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
     let world = fleet(&["mx1"]).await;
     let body = json!({ "name": "far", "address": "192.0.2.9", "ehlo_name": "a.example", "capabilities": ["net-z"] });
-    assert_eq!(world.operator("POST", "/v2/sources", body).await.0, 201);
     let pool = json!({ "name": "far", "members": [{ "source": "far" }] });
+    // A plan tells of them before they are there.
+    let mut document = world.get("/v2/state").await;
+    for (kind, more) in [("sources", &body), ("pools", &pool)] {
+        document[kind].as_array_mut().unwrap().push(more.clone());
+    }
+    let (status, plan) = world.operator("POST", "/v2/state/plan", document).await;
+    let codes: Vec<_> = plan["problems"].as_array().unwrap().iter().map(|problem| &problem["code"]).collect();
+    assert!(codes.contains(&&json!("pool_without_host")) && codes.contains(&&json!("address_without_host")), "{plan}");
+    assert_eq!((status, &plan["applicable"]), (200, &json!(true)));
+    assert_eq!(world.operator("POST", "/v2/sources", body).await.0, 201);
     assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
     world.allocation().order(&HostName::new("mx9").unwrap(), Some(Order::Drain)).unwrap();
     let problems = world.get("/v2/problems").await;
