@@ -18,6 +18,7 @@ fn delay_s(event: &Value) -> i64 {
 }
 
 fn deferrals(world: &World, job: &str, count: usize) -> Vec<Value> {
+    world.wait_known(job);
     wait::until(&format!("{count} deferrals of {job}"), || {
         let trace = world.postrail.control_ok("GET", &format!("/v2/trace/{job}"), None);
         let events = trace["items"].as_array().cloned().unwrap_or_default();
@@ -36,6 +37,7 @@ fn mail_is_tried_and_given_up_as_the_policy_of_its_class_says() {
         "first_delay_s": 1, "factor_percent": 100, "longest_delay_s": 1, "expiry_s": 12,
     });
     world.postrail.control_ok("POST", "/v2/retry-policies", Some(&codes));
+    world.postrail.settled_configuration();
     let (code, letter) =
         (world.send("a@busy.test", &mail("transactional")), world.send("b@busy.test", &mail("marketing")));
     // Nobody asks for a retry: these attempts come by themselves, while the other class waits as long as ever.
@@ -46,6 +48,7 @@ fn mail_is_tried_and_given_up_as_the_policy_of_its_class_says() {
     // Delays are read anew after each attempt; expiry is what it was when the mail was accepted.
     let slower = json!({ "match": { "class": "transactional" }, "first_delay_s": 600, "expiry_s": 86400 });
     world.postrail.control_ok("PUT", "/v2/retry-policies/codes", Some(&slower));
+    world.postrail.settled_configuration();
     let expired = world.wait(&code, "expired");
     assert_eq!(expired["state"], "expired");
     let late = world.send("c@busy.test", &mail("transactional"));

@@ -32,7 +32,10 @@ fn explained(world: &World, to: &str, class: &str) -> Value {
 fn mail_leaves_by_the_pool_that_the_most_specific_rule_says() {
     let world = World::new("routing-rules", &ZONES);
     let (one, big) = (world.receiver(41), world.receiver(42));
-    let ask = |method: &str, path: &str, body: Value| world.postrail.control_ok(method, path, Some(&body));
+    let ask = |method: &str, path: &str, body: Value| {
+        world.postrail.control_ok(method, path, Some(&body));
+        world.postrail.settled_configuration();
+    };
     for (name, address) in [("out2", "127.0.0.51"), ("out3", "127.0.0.52")] {
         ask("POST", "/v2/sources", json!({ "name": name, "address": address, "ehlo_name": "out.sender.test" }));
     }

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{CredentialId, KeyId};
+use crate::policy::{RetryPolicy, RoutingRule};
 use crate::region::Signpost;
+use crate::selector::Selector;
 use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
 
 fn tenant(id: u32, weight: u32) -> Tenant {
@@ -215,6 +217,12 @@ fn regional(tenants: u32) -> SnapshotContent {
             reason: "r".into(),
         })
         .collect();
+    let of = |tenant| Selector { tenant: Some(TenantId(tenant)), ..Selector::default() };
+    content.retry_policies = (1..=tenants)
+        .map(|id| RetryPolicy { name: format!("r{id}"), selector: of(id), delays: None, expiry_s: Some(60) })
+        .collect();
+    content.routing_rules =
+        (1..=tenants).map(|id| RoutingRule { name: format!("r{id}"), selector: of(id), pool: PoolId(1) }).collect();
     content.pools.push(EgressPool {
         id: PoolId(2),
         name: "own".into(),
@@ -238,6 +246,7 @@ fn a_host_reads_of_its_region_and_of_none_and_of_no_other() {
         assert_eq!(snapshot.domains.len(), 2 * expected.len());
         assert!(snapshot.credentials.values().all(|credential| is_served(credential.tenant)));
         assert_eq!((snapshot.credentials.len(), snapshot.suspensions.len()), (expected.len(), expected.len()));
+        assert_eq!((snapshot.policies.retry.len(), snapshot.policies.routing.len()), (expected.len(), expected.len()));
         assert_eq!(snapshot.pools.contains_key(&PoolId(2)), served.contains(&1));
         assert_eq!((snapshot.signposts.len(), snapshot.regions.len()), (200, 2));
     }
@@ -279,6 +288,8 @@ proptest! {
             now.credentials.retain(|credential| credential.tenant != TenantId(id) || !removes);
             now.domains.retain(|domain| domain.tenant != TenantId(id) || !removes);
             now.suspensions.retain(|held| held.target != SuspensionTarget::Tenant(TenantId(id)) || !removes);
+            now.retry_policies.retain(|policy| policy.selector.tenant != Some(TenantId(id)) || !removes);
+            now.routing_rules.retain(|rule| rule.selector.tenant != Some(TenantId(id)) || !removes);
             if !removes {
                 let region = Some(RegionId(id % 3)).filter(|region| region.0 != 0);
                 now.tenants.push(Tenant { region, ..tenant(id, weight) });

@@ -114,7 +114,10 @@ impl Shard {
                 self.return_work(now, group, WaitReason::Draining, now.instant + HAND_RETRY);
             }
             JobRef::Remote(work) => {
-                let source = self.works[work as usize].source;
+                let (source, domain) = (self.works[work as usize].source, self.groups[group as usize].domain);
+                if self.rules.places_by_site() && self.domains.hosts(domain, now.instant).is_none() {
+                    return self.ask_for_hosts(group, domain);
+                }
                 if !self.rules.allows(self.mail_facts(&self.groups[group as usize]), source) {
                     return self.return_work(now, group, WaitReason::OtherShard, now.instant + HAND_RETRY);
                 }

@@ -469,6 +469,34 @@ fn a_rule_about_a_site_is_applied_once_the_site_is_known() {
 }
 
 #[test]
+fn work_of_another_shard_is_asked_for_its_pool_once_its_site_is_known() {
+    let mut world = World::new(&["127.0.0.2", "127.0.0.3"], 1, 2);
+    world.publish(|content| {
+        content.pools[0].members.truncate(1);
+        let big = EgressPool {
+            id: PoolId(2),
+            name: "big".to_owned(),
+            members: vec![PoolMember { source: SourceId(2), weight: 1 }],
+            ..content.pools[0].clone()
+        };
+        content.pools.push(big);
+        let selector = Selector { site: Some("mx.one.test".to_owned()), ..Selector::default() };
+        content.routing_rules.push(RoutingRule { name: "big".to_owned(), selector, pool: PoolId(2) });
+    });
+    for (address, is_sent) in [("a@one.test", true), ("a@two.test", false)] {
+        let job = world.job(&[address]);
+        let recipients = smallvec::smallvec![RecipientIndex(0)];
+        let source = SourceId(2);
+        let work = Work { origin: ShardId(0), group: 0, source, job, entry: 0, recipients, attempts: 0 };
+        world.input(Input::Hand(Box::new(work)));
+        world.resolve();
+        assert_eq!(world.opened().len(), usize::from(is_sent), "{address}");
+        let back = world.take(|output| matches!(output, Output::HandBack { .. }).then_some(()));
+        assert_eq!(back.is_none(), is_sent, "{address}");
+    }
+}
+
+#[test]
 fn what_is_ready_leaves_a_pool_that_is_not_its_own_any_more() {
     let mut world = World::new(&["127.0.0.2", "127.0.0.3"], 0, 1);
     let pool = |id, name: &str, tenant: Option<u32>| EgressPool {
