@@ -168,10 +168,13 @@ impl<P: Platform> Admin<P> {
             (Method::Get, ["journal"]) => self.pull(&request.query).await,
             (Method::Post, ["journal", "trim"]) => self.trim(&request.body).await,
             (Method::Get, ["queue"]) => self.queue().await,
+            (Method::Get, ["quarantine"]) => self.quarantine().await,
             (Method::Post, ["queue", "retry"]) => self.retry(&request.body).await,
             (Method::Get, ["messages", id]) => self.message(id).await,
             (Method::Post, ["jobs", id, "cancel"]) => self.command_one(id, Command::Cancel).await,
             (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,
+            (Method::Post, ["quarantine", id, "release"]) => self.command_one(id, Command::Release).await,
+            (Method::Post, ["quarantine", id, "drop"]) => self.command_one(id, Command::Drop).await,
             _ => Err(Problem::new(404, "not_found", format!("there is nothing at {}", request.path))),
         }
     }
@@ -296,6 +299,16 @@ impl<P: Platform> Admin<P> {
             }
         }
         json(&serde_json::json!({ "shards": shards }))
+    }
+
+    async fn quarantine(&self) -> Result<Response, Problem> {
+        let mut jobs = Vec::new();
+        for shard in self.shards() {
+            if let Reply::Quarantine(mut held) = self.ask(shard, Question::Quarantine).await? {
+                jobs.append(&mut held);
+            }
+        }
+        json(&serde_json::json!({ "jobs": jobs }))
     }
 
     async fn retry(&self, body: &[u8]) -> Result<Response, Problem> {

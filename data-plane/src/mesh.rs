@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
-use postrail_core::shard::{Command, Counters, HandBack, MessageView, QueueView, Work};
+use postrail_core::shard::{Command, Counters, HandBack, MessageView, QuarantineView, QueueView, Work};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
 
@@ -43,6 +43,8 @@ pub enum Question {
         cursor: Cursor,
     },
     Queue,
+    /// What waits for a person.
+    Quarantine,
     /// How many outgoing sessions there are from an address.
     Sessions(IpAddr),
     Message(MessageId),
@@ -60,6 +62,7 @@ pub enum Reply {
     Unavailable(String),
     Done,
     Queue(Box<QueueView>),
+    Quarantine(Vec<QuarantineView>),
     Message(Option<Box<MessageView>>),
     Affected(usize),
     Status(Box<ShardStatus>),

@@ -68,6 +68,9 @@ pub struct Tenant {
     /// Recipients a second that go ahead of all that is not reserved, on each host that serves it; `None`: no reserve.
     #[serde(default)]
     pub reserved_per_s: Option<u32>,
+    /// Mail of its domains that fail in DNS is accepted and waits for a person, instead of being sent or refused.
+    #[serde(default)]
+    pub quarantines: bool,
 }
 
 /// A credential: a username and the argon2id hashes of at most two live secrets.

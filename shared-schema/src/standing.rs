@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::SendingDomain;
+use crate::snapshot::{SendingDomain, Tenant};
 
 /// See the module head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -92,6 +92,16 @@ impl DomainRecord {
 }
 
 impl SendingDomain {
+    /// Whether it was verified, and DNS lacks something that it needs.
+    pub const fn is_failing(&self) -> bool {
+        matches!(self.standing, Standing::Failing | Standing::Lapsed { .. })
+    }
+
+    /// As [`Self::refusal`] of a domain of `tenant`, which may want failing mail to be accepted and kept.
+    pub fn refusal_of(&self, tenant: &Tenant) -> Option<DomainRefusal> {
+        self.refusal().filter(|_| !(tenant.quarantines && self.is_failing()))
+    }
+
     /// Why its mail is not taken; `None`: it may send.
     pub fn refusal(&self) -> Option<DomainRefusal> {
         let (reason, missing) = match self.standing {

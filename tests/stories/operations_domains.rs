@@ -322,3 +322,61 @@ fn a_secondary_that_is_stale_is_named_with_what_it_has_and_keeps_a_new_key_from_
         (states == ["former", "signing"]).then_some(())
     });
 }
+
+#[test]
+fn mail_of_a_domain_that_fails_waits_in_quarantine_until_a_person_decides() {
+    let mut world = world("quarantine", &[("shop.test.", "www A 127.0.0.1")]);
+    let shop = world.tenant("shop");
+    let (set, text) = world.postrail.cli(&["tenant", "set", "shop", "--quarantine", "true"]);
+    assert!(set && text.contains("quarantine"), "{text}");
+    let (_, made) = world.call(&shop, "POST", "/v2/domains", Some(&json!({"name": "shop.test"})));
+    world.names.replace("shop.test.", &zone(&made, &[]));
+    world.checked("shop.test", "verified");
+    let before = job_id(&world.submit(&shop, "app@shop.test"));
+    world.postrail.wait_for_state(&before, "delivered");
+
+    // It fails: what comes now is accepted, by both ways, and goes nowhere.
+    world.names.replace("shop.test.", &zone(&made, &[("dkim", "\"v=DKIM1; k=rsa; p=QUJDREVG\"")]));
+    world.checked("shop.test", "failing");
+    let [by_rest, dropped] = [(); 2].map(|()| job_id(&world.submit(&shop, "app@shop.test")));
+    let transcript = world.swaks(&shop, "app@shop.test");
+    let by_smtp = Postrail::queued_as(&transcript);
+    for job in [&by_rest, &dropped, &by_smtp] {
+        let waiting = world.postrail.wait_for_state(job, "quarantined").swap_remove(0);
+        assert_eq!((&waiting["settled"], &waiting["reason"]), (&json!(false), &json!("domain_failing")), "{waiting}");
+    }
+    let list = || world.postrail.cli(&["quarantine", "list", "--tenant", "shop"]).1;
+    let listed = list();
+    for job in [&by_rest, &dropped, &by_smtp] {
+        assert!(listed.contains(job.as_str()) && listed.contains("failing"), "{listed}");
+    }
+    let queue = world.postrail.cli(&["queue"]).1;
+    assert!(queue.contains("quarantined"), "{queue}");
+    world.postrail.kill_and_restart();
+    assert!(world.postrail.cli(&["queue", "retry", "--all"]).0);
+    let list = || world.postrail.cli(&["quarantine", "list", "--tenant", "shop"]).1;
+    wait::until("all of it to be read again", || {
+        let listed = list();
+        [&by_rest, &dropped, &by_smtp].iter().all(|job| listed.contains(job.as_str())).then_some(())
+    });
+    assert_eq!(world.receiver.arrived().len(), 1, "nothing of it was sent");
+
+    let (released, text) = world.postrail.cli(&["quarantine", "release", &by_rest]);
+    assert!(released, "{text}");
+    world.postrail.wait_for_state(&by_rest, "delivered");
+    let (done, text) = world.postrail.cli(&["quarantine", "drop", &dropped]);
+    assert!(done, "{text}");
+    let gone = world.postrail.wait_for_state(&dropped, "cancelled").swap_remove(0);
+    assert_eq!(gone["reason"], "dropped_from_quarantine", "{gone}");
+    assert!(!world.postrail.cli(&["quarantine", "drop", &before]).0, "what is not there cannot be dropped");
+
+    // What is held stays held when the domain comes back; what comes then is sent at once.
+    world.names.replace("shop.test.", &zone(&made, &[]));
+    world.checked("shop.test", "verified");
+    let after = job_id(&world.submit(&shop, "app@shop.test"));
+    world.postrail.wait_for_state(&after, "delivered");
+    assert!(list().contains(by_smtp.as_str()) && !list().contains(by_rest.as_str()), "{}", list());
+    assert!(world.postrail.cli(&["quarantine", "release", &by_smtp]).0);
+    world.postrail.wait_for_state(&by_smtp, "delivered");
+    assert_eq!(world.receiver.arrived().len(), 4);
+}

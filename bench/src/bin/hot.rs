@@ -143,6 +143,7 @@ fn job() -> Job {
         campaign: String::new(),
         cost_center: String::new(),
         message_id_header: "<bench.1@bench.test>".into(),
+        quarantined: false,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![JobRecipient {

@@ -23,6 +23,7 @@ mod operators;
 mod page;
 mod pools;
 mod problem;
+mod quarantine;
 mod queue;
 mod regions;
 mod resource;
@@ -155,6 +156,9 @@ fn mail() -> Router<Shared> {
         .route("/jobs/{id}/bounce", post(jobs::bounce))
         .route("/events", get(events::list))
         .route("/trace/{key}", get(events::trace))
+        .route("/quarantine", get(quarantine::list))
+        .route("/quarantine/{job}/release", post(quarantine::release))
+        .route("/quarantine/{job}/drop", post(quarantine::drop))
         .route("/queue", get(queue::show))
         .route("/queue/retry", post(queue::retry))
 }

@@ -8,8 +8,8 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domain_keys, domains, events, explain, hosts, jobs, master_key, operators, pools, queue,
-    regions, retry_policies, routes, routing_rules, settings, sources, state, status, suppressions, suspensions,
+    audit, credentials, domain_keys, domains, events, explain, hosts, jobs, master_key, operators, pools, quarantine,
+    queue, regions, retry_policies, routes, routing_rules, settings, sources, state, status, suppressions, suspensions,
     tenants,
 };
 
@@ -38,7 +38,8 @@ use super::{
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
         hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,
         jobs::show, jobs::recipients, jobs::cancel, jobs::bounce,
-        events::list, events::trace, queue::show, queue::retry, audit::list,
+        events::list, events::trace, queue::show, queue::retry,
+        quarantine::list, quarantine::release, quarantine::drop, audit::list,
         status::problems, status::root, status::healthz, status::readyz, status::metrics,
     )
 )]

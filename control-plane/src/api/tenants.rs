@@ -29,6 +29,8 @@ pub(crate) struct TenantView {
     region: Option<String>,
     /// Recipients a second that go ahead of all that is not reserved, on each host; null: no reserve.
     reserved_per_s: Option<u32>,
+    /// Mail of its domains that fail in DNS is accepted and waits for a person, instead of being sent or refused.
+    quarantine: bool,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -49,6 +51,9 @@ pub(crate) struct TenantBody {
     /// Absent: no reserve.
     #[serde(default)]
     reserved_per_s: Option<u32>,
+    /// Keeps mail of domains that fail in DNS for a person; false by default.
+    #[serde(default)]
+    quarantine: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -66,6 +71,8 @@ pub(crate) struct TenantPatch {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
     reserved_per_s: Option<Option<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quarantine: Option<bool>,
 }
 
 #[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams),
@@ -91,6 +98,7 @@ pub(crate) async fn create(
         message_bytes_max: body.message_bytes_max.unwrap_or(most),
         region: body.region,
         reserved_per_s: body.reserved_per_s,
+        quarantines: body.quarantine,
     };
     shared.made(move |app| app.create_tenant(&new)).await
 }
@@ -122,6 +130,7 @@ pub(crate) async fn change(
         weight: patch.weight,
         message_bytes_max: patch.message_bytes_max,
         reserved_per_s: patch.reserved_per_s,
+        quarantines: patch.quarantine,
     };
     shared.changed(move |app| app.change_tenant(&name, &change, &when)).await
 }
@@ -155,6 +164,7 @@ impl Resource for Tenant {
             message_bytes_max: self.message_bytes_max,
             region: region.map(|region| region.name.clone()),
             reserved_per_s: self.reserved_per_s,
+            quarantine: self.quarantines,
         }
     }
 }

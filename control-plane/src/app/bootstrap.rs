@@ -158,6 +158,7 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         message_bytes_max: u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX),
         region: None,
         reserved_per_s: None,
+        quarantines: false,
     };
     let credential = Credential {
         id: draft.counters().next_credential(),

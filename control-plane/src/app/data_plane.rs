@@ -49,6 +49,10 @@ pub(crate) enum Settling {
     Cancel,
     /// As bounced, with a report.
     Bounce,
+    /// Out of quarantine, to be sent.
+    Release,
+    /// Out of quarantine, as cancelled.
+    Drop,
 }
 
 /// Events of a journal.
@@ -161,11 +165,21 @@ impl DataPlane {
     /// # Errors
     /// The data plane does not answer, or refuses.
     pub(crate) async fn settle(&self, job: MessageId, settling: Settling) -> Result<Value, AppError> {
-        let act = match settling {
-            Settling::Cancel => "cancel",
-            Settling::Bounce => "bounce",
+        let path = match settling {
+            Settling::Cancel => format!("/jobs/{job}/cancel"),
+            Settling::Bounce => format!("/jobs/{job}/bounce"),
+            Settling::Release => format!("/quarantine/{job}/release"),
+            Settling::Drop => format!("/quarantine/{job}/drop"),
         };
-        json_of(self.post(&format!("/jobs/{job}/{act}"))).await
+        json_of(self.post(&path)).await
+    }
+
+    /// What waits for a person.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn quarantine(&self) -> Result<Value, AppError> {
+        json_of(self.get("/quarantine")).await
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

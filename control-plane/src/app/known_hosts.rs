@@ -69,6 +69,19 @@ impl KnownHosts {
         Ok(json!({ "shards": shards }))
     }
 
+    /// What waits for a person, over all of them.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub(crate) async fn quarantine(&self) -> Result<Vec<Value>, AppError> {
+        let mut held = Vec::new();
+        for host in self.all().iter() {
+            let mut theirs = host.client.quarantine().await?;
+            held.extend(theirs.get_mut("jobs").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default());
+        }
+        Ok(held)
+    }
+
     /// Makes waiting mail due at once, on all of them.
     ///
     /// # Errors

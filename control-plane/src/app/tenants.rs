@@ -17,6 +17,7 @@ pub(crate) struct NewTenant {
     /// By name; `None`: every host serves it.
     pub region: Option<String>,
     pub reserved_per_s: Option<u32>,
+    pub quarantines: bool,
 }
 
 /// What to change of a tenant; `None`: as it is.
@@ -28,6 +29,7 @@ pub(crate) struct TenantChange {
     pub message_bytes_max: Option<u32>,
     /// `Some(None)`: no reserve.
     pub reserved_per_s: Option<Option<u32>>,
+    pub quarantines: Option<bool>,
 }
 
 impl App {
@@ -51,6 +53,7 @@ impl App {
                 message_bytes_max: checked_size(new.message_bytes_max)?,
                 region,
                 reserved_per_s: checked_reserve(new.reserved_per_s)?,
+                quarantines: new.quarantines,
             };
             draft.put(tenant.clone())?;
             Ok(tenant)
@@ -71,6 +74,7 @@ impl App {
             tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
             tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
             tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
+            tenant.quarantines = change.quarantines.unwrap_or(tenant.quarantines);
             tenant.reserved_per_s = checked_reserve(change.reserved_per_s.unwrap_or(tenant.reserved_per_s))?;
             draft.put(tenant.clone())?;
             Ok(tenant)

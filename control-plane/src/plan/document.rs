@@ -104,6 +104,9 @@ pub(crate) struct TenantEntry {
     /// Recipients a second that go ahead of all that is not reserved, on each host; absent: no reserve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved_per_s: Option<u32>,
+    /// Mail of its domains that fail in DNS is accepted and waits for a person; false by default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantine: bool,
 }
 
 /// Someone who operates the installation.
@@ -361,6 +364,7 @@ impl TenantEntry {
             message_bytes_max: tenant.message_bytes_max,
             region: region.map(|region| region.name.clone()),
             reserved_per_s: tenant.reserved_per_s,
+            quarantine: tenant.quarantines,
         }
     }
 }

@@ -60,6 +60,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             message_bytes_max: 4096,
             region: None,
             reserved_per_s: None,
+            quarantines: false,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),

@@ -18,6 +18,7 @@ fn publication(revision: u64, tenants: u32) -> Published {
         message_bytes_max: 1_024 + (revision as u32) * u32::from(id == 1),
         region: None,
         reserved_per_s: None,
+        quarantines: false,
     };
     let content = SnapshotContent { tenants: (1..=tenants).map(tenant).collect(), ..SnapshotContent::default() };
     let mut manifest = Manifest { revision: Revision(revision), suppressions: 2, ..Manifest::default() };

@@ -270,6 +270,7 @@ fn job(number: u64, body_bytes: usize) -> Job {
         campaign: String::new(),
         cost_center: String::new(),
         message_id_header: String::new(),
+        quarantined: false,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![recipient("ann"), recipient("bob")],

@@ -16,6 +16,7 @@ use std::future::Future;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use postrail_core::base::Timestamp;
 use postrail_core::spool::job_frame::Moved;
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::MessageId;
@@ -163,6 +164,7 @@ impl<P: Platform> Spool<P> {
 
 /// Whether nothing happened in between; when a waiting recipient is due next is no change.
 fn same(before: &[Carried], after: &[Carried]) -> bool {
-    let key = |carried: &Carried| (carried.settled, carried.attempts);
+    let is_never = |carried: &Carried| carried.next_attempt == Timestamp::default();
+    let key = |carried: &Carried| (carried.settled, carried.attempts, is_never(carried));
     before.iter().map(key).eq(after.iter().map(key))
 }

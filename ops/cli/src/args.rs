@@ -155,6 +155,8 @@ pub(crate) enum Command {
     Explain(ExplainOptions),
     /// What waits and why; retry, suspend, resume, cancel, bounce
     Queue(QueueOptions),
+    /// Mail of domains that fail in DNS, which waits for you
+    Quarantine(Client<QuarantineCommand>),
     /// The whole life of one message
     Trace(TraceOptions),
     /// Submit one mail by REST
@@ -238,6 +240,9 @@ pub(crate) enum TenantCommand {
         /// Recipients a second that go ahead of all that is not reserved, on each host [default: no reserve]
         #[arg(long)]
         reserved_per_s: Option<u32>,
+        /// Keep mail of domains that fail in DNS for a person (`postrail quarantine`), instead of sending or refusing it
+        #[arg(long)]
+        quarantine: bool,
     },
     /// Tenants with region, weight and quota: `postrail tenant list`
     List,
@@ -258,6 +263,9 @@ pub(crate) enum TenantCommand {
         /// Recipients a second that go ahead of all that is not reserved, on each host, or `none`
         #[arg(long, value_name = "N|none")]
         reserved_per_s: Option<String>,
+        /// Whether mail of domains that fail in DNS is kept for a person (`postrail quarantine`)
+        #[arg(long, value_name = "true|false")]
+        quarantine: Option<bool>,
     },
     /// Remove a tenant that has nothing left: `postrail tenant remove shop`
     Remove { name: String },
@@ -406,6 +414,19 @@ pub(crate) struct QueueOptions {
     pub(crate) api: ApiOptions,
     #[command(subcommand)]
     pub(crate) command: Option<QueueCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum QuarantineCommand {
+    /// What waits, the first to expire first: `postrail quarantine list --tenant shop`
+    List {
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Send it, whatever DNS says by now: `postrail quarantine release 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f`
+    Release { job: String },
+    /// Settle it as cancelled, without a report: `postrail quarantine drop 0193a1b2-7c4d-7000-8e9f-3a5b6c7d8e9f`
+    Drop { job: String },
 }
 
 #[derive(Subcommand, Debug)]

@@ -91,6 +91,9 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Apply(options) => state::apply(&data, &options),
+        Command::Quarantine(client) => {
+            Api::open(&client.api, &data).and_then(|api| queue::quarantine(&api, client.command))
+        }
         Command::Queue(queue) => Api::open(&queue.api, &data).and_then(|api| queue::run(&api, queue.command)),
         Command::Trace(trace) => Api::open(&trace.api, &data).and_then(|api| trace::run(&api, &trace.id)),
         Command::Send(options) => send::run(&options),

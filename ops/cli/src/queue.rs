@@ -1,10 +1,11 @@
-//! `postrail queue`: what waits, where and why, and the operator's acts on it.
+//! `postrail queue` and `postrail quarantine`: what waits, where and why, and the operator's acts on it.
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use crate::args::{QueueCommand, SuspendTarget};
+use crate::args::{QuarantineCommand, QueueCommand, SuspendTarget};
 use crate::client::Api;
+use crate::resources::named;
 use crate::table;
 
 const DOMAINS: &[(&str, &str)] = &[
@@ -57,6 +58,28 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
         println!("done");
         return Ok(());
     }
+    Ok(table::print_record(&done, api.wants_json())?)
+}
+
+const QUARANTINE: &[(&str, &str)] = &[
+    ("JOB", "job"),
+    ("TENANT", "tenant"),
+    ("DOMAIN", "domain"),
+    ("STANDING", "standing"),
+    ("RECIPIENTS", "recipients"),
+    ("EXPIRES", "expires"),
+];
+
+pub(crate) fn quarantine(api: &Api, command: QuarantineCommand) -> Result<()> {
+    let empty = json!({});
+    let done = match command {
+        QuarantineCommand::List { tenant } => {
+            let held = api.get(&["quarantine"], &named(tenant.as_deref()))?;
+            return Ok(table::print_list(&held["items"], QUARANTINE, api.wants_json())?);
+        }
+        QuarantineCommand::Release { job } => api.post(&["quarantine", &job, "release"], &[], &empty)?,
+        QuarantineCommand::Drop { job } => api.post(&["quarantine", &job, "drop"], &[], &empty)?,
+    };
     Ok(table::print_record(&done, api.wants_json())?)
 }
 

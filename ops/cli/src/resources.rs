@@ -51,21 +51,27 @@ const SUPPRESSIONS: Columns = &[("ADDRESS", "address"), ("TENANT", "tenant"), ("
 pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
     let all = Collection { api, name: "tenants", columns: TENANTS };
     match command {
-        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max, region, reserved_per_s } => all.add(
-            None,
-            body([
-                ("name", json!(name)),
-                ("quota_per_day", json!(quota_per_day)),
-                ("weight", json!(weight)),
-                ("message_bytes_max", json!(message_bytes_max)),
-                ("region", json!(region)),
-                ("reserved_per_s", json!(reserved_per_s)),
-            ]),
-        ),
-        TenantCommand::Set { name, quota_per_day, weight, message_bytes_max, reserved_per_s } => {
+        TenantCommand::Add { name, quota_per_day, weight, message_bytes_max, region, reserved_per_s, quarantine } => {
+            all.add(
+                None,
+                body([
+                    ("name", json!(name)),
+                    ("quota_per_day", json!(quota_per_day)),
+                    ("weight", json!(weight)),
+                    ("message_bytes_max", json!(message_bytes_max)),
+                    ("region", json!(region)),
+                    ("reserved_per_s", json!(reserved_per_s)),
+                    ("quarantine", json!(quarantine)),
+                ]),
+            )
+        }
+        TenantCommand::Set { name, quota_per_day, weight, message_bytes_max, reserved_per_s, quarantine } => {
             let mut change = body([("weight", json!(weight)), ("message_bytes_max", json!(message_bytes_max))]);
             set_or_none(&mut change, "quota_per_day", quota_per_day.as_deref())?;
             set_or_none(&mut change, "reserved_per_s", reserved_per_s.as_deref())?;
+            if let Some(quarantine) = quarantine {
+                change["quarantine"] = json!(quarantine);
+            }
             let changed = api.patch(&["tenants", &name], &[], &change)?;
             Ok(table::print_record(&changed, api.wants_json())?)
         }

@@ -584,6 +584,7 @@ impl<'a> Tenant<'a> {
   pub const VT_MESSAGE_BYTES_MAX: ::flatbuffers::VOffsetT = 12;
   pub const VT_REGION: ::flatbuffers::VOffsetT = 14;
   pub const VT_RESERVED_PER_S: ::flatbuffers::VOffsetT = 16;
+  pub const VT_QUARANTINES: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -602,6 +603,7 @@ impl<'a> Tenant<'a> {
     builder.add_weight(args.weight);
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_id(args.id);
+    builder.add_quarantines(args.quarantines);
     builder.finish()
   }
 
@@ -655,6 +657,13 @@ impl<'a> Tenant<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Tenant::VT_RESERVED_PER_S, None)}
   }
+  #[inline]
+  pub fn quarantines(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Tenant::VT_QUARANTINES, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Tenant<'_> {
@@ -670,6 +679,7 @@ impl ::flatbuffers::Verifiable for Tenant<'_> {
      .visit_field::<u32>("message_bytes_max", Self::VT_MESSAGE_BYTES_MAX, false)?
      .visit_field::<u32>("region", Self::VT_REGION, false)?
      .visit_field::<u32>("reserved_per_s", Self::VT_RESERVED_PER_S, false)?
+     .visit_field::<bool>("quarantines", Self::VT_QUARANTINES, false)?
      .finish();
     Ok(())
   }
@@ -682,6 +692,7 @@ pub struct TenantArgs<'a> {
     pub message_bytes_max: u32,
     pub region: Option<u32>,
     pub reserved_per_s: Option<u32>,
+    pub quarantines: bool,
 }
 impl<'a> Default for TenantArgs<'a> {
   #[inline]
@@ -694,6 +705,7 @@ impl<'a> Default for TenantArgs<'a> {
       message_bytes_max: 0,
       region: None,
       reserved_per_s: None,
+      quarantines: false,
     }
   }
 }
@@ -732,6 +744,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TenantBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<u32>(Tenant::VT_RESERVED_PER_S, reserved_per_s);
   }
   #[inline]
+  pub fn add_quarantines(&mut self, quarantines: bool) {
+    self.fbb_.push_slot::<bool>(Tenant::VT_QUARANTINES, quarantines, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TenantBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TenantBuilder {
@@ -757,6 +773,7 @@ impl ::core::fmt::Debug for Tenant<'_> {
       ds.field("message_bytes_max", &self.message_bytes_max());
       ds.field("region", &self.region());
       ds.field("reserved_per_s", &self.reserved_per_s());
+      ds.field("quarantines", &self.quarantines());
       ds.finish()
   }
 }

@@ -21,6 +21,7 @@ fn tenant(id: u32, weight: u32) -> Tenant {
         message_bytes_max: 1_024,
         region: None,
         reserved_per_s: None,
+        quarantines: false,
     }
 }
 

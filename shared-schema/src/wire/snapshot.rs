@@ -21,7 +21,8 @@ use crate::standing::{DomainRecord, Standing};
 /// The format of a snapshot whose credentials have scopes or networks. A reader of format 1 would overlook them, so it has to
 /// refuse such a one.
 const FORMAT_NARROW: u16 = 2;
-/// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools.
+/// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools,
+/// a tenant that quarantines.
 const FORMAT_LATEST: u16 = 3;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
@@ -101,7 +102,12 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let is_narrow = |credential: &Credential| !credential.scopes.is_all() || !credential.networks.is_empty();
     let is_picky = |pool: &EgressPool| !pool.classes.is_empty();
     let has_policies = !content.retry_policies.is_empty() || !content.routing_rules.is_empty();
-    if has_policies || content.pools.iter().any(is_picky) || content.domains.iter().any(|domain| domain.is_platform) {
+    let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
+    if quarantines
+        || has_policies
+        || content.pools.iter().any(is_picky)
+        || content.domains.iter().any(|domain| domain.is_platform)
+    {
         FORMAT_LATEST
     } else if content.credentials.iter().any(is_narrow) {
         FORMAT_NARROW
@@ -130,6 +136,7 @@ fn put_tenant<'b>(to: &mut FlatBufferBuilder<'b>, tenant: &Tenant) -> WIPOffset<
         message_bytes_max: tenant.message_bytes_max,
         region: tenant.region.map(|region| region.0),
         reserved_per_s: tenant.reserved_per_s,
+        quarantines: tenant.quarantines,
     };
     wire::Tenant::create(to, &args)
 }
@@ -143,6 +150,7 @@ fn read_tenant(tenant: wire::Tenant<'_>) -> Tenant {
         message_bytes_max: tenant.message_bytes_max(),
         region: tenant.region().map(RegionId),
         reserved_per_s: tenant.reserved_per_s(),
+        quarantines: tenant.quarantines(),
     }
 }
 
@@ -458,6 +466,7 @@ mod tests {
                 message_bytes_max: 1_048_576,
                 region: None,
                 reserved_per_s: None,
+                quarantines: false,
             }],
             credentials: vec![Credential {
                 id: CredentialId(1),
@@ -523,6 +532,7 @@ mod tests {
                 message_bytes_max: n.3,
                 region: n.4.map(RegionId),
                 reserved_per_s: n.5,
+                quarantines: n.3 % 2 == 1,
             });
         let network = proptest::sample::select(&["192.0.2.0/24", "2001:db8::/32", "::/0", "203.0.113.7"][..]);
         let network = network.prop_map(|text| text.parse().unwrap());
@@ -727,10 +737,12 @@ mod tests {
             class,
         };
         let delays = Some(RetryDelays { first_s: 30, factor_percent: 200, longest_s: 600 });
-        let SnapshotContent { mut pools, mut domains, .. } = narrow_sample();
+        let SnapshotContent { mut pools, mut domains, mut tenants, .. } = narrow_sample();
+        tenants[0].quarantines = true;
         domains[0].is_platform = true;
         pools[0].classes = [TrafficClass::Marketing, TrafficClass::Transactional].into();
         SnapshotContent {
+            tenants,
             pools,
             domains,
             routing_rules: vec![RoutingRule {

@@ -270,7 +270,17 @@ impl Editor<'_> {
             }
             let id = known.get(&name).copied().unwrap_or_else(|| self.draft.counters().next_tenant());
             let quota_per_day = entry.quota_per_day;
-            wanted.want(Tenant { id, name, quota_per_day, weight, message_bytes_max, region, reserved_per_s });
+            let quarantines = entry.quarantine;
+            wanted.want(Tenant {
+                id,
+                name,
+                quota_per_day,
+                weight,
+                message_bytes_max,
+                region,
+                reserved_per_s,
+                quarantines,
+            });
         }
         self.settle(wanted)
     }

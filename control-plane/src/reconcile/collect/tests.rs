@@ -113,6 +113,7 @@ fn readers_see_whole_publications(store: &Arc<dyn ConfigStore>) {
             message_bytes_max: 1_024,
             region: None,
             reserved_per_s: None,
+            quarantines: false,
         };
         apps[0].create_tenant(&new).unwrap();
     }

@@ -94,6 +94,7 @@ pub fn compose(
         campaign: job.campaign.clone(),
         cost_center: job.cost_center.clone(),
         message_id_header: format!("<{id}@{sending_domain}>"),
+        quarantined: false,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![recipient(to.clone())],
@@ -308,6 +309,7 @@ mod tests {
             campaign: String::new(),
             cost_center: String::new(),
             message_id_header: "<a@example.com>".to_owned(),
+            quarantined: false,
             idempotency: None,
             entries: vec![JobEntry::default()],
             recipients: vec![JobRecipient {

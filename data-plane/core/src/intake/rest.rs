@@ -266,6 +266,7 @@ impl Request<'_> {
             campaign: labels.campaign,
             cost_center: labels.cost_center,
             message_id_header: format!("<{}@{}>", a.id, domain.name),
+            quarantined: sender.quarantined,
             idempotency,
             entries: entries.entries,
             recipients: entries.recipients,

@@ -61,7 +61,7 @@ pub fn check_sender(snapshot: &Snapshot, principal: &Principal, mail: &MailComma
     if let Some(address) = &mail.reverse_path {
         let name = address.domain().as_str();
         let domain = snapshot.domain_of(tenant.id, name).ok_or_else(|| Refusal::SenderDomain(name.to_owned()))?;
-        check_standing(domain)?;
+        check_standing(tenant, domain)?;
     }
     Ok(())
 }
@@ -96,6 +96,7 @@ pub fn accept(acceptance: Acceptance<'_>, mut transaction: Transaction) -> Resul
     let eight_bit = !section.is_ascii() || !body.is_ascii();
     let survey = Survey::new(section)?;
     let domain = sending_domain(snapshot, tenant, &survey)?;
+    let quarantined = is_quarantined(snapshot, tenant, &survey, &transaction);
     let message_id_header = survey.message_id.clone().unwrap_or_else(|| format!("<{id}@{}>", domain.name));
     let header = write_header(&acceptance, &transaction, &survey, &message_id_header);
     let body_at = section.len();
@@ -129,6 +130,7 @@ pub fn accept(acceptance: Acceptance<'_>, mut transaction: Transaction) -> Resul
         campaign: labels.campaign,
         cost_center: labels.cost_center,
         message_id_header,
+        quarantined,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: envelope.recipients.into_iter().map(recipient).collect(),
@@ -160,8 +162,19 @@ fn check_octets(section: &[u8], body: &[u8], smtp_utf8: bool) -> Result<(), Refu
     }
 }
 
-fn check_standing(domain: &SendingDomain) -> Result<(), Refusal> {
-    domain.refusal().map_or(Ok(()), |refusal| Err(Refusal::DomainStanding(refusal)))
+fn check_standing(tenant: &Tenant, domain: &SendingDomain) -> Result<(), Refusal> {
+    domain.refusal_of(tenant).map_or(Ok(()), |refusal| Err(Refusal::DomainStanding(refusal)))
+}
+
+/// Whether a domain that the mail names fails in DNS, and the tenant wants such mail kept for a person.
+fn is_quarantined(snapshot: &Snapshot, tenant: &Tenant, survey: &Survey, transaction: &Transaction) -> bool {
+    if !tenant.quarantines {
+        return false;
+    }
+    let fails = |name: &str| snapshot.domain_of(tenant.id, name).is_some_and(SendingDomain::is_failing);
+    let from = survey.from.as_deref().and_then(|from| mailboxes::addresses(from).ok()).unwrap_or_default();
+    let reverse_path = transaction.envelope.reverse_path.as_ref();
+    from.iter().chain(reverse_path).any(|address| fails(address.domain().as_str()))
 }
 
 /// The domain that signs and carries: that of the first From address. All of them must be the tenant's and may send.
@@ -171,7 +184,7 @@ fn sending_domain<'a>(snapshot: &'a Snapshot, tenant: &Tenant, survey: &Survey) 
     for address in mailboxes::addresses(from).map_err(Refusal::From)? {
         let name = address.domain().as_str();
         let domain = snapshot.domain_of(tenant.id, name).ok_or_else(|| Refusal::FromDomain(name.to_owned()))?;
-        check_standing(domain)?;
+        check_standing(tenant, domain)?;
         first = first.or(Some(domain));
     }
     first.ok_or(Refusal::FromMissing)

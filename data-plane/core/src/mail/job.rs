@@ -59,6 +59,8 @@ pub struct Job {
     pub cost_center: String,
     /// The Message-ID field, for events (an entry of a REST job derives its own from it).
     pub message_id_header: String,
+    /// Its domain failed in DNS when it was accepted: it waits until a person releases or drops it.
+    pub quarantined: bool,
     /// hash(tenant, key) and hash(request), where the submission carried an idempotency key.
     pub idempotency: Option<Idempotency>,
     pub entries: Vec<JobEntry>,

@@ -280,6 +280,7 @@ mod tests {
                 message_bytes_max: 1_000_000,
                 region: None,
                 reserved_per_s: None,
+                quarantines: false,
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),

@@ -43,6 +43,8 @@ pub enum WaitReason {
     NoPoolForClass,
     /// Another host has the addresses of the pool at present.
     AddressElsewhere,
+    /// Its domain failed in DNS when it was accepted: a person releases it, or drops it.
+    Quarantined,
     /// The node is draining: attempts go on after its next start.
     Draining,
 }
@@ -63,6 +65,7 @@ impl WaitReason {
             Self::NoSource => "no_source",
             Self::NoPoolForClass => "no_pool_for_class",
             Self::AddressElsewhere => "address_elsewhere",
+            Self::Quarantined => "quarantined",
             Self::Draining => "draining",
         }
     }

@@ -15,6 +15,10 @@ pub enum Command {
     Cancel(MessageId),
     /// Settle what has not been sent as bounced, and tell the sender.
     Bounce(MessageId),
+    /// Send what waits in quarantine.
+    Release(MessageId),
+    /// Settle what waits in quarantine as cancelled.
+    Drop(MessageId),
 }
 
 /// Which groups.
@@ -35,6 +39,9 @@ impl Shard {
             Command::Retry(target) => self.retry_now(now, target),
             Command::Cancel(message) => self.end_message(now, *message, Ending::Cancel),
             Command::Bounce(message) => self.end_message(now, *message, Ending::Bounce),
+            Command::Release(message) => self.release(now, *message),
+            Command::Drop(message) if !self.is_quarantined(*message) => 0,
+            Command::Drop(message) => self.end_message(now, *message, Ending::Drop),
         };
         self.serve_freed(now);
         concerned
@@ -80,6 +87,26 @@ impl Shard {
             self.route(now, group);
         }
         recipients
+    }
+
+    fn is_quarantined(&self, message: MessageId) -> bool {
+        self.job_of(message).is_some_and(|job| self.jobs[job as usize].quarantined)
+    }
+
+    fn release(&mut self, now: Moment, message: MessageId) -> usize {
+        let held = self.job_of(message).filter(|job| self.jobs[*job as usize].quarantined);
+        let Some(job) = held else { return 0 };
+        self.jobs[job as usize].quarantined = false;
+        let groups: Vec<u32> = self.groups_in(job).collect();
+        let mut released = 0;
+        for group in groups {
+            let recipients = self.groups[group as usize].recipients.clone();
+            released += recipients.len();
+            self.record_release(now, job, &recipients);
+            self.detach(group);
+            self.route(now, group);
+        }
+        released
     }
 
     fn end_message(&mut self, now: Moment, message: MessageId, ending: Ending) -> usize {

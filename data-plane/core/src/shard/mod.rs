@@ -60,7 +60,7 @@ use crate::spool::{JobMeta, Location};
 
 pub use command::{Command, CommandTarget};
 pub use hand::{HandBack, HandResult, Work};
-pub use view::{MessageView, QueueView};
+pub use view::{MessageView, QuarantineView, QueueView};
 
 use active::ActiveJob;
 use domains::Domains;
@@ -232,6 +232,8 @@ struct JobSlot {
     interface: Interface,
     /// Somebody asked for reports of success: a delivery may lead to one, which needs the job's content.
     reports_success: bool,
+    /// It waits for a person.
+    quarantined: bool,
     /// An operator's decision that takes effect when the attempt under way has ended.
     ending: Option<Ending>,
 }
@@ -243,6 +245,8 @@ const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "the open recipie
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ending {
     Cancel,
+    /// As cancelled, out of quarantine.
+    Drop,
     Bounce,
 }
 

@@ -100,7 +100,7 @@ impl Shard {
             }
             if let Some(carried) = carried {
                 state.settled |= carried.settled;
-                if carried.attempts > state.attempts {
+                if carried.attempts > state.attempts || state.next_attempt == Timestamp::default() {
                     state.attempts = carried.attempts;
                     state.next_attempt = carried.next_attempt;
                 }
@@ -121,6 +121,9 @@ impl Shard {
             return;
         }
         let slot = self.insert_job(job, at, open.len());
+        // What waits in quarantine has no next attempt: a release gives it one.
+        let is_released = states.iter().any(|state| state.next_attempt != Timestamp::default());
+        self.jobs[slot as usize].quarantined &= !is_released;
         self.schedule_recovered(now, slot, job, &open, &states);
     }
 
@@ -176,6 +179,7 @@ impl Shard {
         for group in self.groups_in(job) {
             let group = &self.groups[group as usize];
             let next_attempt = match group.state {
+                super::GroupState::Scheduled { reason: WaitReason::Quarantined, .. } => Timestamp::default(),
                 super::GroupState::Scheduled { due, .. } => now.wall_of(due),
                 _ => now.wall,
             };

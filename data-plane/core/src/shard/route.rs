@@ -54,6 +54,7 @@ impl Shard {
             class: job.class,
             interface: job.interface,
             reports_success: job.recipients.iter().any(|recipient| recipient.notify.on_success()),
+            quarantined: job.quarantined,
             ending: None,
         };
         self.waiting += open;
@@ -133,6 +134,9 @@ impl Shard {
         }
         if let Some(ending) = slot.ending {
             return self.end_by_operator(now, group, ending);
+        }
+        if slot.quarantined {
+            return self.schedule(now, group, Instant::FAR, WaitReason::Quarantined);
         }
         if self.draining {
             return self.schedule(now, group, Instant::FAR, WaitReason::Draining);
@@ -525,7 +529,7 @@ fn places_alike(before: &Snapshot, after: &Snapshot) -> bool {
         && (Arc::ptr_eq(&before.domains, &after.domains) || is_same_domains())
 }
 
-/// The `Accepted` events of a job.
+/// The `Accepted` events of a job, each with a `Quarantined` one behind it where the job waits for a person.
 pub(super) fn accepted_events(job: &Job) -> Vec<Event> {
     let facts = |recipient: &JobRecipient| {
         let entry = job.entries.get(usize::from(recipient.entry));
@@ -557,5 +561,10 @@ pub(super) fn accepted_events(job: &Job) -> Vec<Event> {
         reason: String::new(),
         next_attempt_ms: 0,
     };
-    job.recipients.iter().enumerate().map(event).collect()
+    let held = |accepted: &Event| {
+        let reason = "domain_failing".to_owned();
+        job.quarantined.then(|| Event { kind: EventKind::Quarantined, job: None, reason, ..accepted.clone() })
+    };
+    let accepted = job.recipients.iter().enumerate().map(event);
+    accepted.flat_map(|accepted| [held(&accepted), Some(accepted)].into_iter().rev().flatten()).collect()
 }

@@ -72,6 +72,7 @@ impl Shard {
                 (Verdict::Delivered { .. }, _) => (EventKind::Delivered, "delivered"),
                 (Verdict::Permanent, _) => (EventKind::Bounced, egress::reason(&outcome)),
                 (Verdict::Transient, Some(Ending::Cancel)) => (EventKind::Cancelled, "cancelled_by_operator"),
+                (Verdict::Transient, Some(Ending::Drop)) => (EventKind::Cancelled, "dropped_from_quarantine"),
                 (Verdict::Transient, Some(Ending::Bounce)) => (EventKind::Bounced, "bounced_by_operator"),
                 (Verdict::Transient, None) => (EventKind::Deferred, egress::reason(&outcome)),
             };
@@ -121,9 +122,21 @@ impl Shard {
     pub(super) fn end_by_operator(&mut self, now: Moment, group: u32, ending: Ending) {
         let (kind, reason, text) = match ending {
             Ending::Cancel => (EventKind::Cancelled, "cancelled_by_operator", "cancelled by the operator"),
+            Ending::Drop => (EventKind::Cancelled, "dropped_from_quarantine", "dropped by the operator"),
             Ending::Bounce => (EventKind::Bounced, "bounced_by_operator", "returned by the operator"),
         };
         self.end_group(now, group, kind, reason, &Reply::enhanced(550, 0, 0, text), Phase::Connect);
+    }
+
+    /// A group that waited in quarantine (in state `Moving`) is due now, as the journal will tell after a restart.
+    pub(super) fn record_release(&mut self, now: Moment, job: u32, recipients: &[RecipientIndex]) {
+        let event = |index: &RecipientIndex| Event {
+            attempt: Some(AttemptFacts::default()),
+            next_attempt_ms: now.wall.unix_ms().max(1),
+            ..self.event(now, EventKind::Deferred, job, *index, "released_from_quarantine")
+        };
+        let record = Record { events: recipients.iter().map(event).collect(), ..Record::default() };
+        self.outputs.push_back(Output::Record(Box::new(record)));
     }
 
     /// The recipient domain could not be resolved.

@@ -68,7 +68,34 @@ pub struct RecipientView {
     pub next_attempt: Option<String>,
 }
 
+/// A job that waits for a person.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuarantineView {
+    pub job: String,
+    /// Of the tenant and of the sending domain.
+    pub tenant_id: u32,
+    pub domain_id: u32,
+    pub recipients: usize,
+    /// RFC 3339: it expires then.
+    pub expires: String,
+}
+
 impl Shard {
+    /// What waits for a person, the first to expire first; [`ROWS_MAX`] of it at most.
+    pub fn quarantine_view(&self) -> Vec<QuarantineView> {
+        let held = self.jobs.iter().map(|(_, job)| job).filter(|job| job.quarantined);
+        let mut held: Vec<_> = held.map(|job| (job.expires_at, job)).collect();
+        held.sort_by_key(|(expires, job)| (*expires, job.id));
+        let view = |(expires, job): &(crate::base::Timestamp, &super::JobSlot)| QuarantineView {
+            job: job.id.to_string(),
+            tenant_id: job.tenant.0,
+            domain_id: job.domain.0,
+            recipients: job.open.into(),
+            expires: expires.rfc3339(),
+        };
+        held.iter().take(ROWS_MAX).map(view).collect()
+    }
+
     /// The queue as it is now; domains with most waiting first.
     pub fn queue_view(&self, now: Moment) -> QueueView {
         let mut domains: BTreeMap<u32, DomainView> = BTreeMap::new();

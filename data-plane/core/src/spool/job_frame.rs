@@ -18,6 +18,7 @@
 //! | 14 | progress | required | u16 count; each u8 settled, u16 attempts, u64 next attempt |
 //! | 15 | moved from | required | location |
 //! | 16 | content | required | the records of the content; always last |
+//! | 17 | quarantined | required | nothing; absent: it is not |
 //!
 //! A record is absent where its value is empty. Times are Unix milliseconds.
 
@@ -56,6 +57,7 @@ const CHUNKS: u8 = 13;
 const PROGRESS: u8 = 14;
 const MOVED_FROM: u8 = 15;
 const CONTENT: u8 = 16;
+const QUARANTINED: u8 = 17;
 
 const _: () = assert!(JOB_RECIPIENTS_MAX * 11 + 256 + CHUNKS_MAX * 16 <= MOVE_BYTES, "a moved head fits its frame");
 
@@ -276,6 +278,9 @@ fn put_job(to: &mut RecordWriter, job: &Job) {
             to.put(tag, Need::Required, text.as_bytes());
         }
     }
+    if job.quarantined {
+        to.put(QUARANTINED, Need::Required, &[]);
+    }
     if let Some(idempotency) = &job.idempotency {
         to.put_with(IDEMPOTENCY, Need::Required, |bytes| {
             bytes.extend_from_slice(&idempotency.key_hash.to_le_bytes());
@@ -392,6 +397,7 @@ fn decode_job(fields: &mut Fields<'_>) -> Result<Job, DecodeError> {
         campaign: String::new(),
         cost_center: String::new(),
         message_id_header: String::new(),
+        quarantined: false,
         idempotency: None,
         entries: Vec::new(),
         recipients: Vec::new(),
@@ -413,6 +419,7 @@ fn decode_record(record: &Record<'_>, meta: &mut JobMeta) -> Result<(), DecodeEr
             let mut fields = record.fields();
             job.idempotency = Some(Idempotency { key_hash: fields.u128()?, request_hash: fields.u128()? });
         }
+        QUARANTINED => job.quarantined = true,
         ENTRIES => job.entries = decode_entries(&mut record.fields())?,
         RECIPIENTS => job.recipients = decode_recipients(&mut record.fields())?,
         CONTENT_BYTES => meta.content_bytes = record.fields().u64()?,

@@ -72,6 +72,7 @@ fn content() -> SnapshotContent {
             message_bytes_max: 10 << 20,
             region: None,
             reserved_per_s: None,
+            quarantines: false,
         }],
         credentials: vec![Credential {
             id: CredentialId(1),

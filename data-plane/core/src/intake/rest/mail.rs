@@ -19,6 +19,8 @@ pub(super) struct Sender<'s> {
     pub(super) domain: &'s SendingDomain,
     pub(super) reverse_path: Address,
     pub(super) needs_smtp_utf8: bool,
+    /// One of its domains fails in DNS, and the tenant wants such mail kept.
+    pub(super) quarantined: bool,
     pub(super) fields: MailFields,
 }
 
@@ -87,12 +89,15 @@ pub(super) fn read_sender<'s>(
     if has_from != from.is_some() || has_mime_from != mime_from.is_some() {
         return None;
     }
+    // One that may not send was refused above, unless its mail is to be kept.
+    let keeps = a.snapshot.tenants.get(&a.principal.tenant).is_some_and(|tenant| tenant.quarantines);
+    let quarantined = keeps && [&from, &mime_from].into_iter().flatten().any(|(_, _, domain)| domain.is_failing());
     let (mailbox, header_address, domain) = mime_from.or_else(|| from.clone())?;
     let needs_smtp_utf8 = header_address.needs_smtp_utf8();
     let reverse_path = from.map_or(header_address, |(_, address, _)| address);
     let needs_smtp_utf8 = needs_smtp_utf8 || reverse_path.needs_smtp_utf8();
     fields.from = Some(mailbox);
-    Some(Sender { domain, reverse_path, needs_smtp_utf8, fields })
+    Some(Sender { domain, reverse_path, needs_smtp_utf8, quarantined, fields })
 }
 
 fn sender_mailbox<'s>(
@@ -111,7 +116,8 @@ fn sender_mailbox<'s>(
         }
     };
     let domain = a.snapshot.domain_of(a.principal.tenant, address.domain().as_str());
-    match domain.map(SendingDomain::refusal) {
+    let tenant = a.snapshot.tenants.get(&a.principal.tenant);
+    match domain.map(|domain| tenant.map_or_else(|| domain.refusal(), |tenant| domain.refusal_of(tenant))) {
         None => {
             let detail = format!("{} is not a registered domain of this tenant", address.domain());
             findings.add(place, "domain_not_registered", detail);

@@ -21,6 +21,7 @@ fn snapshot() -> Snapshot {
         message_bytes_max: 100_000,
         region: None,
         reserved_per_s: None,
+        quarantines: false,
     };
     let domain = |id, tenant, name: &str| SendingDomain {
         id: SendingDomainId(id),

@@ -19,6 +19,7 @@ fn tenant(id: u32) -> Tenant {
         message_bytes_max: bytes_max,
         region: None,
         reserved_per_s: None,
+        quarantines: false,
     }
 }
 
@@ -131,6 +132,26 @@ fn a_domain_that_dns_does_not_let_send_is_refused_as_sender_and_as_from() {
     assert_eq!(check_sender(&snapshot, &principal(), &mail("")), Ok(()), "the null sender is of no domain");
     let failing = snapshot_with(|content| content.domains[0].standing = Standing::Failing);
     assert_eq!(check_sender(&failing, &principal(), &mail("x@a.example")), Ok(()));
+}
+
+#[test]
+fn mail_of_a_failing_domain_is_kept_for_a_person_where_the_tenant_wants_that() {
+    let missing = DomainRecord::Dkim;
+    for (standing, quarantines, kept) in [
+        (Standing::Failing, true, Some(true)),
+        (Standing::Failing, false, Some(false)),
+        (Standing::Lapsed { missing }, true, Some(true)),
+        (Standing::Lapsed { missing }, false, None),
+        (Standing::Unproved { missing }, true, None),
+        (Standing::Verified, true, Some(false)),
+    ] {
+        let snapshot = snapshot_with(|content| {
+            content.tenants.iter_mut().for_each(|tenant| tenant.quarantines = quarantines);
+            content.domains[0].standing = standing;
+        });
+        let taken = check_sender(&snapshot, &principal(), &mail("x@a.example")).is_ok();
+        assert_eq!(taken, kept.is_some(), "{standing:?} {quarantines}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn job(content: RestContent, entries: Vec<MailFields>) -> Job {
         campaign: String::new(),
         cost_center: String::new(),
         message_id_header: format!("<{id}@shop.example>"),
+        quarantined: false,
         idempotency: None,
         entries: entries
             .into_iter()

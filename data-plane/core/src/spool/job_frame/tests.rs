@@ -37,6 +37,7 @@ fn smtp_job(body: &[u8]) -> Job {
         campaign: "spring".to_owned(),
         cost_center: "42".to_owned(),
         message_id_header: "<1@example.com>".to_owned(),
+        quarantined: false,
         idempotency: Some(Idempotency { key_hash: 1 << 100, request_hash: 9 }),
         entries: vec![JobEntry::default()],
         recipients: (0..2).map(recipient).collect(),
@@ -121,6 +122,15 @@ fn a_moved_job_carries_what_became_of_its_recipients() {
     assert_eq!((meta.moved_from, &meta.progress), (Some(moved.from), &progress));
     assert_eq!(meta.carried(RecipientIndex(1)), Some(progress[1]));
     assert_eq!(meta.carried(RecipientIndex(2)), None);
+}
+
+#[test]
+fn that_a_job_is_in_quarantine_is_kept_and_an_older_reader_refuses_it() {
+    let job = Job { quarantined: true, ..smtp_job(b"x") };
+    let payload = whole(&job, None);
+    assert!(decode_meta(&payload).expect("whole").job.quarantined);
+    assert!(!decode_meta(&whole(&smtp_job(b"x"), None)).expect("whole").job.quarantined);
+    assert!(payload.windows(2).any(|tag| tag == [QUARANTINED, Need::Required as u8]));
 }
 
 #[test]
