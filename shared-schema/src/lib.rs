@@ -12,6 +12,7 @@
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
 //! - [`problem`]: findings with a severity,
+//! - [`table`]: records by key that two states share,
 //! - [`wire`]: snapshots and events as bytes, and back.
 //!
 //! Wire forms are flatbuffers (`schema/*.fbs`, one noun a file); the code in `generated` is committed and its
@@ -34,4 +35,5 @@ pub mod sealed;
 pub mod selector;
 pub mod snapshot;
 pub mod standing;
+pub mod table;
 pub mod wire;

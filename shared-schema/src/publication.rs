@@ -22,6 +22,7 @@ use crate::snapshot::{
     Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Suspension, SuspensionTarget,
     Tenant,
 };
+use crate::table::Table;
 use crate::wire::{WireError, decode_snapshot, encode_snapshot};
 
 /// What a chunk has records of.
@@ -184,28 +185,46 @@ pub struct Manifest {
     /// The version of the suppressions in force.
     pub suppressions: u64,
     /// Hash and octets of each chunk.
-    pub chunks: BTreeMap<ChunkPlace, (ChunkHash, u32)>,
+    pub chunks: Table<ChunkPlace, (ChunkHash, u32)>,
     pub regions: Vec<Region>,
 }
 
 impl Manifest {
     /// The chunks, by place.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkName> {
-        self.chunks.iter().map(|(place, (hash, length))| ChunkName { place: *place, hash: *hash, length: *length })
+        self.chunks.iter().map(|(place, named)| name_of(*place, *named))
     }
 
     /// What a host of `region` needs of it, and nothing that belongs to another; an empty name: of no region.
     #[must_use]
     pub fn within(mut self, region: &str) -> Self {
         let own = self.regions.iter().find(|known| known.name == region).map(|known| known.id);
-        self.chunks.retain(|place, _| place.region.is_none() || place.region == own);
+        let is_own = |place: &ChunkPlace| place.region.is_none() || place.region == own;
+        if !self.chunks.keys().all(is_own) {
+            self.chunks =
+                self.chunks.iter().filter(|(place, _)| is_own(place)).map(|(place, of)| (*place, *of)).collect();
+        }
         self
+    }
+
+    /// Forgets what it names of a kind and bucket, whatever the region.
+    pub fn forget_beside(&mut self, place: &ChunkPlace) {
+        let (first, last) =
+            (ChunkPlace { region: None, ..*place }, ChunkPlace { region: Some(RegionId(u32::MAX)), ..*place });
+        let places: Vec<_> = self.chunks.range(first..=last).map(|(place, _)| *place).collect();
+        for place in places {
+            self.chunks.remove(&place);
+        }
     }
 
     /// Whether it names that chunk.
     pub fn names(&self, name: &ChunkName) -> bool {
         self.chunks.get(&name.place) == Some(&(name.hash, name.length))
     }
+}
+
+const fn name_of(place: ChunkPlace, (hash, length): (ChunkHash, u32)) -> ChunkName {
+    ChunkName { place, hash, length }
 }
 
 /// Why a publication cannot be made or applied.
@@ -373,7 +392,8 @@ impl Assembly {
 
     /// The chunks of `next` that are not applied yet.
     pub fn missing(&self, next: &Manifest) -> Vec<ChunkName> {
-        next.chunks().filter(|name| !self.manifest.names(name)).collect()
+        let changes = next.chunks.changes(&self.manifest.chunks).into_iter();
+        changes.filter_map(|(place, _, is)| Some(name_of(*place, *is?))).collect()
     }
 
     /// Goes on to `next`. `chunks` has at least those that are [`missing`](Self::missing).
@@ -382,11 +402,13 @@ impl Assembly {
     /// A chunk is not there or not what its name says, or the whole does not hold together: nothing has changed then.
     pub fn apply(&mut self, next: Manifest, chunks: &[(ChunkName, Arc<[u8]>)]) -> Result<(), PublicationError> {
         let mut gone = SnapshotContent::default();
-        let left = self.manifest.chunks().filter(|name| !next.names(name));
-        left.for_each(|name| append(&mut gone, part_of(&self.snapshot, name.place)));
         let (revision, regions) = (next.revision, next.regions.clone());
         let mut come = SnapshotContent { revision, regions, ..SnapshotContent::default() };
-        for name in self.missing(&next) {
+        for (place, was, is) in next.chunks.changes(&self.manifest.chunks) {
+            if was.is_some() {
+                append(&mut gone, part_of(&self.snapshot, *place));
+            }
+            let Some(name) = is.map(|is| name_of(*place, *is)) else { continue };
             let found = chunks.iter().find(|(found, _)| *found == name);
             let (_, bytes) = found.ok_or_else(|| PublicationError::Missing { key: name.key() })?;
             append(&mut come, decode(&name, bytes)?);

@@ -21,6 +21,7 @@ use crate::octets;
 use crate::policy::{Policies, RetryPolicy, RoutingRule};
 use crate::region::{Region, Signpost, mark_of};
 use crate::standing::Standing;
+use crate::table::Table;
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default)]
@@ -296,27 +297,27 @@ pub enum SnapshotError {
     Invalid { subject: String, detail: &'static str },
 }
 
-/// The validated, cross-linked form. Its tables are shared between snapshots that do not differ in them, so that one
-/// changed record costs one table of pointers.
+/// The validated, cross-linked form. What two snapshots have in common they share, so that one changed record costs some
+/// dozens of pointers.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub revision: Revision,
-    pub tenants: Arc<BTreeMap<TenantId, Arc<Tenant>>>,
+    pub tenants: Table<TenantId, Arc<Tenant>>,
     /// By username.
-    pub credentials: Arc<BTreeMap<String, Arc<Credential>>>,
-    pub domains: Arc<BTreeMap<SendingDomainId, Arc<SendingDomain>>>,
-    pub domain_ids: Arc<BTreeMap<String, SendingDomainId>>,
+    pub credentials: Table<String, Arc<Credential>>,
+    pub domains: Table<SendingDomainId, Arc<SendingDomain>>,
+    pub domain_ids: Table<String, SendingDomainId>,
     /// The domain that signs all mail, if there is one.
     platform: Option<SendingDomainId>,
-    pub sources: Arc<BTreeMap<SourceId, EgressSource>>,
-    pub pools: Arc<BTreeMap<PoolId, EgressPool>>,
+    pub sources: Table<SourceId, EgressSource>,
+    pub pools: Table<PoolId, EgressPool>,
     pub default_pool: Option<PoolId>,
-    pub routes: Arc<BTreeMap<String, Route>>,
-    pub suspensions: Arc<BTreeMap<SuspensionId, Suspension>>,
+    pub routes: Table<String, Route>,
+    pub suspensions: Table<SuspensionId, Suspension>,
     suppressions: Arc<BTreeSet<Suppression>>,
-    pub regions: Arc<BTreeMap<RegionId, Region>>,
+    pub regions: Table<RegionId, Region>,
     /// By mark.
-    pub signposts: Arc<BTreeMap<u64, Signpost>>,
+    pub signposts: Table<u64, Signpost>,
     pub policies: Arc<Policies>,
 }
 
@@ -338,18 +339,15 @@ impl Snapshot {
     /// The first record that breaks an invariant of the module head.
     pub fn amended(&self, gone: &SnapshotContent, come: SnapshotContent) -> Result<Self, SnapshotError> {
         let mut next = Self { revision: come.revision, ..self.clone() };
-        next.replace_regions(come.regions.as_slice())?;
-        next.replace_signposts(gone, &come.signposts);
-        let tenants_gone = next.replace_tenants(gone, &come)?;
-        let sources_gone = next.replace_sources(gone, &come)?;
-        let pools_gone = next.replace_pools(gone, &come)?;
-        for pool in &come.pools {
-            next.check_pool(pool)?;
-        }
-        next.replace_credentials(gone, come.credentials)?;
-        next.replace_domains(gone, come.domains)?;
-        next.replace_routes(gone, come.routes)?;
-        next.replace_suspensions(gone, come.suspensions);
+        next.replace_regions(&come.regions)?;
+        next.replace_signposts(&gone.signposts, come.signposts);
+        let tenants_gone = next.replace_tenants(&gone.tenants, come.tenants)?;
+        let sources_gone = next.replace_sources(&gone.sources, come.sources)?;
+        let pools_gone = next.replace_pools(&gone.pools, come.pools)?;
+        next.replace_credentials(&gone.credentials, come.credentials)?;
+        next.replace_domains(&gone.domains, come.domains)?;
+        next.replace_routes(&gone.routes, come.routes)?;
+        next.replace_suspensions(&gone.suspensions, come.suspensions);
         next.replace_policies(gone, come.retry_policies, come.routing_rules)?;
         if sources_gone {
             next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
@@ -386,141 +384,120 @@ impl Snapshot {
         if regions.len() != come.len() || names.len() != come.len() {
             return Err(SnapshotError::Duplicate { subject: "region".to_owned() });
         }
-        self.regions = Arc::new(regions);
+        self.regions = regions.into_iter().collect();
         Ok(())
     }
 
-    fn replace_signposts(&mut self, gone: &SnapshotContent, come: &[Signpost]) {
-        if gone.signposts.is_empty() && come.is_empty() {
-            return;
+    fn replace_signposts(&mut self, gone: &[Signpost], come: Vec<Signpost>) {
+        let (gone, come) = differing(gone, come, |signpost| signpost.mark);
+        for signpost in gone {
+            self.signposts.remove(&signpost.mark);
         }
-        let signposts = Arc::make_mut(&mut self.signposts);
-        for signpost in &gone.signposts {
-            signposts.remove(&signpost.mark);
-        }
-        signposts.extend(come.iter().map(|signpost| (signpost.mark, *signpost)));
+        self.signposts.extend(come.into_iter().map(|signpost| (signpost.mark, signpost)));
     }
 
     /// Whether one has gone that has not come again.
-    fn replace_tenants(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
-        if gone.tenants.is_empty() && come.tenants.is_empty() {
-            return Ok(false);
+    fn replace_tenants(&mut self, gone: &[Tenant], come: Vec<Tenant>) -> Result<bool, SnapshotError> {
+        let (gone, come) = differing(gone, come, |tenant| tenant.id);
+        for tenant in &gone {
+            self.tenants.remove(&tenant.id);
         }
-        let tenants = Arc::make_mut(&mut self.tenants);
-        for tenant in &gone.tenants {
-            tenants.remove(&tenant.id);
-        }
-        for tenant in &come.tenants {
-            if tenants.insert(tenant.id, Arc::new(tenant.clone())).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("tenant/{}", tenant.name) });
-            }
+        for tenant in come.into_iter().map(Arc::new) {
             if let Some(region) = tenant.region.filter(|region| !self.regions.contains_key(region)) {
                 let subject = format!("tenant/{}", tenant.name);
                 return Err(SnapshotError::Dangling { subject, missing: format!("region {region}") });
             }
-        }
-        Ok(gone.tenants.iter().any(|tenant| !self.tenants.contains_key(&tenant.id)))
-    }
-
-    fn replace_sources(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
-        if gone.sources.is_empty() && come.sources.is_empty() {
-            return Ok(false);
-        }
-        let sources = Arc::make_mut(&mut self.sources);
-        for source in &gone.sources {
-            sources.remove(&source.id);
-        }
-        for source in &come.sources {
-            if sources.insert(source.id, source.clone()).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("source/{}", source.name) });
+            if let Some(twice) = self.tenants.insert(tenant.id, tenant) {
+                return Err(SnapshotError::Duplicate { subject: format!("tenant/{}", twice.name) });
             }
         }
-        Ok(gone.sources.iter().any(|source| !self.sources.contains_key(&source.id)))
+        Ok(gone.iter().any(|tenant| !self.tenants.contains_key(&tenant.id)))
     }
 
-    fn replace_pools(&mut self, gone: &SnapshotContent, come: &SnapshotContent) -> Result<bool, SnapshotError> {
-        if gone.pools.is_empty() && come.pools.is_empty() {
+    fn replace_sources(&mut self, gone: &[EgressSource], come: Vec<EgressSource>) -> Result<bool, SnapshotError> {
+        let (gone, come) = differing(gone, come, |source| source.id);
+        for source in &gone {
+            self.sources.remove(&source.id);
+        }
+        for source in come {
+            if let Some(twice) = self.sources.insert(source.id, source) {
+                return Err(SnapshotError::Duplicate { subject: format!("source/{}", twice.name) });
+            }
+        }
+        Ok(gone.iter().any(|source| !self.sources.contains_key(&source.id)))
+    }
+
+    fn replace_pools(&mut self, gone: &[EgressPool], come: Vec<EgressPool>) -> Result<bool, SnapshotError> {
+        let (gone, come) = differing(gone, come, |pool| pool.id);
+        if gone.is_empty() && come.is_empty() {
             return Ok(false);
         }
-        let pools = Arc::make_mut(&mut self.pools);
-        for pool in &gone.pools {
-            pools.remove(&pool.id);
+        for pool in &gone {
+            self.pools.remove(&pool.id);
         }
-        for pool in &come.pools {
-            if pools.insert(pool.id, pool.clone()).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("pool/{}", pool.name) });
+        for pool in come {
+            self.check_pool(&pool)?;
+            if let Some(twice) = self.pools.insert(pool.id, pool) {
+                return Err(SnapshotError::Duplicate { subject: format!("pool/{}", twice.name) });
             }
         }
         self.default_pool = self.pools.values().find(|pool| pool.name == "default").map(|pool| pool.id);
-        Ok(gone.pools.iter().any(|pool| !self.pools.contains_key(&pool.id)))
+        Ok(gone.iter().any(|pool| !self.pools.contains_key(&pool.id)))
     }
 
-    fn replace_credentials(&mut self, gone: &SnapshotContent, come: Vec<Credential>) -> Result<(), SnapshotError> {
-        if gone.credentials.is_empty() && come.is_empty() {
-            return Ok(());
+    fn replace_credentials(&mut self, gone: &[Credential], come: Vec<Credential>) -> Result<(), SnapshotError> {
+        let (gone, come) = differing(gone, come, |credential| credential.id);
+        for credential in gone {
+            self.credentials.remove(&credential.username);
         }
-        let credentials = Arc::make_mut(&mut self.credentials);
-        for credential in &gone.credentials {
-            credentials.remove(&credential.username);
-        }
-        let come: Vec<_> = come.into_iter().map(Arc::new).collect();
-        for credential in &come {
-            if credentials.insert(credential.username.clone(), Arc::clone(credential)).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("credential/{}", credential.username) });
+        for credential in come.into_iter().map(Arc::new) {
+            self.check_credential(&credential)?;
+            if let Some(twice) = self.credentials.insert(credential.username.clone(), credential) {
+                return Err(SnapshotError::Duplicate { subject: format!("credential/{}", twice.username) });
             }
         }
-        come.iter().try_for_each(|credential| self.check_credential(credential))
+        Ok(())
     }
 
-    fn replace_domains(&mut self, gone: &SnapshotContent, come: Vec<SendingDomain>) -> Result<(), SnapshotError> {
-        if gone.domains.is_empty() && come.is_empty() {
-            return Ok(());
-        }
-        let (domains, ids) = (Arc::make_mut(&mut self.domains), Arc::make_mut(&mut self.domain_ids));
-        for domain in &gone.domains {
-            domains.remove(&domain.id);
-            ids.remove(&domain.name);
+    fn replace_domains(&mut self, gone: &[SendingDomain], come: Vec<SendingDomain>) -> Result<(), SnapshotError> {
+        let (gone, come) = differing(gone, come, |domain| domain.id);
+        for domain in gone {
+            self.domains.remove(&domain.id);
+            self.domain_ids.remove(&domain.name);
             self.platform = self.platform.filter(|platform| *platform != domain.id);
         }
-        let come: Vec<_> = come.into_iter().map(Arc::new).collect();
-        for domain in &come {
-            let is_known_name = ids.insert(domain.name.clone(), domain.id).is_some();
-            if domains.insert(domain.id, Arc::clone(domain)).is_some() || is_known_name {
+        for domain in come.into_iter().map(Arc::new) {
+            self.check_domain(&domain)?;
+            let is_known_name = self.domain_ids.insert(domain.name.clone(), domain.id).is_some();
+            if self.domains.insert(domain.id, Arc::clone(&domain)).is_some() || is_known_name {
                 return Err(SnapshotError::Duplicate { subject: format!("domain/{}", domain.name) });
             }
             if domain.is_platform && self.platform.replace(domain.id).is_some() {
                 return Err(SnapshotError::Duplicate { subject: "the platform's domain".to_owned() });
             }
         }
-        come.iter().try_for_each(|domain| self.check_domain(domain))
+        Ok(())
     }
 
-    fn replace_routes(&mut self, gone: &SnapshotContent, come: Vec<Route>) -> Result<(), SnapshotError> {
-        if gone.routes.is_empty() && come.is_empty() {
-            return Ok(());
-        }
-        let routes = Arc::make_mut(&mut self.routes);
-        for route in &gone.routes {
-            routes.remove(&route.domain);
+    fn replace_routes(&mut self, gone: &[Route], come: Vec<Route>) -> Result<(), SnapshotError> {
+        let (gone, come) = differing(gone, come, |route| route.domain.clone());
+        for route in gone {
+            self.routes.remove(&route.domain);
         }
         for route in come {
-            let domain = route.domain.clone();
-            if routes.insert(domain.clone(), route).is_some() {
-                return Err(SnapshotError::Duplicate { subject: format!("route/{domain}") });
+            if let Some(twice) = self.routes.insert(route.domain.clone(), route) {
+                return Err(SnapshotError::Duplicate { subject: format!("route/{}", twice.domain) });
             }
         }
         Ok(())
     }
 
-    fn replace_suspensions(&mut self, gone: &SnapshotContent, come: Vec<Suspension>) {
-        if gone.suspensions.is_empty() && come.is_empty() {
-            return;
+    fn replace_suspensions(&mut self, gone: &[Suspension], come: Vec<Suspension>) {
+        let (gone, come) = differing(gone, come, |suspension| suspension.id);
+        for suspension in gone {
+            self.suspensions.remove(&suspension.id);
         }
-        let suspensions = Arc::make_mut(&mut self.suspensions);
-        for suspension in &gone.suspensions {
-            suspensions.remove(&suspension.id);
-        }
-        suspensions.extend(come.into_iter().map(|suspension| (suspension.id, suspension)));
+        self.suspensions.extend(come.into_iter().map(|suspension| (suspension.id, suspension)));
     }
 
     fn check_pool(&self, pool: &EgressPool) -> Result<(), SnapshotError> {
@@ -587,4 +564,20 @@ impl Snapshot {
     pub fn is_suppressed(&self, tenant: TenantId, address: &str) -> bool {
         self.suppressions.contains(&Suppression { tenant, address: address.to_owned() })
     }
+}
+
+/// What of `gone` does not come again as it was, and what of `come` was not there: a chunk has many records, of which a
+/// change concerns few.
+fn differing<R: PartialEq, K: Ord>(gone: &[R], mut come: Vec<R>, key: impl Fn(&R) -> K) -> (Vec<&R>, Vec<R>) {
+    let mut left: BTreeMap<_, _> = gone.iter().map(|record| (key(record), record)).collect();
+    // A record that comes twice is kept the second time, and found to be a duplicate.
+    come.retain(|record| {
+        let key = key(record);
+        let is_new = left.get(&key).is_none_or(|known| *known != record);
+        if !is_new {
+            left.remove(&key);
+        }
+        is_new
+    });
+    (left.into_values().collect(), come)
 }

@@ -104,7 +104,7 @@ impl Publication {
         manifest.regions = desired.regions.values().cloned().collect();
         let mut chunks = Vec::new();
         for place in changed {
-            manifest.chunks.retain(|known, _| !known.is_beside(place));
+            manifest.forget_beside(place);
             for (place, part) in divide(desired.part(*place), |tenant| desired.region_of(tenant)) {
                 let chunk = Chunk::encode(place, &part).map_err(AppError::Publication)?;
                 manifest.chunks.insert(place, (chunk.name.hash, chunk.name.length));

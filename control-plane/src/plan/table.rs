@@ -1,25 +1,32 @@
-//! Records by id, cheap to copy: copies share their records, and the table itself until one of them is edited.
-//!
-//! A change edits a copy of all desired state. With this it pays for the table that it edits (pointers, not records), and
-//! for nothing that it leaves alone.
+//! The records of desired state by id: a [`Table`](postrail_schema::table) whose records are shared as well, so that a
+//! change edits a copy of all desired state and pays for what it edits.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
 use std::ops::{Index, RangeBounds};
 use std::sync::Arc;
 
 /// See the module head.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Table<K, V>(Arc<BTreeMap<K, Arc<V>>>);
+pub(crate) struct Table<K: Ord, V>(postrail_schema::table::Table<K, Arc<V>>);
+
+/// Key, what it had, what it has.
+pub(crate) type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 
 impl<K: Ord + Clone, V> Table<K, V> {
     pub(crate) fn insert(&mut self, id: K, record: V) {
-        Arc::make_mut(&mut self.0).insert(id, Arc::new(record));
+        self.0.insert(id, Arc::new(record));
     }
 
     pub(crate) fn remove(&mut self, id: &K) -> Option<Arc<V>> {
-        // A table without it stays shared.
-        self.0.contains_key(id).then(|| Arc::make_mut(&mut self.0).remove(id)).flatten()
+        self.0.remove(id)
+    }
+}
+
+impl<K: Ord, V: Eq> Table<K, V> {
+    /// What differs from `former`, ascending.
+    pub(crate) fn changes<'a>(&'a self, former: &'a Self) -> Vec<Change<'a, K, V>> {
+        let changes = self.0.changes(&former.0).into_iter();
+        changes.map(|(id, was, is)| (id, was.map(|was| &**was), is.map(|is| &**is))).collect()
     }
 }
 
@@ -60,7 +67,7 @@ impl<K: Ord, V> Table<K, V> {
 impl<K: Ord + Clone, V: Clone> Table<K, V> {
     /// What tests break on purpose.
     pub(crate) fn get_mut(&mut self, id: &K) -> Option<&mut V> {
-        Arc::make_mut(&mut self.0).get_mut(id).map(Arc::make_mut)
+        self.0.get_mut(id).map(Arc::make_mut)
     }
 
     pub(crate) fn clear(&mut self) {
@@ -76,9 +83,9 @@ impl<K: Ord, V> Index<&K> for Table<K, V> {
     }
 }
 
-impl<K, V> Default for Table<K, V> {
+impl<K: Ord, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Default::default())
     }
 }
 
@@ -87,11 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_edited_by_itself_and_shares_what_it_leaves_alone() {
+    fn a_copy_is_edited_by_itself_and_shares_its_records() {
         let mut table = Table::default();
         (0..3).for_each(|id| table.insert(id, format!("record {id}")));
         let former = table.clone();
-        assert!(table.remove(&7).is_none() && Arc::ptr_eq(&table.0, &former.0), "nothing was edited");
+        assert!(table.remove(&7).is_none() && table.0.is_shared_with(&former.0), "nothing was edited");
         table.insert(1, "another".to_owned());
         assert!(table.remove(&2).is_some());
         assert_eq!(table.values().collect::<Vec<_>>(), ["record 0", "another"]);

@@ -59,12 +59,12 @@ pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
         regions: root.regions().into_iter().flatten().take(REGIONS_MAX).map(read_region).collect(),
         ..Manifest::default()
     };
-    let mut regions = root.chunk_regions().into_iter().flatten();
+    let (mut regions, mut last) = (root.chunk_regions().into_iter().flatten(), None);
     for chunk in root.chunks().into_iter().flatten() {
         let region = regions.next().filter(|region| *region != 0).map(RegionId);
         let place = ChunkPlace { kind: kind_from_wire(chunk.kind())?, bucket: chunk.bucket(), region };
         let hash = ChunkHash(u128::from(chunk.hash_high()) << 64 | u128::from(chunk.hash_low()));
-        if manifest.chunks.last_key_value().is_some_and(|(last, _)| *last >= place) {
+        if last.replace(place).is_some_and(|last| last >= place) {
             return Err(WireError::ChunkOrder { kind: place.kind.name(), bucket: place.bucket });
         }
         manifest.chunks.insert(place, (hash, chunk.length()));

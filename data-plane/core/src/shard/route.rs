@@ -520,13 +520,10 @@ impl Shard {
 
 /// Whether no mail has another pool under `after` than under `before`, as far as that is told without looking at each.
 fn places_alike(before: &Snapshot, after: &Snapshot) -> bool {
-    let is_same_domains = || {
-        let of = |domain: &Arc<SendingDomain>| (domain.id, domain.pool);
-        before.domains.values().map(of).eq(after.domains.values().map(of))
-    };
-    Arc::ptr_eq(&before.pools, &after.pools)
+    let of = |domain: Option<&Arc<SendingDomain>>| domain.map(|domain| domain.pool);
+    before.pools.is_shared_with(&after.pools)
         && Arc::ptr_eq(&before.policies, &after.policies)
-        && (Arc::ptr_eq(&before.domains, &after.domains) || is_same_domains())
+        && after.domains.changes(&before.domains).into_iter().all(|(_, was, is)| of(was) == of(is))
 }
 
 /// The `Accepted` events of a job, each with a `Quarantined` one behind it where the job waits for a person.
