@@ -44,7 +44,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use postrail_schema::ids::{Revision, SendingDomainId, TenantId};
 use postrail_schema::keys::{DESIRED, HEAD, MANIFEST};
 use postrail_schema::limits::{DOMAIN_CHECKS_AT_ONCE, RESOURCES_MAX};
-use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::problem::Problem;
 use postrail_schema::publication::ChunkPlace;
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::{Snapshot, Tenant};
@@ -79,7 +79,7 @@ pub(crate) use tenants::{NewTenant, TenantChange};
 
 use crate::dns::Resolver;
 use crate::ledger::Ledger;
-use crate::plan::{Counters, Desired, Record, problems};
+use crate::plan::{Counters, Desired, Findings, Record};
 use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
 
 /// The use cases over one store, one ledger and the data planes. Calls block unless they are async.
@@ -109,7 +109,7 @@ struct Current {
     desired: Arc<Desired>,
     /// The store revision that wrote the head key; 0: there is none yet.
     head_revision: u64,
-    problems: Arc<[Problem]>,
+    findings: Findings,
     publication: Publication,
     /// The last change, where it is not written to its places yet.
     pending: Option<Pending>,
@@ -119,7 +119,7 @@ struct Current {
 struct Shown {
     desired: Arc<Desired>,
     snapshot: Arc<Snapshot>,
-    problems: Arc<[Problem]>,
+    findings: Findings,
 }
 
 /// What [`App::new`] is made of.
@@ -211,8 +211,8 @@ impl App {
     }
 
     /// Findings about it, none of them an error.
-    pub(crate) fn problems(&self) -> Arc<[Problem]> {
-        self.shown().problems
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        self.shown().findings.list()
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -290,9 +290,9 @@ impl App {
     fn commit(&self, current: &Current, draft: Draft) -> Result<Current, AppError> {
         let Draft { mut desired, mut writes, changed } = draft;
         desired.head.revision = Revision(desired.head.revision.0 + 1);
-        let found = problems(&desired);
-        if found.iter().any(|problem| problem.severity == Severity::Error) {
-            let problems = found.into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+        let findings = current.findings.after(&current.desired, &desired);
+        let problems = findings.errors();
+        if !problems.is_empty() {
             return Err(AppError::Refused { problems });
         }
         let with = |state: &Desired| changed.iter().flat_map(|place| state.contested(*place)).collect::<BTreeSet<_>>();
@@ -318,7 +318,7 @@ impl App {
         Ok(Current {
             desired: Arc::new(desired),
             head_revision: revision,
-            problems: found.into(),
+            findings,
             publication: next.publication,
             pending: staged.map(|staged| staged.committed(revision)),
         })
@@ -367,7 +367,7 @@ impl Current {
         Shown {
             desired: Arc::clone(&self.desired),
             snapshot: Arc::clone(self.publication.snapshot()),
-            problems: Arc::clone(&self.problems),
+            findings: self.findings.clone(),
         }
     }
 
@@ -381,9 +381,9 @@ impl Current {
             };
             let head_revision = head_revision(&entries);
             let desired = Desired::from_entries(&entries)?;
-            let problems = problems(&desired).into();
+            let findings = Findings::of(&desired);
             let publication = Publication::load(store, &desired)?;
-            return Ok(Self { desired: Arc::new(desired), head_revision, problems, publication, pending });
+            return Ok(Self { desired: Arc::new(desired), head_revision, findings, publication, pending });
         }
         Err(AppError::conflict("others keep changing the configuration; try again"))
     }

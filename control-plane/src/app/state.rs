@@ -15,7 +15,7 @@ use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, KeyStage};
 
 use super::keys::{ALGORITHMS, FIRST, make_keys, selector_of};
 use super::{App, AppError, Draft, Precondition};
-use crate::plan::{Change, Desired, Document, difference, entity_tag, problems};
+use crate::plan::{Change, Desired, Document, Findings, difference, entity_tag};
 use edit::edit;
 
 /// What a document would change.
@@ -133,7 +133,7 @@ impl App {
             revision: desired.head.revision,
             tag: entity_tag(&before),
             changes,
-            problems: problems(&draft.desired),
+            problems: Findings::of(&draft.desired).list(),
         };
         Ok((planned, draft.desired, keys.asked))
     }

@@ -1,146 +1,64 @@
-//! Findings about desired state. `Error` keeps a plan from being published; the others are shown to operators.
+//! Findings about the kinds of which there are few: sources, pools, routes, regions, suspensions. They are found anew at
+//! each change; those about tenants, credentials and domains are in `findings`. `Error` keeps a plan from being
+//! published; the others are shown to operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds, is_allocated};
+use postrail_schema::ids::RegionId;
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{EgressSource, KeyStage, SuspensionTarget};
-use postrail_schema::standing::{DomainRecord, Standing};
+use postrail_schema::snapshot::{EgressSource, SuspensionTarget};
 
 use super::{Desired, policies, routing};
 
-pub(super) fn check(desired: &Desired) -> Vec<Problem> {
-    let mut problems = Vec::new();
+pub(super) fn check(desired: &Desired) -> Problems {
+    let mut problems = Problems::new();
     names(desired, &mut problems);
-    claims(desired, &mut problems);
-    tenancy(desired, &mut problems);
-    signing(desired, &mut problems);
+    platform(desired, &mut problems);
     egress(desired, &mut problems);
     addresses(desired, &mut problems);
+    regions(desired, &mut problems);
     stops(desired, &mut problems);
     policies::check(desired, &mut problems);
     routing::check(desired, &mut problems);
     problems
 }
 
-type Problems = Vec<Problem>;
+pub(super) type Problems = Vec<Problem>;
 
-fn add(to: &mut Problems, severity: Severity, code: &'static str, subject: String, detail: impl Into<String>) {
+pub(super) fn add(
+    to: &mut Problems,
+    severity: Severity,
+    code: &'static str,
+    subject: String,
+    detail: impl Into<String>,
+) {
     to.push(Problem { severity, code, subject, detail: detail.into() });
 }
 
-/// Names are unique within their kind, over all tenants; those of domains in [`claims`].
+/// A name that another record of its kind has.
+pub(super) fn duplicate(to: &mut Problems, subject: String) {
+    let detail = "the name occurs twice; delete or rename one of the two";
+    add(to, Severity::Error, "duplicate_name", subject, detail);
+}
+
 fn names(desired: &Desired, to: &mut Problems) {
-    let kinds: [(&str, Vec<&str>); 5] = [
-        ("tenant", desired.tenants.values().map(|tenant| tenant.name.as_str()).collect()),
-        ("credential", desired.credentials.values().map(|credential| credential.username.as_str()).collect()),
+    let kinds: [(&str, Vec<&str>); 3] = [
         ("source", desired.sources.values().map(|source| source.name.as_str()).collect()),
         ("region", desired.regions.values().map(|region| region.name.as_str()).collect()),
         ("pool", desired.pools.values().map(|pool| pool.name.as_str()).collect()),
     ];
     for (kind, names) in kinds {
         let mut seen = BTreeSet::new();
-        for name in names {
-            if !seen.insert(name) {
-                let detail = "the name occurs twice; delete or rename one of the two";
-                add(to, Severity::Error, "duplicate_name", format!("{kind}/{name}"), detail);
-            }
+        for name in names.into_iter().filter(|name| !seen.insert(*name)) {
+            duplicate(to, format!("{kind}/{name}"));
         }
     }
 }
 
-/// Several tenants may claim a domain until one has shown whose it is.
-fn claims(desired: &Desired, to: &mut Problems) {
-    let (mut claimed, mut held) = (BTreeSet::new(), BTreeSet::new());
-    for domain in desired.domains.values() {
-        let twice = !claimed.insert((domain.tenant, domain.name.as_str()));
-        if twice || (domain.standing.may_send() && !held.insert(domain.name.as_str())) {
-            let detail = "the name occurs twice; delete or rename one of the two";
-            add(to, Severity::Error, "duplicate_name", format!("domain/{}", domain.name), detail);
-        }
-        let missing = |missing: DomainRecord| format!("{} record {}", missing.word(), domain.record_name(missing));
-        let (code, detail) = match domain.standing {
-            Standing::Trusted | Standing::Verified => continue,
-            Standing::Failing => {
-                ("domain_failing", "a DNS record that it needs is missing or wrong; it lapses soon".to_owned())
-            }
-            Standing::Unproved { missing: record } => {
-                ("domain_unproved", format!("it cannot send before its {} is published", missing(record)))
-            }
-            Standing::Lapsed { missing: record } => {
-                ("domain_lapsed", format!("it cannot send until its {} is back", missing(record)))
-            }
-        };
-        let severity = if code == "domain_unproved" { Severity::Note } else { Severity::Warning };
-        add(to, severity, code, format!("domain/{}", domain.name), detail);
-    }
-}
-
-fn tenancy(desired: &Desired, to: &mut Problems) {
-    for tenant in desired.tenants.values() {
-        if tenant.region.is_some_and(|region| !desired.regions.contains_key(&region)) {
-            add(to, Severity::Error, "dangling_region", format!("tenant/{}", tenant.name), "its region does not exist");
-        }
-    }
-    for credential in desired.credentials.values() {
-        let subject = || format!("credential/{}", credential.username);
-        if !desired.tenants.contains_key(&credential.tenant) {
-            add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
-        }
-        if credential.disabled {
-            add(to, Severity::Note, "credential_disabled", subject(), "it is disabled and cannot submit mail");
-        }
-    }
-    for domain in desired.domains.values() {
-        let subject = || format!("domain/{}", domain.name);
-        if !desired.tenants.contains_key(&domain.tenant) {
-            add(to, Severity::Error, "dangling_tenant", subject(), "its tenant does not exist");
-        }
-        let Some(pool) = domain.pool else { continue };
-        match desired.pools.get(&pool) {
-            None => add(to, Severity::Error, "dangling_pool", subject(), "its pool does not exist"),
-            Some(pool) if pool.tenant.is_some_and(|owner| owner != domain.tenant) => {
-                let detail = format!("its pool {} is another tenant's; assign a shared pool or its own", pool.name);
-                add(to, Severity::Error, "foreign_pool", subject(), detail);
-            }
-            Some(_) => {}
-        }
-    }
-}
-
-/// Keys, and the platform's domain.
-fn signing(desired: &Desired, to: &mut Problems) {
-    for domain in desired.domains.values() {
-        let subject = || format!("domain/{}", domain.name);
-        if !domain.keys.iter().any(|key| key.stage.signs()) {
-            let platform = desired.settings.platform_domain.as_ref().map(|name| format!(" by itself, only by {name}"));
-            let detail =
-                format!("it has no DKIM key that signs; its mail is not signed{}", platform.unwrap_or_default());
-            add(to, Severity::Warning, "domain_without_keys", subject(), detail);
-        }
-        let mut selectors = BTreeSet::new();
-        for key in &domain.keys {
-            if !selectors.insert(&key.selector) {
-                let detail =
-                    format!("two of its keys have the selector {}, and DNS has one record of it", key.selector);
-                add(to, Severity::Error, "duplicate_selector", subject(), detail);
-            }
-            let record = format!("{}._domainkey.{}", key.selector, domain.name);
-            match key.stage {
-                KeyStage::Waiting => {
-                    let detail =
-                        format!("the key {} signs once its record is seen: publish TXT {record}", key.selector);
-                    add(to, Severity::Note, "key_waits", subject(), detail);
-                }
-                KeyStage::Retired => {
-                    let detail = format!("nothing is signed by the key {} any more: remove TXT {record}", key.selector);
-                    add(to, Severity::Note, "key_record_over", subject(), detail);
-                }
-                KeyStage::Signing | KeyStage::Former { .. } => {}
-            }
-        }
-    }
+/// The platform's domain.
+fn platform(desired: &Desired, to: &mut Problems) {
     let Some(name) = &desired.settings.platform_domain else { return };
     let subject = || format!("domain/{name}");
     match desired.domain(None, name) {
@@ -161,6 +79,8 @@ fn signing(desired: &Desired, to: &mut Problems) {
 }
 
 fn egress(desired: &Desired, to: &mut Problems) {
+    let members = desired.pools.values().flat_map(|pool| &pool.members);
+    let used: BTreeSet<_> = members.map(|member| member.source).collect();
     for source in desired.sources.values() {
         let subject = || format!("source/{}", source.name);
         if !source.ehlo_name.contains('.') {
@@ -171,7 +91,7 @@ fn egress(desired: &Desired, to: &mut Problems) {
             let detail = "it binds no address; the host's routing chooses one";
             add(to, Severity::Note, "source_unbound", subject(), detail);
         }
-        if !desired.pools.values().any(|pool| pool.members.iter().any(|member| member.source == source.id)) {
+        if !used.contains(&source.id) {
             add(to, Severity::Note, "source_unused", subject(), "no pool holds it");
         }
     }
@@ -241,6 +161,25 @@ fn addresses(desired: &Desired, to: &mut Problems) {
         };
         refuse("address_hosts_differ", "hosts", differing(&of_host));
         refuse("address_carriers_differ", "ways to its host", differing(&of_carrier));
+    }
+}
+
+/// An address that is in pools of tenants of several regions could be on a host of one of them only.
+fn regions(desired: &Desired, to: &mut Problems) {
+    let mut asked: BTreeMap<IpAddr, BTreeMap<RegionId, &str>> = BTreeMap::new();
+    for pool in desired.pools.values() {
+        let Some(region) = pool.tenant.and_then(|tenant| desired.region_of(tenant)) else { continue };
+        for source in pool.members.iter().filter_map(|member| desired.sources.get(&member.source)) {
+            if is_allocated(source.address) {
+                asked.entry(source.address).or_default().entry(region).or_insert(&pool.name);
+            }
+        }
+    }
+    for (address, pools) in asked.iter().filter(|(_, pools)| pools.len() > 1) {
+        let names: Vec<_> = pools.values().copied().collect();
+        let detail =
+            format!("it is in pools of tenants of different regions ({}); an address is in one", names.join(", "));
+        add(to, Severity::Error, "address_regions_differ", format!("address/{address}"), detail);
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod desired;
 mod difference;
 mod document;
+mod findings;
 pub(crate) mod key_stages;
 mod policies;
 mod regions;
@@ -15,7 +16,6 @@ mod routing;
 mod table;
 
 use postrail_schema::ids::Revision;
-use postrail_schema::problem::Problem;
 use postrail_schema::snapshot::SnapshotContent;
 
 pub(crate) use desired::{
@@ -26,14 +26,10 @@ pub(crate) use document::{
     CredentialEntry, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry, RouteEntry,
     SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live, live_algorithms,
 };
+pub(crate) use findings::Findings;
 pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
 pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;
-
-/// Findings about `desired`, in the order of the resources.
-pub(crate) fn problems(desired: &Desired) -> Vec<Problem> {
-    check::check(desired)
-}
 
 /// The content of the snapshot that `desired` asks for under `revision`; suppressions, which the ledger has, are left out.
 pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent {

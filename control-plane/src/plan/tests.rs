@@ -44,7 +44,12 @@ fn small() -> Desired {
 }
 
 fn codes(desired: &Desired, severity: Severity) -> Vec<&'static str> {
-    problems(desired).into_iter().filter(|problem| problem.severity == severity).map(|problem| problem.code).collect()
+    Findings::of(desired)
+        .list()
+        .into_iter()
+        .filter(|problem| problem.severity == severity)
+        .map(|problem| problem.code)
+        .collect()
 }
 
 #[test]
@@ -113,7 +118,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
         routing_rules: Vec::new(),
     };
     assert_eq!(planned, wanted);
-    let found = problems(&small());
+    let found = Findings::of(&small()).list();
     let told: Vec<_> = found.iter().map(|problem| (problem.code, problem.subject.as_str())).collect();
     assert_eq!(told, [("domain_without_keys", "domain/sender.example"), ("suspended", "suspension/1")]);
 }
@@ -253,7 +258,7 @@ fn what_no_rule_can_do_is_an_error_of_the_plan() {
 #[test]
 fn a_rule_that_never_counts_and_mail_that_no_pool_carries_are_told() {
     let told = |desired: &Desired| -> Vec<String> {
-        let all = problems(desired).into_iter();
+        let all = Findings::of(desired).list().into_iter();
         let about = all.filter(|problem| problem.subject.starts_with("routing_rule") || problem.code.contains("class"));
         about.map(|problem| format!("{} {}", problem.code, problem.subject)).collect()
     };
