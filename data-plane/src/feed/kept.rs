@@ -7,9 +7,11 @@
 //! tag 3   suppressions   version u64, bytes
 //! ```
 //!
-//! A change appends its chunks and the manifest, and syncs once. What counts at a start is the last manifest whose chunks
-//! are all there, so a write that was cut short is as if it had not begun. When more than half of the file is of the past,
-//! it is written anew beside itself and takes its own place.
+//! A change appends its chunks and the manifest: from then on a process that ends, however it does, finds them at its next
+//! start. They are synced a little later, so that the change is in effect before the disk has answered, and many changes
+//! share a sync; what a host without power loses in between, it has again from the configuration store. What counts at a
+//! start is the last manifest whose chunks are all there, so a write that was cut short is as if it had not begun. When
+//! more than half of the file is of the past, it is written anew beside itself and takes its own place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -31,6 +33,8 @@ pub(super) struct Kept {
     fresh: u64,
     /// A write failed: what the file ends with is not known.
     is_torn: bool,
+    /// Something was written that is not known to be on disk.
+    is_unsynced: bool,
 }
 
 /// A manifest with its chunks.
@@ -57,7 +61,7 @@ impl Kept {
         let (records, length) = records(&bytes);
         file.set_len(length)?;
         let found = found(&records);
-        Ok((Self { path, file, length, fresh: length, is_torn: false }, found))
+        Ok((Self { path, file, length, fresh: length, is_torn: false, is_unsynced: false }, found))
     }
 
     /// What the file in `data` has; nothing where there is none. Changes nothing, so that it may be asked beside a node.
@@ -74,10 +78,11 @@ impl Kept {
         Ok(found(&records(&bytes).0))
     }
 
-    /// Keeps a publication; `new` are its chunks that the last one had not.
+    /// Keeps a publication over the end of the process, and with the next [`sync`](Self::sync) over that of the host.
+    /// `new` are its chunks that the last one had not.
     ///
     /// # Errors
-    /// It is not certain to be on disk.
+    /// It cannot be written.
     pub(super) fn keep<'a>(
         &mut self,
         manifest: &Manifest,
@@ -91,10 +96,10 @@ impl Kept {
         self.append(&to)
     }
 
-    /// Keeps suppressions.
+    /// Keeps suppressions likewise.
     ///
     /// # Errors
-    /// They are not certain to be on disk.
+    /// They cannot be written.
     pub(super) fn keep_suppressions(&mut self, version: u64, bytes: &[u8]) -> io::Result<()> {
         let mut to = Vec::new();
         put(&mut to, SUPPRESSIONS, &[&version.to_le_bytes(), bytes]);
@@ -107,16 +112,35 @@ impl Kept {
             self.is_torn = false;
         }
         self.is_torn = true;
+        self.is_unsynced = true;
         self.file.write_all(records)?;
-        self.file.sync_data()?;
         self.is_torn = false;
         self.length += records.len() as u64;
-        if self.length > 2 * self.fresh + SLACK_BYTES {
-            // What is kept is on disk already: a failure here costs space.
-            if let Err(error) = self.write_anew() {
-                tracing::warn!(%error, path = %self.path.display(), "not written anew");
-                self.fresh = self.length;
+        Ok(())
+    }
+
+    /// Waits until all that was kept is on disk.
+    ///
+    /// # Errors
+    /// It is not certain to be.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if !self.is_unsynced {
+            return Ok(());
+        }
+        let is_long = self.length > 2 * self.fresh + SLACK_BYTES;
+        if is_long {
+            // What is kept is kept where it is: a failure here costs space.
+            match self.write_anew() {
+                Ok(()) => self.is_unsynced = false,
+                Err(error) => {
+                    tracing::warn!(%error, path = %self.path.display(), "not written anew");
+                    self.fresh = self.length;
+                }
             }
+        }
+        if self.is_unsynced {
+            self.file.sync_data()?;
+            self.is_unsynced = false;
         }
         Ok(())
     }
@@ -147,6 +171,14 @@ impl Kept {
         self.file = File::options().read(true).append(true).open(&self.path)?;
         (self.length, self.fresh) = (to.len() as u64, to.len() as u64);
         Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Err(error) = self.sync() {
+            tracing::warn!(%error, path = %self.path.display(), "the configuration is not certain to be on disk");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The data plane's end of publication: whole manifests in, snapshots on every shard out, and the last one kept on disk.
 //!
 //! ```text
-//! manifest -> what is missing -> fetched by who feeds -> checked, decoded, amended -> kept, synced -> shards
+//! manifest -> what is missing -> fetched by who feeds -> checked, decoded, amended -> written -> shards -> synced, soon
 //! ```
 //!
 //! Invariants worth naming: shards go from one whole publication to the next; what they work under survives a restart,
@@ -149,8 +149,8 @@ impl Feed {
         self.assembly.missing(manifest)
     }
 
-    /// Puts `manifest` in effect on every shard, and keeps it for the next start. `chunks` has what is missing. Blocks
-    /// while the disk syncs.
+    /// Puts `manifest` in effect on every shard, and keeps it for the next start: see [`sync`](Self::sync). `chunks` has
+    /// what is missing.
     ///
     /// # Errors
     /// [`FeedError`]: nothing has changed.
@@ -176,6 +176,14 @@ impl Feed {
         self.status.suppressions.store(version, Ordering::Relaxed);
         self.broadcast();
         Ok(())
+    }
+
+    /// Waits until what is in effect is on disk. Until then it survives the end of the process, and not that of the host.
+    ///
+    /// # Errors
+    /// [`FeedError::Keep`]: it stays in effect, and is not certain to be there after a loss of power.
+    pub fn sync(&mut self) -> Result<(), FeedError> {
+        self.kept.sync().map_err(FeedError::Keep)
     }
 
     fn broadcast(&self) {

@@ -74,6 +74,18 @@ fn what_was_in_effect_is_in_effect_after_a_restart() {
 }
 
 #[test]
+fn what_is_in_effect_is_kept_over_a_kill_before_it_was_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, letters) = open(folder.path());
+    let (manifest, chunks) = publication(1, 200);
+    feed.apply(manifest, &chunks).unwrap();
+    assert_eq!(revision(&letters), Some(1));
+    // As if it were killed: nothing of it runs any more.
+    std::mem::forget(feed);
+    assert_eq!(open(folder.path()).0.snapshot().revision, Revision(1));
+}
+
+#[test]
 fn a_torn_publication_changes_nothing_and_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let (mut feed, letters) = open(folder.path());
@@ -129,6 +141,7 @@ fn the_file_does_not_grow_with_the_number_of_changes() {
     for at in 1..=400 {
         let (manifest, chunks) = publication(at, 5_000);
         feed.apply(manifest, &chunks).unwrap();
+        feed.sync().unwrap();
     }
     let length = std::fs::metadata(folder.path().join("published.log")).unwrap().len();
     assert!(length < 2 * one + 5 * 1024 * 1024, "{length} octets, of which {one} are in effect");

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants worth naming: a publication is applied whole or not at all; while the store is out of reach, the last one
-//! stays in effect. Suppressions that a manifest is the first to name are fetched from the leading control plane before
+//! stays in effect. What is in effect is synced to disk soon after, not before. Suppressions that a manifest is the first to name are fetched from the leading control plane before
 //! the manifest is applied; where that does not answer in time, the manifest is not kept waiting for longer.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
 use postrail_schema::publication::{ChunkName, Manifest, parse_key};
 use reqwest::Url;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 /// See the module head.
@@ -35,6 +35,8 @@ pub(crate) struct Follower {
     /// Chunks that were written and that no manifest has named yet, by key.
     written: HashMap<String, Arc<[u8]>>,
     written_bytes: usize,
+    /// When what is in effect is to be synced to disk.
+    sync_at: Option<Instant>,
     access: ControlAccess,
     region: String,
     http: reqwest::Client,
@@ -67,7 +69,8 @@ impl Follower {
         };
         let status = feed.status();
         let http = http.build().context("cannot make an HTTP client")?;
-        Ok(Self { store, feed: Some(feed), status, written: HashMap::new(), written_bytes: 0, access, region, http })
+        let written = HashMap::new();
+        Ok(Self { store, feed: Some(feed), status, written, written_bytes: 0, sync_at: None, access, region, http })
     }
 
     /// Runs until `stop` is true.
@@ -122,8 +125,13 @@ impl Follower {
     }
 
     async fn next(&mut self, watch: &mut Watch) -> Result<Next> {
+        let sync_at = self.sync_at.unwrap_or_else(Instant::now);
         let event = tokio::select! {
             event = watch.next() => event,
+            () = sleep_until(sync_at.into()), if self.sync_at.is_some() => {
+                self.sync().await;
+                return Ok(Next::Watch);
+            }
             () = sleep(SUPPRESSIONS_PERIOD), if self.status.suppressions_behind() => {
                 self.fetch_suppressions().await;
                 return Ok(Next::Watch);
@@ -145,6 +153,15 @@ impl Follower {
             }
         }
         Ok(Next::Watch)
+    }
+
+    /// Has the disk take what is in effect.
+    async fn sync(&mut self) {
+        self.sync_at = None;
+        if let Err(error) = self.with_feed(|feed| Ok(feed.sync()?)).await {
+            error!(error = format!("{error:#}"), "the configuration in effect is not certain to be on disk");
+            self.sync_at = Some(Instant::now() + PAUSE_MAX);
+        }
     }
 
     /// Keeps chunks that were written; the last manifest among the changes.
@@ -202,7 +219,9 @@ impl Follower {
             info!(revision, chunks = count, late_ms, "configuration in effect");
             Ok(())
         })
-        .await
+        .await?;
+        self.sync_at.get_or_insert_with(|| Instant::now() + SYNC_DELAY);
+        Ok(())
     }
 
     /// Tries for a while to have the suppressions that the last manifest names.
@@ -222,7 +241,10 @@ impl Follower {
             Ok((version, list)) => {
                 let applied = self.with_feed(move |feed| Ok(feed.apply_suppressions(version, &list)?)).await;
                 match applied {
-                    Ok(()) => info!(version, "suppressions in effect"),
+                    Ok(()) => {
+                        self.sync_at.get_or_insert_with(|| Instant::now() + SYNC_DELAY);
+                        info!(version, "suppressions in effect");
+                    }
                     Err(error) => error!(error = format!("{error:#}"), "suppressions not put in effect"),
                 }
             }
@@ -260,7 +282,7 @@ impl Follower {
         Ok((version, list))
     }
 
-    /// Runs what syncs a disk on a thread that may block.
+    /// Runs what reads and writes files on a thread that may block.
     async fn with_feed<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Feed) -> Result<T> + Send + 'static,
@@ -327,6 +349,9 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// From when a configuration is in effect until it is synced: so long many share a sync, and the disk is busy with none of
+/// them while others wait for the CPU to put theirs in effect.
+const SYNC_DELAY: Duration = Duration::from_millis(100);
 /// Between two beginnings.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
