@@ -21,7 +21,7 @@ use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
-use postrail_schema::ids::{MessageId, ShardId, TenantId};
+use postrail_schema::ids::{MessageId, Revision, ShardId, TenantId};
 use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
@@ -328,7 +328,8 @@ impl<P: Platform> Runtime<P> {
                 let group = work.group;
                 if !self.0.mesh.send(to, Letter::Hand(work)) {
                     // The owner has drained already: the work waits for the next start.
-                    let result = HandResult::Wait { reason: WaitReason::Draining, nanos: u64::MAX };
+                    let (reason, revision) = (WaitReason::Draining, Revision::default());
+                    let result = HandResult::Wait { reason, nanos: u64::MAX, revision };
                     self.input(Input::HandBack(Box::new(HandBack { group, result })));
                 }
             }

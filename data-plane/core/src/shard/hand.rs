@@ -2,15 +2,18 @@
 //! comes back. The home shard keeps the spool, the schedule and the settlement; the owner keeps the path's limits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrail_schema::event::AttemptFacts;
-use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
+use postrail_schema::ids::{RecipientIndex, Revision, ShardId, SourceId};
 use smallvec::SmallVec;
 
-use super::{Group, GroupState, JobRef, NONE, Output, Shard};
+use super::route::HAND_RETRY;
+use super::{Group, GroupState, JobRef, NONE, Output, Shard, mail_facts};
 use crate::base::{Instant, Moment};
 use crate::egress::RecipientOutcome;
 use crate::mail::Job;
+use crate::rules::Placement;
 use crate::schedule::WaitReason;
 
 /// A group's work on its way to the shard that owns `source`.
@@ -37,8 +40,13 @@ pub struct HandBack {
 pub enum HandResult {
     /// It was tried: one outcome a recipient.
     Tried { facts: Box<AttemptFacts>, outcomes: Vec<RecipientOutcome> },
-    /// Nothing was tried; it may be, after so many nanoseconds.
-    Wait { reason: WaitReason, nanos: u64 },
+    /// Nothing was tried; it may be, after so many nanoseconds (`u64::MAX`: when configuration or addresses change).
+    Wait {
+        reason: WaitReason,
+        nanos: u64,
+        /// What the owner of the source worked under.
+        revision: Revision,
+    },
 }
 
 impl Shard {
@@ -84,7 +92,8 @@ impl Shard {
     pub(super) fn return_work(&mut self, now: Moment, group: u32, reason: WaitReason, due: Instant) {
         let JobRef::Remote(work) = self.groups[group as usize].job else { return };
         let nanos = if due == Instant::FAR { u64::MAX } else { due.since(now.instant).as_nanos() as u64 };
-        self.give_back(group, work, HandResult::Wait { reason, nanos });
+        let revision = self.rules.snapshot().revision;
+        self.give_back(group, work, HandResult::Wait { reason, nanos, revision });
     }
 
     fn give_back(&mut self, group: u32, work: u32, result: HandResult) {
@@ -101,17 +110,31 @@ impl Shard {
         self.groups[back.group as usize].state = GroupState::Moving;
         match back.result {
             HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
-            HandResult::Wait { reason, nanos } => {
+            HandResult::Wait { reason, nanos, revision } => {
                 if let JobRef::Local(job) = self.groups[back.group as usize].job
                     && let Some(ending) = self.jobs[job as usize].ending
                 {
                     return self.end_by_operator(now, back.group, ending);
                 }
-                let due =
-                    if nanos == u64::MAX { Instant::FAR } else { now.instant + std::time::Duration::from_nanos(nanos) };
+                let due = match nanos {
+                    u64::MAX if self.is_hasty(back.group, reason, revision) => now.instant + HAND_RETRY,
+                    u64::MAX => Instant::FAR,
+                    nanos => now.instant + Duration::from_nanos(nanos),
+                };
                 self.schedule(now, back.group, due, reason);
             }
         }
+    }
+
+    /// Whether work that came back to wait for a change may have to wait for none: shards hear of changes one after the
+    /// other, and what it waits for may be the very change that this one has heard of already.
+    fn is_hasty(&mut self, group: u32, reason: WaitReason, revision: Revision) -> bool {
+        if reason.until_configured() && revision < self.rules.snapshot().revision {
+            return true;
+        }
+        let mail = mail_facts(&self.jobs, &self.works, &self.domains, &self.groups[group as usize]);
+        let mut placed = || self.rules.place(mail, &mut self.random);
+        reason == WaitReason::AddressElsewhere && matches!(placed(), Placement::Here(_) | Placement::At(..))
     }
 
     /// Drops a group that has no recipients left.

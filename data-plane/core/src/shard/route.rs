@@ -25,8 +25,8 @@ use crate::spool::Location;
 
 /// How often unused paths and domains are forgotten and ready queues are searched for expired groups.
 pub(super) const SWEEP_PERIOD: Duration = Duration::from_secs(30);
-/// When a group that found the way to another shard full tries again.
-const HAND_RETRY: Duration = Duration::from_millis(100);
+/// When a group that found the way to another shard full, or came back from there in haste, tries again.
+pub(super) const HAND_RETRY: Duration = Duration::from_millis(100);
 
 impl Shard {
     /// A job is durable: its recipients become groups and go on their way.

@@ -881,7 +881,7 @@ fn a_cancelled_job_ends_when_another_shard_gives_its_work_back() {
         _ => None,
     });
     assert_eq!(home.shard.command(home.now, &Command::Cancel(job.id)), 1);
-    let result = HandResult::Wait { reason: WaitReason::SiteBackoff, nanos: 1_000_000_000 };
+    let result = HandResult::Wait { reason: WaitReason::SiteBackoff, nanos: 1_000_000_000, revision: Revision(1) };
     home.input(Input::HandBack(Box::new(HandBack { group: work.expect("handed").group, result })));
     assert_eq!(home.events(), [EventKind::Accepted, EventKind::Cancelled]);
 }
@@ -930,6 +930,56 @@ fn mail_waits_for_an_address_that_is_elsewhere_and_goes_when_it_comes() {
     world.input(Input::Held(coming));
     world.resolve();
     assert_eq!(world.opened().len(), 1);
+}
+
+/// Two addresses are held; then the first is not any more.
+fn second_alone(world: &World, seconds: u64) -> [Held; 2] {
+    let (both, second) = (held(world, "192.0.2.8", seconds), held(world, "192.0.2.9", seconds));
+    let all = both.addresses.iter().chain(second.addresses.iter()).map(|(address, holding)| (*address, *holding));
+    [Held { addresses: Arc::new(all.collect()), ..both }, second]
+}
+
+#[test]
+fn mail_for_an_address_that_has_left_goes_from_another_of_its_pool() {
+    let mut world = World::with(&["192.0.2.8", "192.0.2.9"], 0, 1, true);
+    let [both, second] = second_alone(&world, 1_000);
+    world.input(Input::Held(both));
+    // Enough that both addresses have some.
+    for _ in 0..30 {
+        world.accept(&["a@one.test"]);
+    }
+    world.resolve();
+    assert_eq!(world.opened().len(), 2, "both start low");
+    world.input(Input::Held(second));
+    let view = world.shard.queue_view(world.now);
+    assert_eq!(view.domains[0].reasons, [("ready", 30)].into(), "nothing waits for the address that has left");
+    let ready = |path: &view::PathView| (path.source_address.clone(), path.ready);
+    let mut paths: Vec<_> = view.paths.iter().map(ready).collect();
+    paths.sort();
+    assert_eq!(paths, [("192.0.2.8".to_owned(), 0), ("192.0.2.9".to_owned(), 30)]);
+}
+
+#[test]
+fn work_that_another_shard_gives_back_for_an_address_that_has_left_is_placed_anew() {
+    let mut home = World::with(&["192.0.2.8", "192.0.2.9"], 1, 2, true);
+    let first = held(&home, "192.0.2.8", 1_000);
+    home.input(Input::Held(first));
+    home.accept(&["a@one.test"]);
+    let handed = |output: &Output| match output {
+        Output::Hand { to, work } => Some((*to, work.clone())),
+        _ => None,
+    };
+    let (to, work) = home.take(handed).expect("the first address is the other shard's");
+    assert_eq!(to, ShardId(0));
+    // The home shard hears of the change before the work comes back that the owner could not send for it.
+    let second = held(&home, "192.0.2.9", 1_000);
+    home.input(Input::Held(second));
+    let revision = Revision(1);
+    let result = HandResult::Wait { reason: WaitReason::AddressElsewhere, nanos: u64::MAX, revision };
+    home.input(Input::HandBack(Box::new(HandBack { group: work.group, result })));
+    home.pass(Duration::from_secs(1));
+    home.resolve();
+    assert_eq!(home.opened().len(), 1, "it goes from the address that is here");
 }
 
 #[test]
