@@ -130,6 +130,11 @@ impl ConfigStore for EmbeddedStore {
         Ok(revision)
     }
 
+    /// Its calls wait for a disk alone.
+    fn within(&self, _patience: Duration) -> Arc<dyn ConfigStore> {
+        Arc::new(self.clone())
+    }
+
     fn watch(&self, prefix: &str, after: u64) -> Watch {
         let (to, events) = mpsc::channel(WATCH_EVENTS_MAX);
         let mut opened = self.opened();

@@ -17,6 +17,7 @@ mod moving;
 #[cfg(test)]
 pub(crate) mod suite;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -180,6 +181,9 @@ pub trait ConfigStore: Send + Sync {
     /// [`StoreError::Conflict`] when a guard does not hold; nothing was written then. [`StoreError::TooLarge`] when it does
     /// not fit one transaction. After [`StoreError::Timeout`] and [`StoreError::Etcd`] it may have been applied.
     fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError>;
+
+    /// The same store, whose calls take no longer than `patience`, where they would.
+    fn within(&self, patience: Duration) -> Arc<dyn ConfigStore>;
 
     /// The changes under `prefix` behind the store's revision `after`.
     fn watch(&self, prefix: &str, after: u64) -> Watch;

@@ -1,7 +1,9 @@
 //! What every store must do, asked of the embedded one and of a real etcd alike.
 
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -292,6 +294,81 @@ fn a_call_ends_in_time_where_nothing_answers() {
     let begun = Instant::now();
     assert!(store.list("").is_err());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+/// A way to etcd that can be stuck: connections are taken, and nothing comes through.
+struct Door {
+    address: SocketAddr,
+    is_stuck: Arc<AtomicBool>,
+}
+
+impl Door {
+    fn new(etcd: &Etcd) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = Self { address: listener.local_addr().unwrap(), is_stuck: Arc::default() };
+        let (to, is_stuck) = (etcd.client.trim_start_matches("http://").to_owned(), Arc::clone(&door.is_stuck));
+        // Threads end with the test's process.
+        std::thread::spawn(move || {
+            for inside in listener.incoming().map_while(Result::ok) {
+                let Ok(outside) = TcpStream::connect(&to) else { continue };
+                for (from, to) in [(&inside, &outside), (&outside, &inside)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let is_stuck = Arc::clone(&is_stuck);
+                    std::thread::spawn(move || relay(from, to, &is_stuck));
+                }
+            }
+        });
+        door
+    }
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, is_stuck: &AtomicBool) {
+    let mut bytes = [0; 16 * 1024];
+    from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    loop {
+        match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => {
+                while is_stuck.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                if to.write_all(&bytes[..count]).is_err() {
+                    break;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_member_that_is_stuck_costs_one_call_its_patience_and_no_key_that_is_held() {
+    let etcd = Etcd::start(&[]);
+    etcd.store();
+    let doors = [Door::new(&etcd), Door::new(&etcd)];
+    let endpoints = doors.iter().map(|door| format!("http://{}", door.address)).collect();
+    let store = EtcdStore::open(&EtcdOptions { endpoints, ..etcd.options() }).unwrap();
+    let lease = Duration::from_secs(3);
+    let hold = store.hold("hosts/a", b"1", lease);
+    eventually("it is held", || hold.is_held().then_some(()));
+    let written = || etcd.store().get(&["hosts/a".into()]).unwrap().entries[0].revision;
+    let (first, hasty) = (written(), store.within(Duration::from_secs(1)));
+    for door in &doors {
+        door.is_stuck.store(true, Ordering::Relaxed);
+        let (stuck, mut failed) = (Instant::now(), 0);
+        while stuck.elapsed() < 2 * lease {
+            let asked = Instant::now();
+            failed += u32::from(hasty.txn(&[], &[put("a", "1")]).is_err());
+            hasty.list("").unwrap();
+            assert!(asked.elapsed() < Duration::from_millis(2_500), "{:?}", asked.elapsed());
+            assert!(hold.is_held(), "the lease is renewed by the other, {:?} after", stuck.elapsed());
+        }
+        assert!(failed <= 1, "{failed} writes were given up");
+        door.is_stuck.store(false, Ordering::Relaxed);
+    }
+    assert_eq!(written(), first, "it was held all the while");
 }
 
 #[test]

@@ -369,6 +369,10 @@ impl ConfigStore for Mortal {
         self.store.txn(guards, writes)
     }
 
+    fn within(&self, patience: Duration) -> Arc<dyn ConfigStore> {
+        self.store.within(patience)
+    }
+
     fn watch(&self, prefix: &str, after: u64) -> Watch {
         self.store.watch(prefix, after)
     }

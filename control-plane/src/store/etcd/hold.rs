@@ -1,7 +1,9 @@
 //! A key under a lease: put while nobody has it, kept by renewing, gone soon after its holder is.
 //!
 //! Invariant worth naming: what is told as held is held. The time until which it is counts from before the renewal was
-//! asked for, so it ends here before the lease ends in etcd, however long the answer took.
+//! asked for, so it ends here before the lease ends in etcd, however long the answer took. No call takes longer than what
+//! lies between two renewals, and a member that does not answer is left for another, which is asked at once: so one member
+//! that is stuck costs no lease while others answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::super::StoreError;
-use super::{CALL_TIMEOUT, Shared, failed};
+use super::{Shared, failed};
+
+/// What asks for renewals, and the answers.
+type Renewals = (LeaseKeeper, LeaseKeepAliveStream);
 
 /// One who wants a key.
 pub(super) struct Keeper {
@@ -30,15 +35,16 @@ impl Keeper {
     /// Until it is released, which closes `released`.
     pub(super) async fn keep(self, holds: watch::Sender<Option<Instant>>, mut released: mpsc::Receiver<()>) {
         loop {
-            let mut lease = 0;
+            let (mut lease, mut member) = (0, 0);
             tokio::select! {
                 biased;
                 _ = released.recv() => {
                     self.give_back(lease).await;
                     return;
                 }
-                tried = self.hold(&holds, &mut lease) => if let Err(error) = tried {
+                tried = self.hold(&holds, &mut lease, &mut member) => if let Err(error) = tried {
                     tracing::debug!(error = &error as &dyn std::error::Error, key = self.key, "key not held");
+                    self.shared.leave(member).await;
                 },
             }
             // A key that we lost, or that somebody else has.
@@ -57,8 +63,14 @@ impl Keeper {
     }
 
     /// Takes the key if nobody has it, and renews until that fails.
-    async fn hold(&self, holds: &watch::Sender<Option<Instant>>, lease: &mut i64) -> Result<(), StoreError> {
-        let mut client = self.within(self.shared.client()).await?;
+    async fn hold(
+        &self,
+        holds: &watch::Sender<Option<Instant>>,
+        lease: &mut i64,
+        member: &mut usize,
+    ) -> Result<(), StoreError> {
+        let (at, mut client) = self.within(self.shared.client()).await?;
+        *member = at;
         let asked = Instant::now();
         // etcd grants whole seconds; one more than told, so that the time here ends first.
         let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX).max(1);
@@ -67,26 +79,46 @@ impl Keeper {
         if !self.take(&mut client, *lease).await? {
             return Ok(());
         }
-        let (mut keeper, mut answers) =
-            self.within(async { client.lease_keep_alive(*lease).await.map_err(failed("renewing")) }).await?;
-        holds.send_replace(Some(asked + self.ttl));
+        let mut stream = Some(self.renewals(&mut client, *lease).await?);
         let mut until = asked + self.ttl;
         loop {
-            sleep(self.ttl / TRIES).await;
-            match self.renew(&mut keeper, &mut answers).await {
-                Ok(renewed) => until = renewed,
-                Err(_) if Instant::now() < until => {
-                    // The stream broke; the lease may be alive.
-                    let again = async { client.lease_keep_alive(*lease).await.map_err(failed("renewing")) };
-                    if let Ok(made) = self.within(again).await {
-                        (keeper, answers) = made;
-                    }
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
             holds.send_replace(Some(until));
+            sleep(self.ttl / TRIES).await;
+            until = self.renewed(&mut stream, *lease, member, until).await?;
         }
+    }
+
+    /// Until when the lease holds, renewed by whichever member answers before it ends.
+    async fn renewed(
+        &self,
+        stream: &mut Option<Renewals>,
+        lease: i64,
+        member: &mut usize,
+        until: Instant,
+    ) -> Result<Instant, StoreError> {
+        loop {
+            let renewed = match stream {
+                Some(stream) => self.renew(stream).await,
+                None => Err(StoreError::Timeout { act: "renewing" }),
+            };
+            match renewed {
+                Ok(renewed) => return Ok(renewed),
+                Err(error) if Instant::now() >= until => return Err(error),
+                // The lease may be alive, and this member alone be stuck.
+                Err(_) => {}
+            }
+            self.shared.leave(*member).await;
+            let (at, mut client) = self.within(self.shared.client()).await?;
+            *member = at;
+            *stream = self.renewals(&mut client, lease).await.ok();
+            if stream.is_none() {
+                sleep(self.ttl / (TRIES * TRIES)).await;
+            }
+        }
+    }
+
+    async fn renewals(&self, client: &mut Client, lease: i64) -> Result<Renewals, StoreError> {
+        self.within(async { client.lease_keep_alive(lease).await.map_err(failed("renewing")) }).await
     }
 
     /// Whether the key is ours now.
@@ -100,7 +132,7 @@ impl Keeper {
     }
 
     /// Until when a renewal holds.
-    async fn renew(&self, keeper: &mut LeaseKeeper, answers: &mut LeaseKeepAliveStream) -> Result<Instant, StoreError> {
+    async fn renew(&self, (keeper, answers): &mut Renewals) -> Result<Instant, StoreError> {
         let asked = Instant::now();
         let renewal = async {
             keeper.keep_alive().await.map_err(failed("renewing"))?;
@@ -118,7 +150,7 @@ impl Keeper {
             return;
         }
         let revoke = async {
-            let mut client = self.shared.client().await?;
+            let (_, mut client) = self.shared.client().await?;
             client.lease_revoke(lease).await.map_err(failed("giving a lease back"))
         };
         if let Err(error) = self.within(revoke).await {
@@ -127,7 +159,7 @@ impl Keeper {
     }
 
     async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        timeout(CALL_TIMEOUT, call).await.unwrap_or(Err(StoreError::Timeout { act: "holding a key" }))
+        timeout(self.ttl / TRIES, call).await.unwrap_or(Err(StoreError::Timeout { act: "holding a key" }))
     }
 }
 

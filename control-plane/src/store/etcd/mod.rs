@@ -4,6 +4,16 @@
 //! first call that succeeds, so that a process starts while etcd is down. Every call has a timeout, every connection
 //! keepalives, and a member without a leader is refused, so that a cut is noticed within seconds.
 //!
+//! ```text
+//! ask a member --> answer
+//!      |  no answer in half of what is left of the time (reads), or it says that it cannot
+//!      +--> leave it: this call, if it may, and all later ones ask the next member
+//! ```
+//!
+//! All calls go to one member until it fails, so that one which takes connections and answers nothing costs one call its
+//! patience, and not a third of all calls. A transaction is not sent again where the first may still be under way; where
+//! it was refused on the way it is, and a conflict then may be with itself, so that its first error is told.
+//!
 //! etcd's own bounds: 128 operations and 1.5 MiB a request. A listing is read in pages under one revision; a transaction
 //! is never divided, since that would not be one: [`StoreError::TooLarge`] says so. Absent here: making users and roles,
 //! compaction, backup (all etcd's operator's).
@@ -15,7 +25,7 @@ mod watch;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity, KvClient,
@@ -24,6 +34,7 @@ use etcd_client::{
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::{timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::{ConfigStore, Entry, Guard, Hold, Listing, StoreError, WATCH_EVENTS_MAX, Watch, Write};
@@ -54,6 +65,8 @@ pub struct EtcdTls {
 pub struct EtcdStore {
     shared: Arc<Shared>,
     runtime: Handle,
+    /// How long a call takes at most, connecting included.
+    patience: Duration,
     /// Closed with the last clone: the thread that drives the client ends then.
     _open: mpsc::Sender<()>,
 }
@@ -64,7 +77,14 @@ struct Shared {
     options: ConnectOptions,
     /// There is TLS, and we show no certificate.
     is_anonymous: bool,
-    client: Mutex<Option<Client>>,
+    current: Mutex<Current>,
+}
+
+/// The member that is asked.
+struct Current {
+    /// Among the endpoints.
+    member: usize,
+    client: Option<Client>,
 }
 
 impl EtcdStore {
@@ -86,7 +106,11 @@ impl EtcdStore {
             root: options.root.clone(),
             options: connect_options(options)?,
             is_anonymous: options.tls.as_ref().is_some_and(|tls| tls.identity.is_none()),
-            client: Mutex::new(None),
+            // So that hosts that are told the same members do not all ask the first.
+            current: Mutex::new(Current {
+                member: std::process::id() as usize % options.endpoints.len(),
+                client: None,
+            }),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| setup(&format!("no runtime: {error}")))?;
@@ -102,18 +126,19 @@ impl EtcdStore {
             });
         });
         spawned.map_err(|error| setup(&format!("no thread: {error}")))?;
-        Ok(Self { shared: Arc::new(shared), runtime: handle, _open })
+        Ok(Self { shared: Arc::new(shared), runtime: handle, patience: CALL_TIMEOUT, _open })
     }
 
     /// Runs a call on the thread of the client and waits for it.
-    fn call<T: Send + 'static>(
-        &self,
-        act: &'static str,
-        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    fn call<T: Send + 'static, F>(&self, act: &'static str, call: impl FnOnce(Instant) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        let until = Instant::now() + self.patience;
+        let call = call(until);
         self.runtime.spawn(async move {
-            let result = tokio::time::timeout(CALL_TIMEOUT, call).await;
+            let result = timeout_at((until + GRACE).into(), call).await;
             // An error means that nobody waits any more.
             let _ = answer.send(result.unwrap_or(Err(StoreError::Timeout { act })));
         });
@@ -131,18 +156,53 @@ impl EtcdStore {
 }
 
 impl Shared {
-    /// A client; they share one channel that connects, and connects again, by itself.
-    async fn client(&self) -> Result<Client, StoreError> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = &*client {
-            return Ok(client.clone());
+    /// The member that is asked at present, and a client of it; they share one channel that connects, and connects again,
+    /// by itself.
+    async fn client(&self) -> Result<(usize, Client), StoreError> {
+        let mut current = self.current.lock().await;
+        let member = current.member;
+        if let Some(client) = &current.client {
+            return Ok((member, client.clone()));
         }
-        let made = Client::connect(&self.endpoints, Some(self.options.clone())).await.map_err(failed("connecting"))?;
-        Ok(client.insert(made).clone())
+        let endpoint = [self.endpoints[member].as_str()];
+        let made = Client::connect(endpoint, Some(self.options.clone())).await.map_err(failed("connecting"))?;
+        Ok((member, current.client.insert(made).clone()))
+    }
+
+    /// Asks another member from now on, if `member` is still asked.
+    async fn leave(&self, member: usize) {
+        let mut current = self.current.lock().await;
+        if current.member == member {
+            *current = Current { member: (member + 1) % self.endpoints.len(), client: None };
+        }
+    }
+
+    /// One read of one member after the other, until one answers or it is `until`.
+    async fn read<T, F>(&self, act: &'static str, until: Instant, read: impl Fn(KvClient) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut left = self.endpoints.len();
+        loop {
+            left -= 1;
+            let member = self.current.lock().await.member;
+            let patience = until.saturating_duration_since(Instant::now()) / if left > 0 { 2 } else { 1 };
+            let attempt = async { read(self.kv().await?).await.map_err(failed(act)) };
+            let error = match timeout(patience, attempt).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_) => StoreError::Timeout { act },
+            };
+            self.leave(member).await;
+            if left == 0 {
+                return Err(error);
+            }
+        }
     }
 
     async fn kv(&self) -> Result<KvClient, StoreError> {
-        Ok(self.client().await?.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(self.client().await?.1.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     fn full(&self, key: &str) -> String {
@@ -163,9 +223,8 @@ impl Shared {
         Ok(())
     }
 
-    async fn list(&self, prefix: &str, keys_only: bool) -> Result<Listing, StoreError> {
+    async fn list(&self, prefix: &str, keys_only: bool, until: Instant) -> Result<Listing, StoreError> {
         'again: loop {
-            let mut kv = self.kv().await?;
             let from = self.full(prefix);
             let end = prefix_end(&from);
             let (mut next, mut listing) = (from.into_bytes(), Listing { revision: 0, entries: Vec::new() });
@@ -177,10 +236,12 @@ impl Shared {
                 if listing.revision > 0 {
                     options = options.with_revision(signed(listing.revision)?);
                 }
-                let mut page = match kv.get(next.clone(), Some(options)).await {
+                let (key, options) = (&next, &options);
+                let page = |mut kv: KvClient| async move { kv.get(key.clone(), Some(options.clone())).await };
+                let mut page = match self.read("listing", until, page).await {
                     Ok(page) => page,
                     Err(error) if listing.revision > 0 && is_compacted(&error) => continue 'again,
-                    Err(error) => return Err(failed("listing")(error)),
+                    Err(error) => return Err(error),
                 };
                 if listing.revision == 0 {
                     listing.revision = header_revision(page.header())?;
@@ -196,9 +257,11 @@ impl Shared {
         }
     }
 
-    async fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
+    async fn get(&self, keys: &[String], until: Instant) -> Result<Listing, StoreError> {
         let reads: Vec<_> = keys.iter().map(|key| TxnOp::get(self.full(key), None)).collect();
-        let answer = self.kv().await?.txn(Txn::new().and_then(reads)).await.map_err(failed("reading"))?;
+        let reads = &Txn::new().and_then(reads);
+        let read = |mut kv: KvClient| async move { kv.txn(reads.clone()).await };
+        let answer = self.read("reading", until, read).await?;
         let mut listing = Listing { revision: header_revision(answer.header())?, entries: Vec::new() };
         for response in answer.op_responses() {
             if let TxnOpResponse::Get(mut response) = response {
@@ -209,7 +272,7 @@ impl Shared {
         Ok(listing)
     }
 
-    async fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
+    async fn txn(&self, guards: &[Guard], writes: &[Write], until: Instant) -> Result<u64, StoreError> {
         let mut compares = Vec::with_capacity(guards.len());
         for guard in guards {
             compares.push(Compare::mod_revision(self.full(&guard.key), CompareOp::Equal, signed(guard.revision)?));
@@ -226,9 +289,28 @@ impl Shared {
             .map(|guard| TxnOp::get(self.full(&guard.key), Some(GetOptions::new().with_keys_only())))
             .collect();
         let transaction = Txn::new().when(compares).and_then(operations).or_else(looks);
-        let answer = self.kv().await?.txn(transaction).await.map_err(failed("writing"))?;
+        let mut unsure = None;
+        let answer = loop {
+            let member = self.current.lock().await.member;
+            let attempt = async { self.kv().await?.txn(transaction.clone()).await.map_err(failed("writing")) };
+            let answer = timeout_at(until.into(), attempt).await;
+            if answer.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_unavailable)) {
+                self.leave(member).await;
+            }
+            match answer {
+                Ok(Ok(answer)) => break answer,
+                Ok(Err(error)) if is_unavailable(&error) && unsure.is_none() && self.endpoints.len() > 1 => {
+                    unsure = Some(error);
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(StoreError::Timeout { act: "writing" }),
+            }
+        };
         if answer.succeeded() {
             return header_revision(answer.header());
+        }
+        if let Some(error) = unsure {
+            return Err(error);
         }
         for (guard, response) in guards.iter().zip(answer.op_responses()) {
             let TxnOpResponse::Get(response) = response else { continue };
@@ -244,12 +326,12 @@ impl Shared {
 impl ConfigStore for EtcdStore {
     fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
-        self.call("listing", async move { shared.list(&prefix, false).await })
+        self.call("listing", move |until| async move { shared.list(&prefix, false, until).await })
     }
 
     fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError> {
         let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
-        self.call("listing", async move { shared.list(&prefix, true).await })
+        self.call("listing", move |until| async move { shared.list(&prefix, true, until).await })
     }
 
     fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
@@ -257,7 +339,7 @@ impl ConfigStore for EtcdStore {
             return Err(StoreError::TooLarge { operations: keys.len(), bytes: 0 });
         }
         let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
-        self.call("reading", async move { shared.get(&keys).await })
+        self.call("reading", move |until| async move { shared.get(&keys, until).await })
     }
 
     fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
@@ -269,7 +351,11 @@ impl ConfigStore for EtcdStore {
             return Err(StoreError::TooLarge { operations, bytes });
         }
         let (shared, guards, writes) = (Arc::clone(&self.shared), guards.to_vec(), writes.to_vec());
-        self.call("writing", async move { shared.txn(&guards, &writes).await })
+        self.call("writing", move |until| async move { shared.txn(&guards, &writes, until).await })
+    }
+
+    fn within(&self, patience: Duration) -> Arc<dyn ConfigStore> {
+        Arc::new(Self { patience: patience.min(self.patience), ..self.clone() })
     }
 
     fn watch(&self, prefix: &str, after: u64) -> Watch {
@@ -338,13 +424,34 @@ fn setup(detail: &str) -> StoreError {
 }
 
 /// Whether the revision that was asked for is compacted away.
-fn is_compacted(error: &Error) -> bool {
+fn is_compacted(error: &StoreError) -> bool {
     // gRPC OUT_OF_RANGE has no other meaning in etcd but a revision in the future, which we never ask for.
-    matches!(error, Error::GRpcStatus(status) if status.message().contains("compacted"))
+    matches!(etcd_error(error), Some(Error::GRpcStatus(status)) if status.message().contains("compacted"))
 }
+
+/// Whether it is the member that fails, or the way to it, and not what was asked.
+fn is_unavailable(error: &StoreError) -> bool {
+    match etcd_error(error) {
+        Some(Error::TransportError(_) | Error::IoError(_)) => true,
+        Some(Error::GRpcStatus(status)) => UNAVAILABLE.contains(&i32::from(status.code())),
+        _ => false,
+    }
+}
+
+fn etcd_error(error: &StoreError) -> Option<&Error> {
+    match error {
+        StoreError::Etcd { source, .. } => Some(source),
+        _ => None,
+    }
+}
+
+/// gRPC's CANCELLED, UNKNOWN (a connection that broke), DEADLINE_EXCEEDED and UNAVAILABLE (no leader, no connection).
+const UNAVAILABLE: [i32; 4] = [1, 2, 4, 14];
 
 /// One call with all that it needs, connecting included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a call to end by its own timeouts.
+const GRACE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Error, EventType, WatchOptions, WatchResponse};
+use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -57,8 +57,27 @@ async fn stream(
     to: &mpsc::Sender<WatchEvent>,
     was_alive: &mut bool,
 ) -> Result<End, StoreError> {
+    let (member, client) = match timeout(BEGIN_TIMEOUT, shared.client()).await {
+        Ok(found) => found?,
+        Err(_) => return Err(StoreError::Timeout { act: "watching" }),
+    };
+    let ended = from(shared, client, prefix, after, to, was_alive).await;
+    if matches!(ended, Ok(End::Broken) | Err(_)) {
+        shared.leave(member).await;
+    }
+    ended
+}
+
+/// As [`stream`], from one member.
+async fn from(
+    shared: &Shared,
+    client: Client,
+    prefix: &str,
+    after: &mut u64,
+    to: &mpsc::Sender<WatchEvent>,
+    was_alive: &mut bool,
+) -> Result<End, StoreError> {
     let begin = async {
-        let client = shared.client().await?;
         let mut watch = client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX);
         let options = WatchOptions::new().with_prefix().with_start_revision(signed(*after + 1)?);
         watch.watch(shared.full(prefix), Some(options)).await.map_err(failed("watching"))

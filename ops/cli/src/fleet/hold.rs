@@ -99,7 +99,8 @@ pub(crate) fn begin(
         share: u32::from(node.shards()),
     };
     let settings = Settings { lease: fleet.lease, ..Settings::new(incarnation()?, announcement) };
-    let keys = Keys { hosts: Hosts::new(Arc::clone(store)), name: name.clone() };
+    // A call may not take so long that the lease ends in it.
+    let keys = Keys { hosts: Hosts::new(store.within(settings.period())), name: name.clone() };
     let interfaces = bringing.interfaces()?;
     hold(settings, data, keys, interfaces, node.mesh().clone()).context("cannot start the thread that holds addresses")
 }
