@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, is_allocated};
+use postrail_schema::ids::PoolId;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::EgressSource;
 
@@ -144,9 +145,70 @@ impl FleetSeen {
                 });
             }
         }
+        problems.extend(self.pools_elsewhere(desired));
         problems
     }
+
+    /// Pools of which some hosts take mail and have no address: it waits there, since mail does not move between hosts.
+    fn pools_elsewhere(&self, desired: &Desired) -> Vec<Problem> {
+        let mut regions: BTreeMap<PoolId, BTreeSet<Option<&str>>> = BTreeMap::new();
+        let default = desired.pool("default").map(|pool| pool.id);
+        for domain in desired.domains.values() {
+            if let Some(pool) = domain.pool.or(default) {
+                let region = desired.region_of(domain.tenant).and_then(|region| desired.regions.get(&region));
+                regions.entry(pool).or_default().insert(region.map(|region| region.name.as_str()));
+            }
+        }
+        let found = regions.into_iter().filter_map(|(pool, regions)| {
+            let pool = desired.pools.get(&pool)?;
+            let addresses = pool.members.iter().filter_map(|member| desired.sources.get(&member.source));
+            let addresses: BTreeSet<_> = addresses.map(|source| source.address).collect();
+            if addresses.iter().any(|address| !is_allocated(*address)) {
+                return None;
+            }
+            // One that is nowhere is told as such.
+            if !self.hosts.iter().flat_map(|host| &host.grants).any(|grant| addresses.contains(&grant.address)) {
+                return None;
+            }
+            let has_some = |host: &HostSeen| host.grants.iter().any(|grant| addresses.contains(&grant.address));
+            let takes = |host: &HostSeen| {
+                let region = host.record.as_ref().and_then(|record| record.announcement.region.as_deref());
+                host.is_alive() && (regions.contains(&None) || regions.contains(&region))
+            };
+            let (with, without): (Vec<_>, Vec<_>) =
+                self.hosts.iter().filter(|host| takes(host)).partition(|host| has_some(host));
+            (!without.is_empty()).then(|| elsewhere(&pool.name, &with, &without))
+        });
+        found.collect()
+    }
 }
+
+fn elsewhere(pool: &str, with: &[&HostSeen], without: &[&HostSeen]) -> Problem {
+    let named = |hosts: &[&HostSeen]| {
+        let mut names: Vec<_> = hosts.iter().take(NAMED_MAX).map(|host| host.name.to_string()).collect();
+        if let more @ 1.. = hosts.len().saturating_sub(NAMED_MAX) {
+            names.push(format!("{more} more"));
+        }
+        names.join(", ")
+    };
+    let instead = match with {
+        [] => String::new(),
+        with => format!(", or submit its mail at {}", named(with)),
+    };
+    Problem {
+        severity: Severity::Warning,
+        code: "pool_not_on_host",
+        subject: format!("pool/{pool}"),
+        detail: format!(
+            "none of its addresses is on {}, and mail that is taken there waits there (address_elsewhere): give the pool an \
+             address for each host{instead}",
+            named(without)
+        ),
+    }
+}
+
+/// Hosts that a finding names one by one.
+const NAMED_MAX: usize = 3;
 
 impl HostSeen {
     /// Whether it may be using addresses as far as anybody knows.

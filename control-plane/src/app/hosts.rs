@@ -10,16 +10,20 @@
 //! Values are JSON. One that cannot be read stops the allocation rather than being passed over: a host that is not
 //! understood may be using addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postrail_schema::allocation::{Grant, HostName, HostRecord, is_allocated};
+use postrail_schema::ids::{RegionId, TenantId};
 use postrail_schema::keys::{
     ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, ORDERS, grants as grants_key, holding, order as order_key,
+    resource,
 };
-use postrail_schema::limits::{HOST_RECORD_BYTES_MAX, HOSTS_MAX};
-use postrail_schema::snapshot::{EgressPool, EgressSource};
+use postrail_schema::limits::{ETCD_OPERATIONS_MAX, HOST_RECORD_BYTES_MAX, HOSTS_MAX};
+use postrail_schema::publication::ChunkKind;
+use postrail_schema::region::Region;
+use postrail_schema::snapshot::{EgressPool, EgressSource, Tenant};
 use serde::de::DeserializeOwned;
 
 use crate::plan::allocation::{Demand, Known, Observer, Order, Step};
@@ -63,11 +67,13 @@ pub struct Reading {
 pub struct Hosts {
     store: Arc<dyn ConfigStore>,
     observer: Arc<Mutex<Observer>>,
+    /// The regions of tenants that own pools: a tenant's stays as it was made, so it is read once.
+    regions_of: Arc<Mutex<BTreeMap<TenantId, Option<RegionId>>>>,
 }
 
 impl Hosts {
     pub fn new(store: Arc<dyn ConfigStore>) -> Self {
-        Self { store, observer: Arc::default() }
+        Self { store, observer: Arc::default(), regions_of: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ConfigStore> {
@@ -198,16 +204,44 @@ impl Hosts {
         for source in sources.values().filter(|source| is_allocated(source.address)) {
             demands.entry(source.address).or_default().add(&source.needs);
         }
-        for entry in self.store.list(&format!("{DESIRED}pools/"))?.entries {
-            let pool: EgressPool = value(&entry)?;
+        let pools = self.store.list(&format!("{DESIRED}pools/"))?.entries;
+        let pools = pools.iter().map(value::<EgressPool>).collect::<Result<Vec<_>, _>>()?;
+        let regions = self.regions_of_owners(&pools)?;
+        for pool in &pools {
+            let region = pool.tenant.and_then(|tenant| regions.get(&tenant));
             for member in &pool.members {
                 let demand = sources.get(&member.source).and_then(|source| demands.get_mut(&source.address));
                 if let Some(demand) = demand {
                     demand.pools.push((pool.id, member.weight));
+                    demand.region = demand.region.take().or_else(|| region.cloned());
                 }
             }
         }
         Ok(demands)
+    }
+
+    /// The names of the regions of tenants that own one of `pools`.
+    fn regions_of_owners(&self, pools: &[EgressPool]) -> Result<BTreeMap<TenantId, String>, HostsError> {
+        let mut names = BTreeMap::new();
+        for entry in self.store.list(&format!("{DESIRED}regions/"))?.entries {
+            let region: Region = value(&entry)?;
+            names.insert(region.id, region.name);
+        }
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut known = self.regions_of.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners: BTreeSet<TenantId> = pools.iter().filter_map(|pool| pool.tenant).collect();
+        known.retain(|tenant, _| owners.contains(tenant));
+        let unknown: Vec<_> = owners.iter().filter(|tenant| !known.contains_key(tenant)).collect();
+        for tenants in unknown.chunks(ETCD_OPERATIONS_MAX) {
+            let keys: Vec<_> = tenants.iter().map(|tenant| resource(ChunkKind::Tenants.name(), *tenant)).collect();
+            for entry in self.store.get(&keys)?.entries {
+                let tenant: Tenant = value(&entry)?;
+                known.insert(tenant.id, tenant.region);
+            }
+        }
+        Ok(known.iter().filter_map(|(tenant, region)| Some((*tenant, names.get(&(*region)?)?.clone()))).collect())
     }
 }
 
@@ -300,6 +334,50 @@ mod tests {
         let refused = hosts.write(&reading, &relying);
         assert!(matches!(refused, Err(HostsError::Store(StoreError::Conflict { key })) if key == "holding/one"));
         hosts.write(&hosts.read().unwrap(), &relying).unwrap();
+    }
+
+    #[test]
+    fn the_addresses_of_a_regional_tenants_own_pool_are_for_hosts_of_its_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = hosts(&folder);
+        let put = |key: &str, text: &str| {
+            let write = Write::Put { key: format!("{DESIRED}{key}"), value: text.into() };
+            hosts.store.txn(&[], &[write]).unwrap();
+        };
+        put("sources/3", r#"{"id":3,"name":"c","address":"192.0.2.3","ehlo_name":"c.example"}"#);
+        put("pools/5", r#"{"id":5,"name":"own","tenant":7,"members":[{"source":3,"weight":1}]}"#);
+        let tenant = r#"{"id":7,"name":"t","quota_per_day":null,"weight":1,"message_bytes_max":1,"region":2}"#;
+        put("tenants/7", tenant);
+        let regions = |hosts: &Hosts| {
+            let demands = hosts.read().unwrap().known.demands;
+            demands.into_values().map(|demand| demand.region).collect::<Vec<_>>()
+        };
+        assert_eq!(regions(&hosts), [None, None]);
+        put("regions/2", r#"{"id":2,"name":"eu","submission_host":"mail.eu.example"}"#);
+        assert_eq!(regions(&hosts), [None, Some("eu".to_owned())]);
+        // Only a host of the region is given the address, whoever else there is.
+        for (name, region) in [("one", None), ("two", Some("us")), ("three", Some("eu"))] {
+            let announcement = Announcement { region: region.map(str::to_owned), ..record(1).announcement };
+            hosts.keep_alive(&host(name), 0, &HostRecord { announcement, ..record(1) }).unwrap();
+        }
+        let reading = hosts.read().unwrap();
+        let mut observer = Observer::default();
+        reading.known.show(&mut observer, Duration::ZERO);
+        let made = step(&reading.known.fleet(&observer, Duration::ZERO), &reading.known.allocation);
+        let given = made
+            .changed
+            .iter()
+            .filter(|(_, grants)| grants.iter().any(|grant| grant.address == IpAddr::from([192, 0, 2, 3])));
+        assert_eq!(given.map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["three"]);
+        // Where none is left, it waits and says why.
+        let two =
+            reading.known.records.keys().filter(|name| name.as_str() != "three").cloned().collect::<BTreeSet<_>>();
+        let mut left = reading.known.clone();
+        left.records.retain(|name, _| two.contains(name));
+        let problems = step(&left.fleet(&observer, Duration::ZERO), &left.allocation).problems;
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert_eq!((problem.code, problem.subject.as_str()), ("address_without_host", "address/192.0.2.3"));
+        assert!(problem.detail.contains("two is in another region"), "{}", problem.detail);
     }
 
     #[test]

@@ -150,3 +150,23 @@ async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
     assert!(detail.contains("mx1 lacks a capability"), "{detail}");
     assert_eq!(found("pool_without_host").map(|(subject, _)| subject), Some(json!("pool/far")));
 }
+
+#[tokio::test]
+async fn a_host_that_takes_mail_for_a_pool_and_has_none_of_its_addresses_is_a_finding() {
+    let world = fleet(&["mx1", "mx2"]).await;
+    world.tenant("red").await;
+    assert_eq!(world.operator("POST", "/v2/domains?tenant=red", json!({ "name": "red.example" })).await.0, 201);
+    world.allocate(boottime());
+    let found = async || {
+        let problems = world.get("/v2/problems").await;
+        let found = problems["items"].as_array().unwrap().iter().find(|one| one["code"] == "pool_not_on_host").cloned();
+        found.map(|one| (one["subject"].clone(), one["detail"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(found().await, None, "each host has one of the two");
+    assert_eq!(world.operator("PUT", "/v2/pools/default", json!({ "members": [{ "source": "s1" }] })).await.0, 200);
+    let (subject, detail) = found().await.expect("one host has none of what is left");
+    let with = if world.get("/v2/hosts/mx1").await["held"][0]["address"] == "192.0.2.1" { "mx1" } else { "mx2" };
+    let without = if with == "mx1" { "mx2" } else { "mx1" };
+    assert_eq!(subject, json!("pool/default"));
+    assert!(detail.contains(&format!("is on {without}, and")) && detail.contains(&format!("at {with}")), "{detail}");
+}
