@@ -33,7 +33,12 @@ impl Postgres {
 
     /// As [`Self::start`], at this address of this side.
     pub fn start_at(place: &Place, address: SocketAddr) -> Self {
-        let folder = place.join("postgresql");
+        Self::start_as(place, "postgresql", address)
+    }
+
+    /// As [`Self::start_at`], in a folder of that name, so beside another.
+    pub fn start_as(place: &Place, name: &str, address: SocketAddr) -> Self {
+        let folder = place.join(name);
         std::fs::create_dir(&folder).expect("a folder can be made");
         let password = folder.join("password");
         std::fs::write(&password, PASSWORD).expect("a file can be written");
@@ -109,6 +114,11 @@ impl Postgres {
         run(self.client("psql").args(["--no-psqlrc", "--tuples-only", "--no-align", "--dbname", DATABASE, "-c", query]))
             .trim()
             .to_owned()
+    }
+
+    /// Everything that is in the database, octets in hexadecimal.
+    pub fn dump(&self) -> String {
+        run(self.client("pg_dump").args(["--data-only", "--dbname", DATABASE]))
     }
 
     fn spawn(&self) -> Running {

@@ -11,13 +11,15 @@ use base64::engine::general_purpose::STANDARD;
 use postrail_tests::child::try_run;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::Member;
-use postrail_tests::place::Place;
+use postrail_tests::place::{Place, free_address};
+use postrail_tests::postgres::Postgres;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
 use serde_json::{Value, json};
 
 use crate::durability::ZONE;
+use crate::ledger_postgresql::password_file;
 
 /// What files are looked through by, octets.
 const BLOCK: usize = 4_096;
@@ -81,12 +83,18 @@ struct World {
 }
 
 fn world(name: &str) -> World {
-    let place = Place::new(name);
+    world_on(Place::new(name), |_| Vec::new())
+}
+
+/// With further options of each region's control plane.
+fn world_on(place: Place, further: impl Fn(&str) -> Vec<String>) -> World {
     let (etcd, names, receiver) = (Etcd::start(&place), NameServer::start(&place, &[ZONE]), Receiver::local());
     let resolver = names.address().to_string();
     let mut key = None;
     let mut start = |region: &str, role: &str| {
-        let options = ["--region", region, "--resolver", &resolver, "--shards", "1"];
+        let further = if role == "control-plane" { further(region) } else { Vec::new() };
+        let mut options = vec!["--region", region, "--resolver", &resolver, "--shards", "1"];
+        options.extend(further.iter().map(String::as_str));
         let name = format!("{role}-{region}");
         let mut member = Member::start(&place, &etcd, &name, role, key.as_deref(), &options);
         let at = if role == "data-plane" { member.admin } else { member.api };
@@ -280,6 +288,51 @@ fn a_tenant_is_served_in_its_region_and_leaves_nothing_elsewhere() {
     world.receiver.wait_for(5);
     world.etcd.start_again();
     walk(&world, to);
+}
+
+#[test]
+fn events_of_a_tenant_are_in_the_database_of_its_region_alone() {
+    let place = Place::new("regions-databases");
+    let databases =
+        ["eu", "us"].map(|region| Postgres::start_as(&place, &format!("postgresql-{region}"), free_address()));
+    let file = password_file(&place);
+    let ledger = |at: usize| ["--ledger", &databases[at].url(), "--ledger-password-file", &file].map(str::to_owned);
+    let world = world_on(place, |region| ledger(usize::from(region == "us")).to_vec());
+    let to = ["so-privat@receiver.test", "very-private@receiver.test"];
+    for (region, to) in world.regions.iter().zip(to) {
+        let gone = json!({"address": format!("gone-{}@receiver.test", region.name)});
+        let path = format!("/v2/suppressions?tenant={}", region.tenant);
+        assert_eq!(region.control.control(&world.token, "POST", &path, Some(&gone)).0, 201);
+        let (status, _, answer) = region.submit(region, &region.secret, to);
+        assert_eq!(status, 202, "{answer}");
+        let job = answer.pointer("/meta/jobId").and_then(Value::as_str).expect("the job has an id");
+        wait::until("the region's ledger to have it as delivered", || {
+            region.is_delivered(&world.token, job).then_some(())
+        });
+    }
+    // What psql would show: text as it is, and events as the octets that the data plane wrote.
+    let hex = |text: &str| text.bytes().map(|octet| format!("{octet:02x}")).collect::<String>();
+    let dumps = databases.each_ref().map(Postgres::dump);
+    let has = |dump: &str, text: &str| dump.contains(text) || dump.contains(&hex(text));
+    for (at, other) in [(0, 1), (1, 0)] {
+        let region = &world.regions[at];
+        let events = "SELECT sum(count) FROM postrail_ledger.events";
+        assert_eq!(databases[at].ask(events), "2", "accepted and delivered, of one mail");
+        for trace in [to[at].to_owned(), format!("gone-{}@receiver.test", region.name), region.tenant.to_owned()] {
+            assert!(has(&dumps[at], &trace), "{trace} is in the database of region {}", region.name);
+            assert!(!has(&dumps[other], &trace), "{trace} is in the database of another region");
+        }
+    }
+    walk(&world, to);
+    // Nor can a control plane of one region be given the database of the other by mistake.
+    let key = std::fs::read(world.regions[0].control.data.join("master.key")).expect("the master key");
+    let wrong = ledger(1);
+    let mut options = vec!["--region", "eu", "--shards", "1"];
+    options.extend(wrong.iter().map(String::as_str));
+    let mut second = Member::start(&world.place, &world.etcd, "second-eu", "control-plane", Some(&key), &options);
+    let ended = second.child().wait(Duration::from_secs(60));
+    assert_eq!(ended.and_then(|status| status.code()), Some(2), "{}", second.output());
+    assert!(second.output().contains("belongs to another installation"), "{}", second.output());
 }
 
 #[test]
