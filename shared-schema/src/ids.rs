@@ -54,6 +54,15 @@ small_id!(
 );
 
 small_id!(
+    /// A provider: a human name over several sites.
+    ProviderId
+);
+small_id!(
+    /// A shaping rule: it sets throttles and limits.
+    ShapingRuleId
+);
+
+small_id!(
     /// A region: the hosts that serve some tenants alone.
     RegionId
 );

@@ -8,6 +8,7 @@
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
 //! - [`selector`]: which mail a rule is about, and which of several rules counts,
 //! - [`policy`]: how mail is tried again and when it is given up,
+//! - [`shaping`]: providers, and the rules that set throttles and limits,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
@@ -33,6 +34,7 @@ pub mod publication;
 pub mod region;
 pub mod sealed;
 pub mod selector;
+pub mod shaping;
 pub mod snapshot;
 pub mod standing;
 pub mod table;

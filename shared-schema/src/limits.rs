@@ -181,6 +181,26 @@ pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 pub const PATH_CONNECTIONS_MAX: usize = 10;
 /// Mails on one connection by default.
 pub const CONNECTION_MAILS_MAX: u32 = 100;
+/// Mails on one connection that a shaping rule may allow.
+pub const CONNECTION_MAILS_LIMIT_MAX: u32 = 1_000_000;
+/// Providers: over it 409.
+pub const PROVIDERS_MAX: usize = 1_000;
+/// Host patterns of one provider: over it 422.
+pub const PROVIDER_HOSTS_MAX: usize = 64;
+/// Shaping rules: over it 409.
+pub const SHAPING_RULES_MAX: usize = 10_000;
+/// The count of a rate, whatever its period.
+pub const RATE_COUNT_MAX: u32 = 1_000_000;
+/// How much of a rate may be caught up at once: what is finer than timers is not spread.
+pub const THROTTLE_CATCH_UP: Duration = Duration::from_millis(10);
+/// After a start the first mail of a throttle waits out the rate's interval, up to so long: mail went out before the start.
+pub const THROTTLE_START_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Groups of other shards that a path takes while it is throttled; more go home and come again.
+pub const THROTTLED_WORKS_MAX: usize = 16;
+/// What waits for its throttle longer than this is read from the spool when its turn comes.
+pub const THROTTLED_FRESH_MAX: Duration = Duration::from_secs(5);
+/// Campaigns of waiting mail that one shard tells apart: mail of more is throttled as if it had none.
+pub const CAMPAIGNS_MAX: usize = 65_534;
 /// Addresses that one outgoing session walks until it gives up (RFC 5321 5.1 asks for at least two).
 pub const EGRESS_TARGETS_MAX: usize = 32;
 /// Addresses of one host among them, so that a host with many does not crowd out the next one.
@@ -394,7 +414,7 @@ const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a 
 const _: () = assert!(CHUNKS_MAX * 36 + REGIONS_MAX * 512 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
 const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
 const _: () = assert!(
-    8 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 3 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
+    10 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 3 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
     "all resources fit the chunks, if their ids are dense"
 );
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");
@@ -408,5 +428,6 @@ const _: () = assert!(MESSAGE_BYTES_MAX < REST_BODY_BYTES_MAX, "base64 of the la
 const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "a recipient index has 16 bits");
 const _: () = assert!(MESSAGE_BYTES_MAX < APPEND_BYTES_MAX, "the largest message can be queued");
 const _: () = assert!(RETRY_FACTOR_PERCENT > 100, "retries back off");
+const _: () = assert!(CAMPAIGNS_MAX < u16::MAX as usize, "a job's campaign has 16 bits");
 const _: () = assert!(SPOOL_HIGH_WATER_PERCENT < 100, "room is left for settlements");
 const _: () = assert!(SUPPRESSIONS_MAX * (PATH_BYTES_MAX + 12) < SNAPSHOT_BYTES_MAX, "all suppressions fit a snapshot");

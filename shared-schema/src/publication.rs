@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::ids::{PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::ids::{
+    PoolId, ProviderId, RegionId, Revision, SendingDomainId, ShapingRuleId, SourceId, SuspensionId, TenantId,
+};
 use crate::keys::CHUNKS;
 use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, NAMED_CHUNKS};
 use crate::region::Region;
@@ -39,10 +41,12 @@ pub enum ChunkKind {
     Signposts,
     RetryPolicies,
     RoutingRules,
+    Providers,
+    ShapingRules,
 }
 
 impl ChunkKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Tenants,
         Self::Credentials,
         Self::Domains,
@@ -53,6 +57,8 @@ impl ChunkKind {
         Self::Signposts,
         Self::RetryPolicies,
         Self::RoutingRules,
+        Self::Providers,
+        Self::ShapingRules,
     ];
 
     /// As in keys.
@@ -68,6 +74,8 @@ impl ChunkKind {
             Self::Signposts => "signposts",
             Self::RetryPolicies => "retry_policies",
             Self::RoutingRules => "routing_rules",
+            Self::Providers => "providers",
+            Self::ShapingRules => "shaping_rules",
         }
     }
 
@@ -291,6 +299,13 @@ pub fn divide(
         let region = rule.selector.tenant.and_then(&region_of);
         parts.at(ChunkKind::RoutingRules, named_bucket(&rule.name), region).routing_rules.push(rule);
     }
+    for provider in content.providers {
+        parts.at(ChunkKind::Providers, bucket_of(provider.id.0), None).providers.push(provider);
+    }
+    for rule in content.shaping_rules {
+        let region = rule.matches.tenant.and_then(&region_of);
+        parts.at(ChunkKind::ShapingRules, bucket_of(rule.id.0), region).shaping_rules.push(rule);
+    }
     parts.0
 }
 
@@ -362,6 +377,14 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
         ChunkKind::RoutingRules => {
             let found = snapshot.policies.routing.values().filter(|found| named_bucket(&found.name) == place.bucket);
             part.routing_rules = found.filter(|found| is_of(found.selector.tenant)).cloned().collect();
+        }
+        ChunkKind::Providers => {
+            let found = snapshot.shaping.providers.range(ProviderId(low)..=ProviderId(high)).map(|(_, found)| found);
+            part.providers = found.cloned().collect();
+        }
+        ChunkKind::ShapingRules => {
+            let found = snapshot.shaping.rules.range(ShapingRuleId(low)..=ShapingRuleId(high)).map(|(_, found)| found);
+            part.shaping_rules = found.filter(|found| is_of(found.matches.tenant)).cloned().collect();
         }
     }
     part
@@ -458,7 +481,10 @@ fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
     let named = |kind, name: &str| ChunkPlace::everywhere(kind, named_bucket(name));
     let rules = part.routing_rules.iter().map(move |rule| named(ChunkKind::RoutingRules, &rule.name));
     let retry = part.retry_policies.iter().map(move |policy| named(ChunkKind::RetryPolicies, &policy.name));
-    of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions).chain(retry).chain(rules)
+    let providers = part.providers.iter().map(move |record| at(ChunkKind::Providers, record.id.0));
+    let shaping = part.shaping_rules.iter().map(move |record| at(ChunkKind::ShapingRules, record.id.0));
+    let others = retry.chain(rules).chain(providers).chain(shaping);
+    of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions).chain(others)
 }
 
 fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
@@ -472,6 +498,8 @@ fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
     to.signposts.append(&mut part.signposts);
     to.retry_policies.append(&mut part.retry_policies);
     to.routing_rules.append(&mut part.routing_rules);
+    to.providers.append(&mut part.providers);
+    to.shaping_rules.append(&mut part.shaping_rules);
 }
 
 #[cfg(test)]

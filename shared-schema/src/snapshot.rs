@@ -20,6 +20,7 @@ use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainI
 use crate::octets;
 use crate::policy::{Policies, RetryPolicy, RoutingRule};
 use crate::region::{Region, Signpost, mark_of};
+use crate::shaping::{Provider, Shaping, ShapingRule};
 use crate::standing::Standing;
 use crate::table::Table;
 
@@ -284,6 +285,10 @@ pub struct SnapshotContent {
     pub retry_policies: Vec<RetryPolicy>,
     #[serde(default)]
     pub routing_rules: Vec<RoutingRule>,
+    #[serde(default)]
+    pub providers: Vec<Provider>,
+    #[serde(default)]
+    pub shaping_rules: Vec<ShapingRule>,
 }
 
 /// Why a snapshot's content cannot be applied.
@@ -319,6 +324,8 @@ pub struct Snapshot {
     /// By mark.
     pub signposts: Table<u64, Signpost>,
     pub policies: Arc<Policies>,
+    /// What rules name and this host does not have (another region's pool) matches nothing.
+    pub shaping: Arc<Shaping>,
 }
 
 impl Snapshot {
@@ -349,6 +356,7 @@ impl Snapshot {
         next.replace_routes(&gone.routes, come.routes)?;
         next.replace_suspensions(&gone.suspensions, come.suspensions);
         next.replace_policies(gone, come.retry_policies, come.routing_rules)?;
+        next.replace_shaping(gone, come.providers, come.shaping_rules)?;
         if sources_gone {
             next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
         }
@@ -498,6 +506,40 @@ impl Snapshot {
             self.suspensions.remove(&suspension.id);
         }
         self.suspensions.extend(come.into_iter().map(|suspension| (suspension.id, suspension)));
+    }
+
+    fn replace_shaping(
+        &mut self,
+        gone: &SnapshotContent,
+        providers: Vec<Provider>,
+        rules: Vec<ShapingRule>,
+    ) -> Result<(), SnapshotError> {
+        let is_empty = gone.providers.is_empty() && gone.shaping_rules.is_empty();
+        if is_empty && providers.is_empty() && rules.is_empty() {
+            return Ok(());
+        }
+        let shaping = Arc::make_mut(&mut self.shaping);
+        for provider in &gone.providers {
+            shaping.providers.remove(&provider.id);
+        }
+        for rule in &gone.shaping_rules {
+            shaping.rules.remove(&rule.id);
+        }
+        for provider in providers {
+            if let Some(twice) = shaping.providers.insert(provider.id, provider) {
+                return Err(SnapshotError::Duplicate { subject: format!("provider/{}", twice.name) });
+            }
+        }
+        for rule in rules {
+            if rule.fault().is_some() {
+                let subject = format!("shaping_rule/{}", rule.name);
+                return Err(SnapshotError::Invalid { subject, detail: "it cannot be counted" });
+            }
+            if let Some(twice) = shaping.rules.insert(rule.id, rule) {
+                return Err(SnapshotError::Duplicate { subject: format!("shaping_rule/{}", twice.name) });
+            }
+        }
+        Ok(())
     }
 
     fn check_pool(&self, pool: &EgressPool) -> Result<(), SnapshotError> {

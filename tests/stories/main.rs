@@ -6,6 +6,7 @@ mod delivery_names;
 mod delivery_receivers;
 mod delivery_replies;
 mod delivery_reports;
+mod delivery_shaping;
 mod delivery_sources;
 mod durability;
 mod durability_disk;

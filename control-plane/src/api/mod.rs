@@ -23,6 +23,7 @@ mod operators;
 mod page;
 mod pools;
 mod problem;
+mod providers;
 mod quarantine;
 mod queue;
 mod regions;
@@ -32,6 +33,7 @@ mod rights;
 mod routes;
 mod routing_rules;
 mod settings;
+mod shaping_rules;
 mod sources;
 mod state;
 mod status;
@@ -125,6 +127,13 @@ fn configuration() -> Router<Shared> {
             get(routing_rules::show).put(routing_rules::replace).delete(routing_rules::delete),
         )
         .route("/explain", get(explain::show))
+        .route("/providers", get(providers::list).post(providers::create))
+        .route("/providers/{name}", get(providers::show).put(providers::replace).delete(providers::delete))
+        .route("/shaping-rules", get(shaping_rules::list).post(shaping_rules::create))
+        .route(
+            "/shaping-rules/{name}",
+            get(shaping_rules::show).put(shaping_rules::replace).delete(shaping_rules::delete),
+        )
         .route("/suspensions", get(suspensions::list).post(suspensions::create))
         .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
         .route("/suppressions", get(suppressions::list).post(suppressions::create))

@@ -126,6 +126,8 @@ impl World {
             content.routes.extend(part.routes);
             content.suspensions.extend(part.suspensions);
             content.signposts.extend(part.signposts);
+            content.providers.extend(part.providers);
+            content.shaping_rules.extend(part.shaping_rules);
         }
         Assembly::default().apply(manifest, &chunks).unwrap();
         let (_, list) = self.app.suppression_list(0).unwrap();
@@ -258,7 +260,9 @@ async fn a_tenant_sees_its_own_and_changes_nothing() {
         assert_eq!(world.call(&blue, "GET", &other, Value::Null).await.0, 404, "{other}");
     }
     assert_eq!(world.call(&red, "GET", "/v2/events", Value::Null).await.1["items"].as_array().unwrap().len(), 2);
-    for path in ["/v2/sources", "/v2/routes", "/v2/queue", "/v2/audit", "/v2/suspensions", "/v2/problems"] {
+    for path in
+        ["/v2/sources", "/v2/routes", "/v2/queue", "/v2/audit", "/v2/suspensions", "/v2/problems", "/v2/providers"]
+    {
         assert_eq!(world.call(&red, "GET", path, Value::Null).await.0, 403, "{path}");
     }
     let (status, _) = world.call(&red, "DELETE", "/v2/domains/red.example", Value::Null).await;
@@ -365,6 +369,13 @@ async fn a_rotation_keeps_the_former_secret_alive_until_the_next_one() {
 }
 
 /// A source with these further fields.
+/// A shaping rule about `matches` that sets `further`.
+fn rule(matches: Value, further: Value) -> Value {
+    let mut rule = json!({ "name": "r", "match": matches });
+    rule.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
+    rule
+}
+
 fn source(further: Value) -> Value {
     let mut source = json!({ "name": "s", "address": "192.0.2.1", "ehlo_name": "a.b" });
     for (name, value) in further.as_object().unwrap() {
@@ -388,6 +399,61 @@ async fn what_a_source_asks_of_its_host_is_kept_shown_and_replaced_whole() {
     let body = json!({ "address": "192.0.2.1", "ehlo_name": "a.b", "routed": true });
     let (_, replaced) = world.operator("PUT", "/v2/sources/s", body).await;
     assert_eq!((&replaced["nic"], &replaced["host"], &replaced["routed"]), (&Value::Null, &Value::Null, &json!(true)));
+}
+
+type Refused = (&'static str, &'static str, Value, u16, &'static str, &'static str);
+
+async fn refuse(world: &World, table: &[Refused]) {
+    for (method, path, body, status, code, pointer) in table {
+        let (found, problem) = world.operator(method, path, body.clone()).await;
+        let named = (&problem["code"], &problem["errors"][0]["pointer"]);
+        assert_eq!((found, named), (*status, (&json!(code), &json!(pointer))), "{path} {body}: {problem}");
+    }
+    assert_eq!(world.latest().revision, Revision(1), "nothing was published");
+}
+
+#[tokio::test]
+async fn a_refusal_of_shaping_names_the_field() {
+    let table = [
+        ("POST", "/v2/providers", json!({ "name": "p", "hosts": [] }), 422, "invalid", "/hosts"),
+        ("POST", "/v2/providers", json!({ "name": "p", "hosts": ["a b"] }), 422, "invalid", "/hosts"),
+        ("POST", "/v2/shaping-rules", rule(json!({}), json!({})), 422, "invalid", ""),
+        ("POST", "/v2/shaping-rules", rule(json!({}), json!({ "mail_rate": "1/week" })), 422, "invalid", "/mail_rate"),
+        ("POST", "/v2/shaping-rules", rule(json!({}), json!({ "connections": 0 })), 422, "invalid", "/connections"),
+        (
+            "POST",
+            "/v2/shaping-rules",
+            rule(json!({ "tenant": "default" }), json!({ "connections": 1 })),
+            422,
+            "invalid",
+            "/connections",
+        ),
+        (
+            "POST",
+            "/v2/shaping-rules",
+            rule(json!({ "provider": "none" }), json!({ "mail_rate": "1/s" })),
+            422,
+            "invalid",
+            "/match/provider",
+        ),
+        (
+            "POST",
+            "/v2/shaping-rules",
+            rule(json!({ "campaign": "x" }), json!({ "mail_rate": "1/s" })),
+            422,
+            "invalid",
+            "/match/campaign",
+        ),
+        (
+            "POST",
+            "/v2/shaping-rules",
+            rule(json!({ "domain": "x" }), json!({ "mail_rate": "1/s" })),
+            422,
+            "unknown_field",
+            "/match/domain",
+        ),
+    ];
+    refuse(&World::new(), &table).await;
 }
 
 #[tokio::test]
@@ -421,12 +487,7 @@ async fn a_refusal_names_the_field() {
         ("POST", "/v2/queue/retry", json!({ "site": "a", "domain": "b" }), 422, "invalid", ""),
         ("POST", "/v2/queue/retry", json!({ "message": "x" }), 422, "invalid", "/message"),
     ];
-    for (method, path, body, status, code, pointer) in table {
-        let (found, problem) = world.operator(method, path, body.clone()).await;
-        let named = (&problem["code"], &problem["errors"][0]["pointer"]);
-        assert_eq!((found, named), (status, (&json!(code), &json!(pointer))), "{path} {body}: {problem}");
-    }
-    assert_eq!(world.latest().revision, Revision(1), "nothing was published");
+    refuse(&world, &table).await;
 }
 
 #[tokio::test]
@@ -477,6 +538,10 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
         ("POST", "/v2/pools", json!({ "name": "reds", "tenant": "red", "members": [{ "source": "two" }] }), 201),
         ("POST", "/v2/domains?tenant=red", json!({ "name": "red.example", "pool": "reds" }), 201),
         ("POST", "/v2/routes", json!({ "domain": "*", "routing_domain": "relay.example", "port": 2525 }), 201),
+        ("POST", "/v2/providers", json!({ "name": "google", "hosts": [".google.com"] }), 201),
+        ("PUT", "/v2/providers/google", json!({ "hosts": [".Google.com", ".googlemail.com"] }), 200),
+        ("POST", "/v2/shaping-rules", rule(json!({ "provider": "google" }), json!({ "connections": 5 })), 201),
+        ("PUT", "/v2/shaping-rules/r", json!({ "match": { "provider": "google" }, "mail_rate": "60/m" }), 200),
         ("POST", "/v2/suspensions", json!({ "site": "slow.example", "reason": "asked to" }), 201),
         ("POST", "/v2/suspensions", json!({ "source": "two", "reason": "listed" }), 201),
         ("PUT", "/v2/suppressions/A@Receiver.Example?tenant=red", json!({ "reason": "asked to" }), 201),
@@ -492,12 +557,25 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
     assert_eq!(content.sources[1].address.to_string(), "2001:db8::2");
     assert_eq!(content.domains[1].pool, Some(content.pools[1].id));
     assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 2, 1));
+    assert_eq!(content.providers[0].hosts, [".google.com", ".googlemail.com"]);
+    let found = &content.shaping_rules[0];
+    let rate = found.mail_rate.map(|rate| rate.to_string());
+    assert_eq!((found.connections, rate.as_deref(), found.matches.provider.is_some()), (None, Some("60/min"), true));
+    let (status, problem) = world.operator("DELETE", "/v2/providers/google", Value::Null).await;
+    assert_eq!((status, &problem["errors"][0]["code"]), (409, &json!("dangling_provider")));
     assert_eq!(content.suppressions[0].address, "a@receiver.example");
     let records = world.get("/v2/domains/red.example").await;
     assert_eq!(records["dns_records"][1]["value"], "v=spf1 ip6:2001:db8::2 ~all");
     assert_eq!(world.get("/v2/problems").await["items"][0]["code"], "source_unbound");
 
-    let deletes = ["/v2/suspensions/1", "/v2/suspensions/2", "/v2/routes/*", "/v2/domains/red.example"];
+    let deletes = [
+        "/v2/shaping-rules/r",
+        "/v2/providers/google",
+        "/v2/suspensions/1",
+        "/v2/suspensions/2",
+        "/v2/routes/*",
+        "/v2/domains/red.example",
+    ];
     let deletes = deletes.into_iter().chain(["/v2/pools/reds", "/v2/sources/two", "/v2/credentials/red-app"]);
     for path in deletes.chain(["/v2/suppressions/a@receiver.example?tenant=red", "/v2/tenants/red"]) {
         assert_eq!(world.operator("DELETE", path, Value::Null).await.0, 204, "{path}");
@@ -662,5 +740,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 59);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 63);
 }

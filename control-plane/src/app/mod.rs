@@ -32,6 +32,7 @@ mod publication;
 mod regions;
 mod secrets;
 mod settings;
+mod shaping;
 mod state;
 mod suppressions;
 mod suspensions;

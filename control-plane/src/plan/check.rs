@@ -22,6 +22,7 @@ pub(super) fn check(desired: &Desired) -> Problems {
     stops(desired, &mut problems);
     policies::check(desired, &mut problems);
     routing::check(desired, &mut problems);
+    problems.extend(super::shaping::shaping_problems(desired));
     problems
 }
 
@@ -44,10 +45,12 @@ pub(super) fn duplicate(to: &mut Problems, subject: String) {
 }
 
 fn names(desired: &Desired, to: &mut Problems) {
-    let kinds: [(&str, Vec<&str>); 3] = [
+    let kinds: [(&str, Vec<&str>); 5] = [
         ("source", desired.sources.values().map(|source| source.name.as_str()).collect()),
         ("region", desired.regions.values().map(|region| region.name.as_str()).collect()),
         ("pool", desired.pools.values().map(|pool| pool.name.as_str()).collect()),
+        ("provider", desired.providers.values().map(|provider| provider.name.as_str()).collect()),
+        ("shaping_rule", desired.shaping_rules.values().map(|rule| rule.name.as_str()).collect()),
     ];
     for (kind, names) in kinds {
         let mut seen = BTreeSet::new();

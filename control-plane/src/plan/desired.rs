@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! desired/ settings  operators/<name>  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>
-//!          suspensions/<id>  regions/<id>  routes/<recipient domain>  retry_policies/<name>
-//!          routing_rules/<name>
+//!          suspensions/<id>  regions/<id>  providers/<id>  shaping_rules/<id>  routes/<recipient domain>
+//!          retry_policies/<name>  routing_rules/<name>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -13,7 +13,8 @@ use std::fmt::Display;
 
 use postrail_schema::access::Network;
 use postrail_schema::ids::{
-    CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId,
+    CredentialId, KeyId, PoolId, ProviderId, RegionId, Revision, SendingDomainId, ShapingRuleId, SourceId,
+    SuspensionId, TenantId,
 };
 use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
@@ -21,6 +22,7 @@ use postrail_schema::policy::{RetryPolicy, RoutingRule};
 use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, named_bucket};
 use postrail_schema::region::{Region, Signpost};
 use postrail_schema::sealed::MasterKeyId;
+use postrail_schema::shaping::{Provider, ShapingRule};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
 };
@@ -48,6 +50,8 @@ pub(crate) struct Desired {
     pub regions: Table<RegionId, Region>,
     pub retry_policies: Table<String, RetryPolicy>,
     pub routing_rules: Table<String, RoutingRule>,
+    pub providers: Table<ProviderId, Provider>,
+    pub shaping_rules: Table<ShapingRuleId, ShapingRule>,
 }
 
 /// What every change touches.
@@ -76,6 +80,8 @@ pub(crate) struct Counters {
     pub pool: u32,
     pub suspension: u32,
     pub region: u32,
+    pub provider: u32,
+    pub shaping_rule: u32,
 }
 
 /// Who may change configuration.
@@ -205,6 +211,8 @@ record!(Route, String, Routes, routes, record => record.domain.clone(), domain =
 record!(RetryPolicy, String, RetryPolicies, retry_policies, record => record.name.clone(), name => named_bucket(name));
 record!(RoutingRule, String, RoutingRules, routing_rules, record => record.name.clone(), name => named_bucket(name));
 record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
+record!(Provider, ProviderId, Providers, providers, record => record.id, id => bucket_of(id.0));
+record!(ShapingRule, ShapingRuleId, ShapingRules, shaping_rules, record => record.id, id => bucket_of(id.0));
 
 impl Record for Region {
     const KIND: &'static str = "regions";
@@ -250,6 +258,8 @@ impl Desired {
                 Region::KIND => desired.insert::<Region>(entry)?,
                 RetryPolicy::KIND => desired.insert::<RetryPolicy>(entry)?,
                 RoutingRule::KIND => desired.insert::<RoutingRule>(entry)?,
+                Provider::KIND => desired.insert::<Provider>(entry)?,
+                ShapingRule::KIND => desired.insert::<ShapingRule>(entry)?,
                 _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
             }
         }
@@ -290,6 +300,10 @@ impl Desired {
                 let found = self.routing_rules.values().filter(|rule| named_bucket(&rule.name) == place.bucket);
                 part.routing_rules = found.cloned().collect();
             }
+            ChunkKind::Providers => part.providers = within(&self.providers, ProviderId(low), ProviderId(high)),
+            ChunkKind::ShapingRules => {
+                part.shaping_rules = within(&self.shaping_rules, ShapingRuleId(low), ShapingRuleId(high));
+            }
             ChunkKind::Signposts => {
                 let found = self.credentials.range(CredentialId(low)..=CredentialId(high));
                 part.signposts = found.flat_map(|(_, credential)| self.signposts(credential)).collect();
@@ -318,6 +332,14 @@ impl Desired {
 
     pub(crate) fn region(&self, name: &str) -> Option<&Region> {
         self.regions.values().find(|region| region.name == name)
+    }
+
+    pub(crate) fn provider(&self, name: &str) -> Option<&Provider> {
+        self.providers.values().find(|provider| provider.name == name)
+    }
+
+    pub(crate) fn shaping_rule(&self, name: &str) -> Option<&ShapingRule> {
+        self.shaping_rules.values().find(|rule| rule.name == name)
     }
 
     pub(crate) fn tenant(&self, name: &str) -> Option<&Tenant> {
@@ -426,6 +448,14 @@ impl Counters {
 
     pub(crate) fn next_region(&mut self) -> RegionId {
         RegionId(next(&mut self.region))
+    }
+
+    pub(crate) fn next_provider(&mut self) -> ProviderId {
+        ProviderId(next(&mut self.provider))
+    }
+
+    pub(crate) fn next_shaping_rule(&mut self) -> ShapingRuleId {
+        ShapingRuleId(next(&mut self.shaping_rule))
     }
 
     pub(crate) fn next_suspension(&mut self) -> SuspensionId {

@@ -78,6 +78,8 @@ pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     compare(list(&before.suspensions), list(&after.suspensions), &mut to);
     compare(list(&before.retry_policies), list(&after.retry_policies), &mut to);
     compare(list(&before.routing_rules), list(&after.routing_rules), &mut to);
+    compare(list(&before.providers), list(&after.providers), &mut to);
+    compare(list(&before.shaping_rules), list(&after.shaping_rules), &mut to);
     to
 }
 

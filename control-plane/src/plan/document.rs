@@ -27,6 +27,7 @@ use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::shaping::{ProviderEntry, ShapingRuleEntry};
 use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, Verification};
 
 /// See the module head.
@@ -58,6 +59,10 @@ pub(crate) struct Document {
     pub retry_policies: Option<Vec<RetryPolicyEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing_rules: Option<Vec<RoutingRuleEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub providers: Option<Vec<ProviderEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shaping_rules: Option<Vec<ShapingRuleEntry>>,
 }
 
 /// What holds for the whole installation.
@@ -306,6 +311,8 @@ entry!(SourceEntry, "source", entry => entry.name.clone());
 entry!(PoolEntry, "pool", entry => entry.name.clone());
 entry!(DomainEntry, "domain", entry => format!("{} of {}", entry.name, entry.tenant));
 entry!(RouteEntry, "route", entry => entry.domain.clone());
+entry!(ProviderEntry, "provider", entry => entry.name.clone());
+entry!(ShapingRuleEntry, "shaping_rule", entry => entry.name.clone());
 entry!(SuspensionEntry, "suspension", entry => entry.target());
 
 impl Document {
@@ -333,6 +340,8 @@ impl Document {
             suspensions: Some(sorted(desired.suspensions.values().map(|held| SuspensionEntry::of(desired, held)))),
             retry_policies: Some(sorted(desired.retry_policies.values().map(|p| RetryPolicyEntry::of(desired, p)))),
             routing_rules: Some(sorted(desired.routing_rules.values().map(|r| RoutingRuleEntry::of(desired, r)))),
+            providers: Some(sorted(desired.providers.values().map(ProviderEntry::of))),
+            shaping_rules: Some(sorted(desired.shaping_rules.values().map(|rule| ShapingRuleEntry::of(desired, rule)))),
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod key_stages;
 mod policies;
 mod regions;
 mod routing;
+mod shaping;
 mod table;
 
 use postrail_schema::ids::Revision;
@@ -30,6 +31,7 @@ pub(crate) use findings::Findings;
 pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
 pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;
+pub(crate) use shaping::{ProviderEntry, ShapingMatchEntry, ShapingRuleEntry};
 
 /// The content of the snapshot that `desired` asks for under `revision`; suppressions, which the ledger has, are left out.
 pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent {
@@ -47,6 +49,8 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         signposts: desired.credentials.values().flat_map(|credential| desired.signposts(credential)).collect(),
         retry_policies: desired.retry_policies.values().cloned().collect(),
         routing_rules: desired.routing_rules.values().cloned().collect(),
+        providers: desired.providers.values().cloned().collect(),
+        shaping_rules: desired.shaping_rules.values().cloned().collect(),
     }
 }
 

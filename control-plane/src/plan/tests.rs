@@ -1,11 +1,14 @@
 //! The plan of a small installation, and what each way to break it is told.
 
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds};
-use postrail_schema::ids::{CredentialId, PoolId, RegionId, SendingDomainId, SourceId, SuspensionId, TenantId};
+use postrail_schema::ids::{
+    CredentialId, PoolId, ProviderId, RegionId, SendingDomainId, ShapingRuleId, SourceId, SuspensionId, TenantId,
+};
 use postrail_schema::policy::RoutingRule;
 use postrail_schema::problem::Severity;
 use postrail_schema::region::Region;
 use postrail_schema::selector::Selector;
+use postrail_schema::shaping::{Provider, ShapingMatch, ShapingRule};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, Suspension, SuspensionTarget,
     Tenant, TrafficClass,
@@ -116,6 +119,8 @@ fn the_plan_of_a_small_installation_is_as_ever() {
         signposts: Vec::new(),
         retry_policies: Vec::new(),
         routing_rules: Vec::new(),
+        providers: Vec::new(),
+        shaping_rules: Vec::new(),
     };
     assert_eq!(planned, wanted);
     let found = Findings::of(&small()).list();
@@ -196,6 +201,48 @@ fn sources_that_share_an_address_may_agree_on_its_host_and_one_that_every_host_h
     assert_eq!(codes(&desired, Severity::Warning), ["domain_without_keys"]);
     desired.sources.get_mut(&SourceId(1)).unwrap().address = [127, 0, 0, 1].into();
     assert_eq!(codes(&desired, Severity::Warning), ["domain_without_keys", "needs_unused"]);
+}
+
+#[test]
+fn a_rule_that_names_what_is_not_there_is_an_error_and_one_that_never_counts_is_told() {
+    let rule = |id, matches: ShapingMatch, rate: &str| ShapingRule {
+        id: ShapingRuleId(id),
+        name: format!("r{id}"),
+        matches,
+        connections: None,
+        mails_per_connection: None,
+        mail_rate: rate.parse().ok(),
+        connection_rate: None,
+    };
+    let with = |rules: Vec<ShapingRule>| {
+        let mut desired = small();
+        let hosts = vec![".google.com".to_owned()];
+        desired.providers.insert(ProviderId(1), Provider { id: ProviderId(1), name: "google".into(), hosts });
+        rules.into_iter().for_each(|rule| desired.shaping_rules.insert(rule.id, rule));
+        desired
+    };
+    let any = ShapingMatch::default;
+    for (matches, code) in [
+        (ShapingMatch { source: Some(SourceId(9)), ..any() }, "dangling_source"),
+        (ShapingMatch { pool: Some(PoolId(9)), ..any() }, "dangling_pool"),
+        (ShapingMatch { provider: Some(ProviderId(9)), ..any() }, "dangling_provider"),
+        (ShapingMatch { tenant: Some(TenantId(9)), ..any() }, "dangling_tenant"),
+    ] {
+        assert_eq!(codes(&with(vec![rule(1, matches, "1/s")]), Severity::Error), [code]);
+    }
+    let google = || ShapingMatch { provider: Some(ProviderId(1)), ..any() };
+    let notes = |rules: Vec<ShapingRule>| {
+        let told = Findings::of(&with(rules)).list().into_iter().filter(|problem| problem.severity == Severity::Note);
+        let told = told.filter(|problem| problem.code != "suspended");
+        told.map(|problem| format!("{} {}", problem.code, problem.subject)).collect::<Vec<_>>()
+    };
+    assert_eq!(notes(vec![]), ["provider_unused provider/google"]);
+    let slower = rule(1, google(), "1/min");
+    assert_eq!(notes(vec![slower.clone(), rule(2, any(), "1/s")]), [""; 0]);
+    assert_eq!(notes(vec![slower.clone(), rule(2, google(), "60/min")]), ["rule_never_counts shaping_rule/r2"]);
+    let partly = ShapingRule { connections: Some(2), ..rule(2, google(), "60/min") };
+    assert_eq!(notes(vec![slower.clone(), partly]), [""; 0], "it sets something that the other does not");
+    assert_eq!(notes(vec![slower, rule(2, google(), "60/h")]), ["rule_never_counts shaping_rule/r2"], "equal");
 }
 
 #[test]

@@ -12,16 +12,17 @@
 //! | [`Violation::UnexcusedDuplicate`] | 3: twice only after a lost reply or a crash |
 //! | [`Violation::DeliveredToNobody`], [`Violation::AcceptedButNotDelivered`] | 2: the event tells the truth |
 //! | [`Violation::NeverSubmitted`] | 7: nothing goes to whom nothing was sent |
-//! | [`Violation::TooManyConnections`], [`Violation::TooManyMails`] | 4: the limits of a path |
+//! | [`Violation::TooManyConnections`], [`Violation::TooManyMails`], [`Violation::TooFast`] | 4: limits and rates |
 //! | [`Violation::TooManyRecipients`], [`Violation::LineTooLong`] | 8: the bounds that a receiver sees |
 //!
 //! Bounds that nobody outside sees are asserted where they are; trace hashes (10) are compared by who runs a seed twice.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use postrail_core::base::Instant;
 use postrail_schema::event::EventKind;
@@ -42,8 +43,10 @@ pub enum Fact {
     Event { recipient: String, kind: EventKind, identity: u64 },
     /// The product's node has lost its power.
     Crashed,
-    /// A receiver has taken a connection; `open`: those that its source then holds to it.
-    ConnectionOpened { connection: u64, source: IpAddr, receiver: IpAddr, open: usize },
+    /// A receiver has taken a connection; `open`: those that its source then holds to each receiver.
+    ConnectionOpened { connection: u64, source: IpAddr, receiver: IpAddr, open: BTreeMap<IpAddr, usize> },
+    /// A client has begun a mail on a connection (MAIL).
+    MailBegun { connection: u64, receiver: IpAddr },
     /// A message for so many recipients was taken on a connection; its longest line has so many octets.
     MailTaken { connection: u64, recipients: usize, line_octets_max: usize },
 }
@@ -63,12 +66,15 @@ impl Facts {
     }
 
     /// Every rule that these facts break, the finished run's also those of the end.
-    pub fn check(&self, limits: &PathLimits, end: End) -> Vec<Violation> {
+    pub fn check(&self, limits: &Limits, end: End) -> Vec<Violation> {
         let facts = self.0.borrow();
         let mut ledger = Ledger::default();
         let mut violations = Vec::new();
         for (at, fact) in facts.iter() {
             ledger.take(*at, fact, limits, &mut violations);
+        }
+        for pace in &limits.paces {
+            pace.check(&facts, &mut violations);
         }
         if end == End::Drained {
             ledger.close(&mut violations);
@@ -77,11 +83,54 @@ impl Facts {
     }
 }
 
+/// What may happen at most.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// By receiver.
+    pub paths: BTreeMap<IpAddr, PathLimits>,
+    /// Connections to several receivers together.
+    pub together: Vec<(BTreeSet<IpAddr>, usize)>,
+    pub paces: Vec<Pace>,
+}
+
 /// What a path may do at most.
 #[derive(Clone, Copy, Debug)]
 pub struct PathLimits {
     pub connections_max: usize,
     pub connection_mails_max: u32,
+}
+
+/// A rate at some receivers together: in no time `t` more than `1 + (t + slack) / interval`.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    pub receivers: BTreeSet<IpAddr>,
+    /// Connections rather than mails.
+    pub is_of_connections: bool,
+    pub interval: Duration,
+    /// By how much what was begun evenly may arrive unevenly.
+    pub slack: Duration,
+}
+
+impl Pace {
+    fn check(&self, facts: &[(Instant, Fact)], violations: &mut Vec<Violation>) {
+        let is_counted = |fact: &Fact| match fact {
+            Fact::ConnectionOpened { receiver, .. } => self.is_of_connections && self.receivers.contains(receiver),
+            Fact::MailBegun { receiver, .. } => !self.is_of_connections && self.receivers.contains(receiver),
+            _ => false,
+        };
+        let times: Vec<Instant> = facts.iter().filter(|(_, fact)| is_counted(fact)).map(|(at, _)| *at).collect();
+        for (first, from) in times.iter().enumerate() {
+            for (last, to) in times.iter().enumerate().skip(first + 1) {
+                let most = 1 + (to.since(*from) + self.slack).as_nanos() / self.interval.as_nanos();
+                let count = last - first + 1;
+                if count as u128 > most {
+                    let (at_nanos, interval) = (from.nanos(), self.interval);
+                    violations.push(Violation::TooFast { at_nanos, window: to.since(*from), count, interval });
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// How far a run went.
@@ -106,6 +155,7 @@ pub enum Violation {
     TooManyMails { connection: u64, mails: u32 },
     TooManyRecipients { connection: u64, recipients: usize },
     LineTooLong { connection: u64, octets: usize },
+    TooFast { at_nanos: u64, window: Duration, count: usize, interval: Duration },
 }
 
 impl fmt::Display for Violation {
@@ -120,6 +170,8 @@ struct Ledger {
     recipients: BTreeMap<String, Recipient>,
     /// By connection.
     mails: BTreeMap<u64, u32>,
+    /// The receiver of a connection.
+    receivers: BTreeMap<u64, IpAddr>,
     crashes: u64,
     /// By connection: crashes before it was opened.
     crashes_at_opening: BTreeMap<u64, u64>,
@@ -139,7 +191,7 @@ struct Recipient {
 }
 
 impl Ledger {
-    fn take(&mut self, at: Instant, fact: &Fact, limits: &PathLimits, violations: &mut Vec<Violation>) {
+    fn take(&mut self, at: Instant, fact: &Fact, limits: &Limits, violations: &mut Vec<Violation>) {
         match fact {
             Fact::Submitted { recipient } => self.of(recipient).is_submitted = true,
             Fact::Acknowledged { recipient } => self.of(recipient).is_acknowledged = true,
@@ -155,10 +207,16 @@ impl Ledger {
             }
             Fact::Event { .. } => {}
             Fact::Crashed => self.crashes += 1,
+            Fact::MailBegun { .. } => {}
             Fact::ConnectionOpened { connection, source, receiver, open } => {
                 self.crashes_at_opening.insert(*connection, self.crashes);
-                if *open > limits.connections_max {
-                    let (source, receiver, open) = (*source, *receiver, *open);
+                self.receivers.insert(*connection, *receiver);
+                let (source, receiver) = (*source, *receiver);
+                let held = |receiver: &IpAddr| open.get(receiver).copied().unwrap_or_default();
+                let path = limits.paths.get(&receiver).map(|path| (held(&receiver), path.connections_max));
+                let together = limits.together.iter().filter(|(receivers, _)| receivers.contains(&receiver));
+                let together = together.map(|(receivers, most)| (receivers.iter().map(held).sum(), *most));
+                if let Some((open, _)) = path.into_iter().chain(together).find(|(open, most)| open > most) {
                     violations.push(Violation::TooManyConnections { source, receiver, open });
                 }
             }
@@ -172,7 +230,8 @@ impl Ledger {
                 }
                 let mails = self.mails.entry(*connection).or_default();
                 *mails += 1;
-                if *mails > limits.connection_mails_max {
+                let path = self.receivers.get(connection).and_then(|receiver| limits.paths.get(receiver));
+                if path.is_some_and(|path| *mails > path.connection_mails_max) {
                     violations.push(Violation::TooManyMails { connection: *connection, mails: *mails });
                 }
             }
@@ -229,14 +288,18 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const LIMITS: PathLimits = PathLimits { connections_max: 2, connection_mails_max: 2 };
+    fn limits() -> Limits {
+        let path = PathLimits { connections_max: 2, connection_mails_max: 2 };
+        let paths = BTreeMap::from([("10.0.2.1".parse().unwrap(), path)]);
+        Limits { paths, ..Limits::default() }
+    }
 
     fn check(facts: &[Fact], end: End) -> Vec<Violation> {
         let recorded = Facts::default();
         for (index, fact) in facts.iter().enumerate() {
             recorded.record(Instant::from_nanos(index as u64), fact.clone());
         }
-        recorded.check(&LIMITS, end)
+        recorded.check(&limits(), end)
     }
 
     fn recipient() -> String {
@@ -283,7 +346,7 @@ mod tests {
             connection: 1,
             source: "10.0.0.1".parse().unwrap(),
             receiver: "10.0.2.1".parse().unwrap(),
-            open: 1,
+            open: BTreeMap::new(),
         };
         let again = Fact::Received { recipient: recipient(), connection: 2 };
         let arrived_after_a_crash = [
@@ -351,15 +414,50 @@ mod tests {
 
     #[test]
     fn the_limits_of_a_path_are_counted_by_source_and_receiver() {
-        let (source, receiver) = ("10.0.0.1".parse().unwrap(), "10.0.2.1".parse().unwrap());
-        let open = |connection, open| Fact::ConnectionOpened { connection, source, receiver, open };
+        let (source, receiver): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.2.1".parse().unwrap());
+        let open = |connection, open| {
+            let open = BTreeMap::from([(receiver, open)]);
+            Fact::ConnectionOpened { connection, source, receiver, open }
+        };
         assert_eq!(check(&[open(1, 1), open(2, 2), open(3, 2)], End::Somewhere), []);
         let violation = Violation::TooManyConnections { source, receiver, open: 3 };
         assert_eq!(check(&[open(1, 2), open(2, 3)], End::Somewhere), [violation]);
+        let other: IpAddr = "10.0.2.2".parse().unwrap();
+        let both = BTreeMap::from([(receiver, 2), (other, 2)]);
+        let fact = Fact::ConnectionOpened { connection: 1, source, receiver, open: both };
+        let together = vec![(BTreeSet::from([receiver, other]), 3)];
+        let facts = Facts::default();
+        facts.record(Instant::ZERO, fact);
+        let violation = Violation::TooManyConnections { source, receiver, open: 4 };
+        assert_eq!(facts.check(&Limits { together, ..limits() }, End::Somewhere), [violation]);
         let mail = |connection| Fact::MailTaken { connection, recipients: 1, line_octets_max: 78 };
-        assert_eq!(check(&[mail(1), mail(2), mail(1), mail(2)], End::Somewhere), []);
+        assert_eq!(check(&[open(1, 1), open(2, 2), mail(1), mail(2), mail(1), mail(2)], End::Somewhere), []);
         let violation = Violation::TooManyMails { connection: 1, mails: 3 };
-        assert_eq!(check(&[mail(1), mail(1), mail(1)], End::Somewhere), [violation]);
+        assert_eq!(check(&[open(1, 1), mail(1), mail(1), mail(1)], End::Somewhere), [violation]);
+    }
+
+    #[test]
+    fn a_pace_is_kept_in_every_window() {
+        let receiver: IpAddr = "10.0.2.1".parse().unwrap();
+        let second = Duration::from_secs(1);
+        let pace = Pace {
+            receivers: BTreeSet::from([receiver]),
+            is_of_connections: false,
+            interval: second,
+            slack: Duration::from_millis(100),
+        };
+        let limits = Limits { paces: vec![pace], ..Limits::default() };
+        let found = |millis: &[u64]| {
+            let facts = Facts::default();
+            for at in millis {
+                facts.record(Instant::from_nanos(at * 1_000_000), Fact::MailBegun { connection: 1, receiver });
+            }
+            facts.check(&limits, End::Somewhere)
+        };
+        assert_eq!(found(&[0, 1_000, 1_950, 3_000, 9_000, 9_900]), []);
+        let window = Duration::from_millis(800);
+        let at_nanos = 3_000_000_000;
+        assert_eq!(found(&[0, 3_000, 3_800]), [Violation::TooFast { at_nanos, window, count: 2, interval: second }]);
     }
 
     #[test]

@@ -269,6 +269,17 @@ impl SimNet {
         self.with(|net, _| paths(net))
     }
 
+    /// Connections that `source` holds, by the address that they lead to.
+    pub fn connections_of(&self, source: IpAddr) -> BTreeMap<IpAddr, usize> {
+        self.with(|net, _| {
+            let mut held = BTreeMap::new();
+            for receiver in net.connections.values().filter_map(|one| one.held_by(source)) {
+                *held.entry(receiver).or_default() += 1;
+            }
+            held
+        })
+    }
+
     async fn one_way(&self) {
         let latency = self.with(|net, _| net.faults.draw_latency(&mut net.random));
         self.life.sleep(latency).await;

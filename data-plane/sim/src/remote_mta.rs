@@ -177,7 +177,7 @@ impl Session {
     async fn converse(mut self) -> io::Result<()> {
         let (source, receiver) = (self.stream.peer().map(|peer| peer.ip()), self.receiver.0.at.ip());
         if let Some(source) = source {
-            let open = self.receiver.0.platform.net().connections(source, receiver);
+            let open = self.receiver.0.platform.net().connections_of(source);
             let connection = self.stream.id();
             self.receiver.record(Fact::ConnectionOpened { connection, source, receiver, open });
         }
@@ -206,6 +206,8 @@ impl Session {
             "MAIL" => match (path(line), &self.reverse_path) {
                 (Some(path), None) => {
                     self.reverse_path = Some(path);
+                    let (connection, receiver) = (self.stream.id(), self.receiver.0.at.ip());
+                    self.receiver.record(Fact::MailBegun { connection, receiver });
                     self.reply(Stage::MailFrom, "250 2.1.0 ok").await
                 }
                 _ => self.reply(Stage::MailFrom, "503 5.5.1 not now").await,
@@ -389,7 +391,7 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::{End, PathLimits};
+    use crate::invariants::{End, Limits};
     use crate::{NodeId, Settings, Sim};
 
     const AT: &str = "10.0.2.1:25";
@@ -454,8 +456,7 @@ mod tests {
             assert_eq!(receiver.mails().len(), mails, "{behaviour:?}");
             let received = facts.count(|fact| matches!(fact, Fact::Received { .. }));
             assert_eq!(received, mails, "{behaviour:?}");
-            let limits = PathLimits { connections_max: 1, connection_mails_max: 1 };
-            assert_eq!(facts.check(&limits, End::Somewhere), [], "{behaviour:?}");
+            assert_eq!(facts.check(&Limits::default(), End::Somewhere), [], "{behaviour:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! everything must settle.
 //!
 //! One run: a name server, four receiving sites and clients around a node of one shard. In the *storm* receivers and
-//! network do what the seed says and the node crashes up to three times; in the *calm* all is well, and what was
+//! network do what the seed says, shaping rules hold that the seed draws, and the node crashes up to three times; in the *calm* all is well, and what was
 //! acknowledged must settle. The facts of both are checked by [`crate::invariants`].
 //!
 //! Deliberately absent: TLS (its randomness is not the seed's), several shards, and changes of configuration.
@@ -17,18 +17,19 @@ use postrail_data_plane::mesh::{Mesh, Question, Reply};
 use postrail_data_plane::platform::Platform;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::ShardId;
-use postrail_schema::limits::{CONNECTION_MAILS_MAX, PATH_CONNECTIONS_MAX};
 use postrail_schema::wire;
 
 use crate::disk::DiskFaults;
 use crate::dns::{self, Zone};
-use crate::invariants::{End, Fact, Facts, PathLimits, Violation};
+use crate::invariants::{End, Fact, Facts, Limits, Violation};
 use crate::net::NetFaults;
 use crate::remote_mta::{Behaviour, RemoteMta, Stage};
 use crate::{Failure, NodeId, Settings, Sim};
+use shaping::Shaped;
 
 mod client;
 mod node;
+mod shaping;
 #[cfg(test)]
 mod tests;
 
@@ -92,17 +93,22 @@ impl Outcome {
 /// # Errors
 /// See [`Failure`]: a panic, a livelock, or nothing left that could happen.
 pub fn run(seed: u64, plan: &Plan) -> Result<Outcome, Failure> {
+    let shaped = Shaped::draw(&mut Random::new(seed ^ 0x54a9e));
+    let limits = shaped.limits();
+    run_under(seed, plan, shaped, &limits)
+}
+
+fn run_under(seed: u64, plan: &Plan, shaped: Shaped, limits: &Limits) -> Result<Outcome, Failure> {
     let sim = Sim::new(&Settings { seed, disk: plan.disk.clone(), net: plan.net.clone() });
-    let mut field = Field::lay_out(&sim, seed);
+    let mut field = Field::lay_out(&sim, seed, shaped);
     field.storm(plan)?;
     field.calm()?;
     let events = field.events()?;
     field.record(&events);
-    let limits = PathLimits { connections_max: PATH_CONNECTIONS_MAX, connection_mails_max: CONNECTION_MAILS_MAX };
     Ok(Outcome {
         seed,
         trace: sim.trace(),
-        violations: field.facts.check(&limits, End::Drained),
+        violations: field.facts.check(limits, End::Drained),
         acknowledged: field.facts.count(|fact| matches!(fact, Fact::Acknowledged { .. })),
         received: field.facts.count(|fact| matches!(fact, Fact::Received { .. })),
         crashes: field.facts.count(|fact| matches!(fact, Fact::Crashed)),
@@ -118,10 +124,11 @@ struct Field<'a> {
     receivers: Vec<RemoteMta>,
     facts: Facts,
     mesh: Mesh,
+    shaped: Shaped,
 }
 
 impl<'a> Field<'a> {
-    fn lay_out(sim: &'a Sim, seed: u64) -> Self {
+    fn lay_out(sim: &'a Sim, seed: u64, shaped: Shaped) -> Self {
         let facts = Facts::default();
         let node = sim.add_node(&[NODE]);
         let clients = sim.add_node(&[CLIENT]);
@@ -129,7 +136,7 @@ impl<'a> Field<'a> {
         let zone = Zone::default();
         dns::serve(&sim.platform(name_server), NAME_SERVER, &zone).expect("the address is its own");
         let receivers = (0..SITES).map(|site| {
-            let address = IpAddr::from([10, 0, 2, site + 1]);
+            let address = receiver_address(site);
             zone.add_mx(&client::domain(site), 10, &format!("mx.{}", client::domain(site)));
             zone.add_address(&format!("mx.{}", client::domain(site)), address);
             let machine = sim.platform(sim.add_node(&[address]));
@@ -137,8 +144,8 @@ impl<'a> Field<'a> {
             RemoteMta::start(&machine, at, Vec::new(), &facts).expect("the address is its own")
         });
         let receivers = receivers.collect();
-        let mesh = node::start(sim, node);
-        Self { sim, random: Random::new(seed ^ 0x5708), node, clients, receivers, facts, mesh }
+        let mesh = node::start(sim, node, &shaped);
+        Self { sim, random: Random::new(seed ^ 0x5708), node, clients, receivers, facts, mesh, shaped }
     }
 
     /// Load, trouble and crashes.
@@ -163,7 +170,7 @@ impl<'a> Field<'a> {
             self.facts.record(self.sim.now(), Fact::Crashed);
             let until_start = self.millis(10_000);
             self.pass(until_start)?;
-            self.mesh = node::start(self.sim, self.node);
+            self.mesh = node::start(self.sim, self.node, &self.shaped);
         }
         self.pass(STORM)
     }
@@ -236,6 +243,11 @@ fn identity(event: &Event) -> u64 {
     wire::encode_events(std::slice::from_ref(event))
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The receiver of a site.
+fn receiver_address(site: u8) -> IpAddr {
+    IpAddr::from([10, 0, 2, site + 1])
 }
 
 fn draw_behaviour(random: &mut Random) -> Behaviour {

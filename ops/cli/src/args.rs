@@ -14,6 +14,7 @@ mod host;
 mod key;
 mod policies;
 mod region;
+mod shaping;
 mod shell;
 mod state;
 mod up;
@@ -28,6 +29,7 @@ pub(crate) use policies::{
     ExplainOptions, MatchOptions, RetryPolicyCommand, RetryPolicyValue, RoutingRuleCommand, RoutingRuleValue,
 };
 pub(crate) use region::RegionCommand;
+pub(crate) use shaping::{ProviderCommand, ProviderValue, ShapingRuleCommand, ShapingRuleValue};
 pub(crate) use shell::{CompletionsOptions, ManOptions};
 pub(crate) use state::{ApplyOptions, ExportOptions, PlanOptions};
 pub(crate) use up::{LogForm, MoveLedgerOptions, MoveOptions, UpOptions};
@@ -140,6 +142,10 @@ pub(crate) enum Command {
     RoutingRule(Client<RoutingRuleCommand>),
     /// How what could not be delivered is tried again, and when it is given up
     RetryPolicy(Client<RetryPolicyCommand>),
+    /// Human names over several receiving sites, for shaping rules
+    Provider(Client<ProviderCommand>),
+    /// Throttles and limits: by source, provider, site, tenant, campaign
+    ShapingRule(Client<ShapingRuleCommand>),
     /// Addresses that a tenant must not send to
     Suppression(Client<SuppressionCommand>),
     /// The hosts of a fleet and their addresses; drain, resume, forget

@@ -22,6 +22,7 @@ mod policies;
 mod queue;
 mod resources;
 mod send;
+mod shaping;
 mod shell;
 mod state;
 mod table;
@@ -29,7 +30,7 @@ mod trace;
 mod up;
 mod view;
 
-use args::{Args, Command};
+use args::{ApiOptions, Args, Command};
 use client::Api;
 
 /// Also for the C libraries in the process. Memory that was needed for a burst goes back, which glibc's does not do as well;
@@ -40,62 +41,45 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let args = Args::parse();
     let data = args.data_folder();
+    let open = |options: &ApiOptions| Api::open(options, &data);
     let done = match args.command {
         Command::Up(options) => return up::run(args.data.as_deref(), &options),
         Command::Doctor(options) => return doctor::run(&data, &options),
         Command::Demo(options) => return demo::run(&options),
-        Command::Tenant(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::tenant(&api, client.command))
-        }
-        Command::Domain(client) => Api::open(&client.api, &data).and_then(|api| domains::domain(&api, client.command)),
-        Command::Settings(client) => {
-            Api::open(&client.api, &data).and_then(|api| domains::settings(&api, client.command))
-        }
+        Command::Tenant(client) => open(&client.api).and_then(|api| resources::tenant(&api, client.command)),
+        Command::Domain(client) => open(&client.api).and_then(|api| domains::domain(&api, client.command)),
+        Command::Settings(client) => open(&client.api).and_then(|api| domains::settings(&api, client.command)),
         Command::MoveToEtcd(options) => fleet::found::run(&data, &options),
         Command::MoveLedger(options) => ledger::run(&data, &options),
-        Command::Job(client) => Api::open(&client.api, &data).and_then(|api| view::job(&api, client.command)),
-        Command::Events(options) => Api::open(&options.api, &data).and_then(|api| view::events(&api, &options)),
-        Command::Audit(options) => Api::open(&options.api, &data).and_then(|api| view::audit(&api, &options)),
-        Command::Problems(options) => Api::open(&options.api, &data).and_then(|api| view::problems(&api)),
+        Command::Job(client) => open(&client.api).and_then(|api| view::job(&api, client.command)),
+        Command::Events(options) => open(&options.api).and_then(|api| view::events(&api, &options)),
+        Command::Audit(options) => open(&options.api).and_then(|api| view::audit(&api, &options)),
+        Command::Problems(options) => open(&options.api).and_then(|api| view::problems(&api)),
         Command::Completions(options) => shell::completions(options.shell),
         Command::Man(options) => shell::man(&options.folder),
-        Command::Operator(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::operator(&api, client.command))
-        }
-        Command::Region(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::region(&api, client.command))
-        }
-        Command::Key(key) => keys::run(|| Api::open(&key.api, &data), &data, &key.command),
-        Command::Credential(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::credential(&api, client.command))
-        }
-        Command::Source(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::source(&api, client.command))
-        }
-        Command::Pool(client) => Api::open(&client.api, &data).and_then(|api| resources::pool(&api, client.command)),
-        Command::Route(client) => Api::open(&client.api, &data).and_then(|api| resources::route(&api, client.command)),
-        Command::RoutingRule(client) => {
-            Api::open(&client.api, &data).and_then(|api| policies::routing(&api, client.command))
-        }
-        Command::Explain(options) => Api::open(&options.api, &data).and_then(|api| policies::explain(&api, &options)),
-        Command::RetryPolicy(client) => {
-            Api::open(&client.api, &data).and_then(|api| policies::retry(&api, client.command))
-        }
-        Command::Suppression(client) => {
-            Api::open(&client.api, &data).and_then(|api| resources::suppression(&api, client.command))
-        }
-        Command::Host(client) => Api::open(&client.api, &data).and_then(|api| hosts::run(&api, client.command)),
+        Command::Operator(client) => open(&client.api).and_then(|api| resources::operator(&api, client.command)),
+        Command::Region(client) => open(&client.api).and_then(|api| resources::region(&api, client.command)),
+        Command::Key(key) => keys::run(|| open(&key.api), &data, &key.command),
+        Command::Credential(client) => open(&client.api).and_then(|api| resources::credential(&api, client.command)),
+        Command::Source(client) => open(&client.api).and_then(|api| resources::source(&api, client.command)),
+        Command::Pool(client) => open(&client.api).and_then(|api| resources::pool(&api, client.command)),
+        Command::Route(client) => open(&client.api).and_then(|api| resources::route(&api, client.command)),
+        Command::RoutingRule(client) => open(&client.api).and_then(|api| policies::routing(&api, client.command)),
+        Command::Explain(options) => open(&options.api).and_then(|api| policies::explain(&api, &options)),
+        Command::RetryPolicy(client) => open(&client.api).and_then(|api| policies::retry(&api, client.command)),
+        Command::Provider(client) => open(&client.api).and_then(|api| shaping::provider(&api, client.command)),
+        Command::ShapingRule(client) => open(&client.api).and_then(|api| shaping::shaping_rule(&api, client.command)),
+        Command::Suppression(client) => open(&client.api).and_then(|api| resources::suppression(&api, client.command)),
+        Command::Host(client) => open(&client.api).and_then(|api| hosts::run(&api, client.command)),
         Command::Export(options) => state::export(&data, &options),
         Command::Plan(options) => match state::plan(&data, &options) {
             Ok(status) => return status,
             Err(error) => Err(error),
         },
         Command::Apply(options) => state::apply(&data, &options),
-        Command::Quarantine(client) => {
-            Api::open(&client.api, &data).and_then(|api| queue::quarantine(&api, client.command))
-        }
-        Command::Queue(queue) => Api::open(&queue.api, &data).and_then(|api| queue::run(&api, queue.command)),
-        Command::Trace(trace) => Api::open(&trace.api, &data).and_then(|api| trace::run(&api, &trace.id)),
+        Command::Quarantine(client) => open(&client.api).and_then(|api| queue::quarantine(&api, client.command)),
+        Command::Queue(queue) => open(&queue.api).and_then(|api| queue::run(&api, queue.command)),
+        Command::Trace(trace) => open(&trace.api).and_then(|api| trace::run(&api, &trace.id)),
         Command::Send(options) => send::run(&options),
     };
     match done {

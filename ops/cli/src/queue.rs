@@ -13,6 +13,7 @@ const DOMAINS: &[(&str, &str)] = &[
     ("SITE", "site"),
     ("RECIPIENTS", "recipients"),
     ("WHY", "reasons"),
+    ("HELD BY", "held_by"),
     ("NEXT ATTEMPT", "next_attempt"),
     ("SHARD", "shard"),
 ];
@@ -24,6 +25,8 @@ const PATHS: &[(&str, &str)] = &[
     ("IDLE", "idle"),
     ("READY", "ready"),
     ("STOPPED", "stopped"),
+    ("HELD BY", "held_by"),
+    ("LIMITS", "limits_text"),
     ("AGAIN AT", "retry_at"),
     ("LAST FAILURE", "last_failure"),
     ("SHARD", "shard"),
@@ -110,6 +113,9 @@ fn rows(shards: &[Value], key: &str) -> Vec<Value> {
     for shard in shards {
         for row in shard.get(key).and_then(Value::as_array).into_iter().flatten() {
             let mut row = row.clone();
+            if let Some(limits) = row.get("limits").and_then(Value::as_array) {
+                row["limits_text"] = Value::from(limits.iter().map(limit_text).collect::<Vec<_>>().join("; "));
+            }
             if let (Some(fields), Some(number)) = (row.as_object_mut(), shard.get("shard")) {
                 fields.insert("shard".into(), number.clone());
             }
@@ -117,6 +123,23 @@ fn rows(shards: &[Value], key: &str) -> Vec<Value> {
         }
     }
     rows
+}
+
+/// Such as `5 connections (google)`; the defaults have no rule.
+fn limit_text(limit: &Value) -> String {
+    let text = |field: &str| limit[field].as_str().unwrap_or_default();
+    let what = match text("what") {
+        "connections" => "at once",
+        "mails_per_connection" => "each",
+        "mail_rate" => "mails",
+        "connection_rate" => "connections",
+        other => other,
+    };
+    let together = if limit["is_shared"] == Value::Bool(true) { ", together" } else { "" };
+    match limit["rule"].as_str() {
+        Some(rule) => format!("{} {what} ({rule}{together})", text("value")),
+        None => format!("{} {what}", text("value")),
+    }
 }
 
 fn suspension(target: SuspendTarget, reason: &str) -> Value {
@@ -130,6 +153,13 @@ fn suspension(target: SuspendTarget, reason: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_paths_limits_are_told_with_their_rules() {
+        let limit = |what, rule, is_shared| json!({"what": what, "value": "5", "rule": rule, "is_shared": is_shared});
+        assert_eq!(limit_text(&limit("connections", Some("google"), true)), "5 at once (google, together)");
+        assert_eq!(limit_text(&limit("mails_per_connection", None, false)), "5 each");
+    }
 
     #[test]
     fn rows_of_all_shards_carry_their_shard() {

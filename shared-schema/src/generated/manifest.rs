@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CHUNK_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CHUNK_KIND: u8 = 9;
+pub const ENUM_MAX_CHUNK_KIND: u8 = 11;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 10] = [
+pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 12] = [
   ChunkKind::Tenants,
   ChunkKind::Credentials,
   ChunkKind::Domains,
@@ -20,6 +20,8 @@ pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 10] = [
   ChunkKind::Signposts,
   ChunkKind::RetryPolicies,
   ChunkKind::RoutingRules,
+  ChunkKind::Providers,
+  ChunkKind::ShapingRules,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -37,9 +39,11 @@ impl ChunkKind {
   pub const Signposts: Self = Self(7);
   pub const RetryPolicies: Self = Self(8);
   pub const RoutingRules: Self = Self(9);
+  pub const Providers: Self = Self(10);
+  pub const ShapingRules: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Tenants,
     Self::Credentials,
@@ -51,6 +55,8 @@ impl ChunkKind {
     Self::Signposts,
     Self::RetryPolicies,
     Self::RoutingRules,
+    Self::Providers,
+    Self::ShapingRules,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -65,6 +71,8 @@ impl ChunkKind {
       Self::Signposts => Some("Signposts"),
       Self::RetryPolicies => Some("RetryPolicies"),
       Self::RoutingRules => Some("RoutingRules"),
+      Self::Providers => Some("Providers"),
+      Self::ShapingRules => Some("ShapingRules"),
       _ => None,
     }
   }

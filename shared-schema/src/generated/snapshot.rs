@@ -2910,6 +2910,568 @@ impl ::core::fmt::Debug for RetryPolicy<'_> {
       ds.finish()
   }
 }
+pub enum ProviderOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Provider<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Provider<'a> {
+  type Inner = Provider<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Provider<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+  pub const VT_HOSTS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Provider { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ProviderArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Provider<'bldr>> {
+    let mut builder = ProviderBuilder::new(_fbb);
+    if let Some(x) = args.hosts { builder.add_hosts(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_id(args.id);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Provider::VT_ID, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Provider::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn hosts(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(Provider::VT_HOSTS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Provider<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("id", Self::VT_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("hosts", Self::VT_HOSTS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ProviderArgs<'a> {
+    pub id: u32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub hosts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+}
+impl<'a> Default for ProviderArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ProviderArgs {
+      id: 0,
+      name: None, // required field
+      hosts: None,
+    }
+  }
+}
+
+pub struct ProviderBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ProviderBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: u32) {
+    self.fbb_.push_slot::<u32>(Provider::VT_ID, id, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Provider::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_hosts(&mut self, hosts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Provider::VT_HOSTS, hosts);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ProviderBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ProviderBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Provider<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Provider::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Provider<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Provider");
+      ds.field("id", &self.id());
+      ds.field("name", &self.name());
+      ds.field("hosts", &self.hosts());
+      ds.finish()
+  }
+}
+pub enum RateOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Rate<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Rate<'a> {
+  type Inner = Rate<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Rate<'a> {
+  pub const VT_COUNT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PERIOD_S: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Rate { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RateArgs
+  ) -> ::flatbuffers::WIPOffset<Rate<'bldr>> {
+    let mut builder = RateBuilder::new(_fbb);
+    builder.add_period_s(args.period_s);
+    builder.add_count(args.count);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn count(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Rate::VT_COUNT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn period_s(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Rate::VT_PERIOD_S, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Rate<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("count", Self::VT_COUNT, false)?
+     .visit_field::<u32>("period_s", Self::VT_PERIOD_S, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RateArgs {
+    pub count: u32,
+    pub period_s: u32,
+}
+impl<'a> Default for RateArgs {
+  #[inline]
+  fn default() -> Self {
+    RateArgs {
+      count: 0,
+      period_s: 0,
+    }
+  }
+}
+
+pub struct RateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RateBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_count(&mut self, count: u32) {
+    self.fbb_.push_slot::<u32>(Rate::VT_COUNT, count, 0);
+  }
+  #[inline]
+  pub fn add_period_s(&mut self, period_s: u32) {
+    self.fbb_.push_slot::<u32>(Rate::VT_PERIOD_S, period_s, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RateBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RateBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Rate<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Rate<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Rate");
+      ds.field("count", &self.count());
+      ds.field("period_s", &self.period_s());
+      ds.finish()
+  }
+}
+pub enum ShapingRuleOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShapingRule<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShapingRule<'a> {
+  type Inner = ShapingRule<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShapingRule<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SOURCE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_POOL: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PROVIDER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SITE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_RECIPIENT_DOMAIN: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TENANT: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CAMPAIGN: ::flatbuffers::VOffsetT = 20;
+  pub const VT_CLASS: ::flatbuffers::VOffsetT = 22;
+  pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_MAILS_PER_CONNECTION: ::flatbuffers::VOffsetT = 26;
+  pub const VT_MAIL_RATE: ::flatbuffers::VOffsetT = 28;
+  pub const VT_CONNECTION_RATE: ::flatbuffers::VOffsetT = 30;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShapingRule { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShapingRuleArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShapingRule<'bldr>> {
+    let mut builder = ShapingRuleBuilder::new(_fbb);
+    if let Some(x) = args.connection_rate { builder.add_connection_rate(x); }
+    if let Some(x) = args.mail_rate { builder.add_mail_rate(x); }
+    if let Some(x) = args.mails_per_connection { builder.add_mails_per_connection(x); }
+    if let Some(x) = args.connections { builder.add_connections(x); }
+    if let Some(x) = args.campaign { builder.add_campaign(x); }
+    if let Some(x) = args.tenant { builder.add_tenant(x); }
+    if let Some(x) = args.recipient_domain { builder.add_recipient_domain(x); }
+    if let Some(x) = args.site { builder.add_site(x); }
+    if let Some(x) = args.provider { builder.add_provider(x); }
+    if let Some(x) = args.pool { builder.add_pool(x); }
+    if let Some(x) = args.source { builder.add_source(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_id(args.id);
+    if let Some(x) = args.class { builder.add_class(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_ID, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ShapingRule::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn source(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_SOURCE, None)}
+  }
+  #[inline]
+  pub fn pool(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_POOL, None)}
+  }
+  #[inline]
+  pub fn provider(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_PROVIDER, None)}
+  }
+  #[inline]
+  pub fn site(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ShapingRule::VT_SITE, None)}
+  }
+  #[inline]
+  pub fn recipient_domain(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ShapingRule::VT_RECIPIENT_DOMAIN, None)}
+  }
+  #[inline]
+  pub fn tenant(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_TENANT, None)}
+  }
+  #[inline]
+  pub fn campaign(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ShapingRule::VT_CAMPAIGN, None)}
+  }
+  #[inline]
+  pub fn class(&self) -> Option<u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(ShapingRule::VT_CLASS, None)}
+  }
+  #[inline]
+  pub fn connections(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_CONNECTIONS, None)}
+  }
+  #[inline]
+  pub fn mails_per_connection(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShapingRule::VT_MAILS_PER_CONNECTION, None)}
+  }
+  #[inline]
+  pub fn mail_rate(&self) -> Option<Rate<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Rate>>(ShapingRule::VT_MAIL_RATE, None)}
+  }
+  #[inline]
+  pub fn connection_rate(&self) -> Option<Rate<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Rate>>(ShapingRule::VT_CONNECTION_RATE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShapingRule<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("id", Self::VT_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<u32>("source", Self::VT_SOURCE, false)?
+     .visit_field::<u32>("pool", Self::VT_POOL, false)?
+     .visit_field::<u32>("provider", Self::VT_PROVIDER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("site", Self::VT_SITE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("recipient_domain", Self::VT_RECIPIENT_DOMAIN, false)?
+     .visit_field::<u32>("tenant", Self::VT_TENANT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("campaign", Self::VT_CAMPAIGN, false)?
+     .visit_field::<u8>("class", Self::VT_CLASS, false)?
+     .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
+     .visit_field::<u32>("mails_per_connection", Self::VT_MAILS_PER_CONNECTION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Rate>>("mail_rate", Self::VT_MAIL_RATE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Rate>>("connection_rate", Self::VT_CONNECTION_RATE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShapingRuleArgs<'a> {
+    pub id: u32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub source: Option<u32>,
+    pub pool: Option<u32>,
+    pub provider: Option<u32>,
+    pub site: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub recipient_domain: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub tenant: Option<u32>,
+    pub campaign: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub class: Option<u8>,
+    pub connections: Option<u32>,
+    pub mails_per_connection: Option<u32>,
+    pub mail_rate: Option<::flatbuffers::WIPOffset<Rate<'a>>>,
+    pub connection_rate: Option<::flatbuffers::WIPOffset<Rate<'a>>>,
+}
+impl<'a> Default for ShapingRuleArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShapingRuleArgs {
+      id: 0,
+      name: None, // required field
+      source: None,
+      pool: None,
+      provider: None,
+      site: None,
+      recipient_domain: None,
+      tenant: None,
+      campaign: None,
+      class: None,
+      connections: None,
+      mails_per_connection: None,
+      mail_rate: None,
+      connection_rate: None,
+    }
+  }
+}
+
+pub struct ShapingRuleBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShapingRuleBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: u32) {
+    self.fbb_.push_slot::<u32>(ShapingRule::VT_ID, id, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShapingRule::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_source(&mut self, source: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_SOURCE, source);
+  }
+  #[inline]
+  pub fn add_pool(&mut self, pool: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_POOL, pool);
+  }
+  #[inline]
+  pub fn add_provider(&mut self, provider: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_PROVIDER, provider);
+  }
+  #[inline]
+  pub fn add_site(&mut self, site: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShapingRule::VT_SITE, site);
+  }
+  #[inline]
+  pub fn add_recipient_domain(&mut self, recipient_domain: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShapingRule::VT_RECIPIENT_DOMAIN, recipient_domain);
+  }
+  #[inline]
+  pub fn add_tenant(&mut self, tenant: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_TENANT, tenant);
+  }
+  #[inline]
+  pub fn add_campaign(&mut self, campaign: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShapingRule::VT_CAMPAIGN, campaign);
+  }
+  #[inline]
+  pub fn add_class(&mut self, class: u8) {
+    self.fbb_.push_slot_always::<u8>(ShapingRule::VT_CLASS, class);
+  }
+  #[inline]
+  pub fn add_connections(&mut self, connections: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_CONNECTIONS, connections);
+  }
+  #[inline]
+  pub fn add_mails_per_connection(&mut self, mails_per_connection: u32) {
+    self.fbb_.push_slot_always::<u32>(ShapingRule::VT_MAILS_PER_CONNECTION, mails_per_connection);
+  }
+  #[inline]
+  pub fn add_mail_rate(&mut self, mail_rate: ::flatbuffers::WIPOffset<Rate<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Rate>>(ShapingRule::VT_MAIL_RATE, mail_rate);
+  }
+  #[inline]
+  pub fn add_connection_rate(&mut self, connection_rate: ::flatbuffers::WIPOffset<Rate<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Rate>>(ShapingRule::VT_CONNECTION_RATE, connection_rate);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShapingRuleBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShapingRuleBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShapingRule<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ShapingRule::VT_NAME,"name");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShapingRule<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShapingRule");
+      ds.field("id", &self.id());
+      ds.field("name", &self.name());
+      ds.field("source", &self.source());
+      ds.field("pool", &self.pool());
+      ds.field("provider", &self.provider());
+      ds.field("site", &self.site());
+      ds.field("recipient_domain", &self.recipient_domain());
+      ds.field("tenant", &self.tenant());
+      ds.field("campaign", &self.campaign());
+      ds.field("class", &self.class());
+      ds.field("connections", &self.connections());
+      ds.field("mails_per_connection", &self.mails_per_connection());
+      ds.field("mail_rate", &self.mail_rate());
+      ds.field("connection_rate", &self.connection_rate());
+      ds.finish()
+  }
+}
 pub enum SnapshotOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2940,6 +3502,8 @@ impl<'a> Snapshot<'a> {
   pub const VT_SIGNPOSTS: ::flatbuffers::VOffsetT = 26;
   pub const VT_RETRY_POLICIES: ::flatbuffers::VOffsetT = 28;
   pub const VT_ROUTING_RULES: ::flatbuffers::VOffsetT = 30;
+  pub const VT_PROVIDERS: ::flatbuffers::VOffsetT = 32;
+  pub const VT_SHAPING_RULES: ::flatbuffers::VOffsetT = 34;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2952,6 +3516,8 @@ impl<'a> Snapshot<'a> {
   ) -> ::flatbuffers::WIPOffset<Snapshot<'bldr>> {
     let mut builder = SnapshotBuilder::new(_fbb);
     builder.add_revision(args.revision);
+    if let Some(x) = args.shaping_rules { builder.add_shaping_rules(x); }
+    if let Some(x) = args.providers { builder.add_providers(x); }
     if let Some(x) = args.routing_rules { builder.add_routing_rules(x); }
     if let Some(x) = args.retry_policies { builder.add_retry_policies(x); }
     if let Some(x) = args.signposts { builder.add_signposts(x); }
@@ -3067,6 +3633,20 @@ impl<'a> Snapshot<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule>>>>(Snapshot::VT_ROUTING_RULES, None)}
   }
+  #[inline]
+  pub fn providers(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Provider<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Provider>>>>(Snapshot::VT_PROVIDERS, None)}
+  }
+  #[inline]
+  pub fn shaping_rules(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule>>>>(Snapshot::VT_SHAPING_RULES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Snapshot<'_> {
@@ -3089,6 +3669,8 @@ impl ::flatbuffers::Verifiable for Snapshot<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Signpost>>>("signposts", Self::VT_SIGNPOSTS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RetryPolicy>>>>("retry_policies", Self::VT_RETRY_POLICIES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RoutingRule>>>>("routing_rules", Self::VT_ROUTING_RULES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Provider>>>>("providers", Self::VT_PROVIDERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShapingRule>>>>("shaping_rules", Self::VT_SHAPING_RULES, false)?
      .finish();
     Ok(())
   }
@@ -3108,6 +3690,8 @@ pub struct SnapshotArgs<'a> {
     pub signposts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Signpost>>>,
     pub retry_policies: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RetryPolicy<'a>>>>>,
     pub routing_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule<'a>>>>>,
+    pub providers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Provider<'a>>>>>,
+    pub shaping_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule<'a>>>>>,
 }
 impl<'a> Default for SnapshotArgs<'a> {
   #[inline]
@@ -3127,6 +3711,8 @@ impl<'a> Default for SnapshotArgs<'a> {
       signposts: None,
       retry_policies: None,
       routing_rules: None,
+      providers: None,
+      shaping_rules: None,
     }
   }
 }
@@ -3193,6 +3779,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_ROUTING_RULES, routing_rules);
   }
   #[inline]
+  pub fn add_providers(&mut self, providers: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Provider<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_PROVIDERS, providers);
+  }
+  #[inline]
+  pub fn add_shaping_rules(&mut self, shaping_rules: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ShapingRule<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_SHAPING_RULES, shaping_rules);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SnapshotBuilder {
@@ -3224,6 +3818,8 @@ impl ::core::fmt::Debug for Snapshot<'_> {
       ds.field("signposts", &self.signposts());
       ds.field("retry_policies", &self.retry_policies());
       ds.field("routing_rules", &self.routing_rules());
+      ds.field("providers", &self.providers());
+      ds.field("shaping_rules", &self.shaping_rules());
       ds.finish()
   }
 }

@@ -95,6 +95,8 @@ fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
         ChunkKind::Signposts => wire::ChunkKind::Signposts,
         ChunkKind::RetryPolicies => wire::ChunkKind::RetryPolicies,
         ChunkKind::RoutingRules => wire::ChunkKind::RoutingRules,
+        ChunkKind::Providers => wire::ChunkKind::Providers,
+        ChunkKind::ShapingRules => wire::ChunkKind::ShapingRules,
     }
 }
 

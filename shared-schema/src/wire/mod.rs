@@ -12,6 +12,7 @@
 mod events;
 mod manifest;
 mod policy;
+mod shaping;
 mod snapshot;
 
 use std::net::IpAddr;
@@ -44,6 +45,8 @@ pub enum WireError {
     SourceHost { id: u32 },
     #[error("suspension {id} does not name exactly one target")]
     SuspensionTarget { id: u32 },
+    #[error("shaping rule {id} has a rate that is none")]
+    ShapingRate { id: u32 },
     #[error("the manifest names the {kind} {bucket} out of order")]
     ChunkOrder { kind: &'static str, bucket: u32 },
     #[error("the manifest names {chunks} chunks, at most {chunks_max} are read")]

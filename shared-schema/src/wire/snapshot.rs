@@ -5,6 +5,7 @@ use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 use super::policy::{
     class_from_wire, class_to_wire, put_retry_policy, put_routing_rule, read_retry_policy, read_routing_rule,
 };
+use super::shaping::{put_provider, put_shaping_rule, read_provider, read_shaping_rule};
 use super::{FORMAT, WireError, check_frame, put_address, read_address, verifier};
 use crate::access::{Network, Scopes};
 use crate::allocation::{Carrier, HostName, HostNeeds};
@@ -21,8 +22,8 @@ use crate::standing::{DomainRecord, Standing};
 /// The format of a snapshot whose credentials have scopes or networks. A reader of format 1 would overlook them, so it has to
 /// refuse such a one.
 const FORMAT_NARROW: u16 = 2;
-/// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools,
-/// a tenant that quarantines.
+/// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools, a tenant
+/// that quarantines, providers, shaping rules.
 const FORMAT_LATEST: u16 = 3;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
@@ -48,6 +49,9 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         (!content.retry_policies.is_empty()).then(|| put_list(to, &content.retry_policies, put_retry_policy));
     let routing_rules =
         (!content.routing_rules.is_empty()).then(|| put_list(to, &content.routing_rules, put_routing_rule));
+    let providers = (!content.providers.is_empty()).then(|| put_list(to, &content.providers, put_provider));
+    let shaping_rules =
+        (!content.shaping_rules.is_empty()).then(|| put_list(to, &content.shaping_rules, put_shaping_rule));
     let args = wire::SnapshotArgs {
         format: format_of(content),
         revision: content.revision.0,
@@ -64,6 +68,8 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         signposts: (!signposts.is_empty()).then(|| to.create_vector(&signposts)),
         retry_policies,
         routing_rules,
+        providers,
+        shaping_rules,
     };
     let root = wire::Snapshot::create(to, &args);
     wire::finish_snapshot_buffer(to, root);
@@ -94,6 +100,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         signposts: root.signposts().into_iter().flatten().map(read_signpost).collect(),
         retry_policies: root.retry_policies().into_iter().flatten().map(read_retry_policy).collect::<Result<_, _>>()?,
         routing_rules: root.routing_rules().into_iter().flatten().map(read_routing_rule).collect::<Result<_, _>>()?,
+        providers: root.providers().into_iter().flatten().map(read_provider).collect(),
+        shaping_rules: root.shaping_rules().into_iter().flatten().map(read_shaping_rule).collect::<Result<_, _>>()?,
     })
 }
 
@@ -102,12 +110,11 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let is_narrow = |credential: &Credential| !credential.scopes.is_all() || !credential.networks.is_empty();
     let is_picky = |pool: &EgressPool| !pool.classes.is_empty();
     let has_policies = !content.retry_policies.is_empty() || !content.routing_rules.is_empty();
+    let is_shaped = !content.providers.is_empty() || !content.shaping_rules.is_empty();
+    let has_platform = content.domains.iter().any(|domain| domain.is_platform);
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
-    if quarantines
-        || has_policies
-        || content.pools.iter().any(is_picky)
-        || content.domains.iter().any(|domain| domain.is_platform)
-    {
+    let is_latest = has_policies || is_shaped || has_platform || quarantines;
+    if is_latest || content.pools.iter().any(is_picky) {
         FORMAT_LATEST
     } else if content.credentials.iter().any(is_narrow) {
         FORMAT_NARROW
@@ -437,8 +444,10 @@ mod tests {
 
     use super::*;
     use crate::access::Scope;
+    use crate::ids::{ProviderId, ShapingRuleId};
     use crate::policy::{RetryDelays, RetryPolicy, RoutingRule};
     use crate::selector::Selector;
+    use crate::shaping::{Provider, Rate, ShapingMatch, ShapingRule};
     use crate::snapshot::TrafficClass;
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
@@ -511,10 +520,7 @@ mod tests {
                 Suppression { tenant: TenantId(1), address: "a@receiver.example".into() },
                 Suppression { tenant: TenantId(1), address: "b@receiver.example".into() },
             ],
-            regions: Vec::new(),
-            signposts: Vec::new(),
-            retry_policies: Vec::new(),
-            routing_rules: Vec::new(),
+            ..SnapshotContent::default()
         }
     }
 
@@ -637,6 +643,42 @@ mod tests {
             .prop_map(|(name, selector, delays, expiry_s)| RetryPolicy { name, selector, delays, expiry_s })
     }
 
+    fn shaping() -> impl Strategy<Value = (Vec<Provider>, Vec<ShapingRule>)> {
+        let provider = (any::<u32>(), word(), vec(word(), 0..3)).prop_map(|(id, name, hosts)| Provider {
+            id: ProviderId(id),
+            name,
+            hosts,
+        });
+        let rate = || {
+            let period = proptest::sample::select(&[1_u32, 60, 3_600, 86_400][..]);
+            option::of((1_u32..=1_000_000, period).prop_map(|(count, period_s)| Rate::new(count, period_s).unwrap()))
+        };
+        let class = option::of(proptest::sample::select(&TrafficClass::ALL[..]));
+        let words = (option::of(word()), option::of(word()), option::of(word()));
+        let matches = (any::<[Option<u32>; 4]>(), words, class).prop_map(|(ids, words, class)| ShapingMatch {
+            source: ids[0].map(SourceId),
+            pool: ids[1].map(PoolId),
+            provider: ids[2].map(ProviderId),
+            site: words.0,
+            recipient_domain: words.1,
+            tenant: ids[3].map(TenantId),
+            campaign: words.2,
+            class,
+        });
+        let rule = (any::<(u32, Option<u32>, Option<u32>)>(), word(), matches, rate(), rate()).prop_map(
+            |(n, name, matches, mail_rate, connection_rate)| ShapingRule {
+                id: ShapingRuleId(n.0),
+                name,
+                matches,
+                connections: n.1,
+                mails_per_connection: n.2,
+                mail_rate,
+                connection_rate,
+            },
+        );
+        (vec(provider, 0..3), vec(rule, 0..4))
+    }
+
     fn content() -> impl Strategy<Value = SnapshotContent> {
         let target = prop_oneof![
             word().prop_map(SuspensionTarget::Site),
@@ -668,8 +710,8 @@ mod tests {
             pool: PoolId(pool),
         });
         let policies = (vec(retry_policy(), 0..4), vec(rule, 0..4));
-        let parts = (any::<u64>(), tenancy(), egress(), stops, places, policies);
-        parts.prop_map(|(revision, tenancy, egress, stops, places, policies)| SnapshotContent {
+        let parts = (any::<u64>(), tenancy(), egress(), stops, places, policies, shaping());
+        parts.prop_map(|(revision, tenancy, egress, stops, places, policies, shaping)| SnapshotContent {
             revision: Revision(revision),
             tenants: tenancy.0,
             credentials: tenancy.1,
@@ -683,6 +725,8 @@ mod tests {
             signposts: places.1,
             retry_policies: policies.0,
             routing_rules: policies.1,
+            providers: shaping.0,
+            shaping_rules: shaping.1,
         })
     }
 
@@ -764,8 +808,40 @@ mod tests {
                     expiry_s: None,
                 },
             ],
+            providers: vec![Provider { id: ProviderId(1), name: "google".into(), hosts: vec![".google.com".into()] }],
+            shaping_rules: shaping_samples(),
             ..narrow_sample()
         }
+    }
+
+    fn shaping_samples() -> Vec<ShapingRule> {
+        let of_provider = ShapingRule {
+            id: ShapingRuleId(1),
+            name: "google".into(),
+            matches: ShapingMatch { provider: Some(ProviderId(1)), ..ShapingMatch::default() },
+            connections: Some(5),
+            mails_per_connection: Some(50),
+            mail_rate: None,
+            connection_rate: "100/min".parse().ok(),
+        };
+        let of_mail = ShapingRule {
+            id: ShapingRuleId(2),
+            name: "news".into(),
+            matches: ShapingMatch {
+                source: Some(SourceId(1)),
+                site: Some(".receiver.example".into()),
+                recipient_domain: Some("receiver.example".into()),
+                tenant: Some(TenantId(1)),
+                campaign: Some("news".into()),
+                class: Some(TrafficClass::Marketing),
+                ..ShapingMatch::default()
+            },
+            connections: None,
+            mails_per_connection: None,
+            mail_rate: "10000/h".parse().ok(),
+            connection_rate: None,
+        };
+        vec![of_provider, of_mail]
     }
 
     #[test]

@@ -48,6 +48,17 @@ async fn fill(world: &World) {
         ("/v2/routes", json!({ "domain": "*", "routing_domain": "relay.example", "port": 2525 })),
         ("/v2/suspensions", json!({ "tenant": "red", "reason": "asked to" })),
         ("/v2/suspensions", json!({ "site": "slow.example", "reason": "their outage" })),
+        ("/v2/providers", json!({ "name": "google", "hosts": [".google.com", "mx.partner.example"] })),
+        (
+            "/v2/shaping-rules",
+            json!({ "name": "google", "match": { "provider": "google", "pool": "reds" }, "connections": 5,
+                "mails_per_connection": 50, "connection_rate": "100/min" }),
+        ),
+        (
+            "/v2/shaping-rules",
+            json!({ "name": "sale", "mail_rate": "10000/h", "match": { "tenant": "red", "campaign": "sale",
+                "class": "marketing", "recipient_domain": "gmail.com", "site": ".google.com", "source": "one" } }),
+        ),
     ] {
         let (status, answer) = world.operator("POST", path, body).await;
         assert_eq!(status, 201, "{path}: {answer}");
@@ -64,7 +75,7 @@ async fn an_export_that_is_applied_to_an_empty_installation_exports_the_same() {
     for (_etcd, empty) in worlds() {
         let before = empty.latest().revision;
         let (plan, applied) = empty.apply(&export).await;
-        assert_eq!((&plan["added"], &plan["removed"]), (&json!(9), &json!(0)), "{plan}");
+        assert_eq!((&plan["added"], &plan["removed"]), (&json!(12), &json!(0)), "{plan}");
         assert_eq!(empty.get("/v2/state?secrets=true").await, export);
         assert_eq!((empty.latest().revision.0, &applied["revision"]), (before.0 + 1, &json!(before.0 + 1)));
         let key =
@@ -207,13 +218,9 @@ async fn a_tenant_cannot_read_or_write_the_whole_state() {
     }
 }
 
-#[tokio::test]
-async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_difference() {
-    let world = World::new();
-    fill(&world).await;
-    let suppression = json!({ "address": "a@b.example", "reason": "asked" });
-    assert_eq!(world.operator("POST", "/v2/suppressions", suppression).await.0, 201);
-    let table = [
+/// Path, method and body of a change to each of what [`fill`] made, and the fields in which it differs.
+fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
+    vec![
         ("/v2/tenants/red", "PATCH", json!({ "weight": 7 }), json!([{ "field": "weight", "from": 1, "to": 7 }])),
         (
             "/v2/domains/red.example",
@@ -251,7 +258,28 @@ async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_di
             json!({ "reason": "bounced" }),
             json!([{ "field": "reason", "from": "asked", "to": "bounced" }]),
         ),
-    ];
+        (
+            "/v2/providers/google",
+            "PUT",
+            json!({ "hosts": [".google.com"] }),
+            json!([{ "field": "hosts", "from": [".google.com", "mx.partner.example"], "to": [".google.com"] }]),
+        ),
+        (
+            "/v2/shaping-rules/google",
+            "PUT",
+            json!({ "match": { "provider": "google", "pool": "reds" }, "mails_per_connection": 50, "connection_rate": "100/min" }),
+            json!([{ "field": "connections", "from": 5, "to": null }]),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_difference() {
+    let world = World::new();
+    fill(&world).await;
+    let suppression = json!({ "address": "a@b.example", "reason": "asked" });
+    assert_eq!(world.operator("POST", "/v2/suppressions", suppression).await.0, 201);
+    let table = changes();
     for (path, method, body, difference) in table {
         let stale = format!("\"{:032x}\"", 7);
         let (status, now, problem) = world.guarded("Bearer po_token", method, path, &stale, body.clone()).await;
@@ -267,6 +295,9 @@ async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_di
     for path in [
         "/v2/suppressions/a@b.example",
         "/v2/suspensions/1",
+        "/v2/shaping-rules/google",
+        "/v2/shaping-rules/sale",
+        "/v2/providers/google",
         "/v2/domains/red.example",
         "/v2/pools/reds",
         "/v2/sources/one",

@@ -5,6 +5,7 @@
 //! the result holds together, which the plan's findings say.
 
 mod policies;
+mod shaping;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -60,6 +61,8 @@ pub(super) fn edit(
     editor.kind(&document.suspensions, Editor::suspensions)?;
     editor.kind(&document.retry_policies, Editor::retry_policies)?;
     editor.kind(&document.routing_rules, Editor::routing_rules)?;
+    editor.kind(&document.providers, Editor::providers)?;
+    editor.kind(&document.shaping_rules, Editor::shaping_rules)?;
     if editor.faults.is_empty() { Ok(()) } else { Err(AppError::Faults { faults: editor.faults }) }
 }
 

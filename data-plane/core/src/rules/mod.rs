@@ -6,6 +6,8 @@
 //!
 //! In a fleet addresses move between hosts: a source is used only while its address is [`Held`] here.
 
+mod shaping;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +21,9 @@ use postrail_schema::snapshot::{EgressPool, EgressSource, PoolMember, Snapshot, 
 
 use crate::base::{Instant, Random};
 use crate::lease::Held;
+
+use shaping::ShapingIndex;
+pub use shaping::{Allowance, Ceiling, Counted, PathShape, Span};
 
 /// Where a mail goes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,12 +79,25 @@ pub struct Rules {
     owners: SourceOwners,
     /// `None`: addresses do not move, and every one is this host's.
     held: Option<Held>,
+    shaping: Arc<ShapingIndex>,
 }
 
 impl Rules {
     pub fn new(snapshot: Arc<Snapshot>, shard: ShardId, shards: u16) -> Self {
         assert!(shard.0 < shards, "a shard is one of the host's shards");
-        Self { snapshot, shard, shards, owners: SourceOwners::default(), held: None }
+        let shaping = Arc::new(ShapingIndex::new(&snapshot.shaping));
+        Self { snapshot, shard, shards, owners: SourceOwners::default(), held: None, shaping }
+    }
+
+    /// The same under another snapshot. What of it did not change is not gone through again.
+    #[must_use]
+    pub fn under(&self, snapshot: Arc<Snapshot>) -> Self {
+        let shaping = if self.shaping.is_of(&snapshot.shaping) {
+            Arc::clone(&self.shaping)
+        } else {
+            Arc::new(ShapingIndex::new(&snapshot.shaping))
+        };
+        Self { snapshot, shaping, ..self.clone() }
     }
 
     /// The same with owners that the operator has named. One beyond the host's shards counts as not named.
@@ -171,18 +189,6 @@ impl Rules {
         }
     }
 
-    /// What a path of `source` may use on this shard at `now`.
-    pub fn limits(&self, source: SourceId, now: Instant) -> PathLimits {
-        let mut limits = PathLimits::default();
-        if self.owner(source).is_none() {
-            limits.connections = limits.connections.div_ceil(usize::from(self.shards)).max(1);
-        }
-        if let Some((held, address)) = self.moving(source) {
-            limits.connections = held.connections(address, limits.connections, since_boot(now));
-        }
-        limits
-    }
-
     /// The weight of a tenant in the round robin between tenants.
     pub fn weight(&self, tenant: TenantId) -> u32 {
         self.snapshot.tenants.get(&tenant).map_or(1, |tenant| tenant.weight.max(1))
@@ -242,6 +248,7 @@ mod tests {
     use postrail_schema::snapshot::{SendingDomain, SnapshotContent, Suspension, Tenant, TrafficClass};
 
     use super::*;
+    use crate::dns::{MailHosts, SiteName};
     use crate::lease::Holding;
 
     fn mail(domain: u32) -> MailFacts<'static> {
@@ -252,6 +259,10 @@ mod tests {
             tenant: TenantId(1),
             class: TrafficClass::Transactional,
         }
+    }
+
+    fn hosts() -> MailHosts {
+        MailHosts { site: SiteName("mx.example".into()), hosts: Vec::new(), secure: false, expires: Instant::FAR }
     }
 
     fn snapshot(addresses: &[&str], suspended: &[u32]) -> Arc<Snapshot> {
@@ -345,7 +356,7 @@ mod tests {
     fn an_unspecified_address_is_everywhere_with_a_share_of_the_limits() {
         let rules = Rules::new(snapshot(&["0.0.0.0"], &[]), ShardId(1), 4);
         assert_eq!(rules.place(mail(1), &mut Random::new(1)), Placement::Here(SourceId(1)));
-        assert_eq!(rules.limits(SourceId(1), Instant::ZERO).connections, 3);
+        assert_eq!(rules.shape(SourceId(1), &hosts()).limits.connections, 3);
     }
 
     #[test]
@@ -362,7 +373,7 @@ mod tests {
         let may: Vec<_> = (1..=3).map(|source| rules.may_start(SourceId(source), at(19))).collect();
         assert_eq!(may, [false, true, true], "a loopback address is every host's own");
         assert!(!rules.may_start(SourceId(2), at(20)));
-        let connections = |seconds| rules.limits(SourceId(2), at(seconds)).connections;
+        let connections = |seconds| rules.connections(SourceId(2), PATH_CONNECTIONS_MAX, at(seconds));
         assert_eq!([connections(5), connections(36), connections(500)], [1, 2, PATH_CONNECTIONS_MAX]);
         let rules = rules.with_held(Some(Held::default()));
         assert_eq!(rules.place(mail(1), &mut random), Placement::Elsewhere);

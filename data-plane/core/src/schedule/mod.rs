@@ -4,16 +4,19 @@
 //! - [`FairQueue`]: what is ready on one path, fair between tenants (deficit round robin) and between traffic classes;
 //! - [`Reserves`]: which of it is within its tenant's reserved rate and goes ahead;
 //! - [`Path`]: one (source, site) with its connections, back-off and ready queue;
+//! - [`Gates`]: throttles and limits by shaping rules, and who waits for them;
 //! - [`retry_delay`]: the time until the next attempt;
 //! - [`WaitReason`]: why a recipient waits, as data.
 
 mod fair;
+mod gate;
 mod path;
 mod queue;
 mod reserve;
 mod retry;
 
 pub use fair::{FairQueue, Lane};
+pub use gate::{GateList, Gates, Waiter};
 pub use path::{Path, PathKey};
 pub use queue::ScheduledQueue;
 pub use reserve::Reserves;
@@ -41,6 +44,8 @@ pub enum WaitReason {
     NoSource,
     /// No pool that the routing rules and the sending domain name carries mail of its class.
     NoPoolForClass,
+    /// A shaping rule holds it back: a throttle, or a limit over several sites.
+    Throttled,
     /// Another host has the addresses of the pool at present.
     AddressElsewhere,
     /// Its domain failed in DNS when it was accepted: a person releases it, or drops it.
@@ -64,6 +69,7 @@ impl WaitReason {
             Self::TenantSuspended => "tenant_suspended",
             Self::NoSource => "no_source",
             Self::NoPoolForClass => "no_pool_for_class",
+            Self::Throttled => "throttled",
             Self::AddressElsewhere => "address_elsewhere",
             Self::Quarantined => "quarantined",
             Self::Draining => "draining",
@@ -81,5 +87,10 @@ impl WaitReason {
                 | Self::NoPoolForClass
                 | Self::AddressElsewhere
         )
+    }
+
+    /// Whether a change of configuration may end the wait before its time.
+    pub const fn depends_on_rules(self) -> bool {
+        self.until_configured() || matches!(self, Self::Throttled)
     }
 }

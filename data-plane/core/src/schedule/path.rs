@@ -1,21 +1,24 @@
 //! One egress path: a source and a site (and a port), with what is ready on it and what it may use.
 //!
 //! States of a path: *open* (serves its queue), *backing off* (the site failed as a whole; nothing is tried before a
-//! time, then one connection probes), *blocked* (an operator suspended the source or the site).
+//! time, then one connection probes), *blocked* (an operator suspended the source or the site). Beside that its gates may be
+//! closed: what is ready then waits where it is. Mail of a tenant, campaign, class or recipient domain whose own gates are
+//! closed is *held* beside the ready queue, so that it does not keep other mail from its turn.
 //!
 //! Invariants worth naming: connections never exceed the limit, counting those being opened; an idle session is listed
 //! once; a probing path opens one connection only.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use postrail_schema::ids::SourceId;
 use postrail_schema::policy::RetryDelays;
 
-use super::{FairQueue, WaitReason, retry_delay};
+use super::{FairQueue, GateList, WaitReason, retry_delay};
 use crate::base::{Instant, Random};
 use crate::dns::{MailHosts, SiteName};
-use crate::rules::PathLimits;
+use crate::rules::PathShape;
 
 /// How long after its back-off a failing site is remembered: longer than the longest retry delay in use early on.
 const FAILURE_MEMORY: Duration = Duration::from_secs(3_600);
@@ -37,7 +40,24 @@ pub struct Path {
     pub key: PathKey,
     pub hosts: Rc<MailHosts>,
     pub queue: FairQueue<u32>,
-    pub limits: PathLimits,
+    /// What the rules say; its limits count here, its ceilings by the gates.
+    pub shape: PathShape,
+    /// Connections at once at present: those of the shape, or fewer while a moved address grows.
+    pub connections_max: usize,
+    /// The gates of every mail.
+    pub mail_gates: GateList,
+    /// The gates of every connection.
+    pub connection_gates: GateList,
+    /// Ready mail that was held back, by its gates.
+    pub held: BTreeMap<GateList, FairQueue<u32>>,
+    /// What of it has been called.
+    pub called: VecDeque<GateList>,
+    /// The path itself has been called.
+    pub is_called: bool,
+    /// Held mail that was called has gone out last, so the ready queue is next.
+    pub is_queue_next: bool,
+    /// When the next group of another shard that was sent home may come again.
+    pub returns_at: Instant,
     pub blocked: Option<WaitReason>,
     /// It waits for a session that the whole shard has too few of.
     pub starved: bool,
@@ -55,12 +75,20 @@ pub struct Path {
 }
 
 impl Path {
-    pub fn new(key: PathKey, hosts: Rc<MailHosts>, limits: PathLimits) -> Self {
+    pub fn new(key: PathKey, hosts: Rc<MailHosts>) -> Self {
         Self {
             key,
             hosts,
             queue: FairQueue::default(),
-            limits,
+            shape: PathShape::default(),
+            connections_max: 0,
+            mail_gates: GateList::new(),
+            connection_gates: GateList::new(),
+            held: BTreeMap::new(),
+            called: VecDeque::new(),
+            is_called: false,
+            is_queue_next: false,
+            returns_at: Instant::ZERO,
             blocked: None,
             starved: false,
             connections: 0,
@@ -100,17 +128,20 @@ impl Path {
     /// and every connection being opened already has an item of its own.
     pub fn wants_connection(&self, now: Instant) -> bool {
         let probing = self.failures > 0;
-        let limit = if probing { 1 } else { self.limits.connections };
+        let limit = if probing { 1 } else { self.connections_max };
+        // Behind a throttle a second connection is of use only if the first is at work when its turn comes.
+        let one_by_one = !self.mail_gates.is_empty() && self.opening > 0;
         self.stopped(now).is_none()
             && (now >= self.open_not_before || self.connections == 0)
             && self.idle.is_empty()
-            && self.queue.len() > self.opening
+            && self.queue.len() + self.called.len() > self.opening
             && self.connections < limit
+            && !one_by_one
     }
 
     /// Counts a connection that is being opened.
     pub fn connection_opened(&mut self) {
-        assert!(self.connections < self.limits.connections, "connections stay within their limit");
+        assert!(self.connections < self.connections_max, "connections stay within their limit");
         self.connections += 1;
         self.opening += 1;
     }
@@ -147,6 +178,29 @@ impl Path {
         self.idle.retain(|idle| *idle != session);
     }
 
+    /// Whether something could go out if the gates let it.
+    pub fn has_turn(&self) -> bool {
+        !self.queue.is_empty() || !self.called.is_empty()
+    }
+
+    /// How much is ready, what is held back included.
+    pub fn ready_len(&self) -> usize {
+        self.queue.len() + self.held.values().map(FairQueue::len).sum::<usize>()
+    }
+
+    /// All that is ready, what is held back included.
+    pub fn iter_ready(&self) -> impl Iterator<Item = &u32> {
+        self.queue.iter().chain(self.held.values().flat_map(FairQueue::iter))
+    }
+
+    /// Takes all that is ready.
+    pub fn drain_ready(&mut self) -> Vec<u32> {
+        let mut all = self.queue.drain();
+        self.called.clear();
+        all.extend(std::mem::take(&mut self.held).into_values().flat_map(|mut queue| queue.drain()));
+        all
+    }
+
     /// A transaction got through to a reply: the site works.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -177,7 +231,7 @@ impl Path {
 
     /// Whether the path can be forgotten.
     pub fn is_unused(&self, now: Instant) -> bool {
-        let quiet = self.connections == 0 && self.queue.is_empty() && !self.starved;
+        let quiet = self.connections == 0 && self.queue.is_empty() && self.held.is_empty() && !self.starved;
         // A site that fails is remembered, so that its back-off goes on growing.
         quiet && self.retry_at.is_none_or(|at| now >= at + FAILURE_MEMORY)
     }

@@ -30,12 +30,13 @@ impl Shard {
         let path = self.sessions[session as usize].path;
         let place = &self.paths[path as usize];
         let may_start = self.rules.may_start(place.key.source, now.instant);
-        if self.draining || place.stopped(now.instant).is_some() || !may_start {
+        if self.draining || place.stopped(now.instant).is_some() || !may_start || self.has_had_enough(session) {
             return self.quit_busy(session);
         }
-        while let Some(group) = self.paths[path as usize].queue.pop() {
-            self.groups[group as usize].state = GroupState::Moving;
+        while let Some(group) = self.next_ready(now, path) {
             if self.is_stopped(now, group) {
+                self.return_turn(now.instant, path, group);
+                self.groups[group as usize].state = GroupState::Moving;
                 self.route(now, group);
                 continue;
             }
@@ -45,6 +46,9 @@ impl Shard {
             let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started, revision });
             self.sessions[session as usize].state = SessionState::Busy { attempt };
             return self.load(now, attempt);
+        }
+        if self.gates.is_limit_wanted(&self.paths[path as usize].connection_gates) {
+            return self.quit_busy(session);
         }
         let until = now.instant + EGRESS_IDLE;
         self.sessions[session as usize].state = SessionState::Idle { until };
@@ -58,9 +62,9 @@ impl Shard {
     }
 
     /// Whether something came between while the group was ready: its expiry, its tenant's or domain's suspension.
-    fn is_stopped(&self, now: Moment, group: u32) -> bool {
-        let group = &self.groups[group as usize];
-        let JobRef::Local(job) = group.job else { return false };
+    fn is_stopped(&self, now: Moment, id: u32) -> bool {
+        let group = &self.groups[id as usize];
+        let JobRef::Local(job) = group.job else { return self.is_expired(now, id) };
         let job = &self.jobs[job as usize];
         now.wall >= job.expires_at
             || job.ending.is_some()
@@ -212,7 +216,9 @@ impl Shard {
         }
         let path = slot.path;
         let was_opening = slot.state == SessionState::Opening;
-        self.paths[path as usize].connection_closed(session, was_opening);
+        let place = &mut self.paths[path as usize];
+        place.connection_closed(session, was_opening);
+        self.gates.release(now.instant, &place.connection_gates);
         if let SessionState::Busy { attempt } = slot.state {
             // Without an outcome nothing was tried: the group goes back, once nobody loads for it any more.
             self.attempts[attempt as usize].aim = Aim::Lost;
@@ -231,6 +237,8 @@ impl Shard {
                 self.fail_path(now, path, phase, &reply, host.as_ref(), address);
             }
         }
+        // Who waits for a connection comes before the path that has just had one.
+        self.serve_gates(now);
         self.kick(now, path);
         self.serve_starved(now);
     }

@@ -26,12 +26,14 @@
 
 mod active;
 mod attempt;
+mod campaigns;
 mod command;
 mod domains;
 mod hand;
 mod recover;
 mod route;
 mod settle;
+mod shaping;
 mod view;
 
 use std::collections::VecDeque;
@@ -55,7 +57,7 @@ use crate::events::dsn::ReportRequest;
 use crate::lease::Held;
 use crate::mail::{Domain, Interface, Job};
 use crate::rules::{Rules, SourceOwners};
-use crate::schedule::{Path, PathKey, Reserves, ScheduledQueue, WaitReason};
+use crate::schedule::{Gates, Path, PathKey, Reserves, ScheduledQueue, WaitReason};
 use crate::spool::{JobMeta, Location};
 
 pub use command::{Command, CommandTarget};
@@ -63,6 +65,7 @@ pub use hand::{HandBack, HandResult, Work};
 pub use view::{MessageView, QuarantineView, QueueView};
 
 use active::ActiveJob;
+use campaigns::Campaigns;
 use domains::Domains;
 use recover::RecoveredStates;
 
@@ -228,10 +231,10 @@ struct JobSlot {
     active: u32,
     /// Recipients that have not settled.
     open: u16,
+    /// Number of [`Shard::campaigns`].
+    campaign: u16,
     class: TrafficClass,
-    interface: Interface,
-    /// Somebody asked for reports of success: a delivery may lead to one, which needs the job's content.
-    reports_success: bool,
+    reports: Reports,
     /// It waits for a person.
     quarantined: bool,
     /// An operator's decision that takes effect when the attempt under way has ended.
@@ -240,6 +243,26 @@ struct JobSlot {
 
 const _: () = assert!(size_of::<JobSlot>() <= 64 && size_of::<Group>() <= 64, "a million of each wait in memory");
 const _: () = assert!(JOB_RECIPIENTS_MAX <= u16::MAX as usize, "the open recipients of a job have 16 bits");
+
+/// What the envelope sender is told of a job; a report needs its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reports {
+    /// REST submitters read events, and nobody is told of a report.
+    Never,
+    OfFailures,
+    /// Somebody asked for reports of success.
+    OfAll,
+}
+
+impl Reports {
+    fn of(job: &Job) -> Self {
+        match job.interface {
+            Interface::Rest | Interface::Dsn => Self::Never,
+            Interface::Smtp if job.recipients.iter().any(|recipient| recipient.notify.on_success()) => Self::OfAll,
+            Interface::Smtp => Self::OfFailures,
+        }
+    }
+}
 
 /// How an operator ends a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -351,9 +374,11 @@ pub struct Shard {
     works: Slab<Work>,
     groups: Slab<Group>,
     scheduled: ScheduledQueue,
-    /// How many of the scheduled groups only a new configuration (or their expiry) moves.
+    /// How many of the scheduled groups a new configuration may move.
     parked: usize,
     domains: Domains,
+    campaigns: Campaigns,
+    gates: Gates,
     paths: Slab<Path>,
     path_ids: Map<PathKey, u32>,
     reserves: Reserves,
@@ -391,6 +416,8 @@ impl Shard {
             scheduled: ScheduledQueue::default(),
             parked: 0,
             domains: Domains::new(&seed),
+            campaigns: Campaigns::new(&seed),
+            gates: Gates::new(&seed, now.instant),
             paths: Slab::new(),
             path_ids: seed.map(),
             reserves: Reserves::new(&seed),
@@ -449,7 +476,7 @@ impl Shard {
 
     /// When [`Input::Timeout`] is due at the latest.
     pub fn deadline(&self) -> Instant {
-        let next = [self.scheduled.next_due(), self.idle.next_due()].into_iter().flatten().min();
+        let next = [self.scheduled.next_due(), self.idle.next_due(), self.gates.next_due()].into_iter().flatten().min();
         next.unwrap_or(Instant::FAR).min(self.sweep_at)
     }
 
@@ -517,7 +544,7 @@ impl Shard {
             GroupState::Scheduled { due, reason } => {
                 let was_there = self.scheduled.remove(due, group);
                 assert!(was_there, "a scheduled group is in the scheduled queue");
-                self.parked -= usize::from(reason.until_configured());
+                self.parked -= usize::from(reason.depends_on_rules());
             }
             GroupState::Moving | GroupState::Resolving | GroupState::InFlight | GroupState::Handed => {}
             GroupState::Ready { .. } => unreachable!("groups leave a ready queue by being popped"),

@@ -12,15 +12,15 @@ use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{SendingDomain, Snapshot};
 
 use super::{
-    Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, SessionPlan, SessionSlot, SessionState,
-    Shard, mail_facts,
+    Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, Reports, SessionPlan, SessionSlot,
+    SessionState, Shard, mail_facts,
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
 use crate::lease::Held;
 use crate::mail::{Domain, Job, JobRecipient};
-use crate::rules::{Placement, Rules};
-use crate::schedule::{Lane, Path, PathKey, WaitReason};
+use crate::rules::Placement;
+use crate::schedule::{Path, PathKey, WaitReason};
 use crate::spool::Location;
 
 /// How often unused paths and domains are forgotten and ready queues are searched for expired groups.
@@ -51,9 +51,9 @@ impl Shard {
             groups: NONE,
             active: NONE,
             open: open as u16,
+            campaign: self.campaigns.retain(job.tenant, &job.campaign),
             class: job.class,
-            interface: job.interface,
-            reports_success: job.recipients.iter().any(|recipient| recipient.notify.on_success()),
+            reports: Reports::of(job),
             quarantined: job.quarantined,
             ending: None,
         };
@@ -113,6 +113,10 @@ impl Shard {
             JobRef::Local(job) => self.route_local(now, group, job),
             JobRef::Remote(_) if self.draining => {
                 self.return_work(now, group, WaitReason::Draining, now.instant + HAND_RETRY);
+            }
+            // Its own shard expires it.
+            JobRef::Remote(_) if self.is_expired(now, group) => {
+                self.return_work(now, group, WaitReason::Throttled, now.instant);
             }
             JobRef::Remote(work) => {
                 let (source, domain) = (self.works[work as usize].source, self.groups[group as usize].domain);
@@ -176,8 +180,9 @@ impl Shard {
                 self.schedule(now, group, at, WaitReason::SiteBackoff);
             }
             Some(reason) => self.park(now, group, reason),
+            None if self.sends_home(now, path, group) => {}
             None => {
-                self.enqueue(now.instant, path, group);
+                self.enqueue(now, path, group);
                 self.kick(now, path);
             }
         }
@@ -233,10 +238,11 @@ impl Shard {
             self.paths[path as usize].hosts = hosts.clone();
             return path;
         }
-        let mut path = Path::new(key.clone(), hosts.clone(), self.rules.limits(key.source, now));
+        let mut path = Path::new(key.clone(), hosts.clone());
         path.blocked = self.blocked(&key);
         let path = self.paths.insert(path) as u32;
         self.path_ids.insert(key, path);
+        self.shape_path(now, path);
         path
     }
 
@@ -255,9 +261,8 @@ impl Shard {
     }
 
     /// Puts a group behind what its tenant has on the path, or into it when it is the same copy.
-    fn enqueue(&mut self, now: Instant, path: u32, group: u32) {
+    pub(super) fn enqueue(&mut self, now: Moment, path: u32, group: u32) {
         let MailFacts { tenant, class, .. } = self.mail_facts(&self.groups[group as usize]);
-        let weight = self.rules.weight(tenant);
         let queue = &self.paths[path as usize].queue;
         let ours = &self.groups[group as usize];
         let is_same_copy = |last: &&u32| {
@@ -273,10 +278,7 @@ impl Shard {
             self.drop_group(group);
             return;
         }
-        let is_reserved = self.reserves.take(now, tenant, self.rules.reserve(tenant), ours.recipients.len());
-        let lane = if is_reserved { Lane::Reserved } else { Lane::Class(class) };
-        self.paths[path as usize].queue.push(lane, tenant, weight, group);
-        self.groups[group as usize].state = GroupState::Ready { path };
+        self.put_ready(now.instant, path, group);
     }
 
     /// Gives what is ready to idle sessions, and opens connections for the rest within the limits.
@@ -285,11 +287,12 @@ impl Shard {
             return;
         }
         // Whether the address may be used is asked again each time: the lease on it may end at any moment.
-        let goes_on = |shard: &Self| {
+        let goes_on = |shard: &mut Self| {
             let place = &shard.paths[path as usize];
             place.stopped(now.instant).is_none()
-                && !place.queue.is_empty()
+                && place.has_turn()
                 && shard.rules.may_start(place.key.source, now.instant)
+                && shard.is_path_open(now.instant, path)
         };
         while goes_on(self) {
             if let Some(session) = self.paths[path as usize].take_idle() {
@@ -309,14 +312,18 @@ impl Shard {
                 }
                 break;
             }
-            self.open_session(path);
+            if !self.may_connect(now.instant, path) {
+                break;
+            }
+            self.open_session(now, path);
         }
     }
 
-    fn open_session(&mut self, path: u32) {
+    fn open_session(&mut self, now: Moment, path: u32) {
         let place = &mut self.paths[path as usize];
         let Some(source) = self.rules.source(place.key.source) else { return };
         place.connection_opened();
+        self.gates.take(&place.connection_gates, now.instant);
         self.counters.connections += 1;
         let plan = SessionPlan {
             source: source.id,
@@ -324,7 +331,7 @@ impl Shard {
             ehlo_name: source.ehlo_name.clone(),
             hosts: place.hosts.clone(),
             port: place.key.port,
-            mails_max: place.limits.mails_per_connection,
+            mails_max: place.shape.limits.mails_per_connection,
         };
         let slot =
             SessionSlot { path, state: SessionState::Opening, capabilities: None, mails: 0, address: source.address };
@@ -341,7 +348,7 @@ impl Shard {
         let due = due.min(now.instant_of(self.jobs[job as usize].expires_at));
         self.groups[group as usize].state = GroupState::Scheduled { due, reason };
         self.scheduled.insert(due, group);
-        self.parked += usize::from(reason.until_configured());
+        self.parked += usize::from(reason.depends_on_rules());
         if self.groups[group as usize].attempts == 0 && reason != WaitReason::OtherShard {
             self.tried(job, self.groups[group as usize].recipients.len());
         }
@@ -366,9 +373,9 @@ impl Shard {
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
         let is_placed_alike = places_alike(self.rules.snapshot(), &snapshot);
-        let rules = Rules::new(snapshot, self.config.shard, self.config.shards);
-        self.rules = rules.with_owners(self.config.owners.clone()).with_held(self.rules.held().cloned());
-        self.rules_changed(now);
+        let rules = self.rules.under(snapshot);
+        let former = std::mem::replace(&mut self.rules, rules);
+        self.rules_changed(now, !self.rules.shapes_like(&former));
         if !is_placed_alike {
             self.place_ready(now);
         }
@@ -383,8 +390,8 @@ impl Shard {
                 let mail = self.mail_facts(&self.groups[*group as usize]);
                 !self.rules.allows(mail, place.key.source)
             };
-            if place.queue.iter().any(is_astray) {
-                for group in self.paths[path as usize].queue.drain() {
+            if place.iter_ready().any(is_astray) {
+                for group in self.paths[path as usize].drain_ready() {
                     self.groups[group as usize].state = GroupState::Moving;
                     self.route(now, group);
                 }
@@ -399,12 +406,11 @@ impl Shard {
         let is_other = before.addresses.keys().ne(held.addresses.keys());
         self.rules = self.rules.clone().with_held(Some(held));
         if is_other {
-            return self.rules_changed(now);
+            return self.rules_changed(now, false);
         }
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
-            let limits = self.rules.limits(self.paths[path as usize].key.source, now.instant);
-            self.paths[path as usize].limits.connections = limits.connections;
+            self.grow_path(now.instant, path);
             self.kick(now, path);
         }
     }
@@ -414,23 +420,28 @@ impl Shard {
         self.sessions.iter().filter(|(_, session)| session.address == address).count()
     }
 
-    fn rules_changed(&mut self, now: Moment) {
+    /// `is_shaped_anew`: what holds for paths may have changed.
+    fn rules_changed(&mut self, now: Moment, is_shaped_anew: bool) {
         self.reserves.retain(|tenant| self.rules.reserve(tenant) > 0);
+        if is_shaped_anew {
+            self.shape_paths(now);
+        }
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
             let blocked = self.blocked(&self.paths[path as usize].key);
-            let limits = self.rules.limits(self.paths[path as usize].key.source, now.instant);
-            let place = &mut self.paths[path as usize];
-            place.blocked = blocked;
-            place.limits.connections = limits.connections;
-            place.limits.mails_per_connection = limits.mails_per_connection;
+            self.grow_path(now.instant, path);
+            self.paths[path as usize].blocked = blocked;
             if blocked.is_some() {
                 self.clear_path(now, path);
+            } else {
+                self.kick(now, path);
             }
         }
         if self.parked > 0 {
             let is_parked = |group: &Group| match group.state {
-                GroupState::Scheduled { reason, .. } => reason.until_configured(),
+                GroupState::Scheduled { reason, .. } => {
+                    reason.until_configured() || is_shaped_anew && reason.depends_on_rules()
+                }
                 _ => false,
             };
             let parked = self.groups.iter().filter(|(_, group)| is_parked(group)).map(|(id, _)| id as u32);
@@ -446,7 +457,7 @@ impl Shard {
         while let Some(session) = self.paths[path as usize].take_idle() {
             self.quit(session);
         }
-        for group in self.paths[path as usize].queue.drain() {
+        for group in self.paths[path as usize].drain_ready() {
             self.groups[group as usize].state = GroupState::Moving;
             self.route(now, group);
         }
@@ -478,11 +489,12 @@ impl Shard {
         }
         while let Some(group) = self.scheduled.pop_due(now.instant) {
             if let GroupState::Scheduled { reason, .. } = self.groups[group as usize].state {
-                self.parked -= usize::from(reason.until_configured());
+                self.parked -= usize::from(reason.depends_on_rules());
             }
             self.groups[group as usize].state = GroupState::Moving;
             self.route(now, group);
         }
+        self.serve_gates(now);
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + SWEEP_PERIOD;
             self.sweep(now);
@@ -493,9 +505,9 @@ impl Shard {
     fn sweep(&mut self, now: Moment) {
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
-            let expired = self.paths[path as usize].queue.iter().any(|group| self.is_expired(now, *group));
+            let expired = self.paths[path as usize].iter_ready().any(|group| self.is_expired(now, *group));
             if expired {
-                for group in self.paths[path as usize].queue.drain() {
+                for group in self.paths[path as usize].drain_ready() {
                     self.groups[group as usize].state = GroupState::Moving;
                     self.route(now, group);
                 }
@@ -507,13 +519,14 @@ impl Shard {
                 self.kick(now, path);
             }
         }
+        self.sweep_gates(now.instant);
         self.domains.sweep(now.instant);
     }
 
-    fn is_expired(&self, now: Moment, group: u32) -> bool {
+    pub(super) fn is_expired(&self, now: Moment, group: u32) -> bool {
         match self.groups[group as usize].job {
             JobRef::Local(job) => now.wall >= self.jobs[job as usize].expires_at,
-            JobRef::Remote(_) => false,
+            JobRef::Remote(work) => now.wall >= self.works[work as usize].job.expires_at,
         }
     }
 }

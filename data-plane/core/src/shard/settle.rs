@@ -8,12 +8,12 @@ use postrail_schema::event::{AttemptFacts, Event, EventKind};
 use postrail_schema::ids::{RecipientIndex, Revision};
 use smallvec::SmallVec;
 
-use super::{AttemptSlot, Ending, Group, GroupState, JobRef, Output, Record, Shard};
+use super::{AttemptSlot, Ending, Group, GroupState, JobRef, Output, Record, Reports, Shard};
 use crate::base::Moment;
 use crate::dns::DnsFailure;
 use crate::egress::{self, Phase, RecipientOutcome, Scope, Verdict};
 use crate::events::dsn::{Action, ReportRecipient, ReportRequest};
-use crate::mail::{Domain, Interface};
+use crate::mail::Domain;
 use crate::schedule::{WaitReason, retry_delay};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
@@ -175,7 +175,7 @@ impl Shard {
         host: Option<&Domain>,
         address: Option<SocketAddr>,
     ) {
-        let groups: Vec<_> = self.paths[path as usize].queue.drain();
+        let groups = self.paths[path as usize].drain_ready();
         // What is to be tried again first says how soon the site is.
         let soonest = groups.iter().map(|group| self.retry_delays(*group)).min_by_key(|delays| delays.first_s);
         let place = &mut self.paths[path as usize];
@@ -255,15 +255,19 @@ impl Shard {
         slot.open -= settled as u16;
         self.waiting -= settled;
         let (id, at) = (slot.id, slot.at);
-        // Reports go to the envelope sender of an SMTP submission; REST submitters read events.
-        let due = |report: &ReportRecipient| report.action == Action::Failed || slot.reports_success;
-        if slot.interface == Interface::Smtp && reports.iter().any(due) {
+        let is_due = match slot.reports {
+            Reports::Never => false,
+            Reports::OfFailures => reports.iter().any(|report| report.action == Action::Failed),
+            Reports::OfAll => !reports.is_empty(),
+        };
+        if is_due {
             record.report = Some((at, ReportRequest { message: id, recipients: reports }));
         }
         if slot.open == 0 {
             record.finished.push((id, at));
             self.job_ids.remove(&id, |job| self.jobs[job as usize].id);
             let slot = self.jobs.remove(job as usize);
+            self.campaigns.release(slot.campaign);
             self.forget_active(slot.active);
         }
     }

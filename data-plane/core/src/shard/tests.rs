@@ -22,12 +22,16 @@ use crate::lease::Holding;
 use crate::mail::{Address, BodyType, Content, JobEntry, JobRecipient, Notify};
 use crate::smtp::Reply;
 
+mod shaping;
+
 struct World {
     shard: Shard,
     now: Moment,
     content: SnapshotContent,
     outputs: Vec<Output>,
     next: u64,
+    /// The spool, by offset.
+    spool: std::collections::BTreeMap<u32, Arc<Job>>,
 }
 
 fn content(sources: &[&str]) -> SnapshotContent {
@@ -86,7 +90,14 @@ impl World {
         let now = Moment { instant: Instant::from_nanos(1), wall: Timestamp::from_unix_ms(1_795_464_845_000) };
         let config = Config { shard: ShardId(shard), shards, seed: 7, owners: SourceOwners::default(), is_leasing };
         let snapshot = Arc::new(Snapshot::new(content.clone()).unwrap());
-        let mut world = Self { shard: Shard::new(config, snapshot, now), now, content, outputs: Vec::new(), next: 0 };
+        let mut world = Self {
+            shard: Shard::new(config, snapshot, now),
+            now,
+            content,
+            outputs: Vec::new(),
+            next: 0,
+            spool: Default::default(),
+        };
         world.input(Input::RecoveryDone);
         world
     }
@@ -153,6 +164,7 @@ impl World {
 
     fn accept_job(&mut self, job: Arc<Job>) -> Arc<Job> {
         let at = Location { segment: 1, offset: self.next as u32 * 4_096, bytes: 100 };
+        self.spool.insert(at.offset, job.clone());
         self.input(Input::Accepted { job: job.clone(), at });
         job
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use postrail_schema::ids::MessageId;
+use postrail_schema::ids::{MessageId, ShapingRuleId};
 use serde::Serialize;
 
 use super::{GroupState, JobRef, Shard};
 use crate::base::Moment;
+use crate::rules::{Counted, Span};
 use crate::schedule::WaitReason;
 
 /// Rows of a queue view at most.
@@ -34,11 +35,30 @@ pub struct PathView {
     pub connections: usize,
     pub idle: usize,
     pub ready: usize,
+    /// Of those that are ready, what is held back by a rule about a tenant, campaign, class or recipient domain.
+    pub held: usize,
     /// Why nothing starts, if so.
     pub stopped: Option<&'static str>,
-    /// RFC 3339, while the path backs off.
+    /// RFC 3339, while the path backs off or is throttled.
     pub retry_at: Option<String>,
     pub last_failure: String,
+    /// The shaping rules that hold it back at present.
+    pub held_by: Vec<String>,
+    /// What it may use, and which rules say so.
+    pub limits: Vec<LimitView>,
+}
+
+/// One limit or throttle of a path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LimitView {
+    /// As in a shaping rule: `connections`, `mails_per_connection`, `mail_rate`, `connection_rate`.
+    pub what: &'static str,
+    /// What the rule says; of a limit what this shard has of it.
+    pub value: String,
+    /// `None`: the product's default.
+    pub rule: Option<String>,
+    /// It is counted over all paths of the source to a provider.
+    pub is_shared: bool,
 }
 
 /// What waits for one recipient domain, by reason.
@@ -48,6 +68,8 @@ pub struct DomainView {
     pub site: Option<String>,
     pub recipients: usize,
     pub reasons: BTreeMap<&'static str, usize>,
+    /// The shaping rules that hold recipients back, and how many.
+    pub held_by: BTreeMap<String, usize>,
     /// RFC 3339: the earliest next attempt.
     pub next_attempt: Option<String>,
 }
@@ -64,6 +86,8 @@ pub struct RecipientView {
     pub index: u16,
     pub domain: String,
     pub reason: &'static str,
+    /// The shaping rules that hold it back.
+    pub held_by: Vec<String>,
     pub attempts: u16,
     pub next_attempt: Option<String>,
 }
@@ -99,7 +123,7 @@ impl Shard {
     /// The queue as it is now; domains with most waiting first.
     pub fn queue_view(&self, now: Moment) -> QueueView {
         let mut domains: BTreeMap<u32, DomainView> = BTreeMap::new();
-        for (_, group) in &self.groups {
+        for (id, group) in &self.groups {
             if matches!(group.job, JobRef::Remote(_)) {
                 continue;
             }
@@ -109,10 +133,15 @@ impl Shard {
                 site: slot.hosts.as_ref().map(|hosts| hosts.site.0.to_string()),
                 recipients: 0,
                 reasons: BTreeMap::new(),
+                held_by: BTreeMap::new(),
                 next_attempt: None,
             });
             row.recipients += group.recipients.len();
-            *row.reasons.entry(reason_of(group.state).name()).or_default() += group.recipients.len();
+            let (reason, held_by) = self.reason_of(now, id as u32);
+            *row.reasons.entry(reason.name()).or_default() += group.recipients.len();
+            for rule in held_by {
+                *row.held_by.entry(rule).or_default() += group.recipients.len();
+            }
             let next = next_attempt(now, group.state);
             row.next_attempt = match (row.next_attempt.take(), next) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -129,7 +158,15 @@ impl Shard {
 
     fn path_view(&self, now: Moment, path: &crate::schedule::Path) -> PathView {
         let source = self.rules.source(path.key.source);
+        let closed = [&path.mail_gates, &path.connection_gates].map(|gates| self.gates.closed(gates, now.instant));
+        let closed: Vec<u32> = closed.into_iter().flatten().filter(|_| path.ready_len() > 0).collect();
+        let held_by = self.rule_names(closed.iter().map(|gate| self.gates.rule(*gate)));
+        // At a limit of connections those that there are go on.
+        let is_throttled = closed.iter().any(|gate| path.mail_gates.contains(gate) || path.connections() == 0);
+        let stopped = path.stopped(now.instant).or_else(|| is_throttled.then_some(WaitReason::Throttled));
         let backing_off = path.retry_at().filter(|at| *at > now.instant);
+        let opens = || closed.iter().filter(|_| is_throttled).filter_map(|gate| self.gates.opens_at(*gate)).max();
+        let again = backing_off.or_else(opens);
         PathView {
             source: source.map(|source| source.name.clone()).unwrap_or_default(),
             source_address: source.map(|source| source.address.to_string()).unwrap_or_default(),
@@ -137,39 +174,80 @@ impl Shard {
             port: path.key.port,
             connections: path.connections(),
             idle: path.idle_sessions().len(),
-            ready: path.queue.len(),
-            stopped: path.stopped(now.instant).map(WaitReason::name),
-            retry_at: backing_off.map(|at| now.wall_of(at).rfc3339()),
+            ready: path.ready_len(),
+            held: path.ready_len() - path.queue.len(),
+            stopped: stopped.map(WaitReason::name),
+            retry_at: again.map(|at| now.wall_of(at).rfc3339()),
             last_failure: path.last_failure().to_owned(),
+            held_by,
+            limits: self.limit_views(path),
         }
+    }
+
+    fn limit_views(&self, path: &crate::schedule::Path) -> Vec<LimitView> {
+        let rule = |id| self.rules.shaping_rule(id);
+        let own = |what, value: usize, by: Option<_>| LimitView {
+            what,
+            value: value.to_string(),
+            rule: by.and_then(rule).map(|rule| rule.name.clone()),
+            is_shared: false,
+        };
+        let mails = path.shape.limits.mails_per_connection as usize;
+        let mut views = vec![
+            own("connections", path.connections_max, path.shape.connections_by),
+            own("mails_per_connection", mails, path.shape.mails_per_connection_by),
+        ];
+        for ceiling in &path.shape.ceilings {
+            let Some(rule) = rule(ceiling.rule) else { continue };
+            let (what, value) = match ceiling.counted {
+                Counted::Mails => ("mail_rate", rule.mail_rate.map(|rate| rate.to_string())),
+                Counted::ConnectionStarts => ("connection_rate", rule.connection_rate.map(|rate| rate.to_string())),
+                Counted::Connections => ("connections", rule.connections.map(|count| count.to_string())),
+            };
+            let is_shared = ceiling.span != Span::Path;
+            views.push(LimitView { what, value: value.unwrap_or_default(), rule: Some(rule.name.clone()), is_shared });
+        }
+        views
+    }
+
+    fn rule_names(&self, rules: impl IntoIterator<Item = ShapingRuleId>) -> Vec<String> {
+        rules.into_iter().filter_map(|id| Some(self.rules.shaping_rule(id)?.name.clone())).collect()
+    }
+
+    /// Why a group waits, and the shaping rules that hold it back.
+    fn reason_of(&self, now: Moment, group: u32) -> (WaitReason, Vec<String>) {
+        let reason = match self.groups[group as usize].state {
+            GroupState::Scheduled { reason, .. } => reason,
+            GroupState::Resolving => WaitReason::Resolving,
+            GroupState::Handed => WaitReason::OtherShard,
+            GroupState::InFlight | GroupState::Moving => WaitReason::InFlight,
+            GroupState::Ready { path } => {
+                let held_by = self.rule_names(self.held_by(now.instant, path, group));
+                let reason = if held_by.is_empty() { WaitReason::Ready } else { WaitReason::Throttled };
+                return (reason, held_by);
+            }
+        };
+        (reason, Vec::new())
     }
 
     /// What waits of `message`; `None`: it is not held here.
     pub fn message_view(&self, now: Moment, message: MessageId) -> Option<MessageView> {
         let job = self.job_of(message)?;
         let mut recipients = Vec::new();
-        for group in self.groups_in(job) {
-            let group = &self.groups[group as usize];
+        for id in self.groups_in(job) {
+            let group = &self.groups[id as usize];
+            let (reason, held_by) = self.reason_of(now, id);
             recipients.extend(group.recipients.iter().map(|index| RecipientView {
                 index: index.0,
                 domain: self.domains.slot(group.domain).name.to_string(),
-                reason: reason_of(group.state).name(),
+                reason: reason.name(),
+                held_by: held_by.clone(),
                 attempts: group.attempts,
                 next_attempt: next_attempt(now, group.state),
             }));
         }
         recipients.sort_by_key(|recipient| recipient.index);
         Some(MessageView { message: message.to_string(), recipients })
-    }
-}
-
-fn reason_of(state: GroupState) -> WaitReason {
-    match state {
-        GroupState::Scheduled { reason, .. } => reason,
-        GroupState::Resolving => WaitReason::Resolving,
-        GroupState::Ready { .. } => WaitReason::Ready,
-        GroupState::Handed => WaitReason::OtherShard,
-        GroupState::InFlight | GroupState::Moving => WaitReason::InFlight,
     }
 }
 

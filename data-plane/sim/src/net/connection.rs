@@ -125,6 +125,12 @@ impl Connection {
         self.client.is_owned && self.client.address.ip() == source && self.server.address.ip() == receiver
     }
 
+    /// Where it leads, if a client at `source` holds it.
+    pub(super) fn held_by(&self, source: IpAddr) -> Option<IpAddr> {
+        let receiver = self.server.address.ip();
+        self.is_held(source, receiver).then_some(receiver)
+    }
+
     pub(super) const fn has_owner(&self) -> bool {
         self.client.is_owned || self.server.is_owned
     }

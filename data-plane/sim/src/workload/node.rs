@@ -23,11 +23,12 @@ use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, SnapshotContent, Tenant,
 };
 
+use super::shaping::Shaped;
 use super::{NAME_SERVER, NODE, client};
 use crate::{NodeId, Sim};
 
 /// Starts the next life of the node with one shard, and returns the way to it.
-pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
+pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
     let platform = sim.platform(node);
     let (mesh, inboxes) = Mesh::new(1);
     let setup = ShardSetup {
@@ -50,7 +51,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
         drain: Duration::from_secs(60),
         mesh: mesh.clone(),
         inboxes: inboxes.into(),
-        snapshot: Arc::new(Snapshot::new(content()).expect("the content holds together")),
+        snapshot: Arc::new(Snapshot::new(content(shaped)).expect("the content holds together")),
     };
     platform.clone().spawn("shard", async move {
         let ended = run_shard(platform, ShardId(0), setup, || {}).await;
@@ -60,7 +61,7 @@ pub(super) fn start(sim: &Sim, node: NodeId) -> Mesh {
 }
 
 /// One tenant with one domain, and one source for all.
-fn content() -> SnapshotContent {
+fn content(shaped: &Shaped) -> SnapshotContent {
     let (tenant, source) = (TenantId(1), SourceId(1));
     SnapshotContent {
         revision: Revision(1),
@@ -115,6 +116,8 @@ fn content() -> SnapshotContent {
             expiry_s: None,
         }],
         routes: vec![Route { domain: "*".to_owned(), routing_domain: None, port: 25, allow_private: true }],
+        providers: shaped.providers.clone(),
+        shaping_rules: shaped.rules.clone(),
         ..SnapshotContent::default()
     }
 }

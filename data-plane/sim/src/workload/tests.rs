@@ -35,5 +35,26 @@ fn a_node_that_acknowledges_before_its_sync_is_caught() {
     assert!((0..SEEDS).any(is_caught), "{SEEDS} seeds did not find it");
 }
 
+#[test]
+fn a_node_that_knows_nothing_of_the_rules_is_caught() {
+    let limits = shaping::strict().limits();
+    let found = |seed| run_under(seed, &Plan::default(), Shaped::default(), &limits).unwrap().violations;
+    let found: Vec<_> = (0..SEEDS).flat_map(found).collect();
+    let has = |is_it: fn(&Violation) -> bool| found.iter().any(is_it);
+    assert!(has(|one| matches!(one, Violation::TooFast { .. })), "{found:?}");
+    assert!(has(|one| matches!(one, Violation::TooManyConnections { .. })), "{found:?}");
+    assert!(has(|one| matches!(one, Violation::TooManyMails { .. })), "{found:?}");
+}
+
+#[test]
+fn rules_that_are_strict_are_kept_and_everything_settles() {
+    for seed in 0..SEEDS {
+        let shaped = shaping::strict();
+        let limits = shaped.limits();
+        let outcome = run_under(seed, &Plan::default(), shaped, &limits).unwrap();
+        assert!(outcome.violations.is_empty(), "{}", outcome.summary());
+    }
+}
+
 /// Seeds of one test run; `bin/sim` runs more.
 const SEEDS: u64 = 5;

@@ -15,7 +15,7 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 14] = [
     "settings",
     "operators",
     "regions",
@@ -28,6 +28,8 @@ const KINDS: [&str; 12] = [
     "suspensions",
     "retry_policies",
     "routing_rules",
+    "providers",
+    "shaping_rules",
 ];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];

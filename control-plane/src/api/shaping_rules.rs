@@ -1,0 +1,111 @@
+//! `/v2/shaping-rules`: rules that set throttles and limits. The operator's.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use postrail_schema::shaping::{Rate, ShapingRule};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::page::{Listing, Page, PageParams};
+use super::problem::ProblemDocument;
+use crate::plan::{Desired, ShapingMatchEntry, ShapingRuleEntry, entity_tag};
+
+/// A shaping rule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ShapingRuleView {
+    id: u32,
+    #[serde(flatten)]
+    rule: ShapingRuleEntry,
+}
+
+/// A shaping rule but for its name, which is in the path.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ShapingRuleValue {
+    /// Which mail it is about; nothing: all.
+    #[serde(default, rename = "match")]
+    matches: ShapingMatchEntry,
+    /// Connections at once.
+    #[serde(default)]
+    connections: Option<u32>,
+    #[serde(default)]
+    mails_per_connection: Option<u32>,
+    /// Such as `100/s`, `60/min`, `10000/h` or `1/d`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    mail_rate: Option<Rate>,
+    /// Connections begun, such as `100/min`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    connection_rate: Option<Rate>,
+}
+
+#[utoipa::path(get, path = "/v2/shaping-rules", tag = "shaping-rules", params(PageParams),
+    responses((status = 200, body = Page<ShapingRuleView>)))]
+pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<ShapingRuleView>> {
+    let desired = shared.app.desired();
+    Json(listing.by_name(desired.shaping_rules.values(), |rule| &rule.name, |rule| view(&desired, rule)))
+}
+
+#[utoipa::path(post, path = "/v2/shaping-rules", tag = "shaping-rules", request_body = ShapingRuleEntry,
+    responses((status = 201, body = ShapingRuleView), (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    _: Operator,
+    Body(new): Body<ShapingRuleEntry>,
+) -> Result<(StatusCode, Tagged<ShapingRuleView>), ProblemDocument> {
+    let rule = shared.run(move |app| app.put_shaping_rule(&new, None)).await?;
+    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &rule)))
+}
+
+#[utoipa::path(get, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
+    responses((status = 200, body = ShapingRuleView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn show(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+) -> Result<Tagged<ShapingRuleView>, ProblemDocument> {
+    let desired = shared.app.desired();
+    let rule = desired.shaping_rule(&name);
+    let rule = rule.ok_or_else(|| ProblemDocument::not_found(&format!("shaping rule {name}")))?;
+    Ok(tagged(&desired, rule))
+}
+
+#[utoipa::path(put, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
+    request_body = ShapingRuleValue, responses((status = 200, body = ShapingRuleView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn replace(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    IfMatch(when): IfMatch,
+    Body(body): Body<ShapingRuleValue>,
+) -> Result<Tagged<ShapingRuleView>, ProblemDocument> {
+    let when = when.sending(&body);
+    let ShapingRuleValue { matches, connections, mails_per_connection, mail_rate, connection_rate } = body;
+    let new = ShapingRuleEntry { name, matches, connections, mails_per_connection, mail_rate, connection_rate };
+    let rule = shared.run(move |app| app.put_shaping_rule(&new, Some(&when))).await?;
+    Ok(tagged(&shared.app.desired(), &rule))
+}
+
+#[utoipa::path(delete, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
+    responses((status = 204), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    _: Operator,
+    Path(name): Path<String>,
+    IfMatch(when): IfMatch,
+) -> Result<StatusCode, ProblemDocument> {
+    shared.run(move |app| app.delete_shaping_rule(&name, &when)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(desired: &Desired, rule: &ShapingRule) -> Tagged<ShapingRuleView> {
+    Tagged(entity_tag(&ShapingRuleEntry::of(desired, rule)), view(desired, rule))
+}
+
+fn view(desired: &Desired, rule: &ShapingRule) -> ShapingRuleView {
+    ShapingRuleView { id: rule.id.0, rule: ShapingRuleEntry::of(desired, rule) }
+}
