@@ -364,6 +364,8 @@ pub const DKIM_RSA_BITS_MAX: usize = 4_096;
 pub const DKIM_PEM_BYTES_MAX: usize = 16 * 1024;
 /// Days after which keys get successors by themselves: no fewer, since each one asks its owner to publish a record.
 pub const DKIM_ROTATION_DAYS_MIN: u32 = 30;
+/// Days after which keys may get successors at the latest.
+pub const DKIM_ROTATION_DAYS_MAX: u32 = 3_650;
 /// How often a domain's records are checked.
 pub const DOMAIN_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How often they are checked while their owner works on them: unproved (in its first days) or failing.

@@ -334,7 +334,9 @@ async fn settings_say_what_new_domains_of_the_operator_have_to_show() {
         (status, &set["domain_verification"], &set["spf_include"]),
         (200, &json!("dns"), &json!("_spf.mail.example"))
     );
-    assert_eq!(world.operator("PATCH", "/v2/settings", json!({ "dkim_rotation_days": 29 })).await.0, 422);
+    for days in [29, 3_651] {
+        assert_eq!(world.operator("PATCH", "/v2/settings", json!({ "dkim_rotation_days": days })).await.0, 422);
+    }
     let made = world.operator("POST", "/v2/domains", json!({ "name": "new.example" })).await.1;
     assert_eq!((&made["standing"], &made["verification"]), (&json!("unproved"), &json!("dns")));
     assert_eq!(made["dns_records"][1]["value"], "v=spf1 include:_spf.mail.example ~all");

@@ -1,7 +1,7 @@
 //! What holds for the whole installation.
 
 use postrail_schema::keys::SETTINGS;
-use postrail_schema::limits::DKIM_ROTATION_DAYS_MIN;
+use postrail_schema::limits::{DKIM_ROTATION_DAYS_MAX, DKIM_ROTATION_DAYS_MIN};
 
 use super::keys::random;
 use super::{App, AppError, Draft, Precondition, domains, names, put};
@@ -78,10 +78,11 @@ impl Draft {
 
 /// Days after which keys get successors.
 pub(super) fn checked_days(days: u32) -> Result<u32, AppError> {
-    if days >= DKIM_ROTATION_DAYS_MIN {
+    if (DKIM_ROTATION_DAYS_MIN..=DKIM_ROTATION_DAYS_MAX).contains(&days) {
         return Ok(days);
     }
-    let detail = format!("at least {DKIM_ROTATION_DAYS_MIN} days: each new key asks its owner to publish a record");
+    let range = format!("{DKIM_ROTATION_DAYS_MIN} to {DKIM_ROTATION_DAYS_MAX} days");
+    let detail = format!("{range}, or null for never: each new key asks its owner to publish a record");
     Err(AppError::invalid("/dkim_rotation_days", detail))
 }
 

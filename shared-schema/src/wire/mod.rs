@@ -35,7 +35,7 @@ pub enum WireError {
     TooLong { length: usize, length_max: usize },
     #[error("the buffer does not verify")]
     Malformed(#[source] InvalidFlatbuffer),
-    #[error("format {found} is newer than {FORMAT}, the newest that this version reads")]
+    #[error("format {found} is newer than this version reads; start a newer one")]
     NewerFormat { found: u16 },
     #[error("{field} has the unknown value {value}")]
     UnknownValue { field: &'static str, value: u8 },
