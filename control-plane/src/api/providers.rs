@@ -11,7 +11,8 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::plan::{ProviderEntry, entity_tag};
+use super::resource::{Resource, shown};
+use crate::plan::{Desired, ProviderEntry};
 
 /// A provider.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,7 +34,7 @@ pub(crate) struct ProviderValue {
     responses((status = 200, body = Page<ProviderView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<ProviderView>> {
     let desired = shared.app.desired();
-    Json(listing.by_name(desired.providers.values(), |provider| &provider.name, |provider| view(provider)))
+    Json(listing.by_name(desired.providers.values(), |provider| &provider.name, |provider| provider.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/providers", tag = "providers", request_body = ProviderEntry,
@@ -43,8 +44,7 @@ pub(crate) async fn create(
     _: Operator,
     Body(new): Body<ProviderEntry>,
 ) -> Result<(StatusCode, Tagged<ProviderView>), ProblemDocument> {
-    let provider = shared.run(move |app| app.put_provider(&new, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&provider)))
+    shared.made(move |app| app.put_provider(&new, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/providers/{name}", tag = "providers", params(("name" = String, Path)),
@@ -55,8 +55,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<ProviderView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let provider = desired.provider(&name);
-    Ok(tagged(provider.ok_or_else(|| ProblemDocument::not_found(&format!("provider {name}")))?))
+    shown(&desired, desired.provider(&name), &name)
 }
 
 #[utoipa::path(put, path = "/v2/providers/{name}", tag = "providers", params(("name" = String, Path)),
@@ -70,8 +69,7 @@ pub(crate) async fn replace(
 ) -> Result<Tagged<ProviderView>, ProblemDocument> {
     let when = when.sending(&body);
     let new = ProviderEntry { name, hosts: body.hosts };
-    let provider = shared.run(move |app| app.put_provider(&new, Some(&when))).await?;
-    Ok(tagged(&provider))
+    shared.changed(move |app| app.put_provider(&new, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/providers/{name}", tag = "providers", params(("name" = String, Path)),
@@ -82,14 +80,18 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_provider(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_provider(&name, &when)).await
 }
 
-fn tagged(provider: &Provider) -> Tagged<ProviderView> {
-    Tagged(entity_tag(&ProviderEntry::of(provider)), view(provider))
-}
+impl Resource for Provider {
+    type View = ProviderView;
+    type Entry = ProviderEntry;
 
-fn view(provider: &Provider) -> ProviderView {
-    ProviderView { id: provider.id.0, provider: ProviderEntry::of(provider) }
+    fn entry(&self, _: &Desired) -> ProviderEntry {
+        ProviderEntry::of(self)
+    }
+
+    fn view(&self, desired: &Desired) -> ProviderView {
+        ProviderView { id: self.id.0, provider: self.entry(desired) }
+    }
 }

@@ -36,7 +36,8 @@ pub(crate) fn shown<R: Resource>(
     found: Option<&R>,
     name: &str,
 ) -> Result<Tagged<R::View>, ProblemDocument> {
-    let found = found.ok_or_else(|| ProblemDocument::not_found(&format!("{} {name}", R::Entry::KIND)))?;
+    let found =
+        found.ok_or_else(|| ProblemDocument::not_found(&format!("{} {name}", R::Entry::KIND.replace('_', " "))))?;
     Ok(found.tagged(desired))
 }
 

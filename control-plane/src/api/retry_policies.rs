@@ -11,7 +11,8 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::plan::{Desired, RetryPolicyEntry, SelectorEntry, entity_tag};
+use super::resource::{Resource, shown};
+use crate::plan::{Desired, RetryPolicyEntry, SelectorEntry};
 
 /// A retry policy but for its name, which is in the path.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -33,8 +34,7 @@ pub(crate) struct RetryPolicyValue {
     responses((status = 200, body = Page<RetryPolicyEntry>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<RetryPolicyEntry>> {
     let desired = shared.app.desired();
-    let all = desired.retry_policies.values();
-    Json(listing.by_name(all, |policy| &policy.name, |policy| RetryPolicyEntry::of(&desired, policy)))
+    Json(listing.by_name(desired.retry_policies.values(), |policy| &policy.name, |policy| policy.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/retry-policies", tag = "retry_policies", request_body = RetryPolicyEntry,
@@ -44,8 +44,7 @@ pub(crate) async fn create(
     _: Operator,
     Body(body): Body<RetryPolicyEntry>,
 ) -> Result<(StatusCode, Tagged<RetryPolicyEntry>), ProblemDocument> {
-    let policy = shared.run(move |app| app.put_retry_policy(&body, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &policy)))
+    shared.made(move |app| app.put_retry_policy(&body, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
@@ -56,9 +55,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<RetryPolicyEntry>, ProblemDocument> {
     let desired = shared.app.desired();
-    let found = desired.retry_policies.get(&name);
-    let policy = found.ok_or_else(|| ProblemDocument::not_found(&format!("retry policy {name}")))?;
-    Ok(tagged(&desired, policy))
+    shown(&desired, desired.retry_policies.get(&name), &name)
 }
 
 #[utoipa::path(put, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
@@ -74,8 +71,7 @@ pub(crate) async fn replace(
     let when = when.sending(&body);
     let RetryPolicyValue { mail, first_delay_s, factor_percent, longest_delay_s, expiry_s } = body;
     let entry = RetryPolicyEntry { name, mail, first_delay_s, factor_percent, longest_delay_s, expiry_s };
-    let policy = shared.run(move |app| app.put_retry_policy(&entry, Some(&when))).await?;
-    Ok(tagged(&shared.app.desired(), &policy))
+    shared.changed(move |app| app.put_retry_policy(&entry, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/retry-policies/{name}", tag = "retry_policies", params(("name" = String, Path)),
@@ -86,11 +82,18 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_retry_policy(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_retry_policy(&name, &when)).await
 }
 
-fn tagged(desired: &Desired, policy: &RetryPolicy) -> Tagged<RetryPolicyEntry> {
-    let entry = RetryPolicyEntry::of(desired, policy);
-    Tagged(entity_tag(&entry), entry)
+impl Resource for RetryPolicy {
+    type View = RetryPolicyEntry;
+    type Entry = RetryPolicyEntry;
+
+    fn entry(&self, desired: &Desired) -> RetryPolicyEntry {
+        RetryPolicyEntry::of(desired, self)
+    }
+
+    fn view(&self, desired: &Desired) -> RetryPolicyEntry {
+        self.entry(desired)
+    }
 }

@@ -11,7 +11,8 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::plan::{Desired, RoutingRuleEntry, SelectorEntry, entity_tag};
+use super::resource::{Resource, shown};
+use crate::plan::{Desired, RoutingRuleEntry, SelectorEntry};
 
 /// A routing rule but for its name, which is in the path.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -26,8 +27,7 @@ pub(crate) struct RoutingRuleValue {
     responses((status = 200, body = Page<RoutingRuleEntry>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<RoutingRuleEntry>> {
     let desired = shared.app.desired();
-    let all = desired.routing_rules.values();
-    Json(listing.by_name(all, |rule| &rule.name, |rule| RoutingRuleEntry::of(&desired, rule)))
+    Json(listing.by_name(desired.routing_rules.values(), |rule| &rule.name, |rule| rule.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/routing-rules", tag = "routing_rules", request_body = RoutingRuleEntry,
@@ -37,8 +37,7 @@ pub(crate) async fn create(
     _: Operator,
     Body(body): Body<RoutingRuleEntry>,
 ) -> Result<(StatusCode, Tagged<RoutingRuleEntry>), ProblemDocument> {
-    let rule = shared.run(move |app| app.put_routing_rule(&body, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &rule)))
+    shared.made(move |app| app.put_routing_rule(&body, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/routing-rules/{name}", tag = "routing_rules", params(("name" = String, Path)),
@@ -49,9 +48,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<RoutingRuleEntry>, ProblemDocument> {
     let desired = shared.app.desired();
-    let found = desired.routing_rules.get(&name);
-    let rule = found.ok_or_else(|| ProblemDocument::not_found(&format!("routing rule {name}")))?;
-    Ok(tagged(&desired, rule))
+    shown(&desired, desired.routing_rules.get(&name), &name)
 }
 
 #[utoipa::path(put, path = "/v2/routing-rules/{name}", tag = "routing_rules", params(("name" = String, Path)),
@@ -67,8 +64,7 @@ pub(crate) async fn replace(
     let when = when.sending(&body);
     let RoutingRuleValue { mail, pool } = body;
     let entry = RoutingRuleEntry { name, mail, pool };
-    let rule = shared.run(move |app| app.put_routing_rule(&entry, Some(&when))).await?;
-    Ok(tagged(&shared.app.desired(), &rule))
+    shared.changed(move |app| app.put_routing_rule(&entry, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/routing-rules/{name}", tag = "routing_rules", params(("name" = String, Path)),
@@ -79,11 +75,18 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_routing_rule(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_routing_rule(&name, &when)).await
 }
 
-fn tagged(desired: &Desired, rule: &RoutingRule) -> Tagged<RoutingRuleEntry> {
-    let entry = RoutingRuleEntry::of(desired, rule);
-    Tagged(entity_tag(&entry), entry)
+impl Resource for RoutingRule {
+    type View = RoutingRuleEntry;
+    type Entry = RoutingRuleEntry;
+
+    fn entry(&self, desired: &Desired) -> RoutingRuleEntry {
+        RoutingRuleEntry::of(desired, self)
+    }
+
+    fn view(&self, desired: &Desired) -> RoutingRuleEntry {
+        self.entry(desired)
+    }
 }

@@ -11,7 +11,8 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::plan::{Desired, ShapingMatchEntry, ShapingRuleEntry, entity_tag};
+use super::resource::{Resource, shown};
+use crate::plan::{Desired, ShapingMatchEntry, ShapingRuleEntry};
 
 /// A shaping rule.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,7 +48,7 @@ pub(crate) struct ShapingRuleValue {
     responses((status = 200, body = Page<ShapingRuleView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Listing) -> Json<Page<ShapingRuleView>> {
     let desired = shared.app.desired();
-    Json(listing.by_name(desired.shaping_rules.values(), |rule| &rule.name, |rule| view(&desired, rule)))
+    Json(listing.by_name(desired.shaping_rules.values(), |rule| &rule.name, |rule| rule.view(&desired)))
 }
 
 #[utoipa::path(post, path = "/v2/shaping-rules", tag = "shaping-rules", request_body = ShapingRuleEntry,
@@ -57,8 +58,7 @@ pub(crate) async fn create(
     _: Operator,
     Body(new): Body<ShapingRuleEntry>,
 ) -> Result<(StatusCode, Tagged<ShapingRuleView>), ProblemDocument> {
-    let rule = shared.run(move |app| app.put_shaping_rule(&new, None)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &rule)))
+    shared.made(move |app| app.put_shaping_rule(&new, None)).await
 }
 
 #[utoipa::path(get, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
@@ -69,9 +69,7 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Tagged<ShapingRuleView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let rule = desired.shaping_rule(&name);
-    let rule = rule.ok_or_else(|| ProblemDocument::not_found(&format!("shaping rule {name}")))?;
-    Ok(tagged(&desired, rule))
+    shown(&desired, desired.shaping_rule(&name), &name)
 }
 
 #[utoipa::path(put, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
@@ -86,8 +84,7 @@ pub(crate) async fn replace(
     let when = when.sending(&body);
     let ShapingRuleValue { matches, connections, mails_per_connection, mail_rate, connection_rate } = body;
     let new = ShapingRuleEntry { name, matches, connections, mails_per_connection, mail_rate, connection_rate };
-    let rule = shared.run(move |app| app.put_shaping_rule(&new, Some(&when))).await?;
-    Ok(tagged(&shared.app.desired(), &rule))
+    shared.changed(move |app| app.put_shaping_rule(&new, Some(&when))).await
 }
 
 #[utoipa::path(delete, path = "/v2/shaping-rules/{name}", tag = "shaping-rules", params(("name" = String, Path)),
@@ -98,14 +95,18 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    shared.run(move |app| app.delete_shaping_rule(&name, &when)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    shared.removed(move |app| app.delete_shaping_rule(&name, &when)).await
 }
 
-fn tagged(desired: &Desired, rule: &ShapingRule) -> Tagged<ShapingRuleView> {
-    Tagged(entity_tag(&ShapingRuleEntry::of(desired, rule)), view(desired, rule))
-}
+impl Resource for ShapingRule {
+    type View = ShapingRuleView;
+    type Entry = ShapingRuleEntry;
 
-fn view(desired: &Desired, rule: &ShapingRule) -> ShapingRuleView {
-    ShapingRuleView { id: rule.id.0, rule: ShapingRuleEntry::of(desired, rule) }
+    fn entry(&self, desired: &Desired) -> ShapingRuleEntry {
+        ShapingRuleEntry::of(desired, self)
+    }
+
+    fn view(&self, desired: &Desired) -> ShapingRuleView {
+        ShapingRuleView { id: self.id.0, rule: self.entry(desired) }
+    }
 }
