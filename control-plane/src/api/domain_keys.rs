@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::domains::{DkimAlgorithm, DomainView, checked_view, find};
+use super::domains::{DomainView, checked_view, find};
 use super::extract::{Body, IfMatch, Maker, Operator, Scope, Tagged, TenantParams};
 use super::problem::ProblemDocument;
 use crate::app::{KeyAct, NewKey};
+use crate::plan::DkimAlgorithm;
 
 /// A key to add: made here, or brought.
 #[derive(Deserialize, ToSchema)]

@@ -18,7 +18,7 @@ use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
 use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records};
-use crate::plan::{Desired, DomainEntry, Verification, entity_tag};
+use crate::plan::{Desired, DkimAlgorithm, DomainEntry, Verification, entity_tag};
 use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordState, ServerSaid};
 
 /// A sending domain.
@@ -116,25 +116,6 @@ pub(crate) struct DomainBody {
     /// `operator` or `dns`, for operators; by default as the settings say. What a tenant adds is always `dns`.
     #[serde(default)]
     verification: Option<Verification>,
-}
-
-/// What a DKIM key signs with.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
-pub(crate) enum DkimAlgorithm {
-    /// RSA of 2,048 bits.
-    #[serde(rename = "rsa-sha256")]
-    Rsa,
-    #[serde(rename = "ed25519-sha256")]
-    Ed25519,
-}
-
-impl From<DkimAlgorithm> for KeyAlgorithm {
-    fn from(algorithm: DkimAlgorithm) -> Self {
-        match algorithm {
-            DkimAlgorithm::Rsa => Self::RsaSha256,
-            DkimAlgorithm::Ed25519 => Self::Ed25519Sha256,
-        }
-    }
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]

@@ -216,7 +216,7 @@ pub(crate) struct DomainEntry {
     /// The algorithms of the DKIM keys that sign or are about to. A key that is missing is made, one of another algorithm is
     /// removed. Absent: as they are; a new domain gets one of each algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dkim_keys: Option<Vec<Algorithm>>,
+    pub dkim_keys: Option<Vec<DkimAlgorithm>>,
     /// The keys themselves, sealed by the master key of the installation. Absent: the keys that it has stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_keys: Option<Vec<SealedKey>>,
@@ -224,7 +224,7 @@ pub(crate) struct DomainEntry {
 
 /// What a DKIM key signs with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
-pub(crate) enum Algorithm {
+pub(crate) enum DkimAlgorithm {
     /// RSA of 2,048 bits.
     #[serde(rename = "rsa-sha256")]
     Rsa,
@@ -237,7 +237,7 @@ pub(crate) enum Algorithm {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SealedKey {
     pub selector: String,
-    pub algorithm: Algorithm,
+    pub algorithm: DkimAlgorithm,
     pub public_key: String,
     /// Base64; empty where the private key is gone.
     pub sealed_private_key: String,
@@ -463,8 +463,8 @@ impl SealedKey {
 }
 
 /// Those of the keys that sign or are about to, each once.
-pub(crate) fn live_algorithms(keys: &[DkimKey]) -> Vec<Algorithm> {
-    let mut algorithms: Vec<Algorithm> =
+pub(crate) fn live_algorithms(keys: &[DkimKey]) -> Vec<DkimAlgorithm> {
+    let mut algorithms: Vec<DkimAlgorithm> =
         keys.iter().filter(|key| is_live(key)).map(|key| key.algorithm.into()).collect();
     algorithms.dedup();
     algorithms
@@ -510,7 +510,7 @@ impl SuspensionEntry {
     }
 }
 
-impl From<KeyAlgorithm> for Algorithm {
+impl From<KeyAlgorithm> for DkimAlgorithm {
     fn from(algorithm: KeyAlgorithm) -> Self {
         match algorithm {
             KeyAlgorithm::RsaSha256 => Self::Rsa,
@@ -519,11 +519,11 @@ impl From<KeyAlgorithm> for Algorithm {
     }
 }
 
-impl From<Algorithm> for KeyAlgorithm {
-    fn from(algorithm: Algorithm) -> Self {
+impl From<DkimAlgorithm> for KeyAlgorithm {
+    fn from(algorithm: DkimAlgorithm) -> Self {
         match algorithm {
-            Algorithm::Rsa => Self::RsaSha256,
-            Algorithm::Ed25519 => Self::Ed25519Sha256,
+            DkimAlgorithm::Rsa => Self::RsaSha256,
+            DkimAlgorithm::Ed25519 => Self::Ed25519Sha256,
         }
     }
 }

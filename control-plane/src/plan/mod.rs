@@ -24,8 +24,9 @@ pub(crate) use desired::{
 };
 pub(crate) use difference::{Action, Change, difference, fields, record};
 pub(crate) use document::{
-    CredentialEntry, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry, RouteEntry,
-    SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live, live_algorithms,
+    CredentialEntry, DkimAlgorithm, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry,
+    RouteEntry, SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live,
+    live_algorithms,
 };
 pub(crate) use findings::Findings;
 pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
