@@ -381,7 +381,7 @@ fn mismatch() -> Problem {
 /// Prometheus text of what the shards say, and of the configuration.
 fn metrics(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
     type Read = fn(&ShardStatus) -> u64;
-    const COUNTERS: [(&str, &str, Read); 10] = [
+    const COUNTERS: [(&str, &str, Read); 11] = [
         ("accepted_recipients", "Recipients accepted.", |s| s.counters.accepted),
         ("delivered_recipients", "Recipients delivered.", |s| s.counters.delivered),
         ("deferred_attempts", "Attempts that ended in a transient failure.", |s| s.counters.deferred),
@@ -390,6 +390,7 @@ fn metrics(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
         ("suppressed_recipients", "Recipients dropped by a suppression.", |s| s.counters.suppressed),
         ("cancelled_recipients", "Recipients cancelled.", |s| s.counters.cancelled),
         ("egress_attempts", "Transactions begun.", |s| s.counters.attempts),
+        ("egress_pipelined", "Transactions begun behind others on their connection.", |s| s.counters.pipelined),
         ("egress_connections", "Connections opened.", |s| s.counters.connections),
         ("mesh_handed", "Groups handed to the shard that owns their source.", |s| s.counters.handed),
     ];

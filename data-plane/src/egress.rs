@@ -31,6 +31,8 @@ const READ_BYTES: usize = 4_096;
 const JOIN_BYTES: usize = 64 * 1024;
 /// Octets of the buffer of joined pieces that a session keeps between its mails.
 const JOINED_BYTES_KEPT: usize = 16 * 1024;
+/// What takes longer than this to render and sign goes out before the next is.
+const SIGNATURE_SLOW: Duration = Duration::from_micros(100);
 /// How long a connection attempt to one address may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -109,8 +111,8 @@ impl<'a, P: Platform> SessionPump<'a, P> {
                     self.machine.handle(now, Input::Bytes(&buffer[..count]));
                 }
                 Woken::Read(Err(error)) => self.feed(Input::Reset(&error.to_string())),
-                Woken::Command(Some(SessionCommand::Transact(transact))) => self.transact(&transact),
-                Woken::Command(Some(SessionCommand::Quit) | None) => self.feed(Input::Quit),
+                Woken::Command(Some(command)) => self.obey(command).await,
+                Woken::Command(None) => self.feed(Input::Quit),
                 Woken::Deadline => self.feed(Input::Timeout),
             }
         }
@@ -239,7 +241,7 @@ impl<'a, P: Platform> SessionPump<'a, P> {
     async fn wait(&mut self, buffer: &mut [u8]) -> Woken {
         let platform = self.runtime.platform();
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
-        let commands = self.idle.then_some(&self.commands);
+        let commands = (self.idle || !self.commands.is_empty()).then_some(&self.commands);
         let command = async {
             match commands {
                 Some(commands) => Woken::Command(commands.recv().await.ok()),
@@ -260,19 +262,43 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         or(command, or(read, sleep)).await
     }
 
-    /// Renders, signs and begins a transaction; what cannot be signed ends as a transient failure of our own.
-    fn transact(&mut self, transact: &Transact) {
-        self.idle = false;
-        let Some(capabilities) = self.capabilities.clone() else { return };
+    /// Obeys `command` and those that came with it, so that they share a write. After one that took its time for a signature
+    /// the rest waits: the write is not held up for it, nor are the other tasks.
+    async fn obey(&mut self, command: SessionCommand) {
+        let mut next = Some(command);
+        let mut is_some_unsigned = false;
+        while let Some(command) = next {
+            let began = self.runtime.platform().now();
+            match command {
+                SessionCommand::Transact(transact) => is_some_unsigned |= !self.transact(&transact),
+                SessionCommand::Quit => self.feed(Input::Quit),
+            }
+            if self.runtime.platform().now().since(began) >= SIGNATURE_SLOW && !self.commands.is_empty() {
+                self.runtime.platform().yield_now().await;
+                break;
+            }
+            next = self.commands.try_recv().ok();
+        }
+        if let Some(capabilities) = self.capabilities.clone().filter(|_| is_some_unsigned && self.idle) {
+            self.runtime.input(shard::Input::Ready { session: self.session, capabilities });
+        }
+    }
+
+    /// Renders, signs and begins a transaction; what cannot be signed (`false`) ends as a transient failure of our own.
+    fn transact(&mut self, transact: &Transact) -> bool {
+        let Some(capabilities) = &self.capabilities else { return true };
         let at = self.runtime.platform().timestamp();
-        match self.runtime.signer().transaction(transact, &capabilities, at) {
-            Ok(transaction) => self.feed(Input::Transaction(transaction)),
+        match self.runtime.signer().transaction(transact, capabilities, at) {
+            Ok(transaction) => {
+                self.idle = false;
+                self.feed(Input::Transaction(transaction));
+                true
+            }
             Err(error) => {
                 tracing::error!(message = %transact.job.id, %error, "cannot sign");
                 let outcome = unsigned(transact, &error.to_string());
                 self.runtime.input(shard::Input::Outcome { session: self.session, outcome });
-                self.idle = true;
-                self.runtime.input(shard::Input::Ready { session: self.session, capabilities });
+                false
             }
         }
     }

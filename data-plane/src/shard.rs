@@ -22,7 +22,7 @@ use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
 use postrail_schema::ids::{MessageId, Revision, ShardId, TenantId};
-use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX};
+use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX, SESSION_TRANSACTIONS_MAX};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
@@ -310,7 +310,7 @@ impl<P: Platform> Runtime<P> {
                 runtime.input(Input::Resolved { domain, result });
             }),
             Output::Open { session, plan } => {
-                let (sender, receiver) = async_channel::bounded(2);
+                let (sender, receiver) = async_channel::bounded(SESSION_TRANSACTIONS_MAX + 1);
                 self.0.sessions.borrow_mut().insert(session, sender);
                 self.spawn("egress session", move |runtime| egress::run(runtime, session, plan, receiver));
             }

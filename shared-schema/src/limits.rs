@@ -55,6 +55,8 @@ pub const SMTP_REPLY_LINES_MAX: usize = 128;
 /// A message that is sent with its envelope in one group (RFC 3030), octets; a larger one waits until its recipients are
 /// taken.
 pub const CHUNK_PIPELINED_BYTES_MAX: usize = 64 * 1024;
+/// Transactions that are under way on one outgoing connection at most: what is in doubt when it breaks.
+pub const SESSION_TRANSACTIONS_MAX: usize = 8;
 /// Text that is kept of a receiver's reply for outcomes and events, octets; the rest is dropped.
 pub const SMTP_REPLY_TEXT_BYTES_MAX: usize = 1_024;
 /// Commands without a completed transaction in one session: over it 421.

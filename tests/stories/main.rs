@@ -1,6 +1,7 @@
 //! The stories: what Postrail promises, shown on the built binary with real counterparts.
 
 mod bench;
+mod delivery_backlog;
 mod delivery_content;
 mod delivery_names;
 mod delivery_receivers;

@@ -3,9 +3,9 @@
 //! The SMTP here is written anew and plainly, and shares nothing with the machines of the core: an error there would
 //! else be understood by both sides. What a receiver takes is recorded as [`Fact`]s and kept as [`Mail`].
 //!
-//! Every second receiver offers BDAT. Deliberately absent: STARTTLS, DSN.
+//! Every second receiver offers BDAT by itself. Deliberately absent: STARTTLS, DSN.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -78,7 +78,7 @@ struct Memory {
     /// What it may be on a connection, one drawn for each.
     behaviours: RefCell<Vec<Behaviour>>,
     random: RefCell<Random>,
-    chunking: bool,
+    chunking: Cell<bool>,
     facts: Facts,
     mails: RefCell<Vec<Mail>>,
     first_named: RefCell<BTreeMap<String, Instant>>,
@@ -103,7 +103,7 @@ impl RemoteMta {
             at,
             behaviours: RefCell::new(behaviours),
             random: RefCell::new(random),
-            chunking,
+            chunking: Cell::new(chunking),
             facts: facts.clone(),
             mails: RefCell::default(),
             first_named: RefCell::default(),
@@ -119,6 +119,11 @@ impl RemoteMta {
             }
         });
         Ok(receiver)
+    }
+
+    /// Takes BDAT, whatever the seed said.
+    pub fn offer_chunking(&self) {
+        self.0.chunking.set(true);
     }
 
     /// Changes what new connections meet.
@@ -198,7 +203,7 @@ impl Session {
     async fn obey(&mut self, line: &str) -> io::Result<Next> {
         let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
         match verb.as_str() {
-            "EHLO" if self.receiver.0.chunking => {
+            "EHLO" if self.receiver.0.chunking.get() => {
                 self.reply(Stage::Ehlo, &format!("250-receiver.example\r\n250-CHUNKING\r\n{CAPABILITIES}")).await
             }
             "EHLO" => self.reply(Stage::Ehlo, &format!("250-receiver.example\r\n{CAPABILITIES}")).await,
@@ -215,7 +220,7 @@ impl Session {
             "RCPT" => self.recipient(line).await,
             "DATA" if self.recipients.is_empty() => self.reply(Stage::Data, "503 5.5.1 no recipients").await,
             "DATA" => self.data().await,
-            "BDAT" if self.receiver.0.chunking => self.chunk(line).await,
+            "BDAT" if self.receiver.0.chunking.get() => self.chunk(line).await,
             "RSET" => {
                 self.forget();
                 self.reply(Stage::Ehlo, "250 2.0.0 ok").await

@@ -39,6 +39,8 @@ pub struct Plan {
     pub clients: u32,
     /// Messages of one client.
     pub mails: u32,
+    /// Messages of one client that sends all to one site at once: half of the seeds have some of these.
+    pub burst_mails: u32,
     /// Crashes at most; the seed draws how many there are.
     pub crashes_max: u64,
     /// The disk of the node.
@@ -58,7 +60,7 @@ impl Default for Plan {
             ..NetFaults::default()
         };
         let disk = DiskFaults { stalls_per_million: 200, ..DiskFaults::default() };
-        Self { clients: 4, mails: 6, crashes_max: 3, disk, net }
+        Self { clients: 4, mails: 6, burst_mails: 8, crashes_max: 3, disk, net }
     }
 }
 
@@ -93,7 +95,9 @@ impl Outcome {
 /// # Errors
 /// See [`Failure`]: a panic, a livelock, or nothing left that could happen.
 pub fn run(seed: u64, plan: &Plan) -> Result<Outcome, Failure> {
-    let shaped = Shaped::draw(&mut Random::new(seed ^ 0x54a9e));
+    let mut random = Random::new(seed ^ 0x54a9e);
+    let burst = random.chance(50).then(|| random.below(u64::from(SITES)) as u8);
+    let shaped = Shaped::draw(&mut random, burst);
     let limits = shaped.limits();
     run_under(seed, plan, shaped, &limits)
 }
@@ -141,7 +145,11 @@ impl<'a> Field<'a> {
             zone.add_address(&format!("mx.{}", client::domain(site)), address);
             let machine = sim.platform(sim.add_node(&[address]));
             let at = SocketAddr::new(address, 25);
-            RemoteMta::start(&machine, at, Vec::new(), &facts).expect("the address is its own")
+            let receiver = RemoteMta::start(&machine, at, Vec::new(), &facts).expect("the address is its own");
+            if shaped.burst == Some(site) {
+                receiver.offer_chunking();
+            }
+            receiver
         });
         let receivers = receivers.collect();
         let mesh = node::start(sim, node, &shaped);
@@ -155,13 +163,12 @@ impl<'a> Field<'a> {
             receiver.set_behaviours((0..count).map(|_| draw_behaviour(&mut self.random)).collect());
         }
         for number in 0..plan.clients {
-            let client = client::Client {
-                platform: self.sim.platform(self.clients),
-                facts: self.facts.clone(),
-                number,
-                random: self.random.fork(),
-            };
-            self.sim.platform(self.clients).spawn("client", client.submit(plan.mails));
+            self.start_client(number, None, plan.mails);
+        }
+        if let Some(site) = self.shaped.burst {
+            for number in plan.clients..plan.clients + BURSTING_CLIENTS {
+                self.start_client(number, Some(site), plan.burst_mails);
+            }
         }
         for _ in 0..self.random.below(plan.crashes_max + 1) {
             let until_crash = self.millis(20_000);
@@ -173,6 +180,13 @@ impl<'a> Field<'a> {
             self.mesh = node::start(self.sim, self.node, &self.shaped);
         }
         self.pass(STORM)
+    }
+
+    fn start_client(&mut self, number: u32, bursts_at: Option<u8>, mails: u32) {
+        let (facts, random) = (self.facts.clone(), self.random.fork());
+        let platform = self.sim.platform(self.clients);
+        let client = client::Client { platform, facts, number, random, bursts_at };
+        self.sim.platform(self.clients).spawn("client", client.submit(mails));
     }
 
     /// All is well, and everything has the time to settle: the longest time limit of a hanging receiver, and retries.
@@ -285,6 +299,8 @@ const NAME_SERVER: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(std::
 const SUMMARY_VIOLATIONS: usize = 5;
 /// Receiving sites, one a domain.
 const SITES: u8 = 4;
+/// Clients that send to one site at once, where a run has them.
+const BURSTING_CLIENTS: u32 = 16;
 /// What follows the last crash with faults.
 const STORM: Duration = Duration::from_secs(60);
 /// What follows without.

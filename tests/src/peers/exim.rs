@@ -45,7 +45,7 @@ fn configuration(folder: &Path, inbox: &Path, address: SocketAddr) -> String {
         "primary_hostname = exim.test\nspool_directory = {at}/spool\nlog_file_path = {at}/spool/%slog\n\
          local_interfaces = {ip}\ndaemon_smtp_ports = {port}\nacl_smtp_rcpt = take\nmessage_size_limit = 50M\n\
          tls_advertise_hosts = *\ntls_certificate = {certificate}\ntls_privatekey = {key}\nkeep_environment =\n\
-         smtputf8_advertise_hosts = *\nsmtp_accept_max = 200\nsmtp_accept_max_per_connection = 1000\nhost_lookup =\n\
+         smtputf8_advertise_hosts = *\nsmtp_accept_max = 200\nsmtp_accept_max_per_connection = 1000\nsmtp_accept_queue_per_connection = 0\nhost_lookup =\n\
          rfc1413_query_timeout = 0s\ndeliver_drop_privilege = true\n\
          begin acl\ntake:\n  accept\n\
          begin routers\nall:\n  driver = accept\n  transport = inbox\n\

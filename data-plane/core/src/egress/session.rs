@@ -77,9 +77,9 @@ pub enum Input<'a> {
     TlsFailed(&'a str),
     /// [`Session::deadline`] has come. Whatever the pump was doing with the connection is given up.
     Timeout,
-    /// Wanted after [`Output::Ready`]; refused at any other time.
+    /// Wanted after [`Output::Ready`], several if there are; see [`client::Input::Transaction`].
     Transaction(Transaction),
-    /// End in order, after the transaction that runs.
+    /// End in order, after the transactions that were taken.
     Quit,
 }
 
@@ -95,7 +95,7 @@ pub enum Output {
     },
     /// Write it, in order; may be joined with what follows, and is written before anything is read.
     Send(Bytes),
-    /// Idle: wants [`Input::Transaction`] or [`Input::Quit`].
+    /// Idle: wants one [`Input::Transaction`] or several, or [`Input::Quit`].
     Ready(Capabilities),
     Outcome(TransactionOutcome),
     /// Drop the connection there is; the session is over.
@@ -106,6 +106,7 @@ pub enum Output {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Capabilities {
     pub pipelining: bool,
+    pub chunking: bool,
     pub eight_bit_mime: bool,
     pub smtp_utf8: bool,
     pub dsn: bool,
@@ -293,7 +294,7 @@ impl Session {
             Input::TlsFailed(why) => client::Input::TlsFailed(why),
             Input::Timeout => client::Input::Timeout,
             Input::Transaction(transaction) => {
-                if client.state() == client::State::Ready {
+                if client.takes_transaction() {
                     self.mails += 1;
                 }
                 client::Input::Transaction(transaction)
@@ -381,6 +382,7 @@ impl Session {
         let offered = client.extensions();
         Capabilities {
             pipelining: offered.pipelining,
+            chunking: offered.chunking,
             eight_bit_mime: offered.eight_bit_mime,
             smtp_utf8: offered.smtp_utf8,
             dsn: offered.dsn,

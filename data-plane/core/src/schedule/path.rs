@@ -59,6 +59,8 @@ pub struct Path {
     /// When the next group of another shard that was sent home may come again.
     pub returns_at: Instant,
     pub blocked: Option<WaitReason>,
+    /// Its sessions have one transaction at a time under way before this time.
+    pub one_at_a_time_until: Instant,
     /// It waits for a session that the whole shard has too few of.
     pub starved: bool,
     /// Open connections, those being opened included.
@@ -90,6 +92,7 @@ impl Path {
             is_queue_next: false,
             returns_at: Instant::ZERO,
             blocked: None,
+            one_at_a_time_until: Instant::ZERO,
             starved: false,
             connections: 0,
             opening: 0,

@@ -22,17 +22,45 @@ impl Shard {
             self.paths[slot.path as usize].connection_ready();
         }
         slot.capabilities = Some(capabilities);
+        slot.is_ready = true;
         self.next_transaction(now, session);
     }
 
-    /// Gives `session` the next group of its path, or nothing to do.
+    /// Gives a session that is ready the next groups of its path, or nothing to do.
     pub(super) fn next_transaction(&mut self, now: Moment, session: u32) {
-        let path = self.sessions[session as usize].path;
+        let slot = &self.sessions[session as usize];
+        if !slot.is_ready || !slot.attempts.is_empty() || slot.state == SessionState::Quitting {
+            return; // what it has comes first
+        }
+        let path = slot.path;
         let place = &self.paths[path as usize];
         let may_start = self.rules.may_start(place.key.source, now.instant);
         if self.draining || place.stopped(now.instant).is_some() || !may_start || self.has_had_enough(session) {
             return self.quit_busy(session);
         }
+        for _ in 0..self.transactions_at_once(now.instant, session) {
+            // A job that has to be read ends the round: what comes behind it would wait as well.
+            let is_begun = self.begin_next(now, session);
+            if !is_begun || self.sessions[session as usize].state == SessionState::Quitting {
+                break;
+            }
+        }
+        let slot = &self.sessions[session as usize];
+        if !slot.attempts.is_empty() || slot.state == SessionState::Quitting || self.freed.contains(&session) {
+            return;
+        }
+        if self.gates.is_limit_wanted(&self.paths[path as usize].connection_gates) {
+            return self.quit_busy(session);
+        }
+        let until = now.instant + EGRESS_IDLE;
+        self.sessions[session as usize].state = SessionState::Idle { until };
+        self.idle.insert(until, session);
+        self.paths[path as usize].session_idle(session);
+    }
+
+    /// Begins an attempt with the next group of the session's path; whether there was one whose job is at hand.
+    fn begin_next(&mut self, now: Moment, session: u32) -> bool {
+        let path = self.sessions[session as usize].path;
         while let Some(group) = self.next_ready(now, path) {
             if self.is_stopped(now, group) {
                 self.return_turn(now.instant, path, group);
@@ -44,16 +72,12 @@ impl Shard {
             let aim = Aim::Session(session);
             let (started, revision) = (now.instant, self.revision());
             let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started, revision });
-            self.sessions[session as usize].state = SessionState::Busy { attempt };
+            let slot = &mut self.sessions[session as usize];
+            slot.attempts.push(attempt);
+            slot.state = SessionState::Busy;
             return self.load(now, attempt);
         }
-        if self.gates.is_limit_wanted(&self.paths[path as usize].connection_gates) {
-            return self.quit_busy(session);
-        }
-        let until = now.instant + EGRESS_IDLE;
-        self.sessions[session as usize].state = SessionState::Idle { until };
-        self.idle.insert(until, session);
-        self.paths[path as usize].session_idle(session);
+        false
     }
 
     fn quit_busy(&mut self, session: u32) {
@@ -72,8 +96,8 @@ impl Shard {
             || self.rules.site_suspended(self.domains.slot(group.domain).name.as_str())
     }
 
-    /// Gets the job of an attempt: from memory, from the handing shard, or from the spool.
-    pub(super) fn load(&mut self, now: Moment, attempt: u32) {
+    /// Gets the job of an attempt: from memory, from the handing shard, or from the spool. Whether it was at hand.
+    pub(super) fn load(&mut self, now: Moment, attempt: u32) -> bool {
         let group = &self.groups[self.attempts[attempt as usize].group as usize];
         let ready = match group.job {
             JobRef::Remote(work) => Ok(self.works[work as usize].job.clone()),
@@ -83,6 +107,7 @@ impl Shard {
                 active.at_hand().ok_or_else(|| (at, active.wait(attempt)))
             }
         };
+        let is_at_hand = ready.is_ok();
         match ready {
             Ok(job) => self.begin(now, attempt, job),
             Err((at, is_first)) => {
@@ -92,6 +117,7 @@ impl Shard {
                 }
             }
         }
+        is_at_hand
     }
 
     /// The answer to the first attempt that asked for the job: it is for all that wait for it.
@@ -111,6 +137,7 @@ impl Shard {
                 self.groups[slot.group as usize].state = GroupState::Moving;
                 self.fail_unreadable(now, slot.group, &why);
                 if let Aim::Session(session) = slot.aim {
+                    self.leave_session(session, attempt);
                     self.next_transaction(now, session);
                 }
             }
@@ -127,6 +154,7 @@ impl Shard {
             // The lease on the address ended while the job was read.
             self.end_attempt(attempt);
             self.groups[group as usize].state = GroupState::Moving;
+            self.leave_session(session, attempt);
             self.quit_busy(session);
             return self.route(now, group);
         }
@@ -142,8 +170,7 @@ impl Shard {
             // Its pool became another while the job was read.
             self.end_attempt(attempt);
             self.groups[group as usize].state = GroupState::Moving;
-            self.sessions[session as usize].state = SessionState::Done;
-            self.freed.push(session);
+            self.free_session(session, attempt);
             return self.route(now, group);
         }
         self.suppress(now, group, &job);
@@ -152,8 +179,7 @@ impl Shard {
             self.end_attempt(attempt);
             self.drop_group_and_work(group);
             if let Aim::Session(session) = aim {
-                self.sessions[session as usize].state = SessionState::Done;
-                self.freed.push(session);
+                self.free_session(session, attempt);
             }
             return;
         }
@@ -166,6 +192,8 @@ impl Shard {
                 self.counters.attempts += 1;
                 let Group { entry, attempts, .. } = self.groups[group as usize];
                 let snapshot = self.rules.snapshot().clone();
+                self.sessions[session as usize].is_ready = false;
+                self.counters.pipelined += u64::from(self.sessions[session as usize].attempts.len() > 1);
                 let transact = Transact { attempt, entry, recipients, first: attempts == 0, snapshot, job };
                 self.outputs.push_back(Output::Transact { session, transact: Box::new(transact) });
             }
@@ -173,11 +201,14 @@ impl Shard {
         }
     }
 
-    /// A transaction has ended. The session asks for the next by itself, or ends.
+    /// A transaction has ended. After its last the session asks for the next by itself, or ends.
     pub(super) fn outcome(&mut self, now: Moment, session: u32, outcome: TransactionOutcome) {
-        let slot = self.remove_attempt(outcome.tag as u32);
+        let attempt = outcome.tag as u32;
+        let slot = self.remove_attempt(attempt);
         assert_eq!(slot.aim, Aim::Session(session), "a transaction ends on its own session");
-        self.sessions[session as usize].state = SessionState::Done;
+        let together = self.sessions[session as usize].attempts.len();
+        self.leave_session(session, attempt);
+        self.learn_window(now.instant, session, slot.started, &outcome, together);
         let group = slot.group;
         self.groups[group as usize].state = GroupState::Moving;
         let mails = self.sessions[session as usize].mails;
@@ -219,15 +250,7 @@ impl Shard {
         let place = &mut self.paths[path as usize];
         place.connection_closed(session, was_opening);
         self.gates.release(now.instant, &place.connection_gates);
-        if let SessionState::Busy { attempt } = slot.state {
-            // Without an outcome nothing was tried: the group goes back, once nobody loads for it any more.
-            self.attempts[attempt as usize].aim = Aim::Lost;
-            if !self.attempts[attempt as usize].loading {
-                let attempt = self.end_attempt(attempt);
-                self.groups[attempt.group as usize].state = GroupState::Moving;
-                self.route(now, attempt.group);
-            }
-        }
+        self.lose_attempts(now, &slot.attempts);
         if let SessionEnd::Failed { phase, reply, host, address, .. } = end
             && was_opening
         {

@@ -35,6 +35,7 @@ mod route;
 mod settle;
 mod shaping;
 mod view;
+mod window;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -210,6 +211,8 @@ pub struct Counters {
     pub suppressed: u64,
     pub cancelled: u64,
     pub attempts: u64,
+    /// Those of them that were begun while others were under way on their session.
+    pub pipelined: u64,
     pub connections: u64,
     pub handed: u64,
 }
@@ -320,6 +323,12 @@ struct SessionSlot {
     path: u32,
     state: SessionState,
     capabilities: Option<Arc<Capabilities>>,
+    /// Attempts under way on it, in their order.
+    attempts: SmallVec<[u32; 4]>,
+    /// It has told that it is ready, and was given no transaction since.
+    is_ready: bool,
+    /// Transactions that it may have under way at once.
+    window: usize,
     /// Transactions that ended with a reply on this session.
     mails: u32,
     /// What it connects from.
@@ -332,10 +341,8 @@ enum SessionState {
     Idle {
         until: Instant,
     },
-    Busy {
-        attempt: u32,
-    },
-    /// Its transaction's outcome is in; it asks for the next, or ends.
+    Busy,
+    /// The outcomes of its transactions are in; it asks for the next, or ends.
     Done,
     Quitting,
 }

@@ -333,8 +333,7 @@ impl Shard {
             port: place.key.port,
             mails_max: place.shape.limits.mails_per_connection,
         };
-        let slot =
-            SessionSlot { path, state: SessionState::Opening, capabilities: None, mails: 0, address: source.address };
+        let slot = SessionSlot::opening(path, source.address);
         let session = self.sessions.insert(slot) as u32;
         self.outputs.push_back(Output::Open { session, plan: Box::new(plan) });
     }

@@ -26,6 +26,7 @@ mod addresses;
 mod policies;
 mod quarantine;
 mod shaping;
+mod window;
 
 struct World {
     shard: Shard,
@@ -205,7 +206,12 @@ impl World {
     }
 
     fn ready(&mut self, session: u32) {
+        self.ready_with(session, false);
+    }
+
+    fn ready_with(&mut self, session: u32, chunking: bool) {
         let capabilities = Capabilities {
+            chunking,
             pipelining: true,
             eight_bit_mime: true,
             smtp_utf8: true,
@@ -228,16 +234,26 @@ impl World {
     }
 
     fn outcome(&mut self, session: u32, transact: &Transact, verdict: Verdict, code: u16) {
+        self.outcome_with(session, transact, |outcome| {
+            outcome.recipients.iter_mut().for_each(|recipient| {
+                (recipient.verdict, recipient.reply.code) = (verdict, code);
+            })
+        });
+    }
+
+    /// A delivery, or what `change` makes of it.
+    fn outcome_with(&mut self, session: u32, transact: &Transact, change: impl FnOnce(&mut TransactionOutcome)) {
         let outcome = RecipientOutcome {
-            verdict,
+            verdict: DELIVERED,
             scope: Scope::Recipient,
             phase: Phase::EndOfData,
-            reply: Reply::plain(code, "said"),
+            reply: Reply::plain(250, "said"),
             maybe_delivered: false,
         };
         let recipients = vec![outcome; transact.recipients.len()];
-        let tag = u64::from(transact.attempt);
-        self.input(Input::Outcome { session, outcome: TransactionOutcome { tag, recipients, session_over: false } });
+        let mut outcome = TransactionOutcome { tag: u64::from(transact.attempt), recipients, session_over: false };
+        change(&mut outcome);
+        self.input(Input::Outcome { session, outcome });
     }
 
     /// Drives one mail to its transaction on a fresh session.

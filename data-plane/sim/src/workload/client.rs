@@ -19,6 +19,8 @@ pub(super) struct Client {
     pub(super) facts: Facts,
     pub(super) number: u32,
     pub(super) random: Random,
+    /// It sends all of its mail in one go, each to one recipient of this site, so that a backlog gathers there.
+    pub(super) bursts_at: Option<u8>,
 }
 
 impl Client {
@@ -28,7 +30,8 @@ impl Client {
         while mail < mails {
             let pause = Duration::from_millis(self.random.below(8_000));
             self.platform.sleep_until(self.platform.now() + pause).await;
-            let until = mails.min(mail + 1 + self.random.below(3) as u32);
+            let next = mail + 1 + self.random.below(3) as u32;
+            let until = if self.bursts_at.is_some() { mails } else { mails.min(next) };
             let platform = self.platform.clone();
             let session = async { self.session(mail..until).await };
             // A node that is down refuses, and a crash breaks what was open: the next session is another matter.
@@ -50,11 +53,9 @@ impl Client {
             say(&mut stream, &sender).await?;
             expect(&mut stream, &mut unread, "250").await?;
             let mut recipients = Vec::new();
-            // Now and then a mail for more recipients of one site than a transaction may carry.
-            let many = self.random.chance(4).then(|| self.random.below(u64::from(SITES)) as u8);
-            let last = if many.is_some() { 100 + self.random.below(60) } else { self.random.below(3) };
+            let (only, last) = self.whereto();
             for index in 0..=last {
-                let site = many.unwrap_or_else(|| self.random.below(u64::from(SITES)) as u8);
+                let site = only.unwrap_or_else(|| self.random.below(u64::from(SITES)) as u8);
                 let recipient = format!("r{}-{mail}-{index}@{}", self.number, domain(site));
                 self.facts.record(self.platform.now(), Fact::Submitted { recipient: recipient.clone() });
                 say(&mut stream, &format!("RCPT TO:<{recipient}>")).await?;
@@ -64,7 +65,7 @@ impl Client {
             say(&mut stream, "DATA").await?;
             expect(&mut stream, &mut unread, "354").await?;
             let filling = "A line of some length, so that mails fill more than a block.\r\n";
-            let lines = filling.repeat(self.random.below(300) as usize);
+            let lines = filling.repeat(self.random.below(if self.bursts_at.is_some() { 10 } else { 300 }) as usize);
             let content = format!("From: <sender{0}{SENDERS}>\r\nSubject: {0}-{mail}\r\n\r\n{lines}.", self.number);
             say(&mut stream, &content).await?;
             expect(&mut stream, &mut unread, "250").await?;
@@ -74,6 +75,16 @@ impl Client {
         }
         say(&mut stream, "QUIT").await?;
         expect(&mut stream, &mut unread, "221").await
+    }
+
+    /// The one site of a mail, if it has one, and the number of its last recipient. Now and then there are more recipients of one
+    /// site than a transaction may carry.
+    fn whereto(&mut self) -> (Option<u8>, u64) {
+        if self.bursts_at.is_some() {
+            return (self.bursts_at, 0);
+        }
+        let many = self.random.chance(4).then(|| self.random.below(u64::from(SITES)) as u8);
+        (many, if many.is_some() { 100 + self.random.below(60) } else { self.random.below(3) })
     }
 }
 

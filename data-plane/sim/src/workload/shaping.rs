@@ -21,6 +21,8 @@ use crate::invariants::{Limits, Pace, PathLimits};
 pub(super) struct Shaped {
     pub(super) providers: Vec<Provider>,
     pub(super) rules: Vec<ShapingRule>,
+    /// A site that gets much mail at once, over few connections: a backlog gathers for it.
+    pub(super) burst: Option<u8>,
 }
 
 /// Sites of the provider: those below it.
@@ -30,10 +32,14 @@ const PROVIDER_SITES: u8 = 2;
 const SLACK: Duration = DiskFaults::STALL.saturating_add(Duration::from_secs(3));
 
 impl Shaped {
-    pub(super) fn draw(random: &mut Random) -> Self {
-        let mut shaped = Self::default();
+    pub(super) fn draw(random: &mut Random, burst: Option<u8>) -> Self {
+        let mut shaped = Self { burst, ..Self::default() };
         for site in 0..SITES {
-            if random.chance(50) {
+            if burst == Some(site) && random.chance(70) {
+                let connections = Some(1 + random.below(2) as u32);
+                let matches = ShapingMatch { site: Some(suffix(site)), ..ShapingMatch::default() };
+                shaped.push(ShapingRule { connections, ..rule(&format!("site-{site}"), matches) });
+            } else if random.chance(50) {
                 let matches = ShapingMatch { site: Some(suffix(site)), ..ShapingMatch::default() };
                 shaped.add(&format!("site-{site}"), matches, random);
             }
@@ -58,15 +64,7 @@ impl Shaped {
     }
 
     fn add(&mut self, name: &str, matches: ShapingMatch, random: &mut Random) {
-        let mut rule = ShapingRule {
-            id: ShapingRuleId(self.rules.len() as u32 + 1),
-            name: name.to_owned(),
-            matches,
-            connections: None,
-            mails_per_connection: None,
-            mail_rate: Some(draw_rate(random)),
-            connection_rate: None,
-        };
+        let mut rule = ShapingRule { mail_rate: Some(draw_rate(random)), ..rule(name, matches) };
         if !rule.is_of_mail() {
             rule.connections = random.chance(60).then(|| 1 + random.below(3) as u32);
             rule.mails_per_connection = random.chance(60).then(|| 1 + random.below(4) as u32);
@@ -74,8 +72,12 @@ impl Shaped {
             rule.mail_rate = rule.mail_rate.filter(|_| random.chance(60));
         }
         if rule.fault().is_none() {
-            self.rules.push(rule);
+            self.push(rule);
         }
+    }
+
+    fn push(&mut self, rule: ShapingRule) {
+        self.rules.push(ShapingRule { id: ShapingRuleId(self.rules.len() as u32 + 1), ..rule });
     }
 
     /// What receivers may see.
@@ -125,6 +127,19 @@ fn pace(receivers: BTreeSet<IpAddr>, is_of_connections: bool, rate: Rate) -> Pac
     Pace { receivers, is_of_connections, interval: rate.interval(), slack: SLACK }
 }
 
+/// A rule that says nothing yet.
+fn rule(name: &str, matches: ShapingMatch) -> ShapingRule {
+    ShapingRule {
+        id: ShapingRuleId::default(),
+        name: name.to_owned(),
+        matches,
+        connections: None,
+        mails_per_connection: None,
+        mail_rate: None,
+        connection_rate: None,
+    }
+}
+
 fn suffix(site: u8) -> String {
     format!(".{}", client::domain(site))
 }
@@ -140,14 +155,11 @@ pub(super) fn strict() -> Shaped {
     let mut shaped = Shaped::default();
     for site in 0..SITES {
         let matches = ShapingMatch { site: Some(suffix(site)), ..ShapingMatch::default() };
-        shaped.rules.push(ShapingRule {
-            id: ShapingRuleId(u32::from(site) + 1),
-            name: format!("site-{site}"),
-            matches,
+        shaped.push(ShapingRule {
             connections: Some(1),
             mails_per_connection: Some(1),
             mail_rate: "6/min".parse().ok(),
-            connection_rate: None,
+            ..rule(&format!("site-{site}"), matches)
         });
     }
     shaped

@@ -6,6 +6,7 @@
 //! ready -> MAIL -> RCPT... -> DATA -> message -> ready      without PIPELINING: one command at a time
 //!      |-> MAIL RCPT... DATA at once -> message -> ready    with it
 //!      \-> MAIL RCPT... BDAT and the message at once -> ready   with CHUNKING too, for a small message
+//!          \-> RSET MAIL RCPT... BDAT and the message, at once, for each transaction that follows one such
 //! ready -> QUIT -> over                                      421, a fault: over, from everywhere
 //! ```
 //!
@@ -14,10 +15,15 @@
 //! rested: then the message waits for its 354, so that it is not sent in vain, and a connection that died at rest leaves
 //! no doubt whether the mail has arrived.
 //!
+//! A transaction that comes while such a message is under way goes out behind it (RFC 3030 lets BDAT be pipelined, RFC 2920
+//! section 3.1 lets RSET, MAIL and RCPT follow it), after RSET, so that it is well formed whatever became of the one before.
+//! One that may not go ahead waits until those before it have ended.
+//!
 //! Invariants worth naming:
 //! - a transaction that was taken or refused gives exactly one [`Output::Outcome`], with one [`Settled`] a recipient;
 //! - a reply that arrives before its command was handed out is a protocol error: the dialogue is out of step;
 //! - octets behind the 220 to STARTTLS are refused, never carried into the protected session (RFC 3207 section 6);
+//! - transactions end in the order in which they were taken;
 //! - "maybe delivered" is said only after the end of data was handed out, and never after a reply to it;
 //! - no timeout is resumable: [`Input::Timeout`] ends the connection, a half-written chunk is never continued.
 //!
@@ -27,19 +33,20 @@ mod content;
 mod extensions;
 mod fault;
 mod phase;
+mod steps;
 mod transaction;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postrail_schema::limits::TRANSACTION_RECIPIENTS_MAX;
+use postrail_schema::limits::{SESSION_TRANSACTIONS_MAX, TRANSACTION_RECIPIENTS_MAX};
 
 use self::content::BLOCK_BYTES;
 pub use self::extensions::Extensions;
 pub use self::fault::Fault;
 pub use self::phase::{Phase, Timeouts};
-use self::transaction::{Running, bounded};
+use self::transaction::Running;
 pub use self::transaction::{Settled, Transaction};
 use super::{Reply, ReplyParser};
 use crate::base::Instant;
@@ -75,9 +82,10 @@ pub enum Input<'a> {
     TlsFailed(&'a str),
     /// The deadline has come.
     Timeout,
-    /// Allowed after [`Output::Ready`]; at any other time it is refused with [`Fault::NotReady`].
+    /// Allowed after [`Output::Ready`], and while a transaction runs as long as there are fewer than
+    /// [`SESSION_TRANSACTIONS_MAX`]; at any other time it is refused with [`Fault::NotReady`].
     Transaction(Transaction),
-    /// End in order, after the transaction that runs.
+    /// End in order, after the transactions that were taken.
     Quit,
 }
 
@@ -93,7 +101,7 @@ pub enum Output {
         tag: u64,
         /// One for each recipient of the transaction, in its order.
         recipients: Vec<Settled>,
-        /// No [`Output::Ready`] follows. Where it is false, either that or [`Output::Closed`] does.
+        /// No [`Output::Ready`] follows. Where it is false, either that, the next outcome or [`Output::Closed`] does.
         over: bool,
     },
     /// Close the connection. The last output but for refused transactions.
@@ -174,6 +182,9 @@ pub struct Client {
     since: Instant,
     parser: ReplyParser,
     outputs: VecDeque<Output>,
+    /// Pieces put into [`Self::outputs`] so far, and how many of them were handed out.
+    pieces: u64,
+    handed_out: u64,
     extensions: Extensions,
     tls: bool,
     was_ready: bool,
@@ -181,6 +192,10 @@ pub struct Client {
     /// The last transaction had somebody refused.
     refused: bool,
     running: Option<Running>,
+    /// Sent behind the running one, in this order.
+    ahead: VecDeque<Running>,
+    /// Taken, and to be sent when all before it have ended.
+    waiting: VecDeque<Transaction>,
 }
 
 impl Client {
@@ -192,12 +207,16 @@ impl Client {
             since: now,
             parser: ReplyParser::new(),
             outputs: VecDeque::new(),
+            pieces: 0,
+            handed_out: 0,
             extensions: Extensions::default(),
             tls: false,
             was_ready: false,
             quitting: false,
             refused: false,
             running: None,
+            ahead: VecDeque::new(),
+            waiting: VecDeque::new(),
         }
     }
 
@@ -226,6 +245,7 @@ impl Client {
     /// The next thing to be done. A message is handed out in chunks, one a call.
     pub fn poll(&mut self) -> Option<Output> {
         if let Some(output) = self.outputs.pop_front() {
+            self.handed_out += u64::from(matches!(output, Output::Send(_)));
             return Some(output);
         }
         let running = self.running.as_mut().filter(|_| self.state == State::Message)?;
@@ -241,6 +261,13 @@ impl Client {
 
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether a transaction would be taken now.
+    pub fn takes_transaction(&self) -> bool {
+        let runs = self.running.is_some() && self.state != State::Over && !self.quitting;
+        let taken = 1 + self.ahead.len() + self.waiting.len();
+        self.state == State::Ready || runs && taken < SESSION_TRANSACTIONS_MAX
     }
 
     /// What the receiver offered last.
@@ -281,6 +308,7 @@ impl Client {
 
     fn send(&mut self, wire: impl Into<Bytes>) {
         self.outputs.push_back(Output::Send(wire.into()));
+        self.pieces += 1;
     }
 
     fn read(&mut self, now: Instant, mut bytes: &[u8]) {
@@ -322,7 +350,10 @@ impl Client {
             State::StartTls if reply.is_success() => {
                 self.end(&Fault::Protocol.reply("octets follow the reply to STARTTLS"));
             }
+            State::Rset if reply.is_success() && self.running.is_some() => self.enter(now, State::Mail),
             State::Rset if reply.is_success() => self.idle(now),
+            // What was sent behind it may have been taken all the same.
+            State::Rset if self.running.is_some() => self.out_of_step(&reply),
             State::Greeting | State::Ehlo | State::Helo | State::StartTls | State::Rset => self.refuse(&reply),
             State::Mail => self.answer_mail(now, &reply),
             State::Rcpt => self.answer_rcpt(now, reply),
@@ -352,10 +383,17 @@ impl Client {
         }
     }
 
+    /// Goes on with the next transaction, or wants one.
     fn idle(&mut self, now: Instant) {
         self.was_ready = true;
         self.enter(now, State::Ready);
-        if self.quitting {
+        if let Some(next) = self.waiting.pop_front() {
+            self.begin(now, next);
+            while self.waiting.front().is_some_and(|next| self.may_follow(next)) {
+                let Some(next) = self.waiting.pop_front() else { return };
+                self.send_ahead(next);
+            }
+        } else if self.quitting {
             self.quit(now);
         } else {
             self.outputs.push_back(Output::Ready);
@@ -364,10 +402,20 @@ impl Client {
 
     fn start(&mut self, now: Instant, transaction: Transaction) {
         assert!(transaction.recipients.len() <= TRANSACTION_RECIPIENTS_MAX, "a transaction is bounded");
-        if self.state != State::Ready {
+        if !self.takes_transaction() {
             self.outputs.push_back(refused(&transaction, self.state == State::Over || self.quitting));
-            return;
+        } else if self.state == State::Ready {
+            self.outputs.retain(|output| !matches!(output, Output::Ready));
+            self.begin(now, transaction);
+        } else if self.waiting.is_empty() && self.may_follow(&transaction) {
+            self.send_ahead(transaction);
+        } else {
+            self.waiting.push_back(transaction);
         }
+    }
+
+    /// Sends a transaction on a connection where nothing is under way.
+    fn begin(&mut self, now: Instant, transaction: Transaction) {
         let rested = now.since(self.since) > CHUNK_REST_MAX;
         let chunked = !self.refused && !rested && transaction.fits_chunk(&self.extensions);
         let (running, pieces) = Running::new(transaction, &self.extensions, chunked);
@@ -381,10 +429,29 @@ impl Client {
         } else {
             running.write_mail(&mut wire);
         }
-        self.running = Some(running);
         self.send(wire);
         pieces.into_iter().for_each(|piece| self.send(piece));
+        self.running = Some(running.sent_by(self.pieces));
         self.enter(now, State::Mail);
+    }
+
+    /// Whether `next` may be sent behind what runs: both are small messages with their envelopes, and nobody was refused.
+    fn may_follow(&self, next: &Transaction) -> bool {
+        let is_chunked = |running: &Running| running.chunked && !running.any_refused();
+        !self.refused && self.running.as_ref().is_some_and(is_chunked) && next.fits_chunk(&self.extensions)
+    }
+
+    /// Sends a transaction behind those that are under way.
+    fn send_ahead(&mut self, transaction: Transaction) {
+        let (running, pieces) = Running::new(transaction, &self.extensions, true);
+        if running.has_pending() {
+            let mut wire = Vec::with_capacity(256);
+            wire.extend_from_slice(RSET);
+            running.write_group(&mut wire);
+            self.send(wire);
+            pieces.into_iter().for_each(|piece| self.send(piece));
+        }
+        self.ahead.push_back(running.sent_by(self.pieces));
     }
 
     fn quit(&mut self, now: Instant) {
@@ -398,182 +465,21 @@ impl Client {
     }
 }
 
-/// The steps of a transaction, and the ends.
-impl Client {
-    fn answer_mail(&mut self, now: Instant, reply: &Reply) {
-        let Some(running) = self.running.as_mut() else { return };
-        if reply.is_intermediate() {
-            return self.out_of_step(reply);
-        }
-        if reply.is_success() || self.extensions.pipelining {
-            if !reply.is_success() {
-                running.mail_refused = true;
-                running.settle_rest(Phase::Mail, reply, false);
-            }
-            return self.expect_rcpt(now);
-        }
-        running.settle_rest(Phase::Mail, reply, false);
-        self.finish(now, false);
-    }
-
-    fn answer_rcpt(&mut self, now: Instant, reply: Reply) {
-        if reply.is_intermediate() {
-            return self.out_of_step(&reply);
-        }
-        let Some(running) = self.running.as_mut() else { return };
-        running.answer_recipient(reply);
-        self.expect_rcpt(now);
-    }
-
-    /// Goes on to the next RCPT, or to DATA when all are answered.
-    fn expect_rcpt(&mut self, now: Instant) {
-        let Some(running) = self.running.as_ref() else { return };
-        let pipelined = self.extensions.pipelining;
-        if !running.all_answered() {
-            if !pipelined {
-                let mut wire = Vec::with_capacity(128);
-                running.write_next_rcpt(&mut wire);
-                self.send(wire);
-            }
-            return self.enter(now, State::Rcpt);
-        }
-        if running.chunked {
-            return self.enter(now, State::Message);
-        }
-        if !pipelined && !running.has_pending() {
-            return self.finish(now, true);
-        }
-        if !pipelined {
-            self.send(&b"DATA\r\n"[..]);
-        }
-        self.enter(now, State::Data);
-    }
-
-    fn answer_data(&mut self, now: Instant, reply: &Reply) {
-        let Some(running) = self.running.as_mut() else { return };
-        let wanted = running.has_pending();
-        if reply.is_intermediate() && wanted {
-            self.enter(now, State::Message);
-        } else if reply.is_intermediate() && running.any_accepted {
-            // MAIL was refused and RCPT was not: a lone dot might send an empty message, closing does not.
-            self.out_of_step(reply);
-        } else if reply.is_intermediate() {
-            // RFC 2920 3.1: DATA that was accepted without a recipient is ended at once.
-            self.send(&b".\r\n"[..]);
-            self.enter(now, State::LoneDot);
-        } else if reply.is_success() {
-            self.out_of_step(reply);
-        } else {
-            running.settle_rest(Phase::Data, reply, false);
-            let reset = !running.mail_refused;
-            self.finish(now, reset);
-        }
-    }
-
-    fn answer_message(&mut self, now: Instant, reply: &Reply) {
-        let Some(running) = self.running.as_mut() else { return };
-        let refused = reply.is_transient() || reply.is_permanent();
-        if running.chunked && refused {
-            // RFC 3030 section 2: a chunk that failed leaves the transaction to be reset.
-            let reset = !running.mail_refused;
-            match reply.code {
-                500..=504 => running.settle_rest(
-                    Phase::EndOfData,
-                    &Fault::Protocol.reply(format_args!("CHUNKING is offered and BDAT refused: {reply}")),
-                    false,
-                ),
-                _ => running.settle_rest(Phase::EndOfData, reply, false),
-            }
-            self.finish(now, reset);
-        } else if !running.content.is_ended() {
-            // Early: no end of data was sent, so nothing is delivered, and the dialogue cannot go on.
-            if refused {
-                self.end(reply);
-            } else {
-                self.out_of_step(reply);
-            }
-        } else if refused || reply.is_success() {
-            running.settle_rest(Phase::EndOfData, reply, false);
-            self.finish(now, false);
-        } else {
-            self.out_of_step(reply);
-        }
-    }
-
-    /// Tells the outcome of the running transaction, and becomes ready again.
-    fn finish(&mut self, now: Instant, reset: bool) {
-        self.refused = self.running.as_ref().is_some_and(Running::any_refused);
-        self.tell_outcome(self.quitting);
-        if reset && !self.quitting {
-            self.send(&b"RSET\r\n"[..]);
-            self.enter(now, State::Rset);
-        } else {
-            self.idle(now);
-        }
-    }
-
-    fn tell_outcome(&mut self, over: bool) {
-        if let Some(running) = self.running.take() {
-            let tag = running.tag();
-            self.outputs.push_back(Output::Outcome { tag, recipients: running.into_settled(), over });
-        }
-    }
-
-    /// A refusal of the whole session: says QUIT and does not wait for its reply.
-    fn refuse(&mut self, reply: &Reply) {
-        if reply.is_transient() || reply.is_permanent() {
-            self.end_with_quit(reply);
-        } else {
-            self.out_of_step(reply);
-        }
-    }
-
-    fn end_with_quit(&mut self, reply: &Reply) {
-        self.end(reply);
-        self.outputs.push_front(Output::Send(Bytes::from_static(QUIT)));
-    }
-
-    fn out_of_step(&mut self, reply: &Reply) {
-        let state = self.state.name();
-        self.end(&Fault::Protocol.reply(format_args!("unexpected reply in state {state}: {reply}")));
-    }
-
-    /// Ends the connection for the reason that `reply` gives; what runs is settled with it.
-    fn end(&mut self, reply: &Reply) {
-        let sent = !self.outputs.iter().any(|output| matches!(output, Output::Send(_)));
-        let chunk_sent = sent && self.running.as_ref().is_some_and(|running| running.chunked);
-        // What has its end with the receiver may have arrived, whichever reply is missing.
-        let phase = if chunk_sent && reply.code == 0 { Phase::EndOfData } else { self.state.phase() };
-        self.outputs.retain(|output| matches!(output, Output::Outcome { .. }));
-        if let Some(running) = self.running.as_mut() {
-            let ended = chunk_sent || (self.state == State::Message && running.content.is_ended());
-            let maybe_delivered = ended && reply.code == 0;
-            running.settle_rest(phase, reply, maybe_delivered);
-            self.tell_outcome(true);
-        }
-        if self.was_ready || self.quitting {
-            return self.close();
-        }
-        self.state = State::Over;
-        self.outputs.push_back(Output::Closed(End::Failed { phase, reply: bounded(reply.clone()) }));
-    }
-
-    fn close(&mut self) {
-        self.state = State::Over;
-        self.outputs.push_back(Output::Closed(End::Done));
-    }
-}
-
 /// The outcome of a transaction that cannot be taken now.
 pub(crate) fn refused(transaction: &Transaction, over: bool) -> Output {
-    let reply = Fault::NotReady.reply("the session cannot take a transaction now");
-    let settled = Settled { phase: Phase::Mail, reply, maybe_delivered: false };
+    refused_with(transaction, &Fault::NotReady.reply("the session cannot take a transaction now"), over)
+}
+
+/// The outcome of a transaction of which nothing was sent.
+fn refused_with(transaction: &Transaction, reply: &Reply, over: bool) -> Output {
+    let settled = Settled { phase: Phase::Mail, reply: reply.clone(), maybe_delivered: false };
     Output::Outcome { tag: transaction.tag, recipients: vec![settled; transaction.recipients.len()], over }
 }
 
 /// How long a connection may have rested before a message goes with its envelope.
 const CHUNK_REST_MAX: Duration = Duration::from_secs(1);
 const QUIT: &[u8] = b"QUIT\r\n";
+const RSET: &[u8] = b"RSET\r\n";
 
 #[cfg(test)]
 mod tests;

@@ -217,6 +217,121 @@ fn a_chunk_whose_replies_are_lost_may_have_been_delivered() {
     assert_eq!(drain(&mut client), "(mail connection_lost; over) (closed)");
 }
 
+/// One recipient with its envelope, as the first and as one that goes ahead.
+const ONE: &str = "MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|BDAT 19 LAST| D: s| S: x|| .hi|";
+const AHEAD: &str = "RSET|MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|BDAT 19 LAST| D: s| S: x|| .hi|";
+
+#[test]
+fn transactions_that_come_together_go_out_together_and_end_in_their_order() {
+    script(
+        &mut ready("PIPELINING,CHUNKING"),
+        &[
+            ("one", ONE),
+            ("two", &AHEAD.replace("BDAT", "RCPT TO:<z@y.example>|BDAT")),
+            ("one", AHEAD),
+            ("250 ok|250 ok|250 taken|", "(end_of_data 250)"),
+            ("250 reset|250 ok|250 ok|550 5.1.1 no|250 taken|", "(end_of_data 250, rcpt 550)"),
+            ("250 reset|250 ok|250 ok|554 5.7.1 spam|", "(end_of_data 554) RSET|"),
+            ("250 reset|", "(ready)"),
+        ],
+    );
+}
+
+#[test]
+fn what_was_sent_behind_a_refused_transaction_is_taken_all_the_same() {
+    let waited = "(end_of_data 250) MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|BDAT 19 LAST| D: s| S: x|| .hi|";
+    script(
+        &mut ready("PIPELINING,CHUNKING"),
+        &[
+            ("one", ONE),
+            ("one", AHEAD),
+            ("250 ok|450 4.2.1 later|503 no recipient|", "(rcpt 450)"),
+            // After a refusal nothing more is sent ahead until one has been taken.
+            ("one", ""),
+            ("250 reset|250 ok|250 ok|250 taken|", waited),
+        ],
+    );
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(
+        &mut client,
+        &[
+            ("one", ONE),
+            ("250 ok|450 4.2.1 later|", ""),
+            ("one", ""),
+            ("503 no recipient|", "(rcpt 450) RSET|"),
+            ("250 reset|", "MAIL FROM:<a@b.example>|RCPT TO:<x@y.example>|DATA|"),
+            ("250 ok|250 ok|354 go|", MESSAGE),
+            ("250 taken|", "(end_of_data 250) (ready)"),
+        ],
+    );
+}
+
+#[test]
+fn transactions_that_may_not_go_ahead_wait_for_those_before_them() {
+    script(
+        &mut ready("PIPELINING"),
+        &[
+            ("two", GROUP),
+            ("two", ""),
+            ("quit", ""),
+            ("250 ok|250 ok|250 ok|354 go|", MESSAGE),
+            ("250 taken|", &format!("(end_of_data 250, end_of_data 250) {GROUP}")),
+            ("250 ok|250 ok|250 ok|354 go|", MESSAGE),
+            ("250 taken|", "(end_of_data 250, end_of_data 250; over) QUIT|"),
+        ],
+    );
+}
+
+#[test]
+fn a_connection_that_breaks_leaves_all_that_was_sent_in_doubt_and_nothing_else() {
+    let lost = "(end_of_data connection_lost maybe; over) (end_of_data connection_lost maybe; over) (closed)";
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(&mut client, &[("one", ONE), ("one", AHEAD), ("eof", lost)]);
+    // The first was answered, the third not handed out.
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(&mut client, &[("one", ONE), ("one", AHEAD), ("250 ok|250 ok|250 taken|", "(end_of_data 250)")]);
+    feed(&mut client, "one");
+    feed(&mut client, "eof");
+    let end = "(end_of_data connection_lost maybe; over) (mail connection_lost; over) (closed)";
+    assert_eq!(drain(&mut client), end);
+    // Whoever says 421 has taken nothing of what follows.
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(
+        &mut client,
+        &[
+            ("one", ONE),
+            ("one", AHEAD),
+            ("250 ok|250 ok|250 taken|421 4.7.0 enough|", "(end_of_data 250) (mail 421; over) (closed)"),
+        ],
+    );
+    // A receiver that knows no RSET may have gone on.
+    let mut client = ready("PIPELINING,CHUNKING");
+    script(
+        &mut client,
+        &[
+            ("one", ONE),
+            ("one", AHEAD),
+            (
+                "250 ok|250 ok|250 taken|500 what?|",
+                "(end_of_data 250) (end_of_data protocol_error maybe; over) (closed)",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_connection_takes_so_many_transactions_and_no_more() {
+    let mut client = ready("PIPELINING,CHUNKING");
+    for _ in 0..SESSION_TRANSACTIONS_MAX {
+        assert!(client.takes_transaction());
+        feed(&mut client, "one");
+        drain(&mut client);
+    }
+    assert!(!client.takes_transaction());
+    feed(&mut client, "one");
+    assert_eq!(drain(&mut client), "(mail session_not_ready)");
+}
+
 #[test]
 fn a_message_without_a_final_line_end_is_sent_with_one() {
     let mut open = transaction(&["x@y.example"]);

@@ -61,6 +61,8 @@ pub(super) struct Running {
     pub(super) content: Content,
     /// Octets of content handed out.
     pub(super) content_bytes: usize,
+    /// Number of the connection's last piece that belongs to it.
+    last_piece: u64,
 }
 
 impl Running {
@@ -99,8 +101,20 @@ impl Running {
             chunked,
             content,
             content_bytes: octets,
+            last_piece: u64::MAX,
         };
         (running, pieces)
+    }
+
+    /// Its last piece is that of this number.
+    pub(super) const fn sent_by(mut self, last_piece: u64) -> Self {
+        self.last_piece = last_piece;
+        self
+    }
+
+    /// Whether all its pieces are among the first `handed_out`.
+    pub(super) const fn is_handed_out(&self, handed_out: u64) -> bool {
+        self.last_piece <= handed_out
     }
 
     pub(super) const fn tag(&self) -> u64 {
