@@ -1,18 +1,21 @@
 //! Stage *egress*, the pump: one task a connection moves bytes between the core's session machine and a socket.
 
-use std::io;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_channel::Receiver;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures_lite::future::or;
-use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use postrail_core::base::{Instant, Random};
 use postrail_core::egress::{Capabilities, Input, Output, PathConfig, Session, SessionEnd, targets};
 use postrail_core::mail::Domain;
 use postrail_core::shard::{self, SessionPlan, Transact};
+use smallvec::SmallVec;
 
 use crate::platform::{Net, Platform, Stream};
 use crate::shard::Runtime;
@@ -27,10 +30,8 @@ pub enum SessionCommand {
 
 /// Octets read from a receiver at once: replies are short.
 const READ_BYTES: usize = 4_096;
-/// Small pieces are joined into one write up to this size; larger ones are written as they are.
-const JOIN_BYTES: usize = 64 * 1024;
-/// Octets of the buffer of joined pieces that a session keeps between its mails.
-const JOINED_BYTES_KEPT: usize = 16 * 1024;
+/// Pieces of what goes out that one call writes: several transactions.
+const PIECES_AT_ONCE: usize = 64;
 /// What takes longer than this to render and sign goes out before the next is.
 const SIGNATURE_SLOW: Duration = Duration::from_micros(100);
 /// How long a connection attempt to one address may take.
@@ -67,8 +68,6 @@ struct SessionPump<'a, P: Platform> {
     idle: bool,
     capabilities: Option<Arc<Capabilities>>,
     pending: Vec<Bytes>,
-    /// Small pieces on their way to one write.
-    joined: Vec<u8>,
 }
 
 impl<'a, P: Platform> SessionPump<'a, P> {
@@ -90,7 +89,6 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             idle: false,
             capabilities: None,
             pending: Vec::new(),
-            joined: Vec::new(),
         }
     }
 
@@ -197,30 +195,17 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         }
     }
 
-    /// Writes what is pending, small pieces joined. A failed write shows as a failed read next.
+    /// Writes what is pending in as few calls as it takes. A failed write shows as a failed read next.
     async fn flush(&mut self) {
         let Some(stream) = &mut self.stream else { return self.pending.clear() };
+        if self.pending.is_empty() {
+            return;
+        }
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
         let limit = deadline.since(self.runtime.platform().now());
         let mut pending = std::mem::take(&mut self.pending);
-        if pending.is_empty() {
-            return;
-        }
-        let joined = &mut self.joined;
-        joined.clear();
         let write = async {
-            for piece in pending.drain(..) {
-                if joined.len() + piece.len() > JOIN_BYTES && !joined.is_empty() {
-                    stream.write_all(joined).await?;
-                    joined.clear();
-                }
-                if piece.len() >= JOIN_BYTES {
-                    stream.write_all(&piece).await?;
-                } else {
-                    joined.extend_from_slice(&piece);
-                }
-            }
-            stream.write_all(joined).await?;
+            write_all(stream, &mut pending).await?;
             stream.flush().await
         };
         let failure = match self.runtime.platform().timeout(limit, write).await {
@@ -228,9 +213,8 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             Some(Err(error)) => Some(Some(error.to_string())),
             None => Some(None),
         };
+        pending.clear();
         self.pending = pending;
-        self.pending.clear();
-        self.joined.shrink_to(JOINED_BYTES_KEPT);
         match failure {
             None => {}
             Some(Some(error)) => self.feed(Input::Reset(&error)),
@@ -267,16 +251,21 @@ impl<'a, P: Platform> SessionPump<'a, P> {
     async fn obey(&mut self, command: SessionCommand) {
         let mut next = Some(command);
         let mut is_some_unsigned = false;
+        let mut began = self.runtime.platform().now();
         while let Some(command) = next {
-            let began = self.runtime.platform().now();
             match command {
                 SessionCommand::Transact(transact) => is_some_unsigned |= !self.transact(&transact),
                 SessionCommand::Quit => self.feed(Input::Quit),
             }
-            if self.runtime.platform().now().since(began) >= SIGNATURE_SLOW && !self.commands.is_empty() {
+            if self.commands.is_empty() {
+                break;
+            }
+            let now = self.runtime.platform().now();
+            if now.since(began) >= SIGNATURE_SLOW {
                 self.runtime.platform().yield_now().await;
                 break;
             }
+            began = now;
             next = self.commands.try_recv().ok();
         }
         if let Some(capabilities) = self.capabilities.clone().filter(|_| is_some_unsigned && self.idle) {
@@ -302,6 +291,30 @@ impl<'a, P: Platform> SessionPump<'a, P> {
             }
         }
     }
+}
+
+/// Writes all of these pieces, many a call.
+async fn write_all(stream: &mut (impl AsyncWrite + Unpin), mut pieces: &mut [Bytes]) -> io::Result<()> {
+    while !pieces.is_empty() {
+        let slices: SmallVec<[IoSlice; PIECES_AT_ONCE]> =
+            pieces.iter().take(PIECES_AT_ONCE).map(|piece| IoSlice::new(piece)).collect();
+        let mut written = poll_fn(|cx| Pin::new(&mut *stream).poll_write_vectored(cx, &slices)).await?;
+        drop(slices);
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let whole = pieces.iter().take_while(|piece| {
+            let is_whole = piece.len() <= written;
+            written -= if is_whole { piece.len() } else { 0 };
+            is_whole
+        });
+        let whole = whole.count();
+        pieces = &mut pieces[whole..];
+        if written > 0 {
+            pieces[0].advance(written);
+        }
+    }
+    Ok(())
 }
 
 fn unsigned(transact: &Transact, why: &str) -> postrail_core::egress::TransactionOutcome {

@@ -182,7 +182,7 @@ pub const TRANSACTION_RECIPIENTS_MAX: usize = 100;
 /// Connections of one (source, site) by default.
 pub const PATH_CONNECTIONS_MAX: usize = 10;
 /// Mails on one connection by default.
-pub const CONNECTION_MAILS_MAX: u32 = 100;
+pub const CONNECTION_MAILS_MAX: u32 = 1_000;
 /// Mails on one connection that a shaping rule may allow.
 pub const CONNECTION_MAILS_LIMIT_MAX: u32 = 1_000_000;
 /// Providers: over it 409.

@@ -1,5 +1,7 @@
 //! Events as flatbuffers: several events a buffer, in the order of their journal.
 
+use std::cell::Cell;
+
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
 use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
@@ -10,13 +12,27 @@ use crate::limits::EVENTS_BYTES_MAX;
 
 /// The buffer of `events`, in their order.
 pub fn encode_events(events: &[Event]) -> Vec<u8> {
-    let mut to = FlatBufferBuilder::with_capacity(64 + events.len() * 512);
+    let kept = BUILDER.take();
+    let mut to = kept.unwrap_or_else(|| FlatBufferBuilder::with_capacity(64 + events.len() * 512));
     let offsets: Vec<_> = events.iter().map(|event| put_event(&mut to, event)).collect();
     let events = to.create_vector(&offsets);
     let root = wire::Events::create(&mut to, &wire::EventsArgs { format: FORMAT, events: Some(events) });
     wire::finish_events_buffer(&mut to, root);
-    to.finished_data().to_vec()
+    let bytes = to.finished_data().to_vec();
+    if bytes.len() <= BUILDER_BYTES_KEPT {
+        to.reset();
+        BUILDER.set(Some(to));
+    }
+    bytes
 }
+
+thread_local! {
+    /// The builder of the thread's last buffer: a new one is as large a piece of zeroed memory as the buffer.
+    static BUILDER: Cell<Option<FlatBufferBuilder<'static>>> = const { Cell::new(None) };
+}
+
+/// A buffer larger than this leaves nothing behind.
+const BUILDER_BYTES_KEPT: usize = 128 * 1024;
 
 /// The events of a buffer, in their order.
 ///

@@ -2,6 +2,7 @@
 //!
 //! `std::time::Duration` is a plain value and is used as the difference of both.
 
+use std::fmt::Write as _;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -89,7 +90,14 @@ impl Timestamp {
         let weekday = DAYS[(seconds / 86_400 % 7) as usize];
         let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
         let month = MONTHS[month as usize - 1];
-        format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+        let mut text = String::with_capacity(32);
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{weekday}, {day} {month} {year} ");
+        for (number, end) in [(hour, ':'), (minute, ':'), (second, ' ')] {
+            text.extend([(b'0' + (number / 10) as u8) as char, (b'0' + (number % 10) as u8) as char, end]);
+        }
+        text.push_str("+0000");
+        text
     }
 
     /// The form of RFC 3339 with milliseconds: `2026-11-23T20:14:05.123Z`.

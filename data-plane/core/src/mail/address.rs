@@ -153,9 +153,16 @@ impl Address {
 
     /// Lower case with the A-label domain: the form in which addresses are compared (suppressions, duplicates).
     pub fn normalized(&self) -> String {
-        let mut text = self.local_part().to_lowercase();
+        let (local, domain) = (self.local_part(), self.domain.as_str());
+        let mut text = String::with_capacity(local.len() + 1 + domain.len());
+        if local.is_ascii() {
+            text.push_str(local);
+            text.make_ascii_lowercase();
+        } else {
+            text.push_str(&local.to_lowercase());
+        }
         text.push('@');
-        text.push_str(self.domain.as_str());
+        text.push_str(domain);
         text
     }
 
@@ -167,7 +174,8 @@ impl Address {
 
     /// The form for a path on the wire where SMTPUTF8 is not in use: A-label domain.
     pub fn ascii_domain_form(&self) -> String {
-        format!("{}@{}", self.local_part(), self.domain)
+        let (local, domain) = (self.local_part(), self.domain.as_str());
+        [local, "@", domain].concat()
     }
 }
 

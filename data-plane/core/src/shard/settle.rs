@@ -64,7 +64,7 @@ impl Shard {
         let ending = self.jobs[job as usize].ending;
         let delay = retry_delay(&self.retry_delays(group), number, &mut self.random);
         let due = now.instant + delay;
-        let mut record = Record::default();
+        let mut record = Record { events: Vec::with_capacity(recipients.len()), ..Record::default() };
         let mut reports = Vec::new();
         let mut settled = 0;
         for (index, outcome) in recipients.into_iter().zip(outcomes) {

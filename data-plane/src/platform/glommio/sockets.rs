@@ -139,6 +139,14 @@ impl AsyncWrite for GlommioStream {
         self.watch.poll(Way::Write, cx, || (&self.socket).write(bytes))
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.watch.poll(Way::Write, cx, || (&self.socket).write_vectored(parts))
+    }
+
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -4,6 +4,8 @@
 //! - a recipient is settled at most once: the first refusal, fault or final reply counts;
 //! - no octet of a parameter that could end a line, or begin another parameter, is sent.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use postrail_schema::limits::{CHUNK_PIPELINED_BYTES_MAX, SMTP_REPLY_TEXT_BYTES_MAX};
 
@@ -11,6 +13,9 @@ use super::super::Reply;
 use super::content::{Content, whole};
 use super::{Extensions, Fault, Phase};
 use crate::mail::{Address, BodyType, DsnReturn, FinalMessage, ForwardPath, Notify, ReversePath};
+
+/// Room for a usual MAIL, octets.
+const COMMAND_BYTES: usize = 128;
 
 /// What the caller wants sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -133,13 +138,13 @@ impl Running {
 
     /// Appends MAIL.
     pub(super) fn write_mail(&self, wire: &mut Vec<u8>) {
-        wire.extend_from_slice(self.commands.mail.as_bytes());
+        wire.extend_from_slice(&self.commands.mail);
     }
 
     /// Appends RCPT for the recipient that is asked next.
     pub(super) fn write_next_rcpt(&self, wire: &mut Vec<u8>) {
         let recipient = &self.recipients[self.asked[self.answered]];
-        wire.extend_from_slice(self.commands.rcpt(recipient).as_bytes());
+        self.commands.write_rcpt(recipient, wire);
     }
 
     /// Appends MAIL, every RCPT, and DATA (RFC 2920 section 3.1 lets it end a group) or BDAT (RFC 3030 section 2), whose
@@ -147,10 +152,12 @@ impl Running {
     pub(super) fn write_group(&self, wire: &mut Vec<u8>) {
         self.write_mail(wire);
         for at in &self.asked {
-            wire.extend_from_slice(self.commands.rcpt(&self.recipients[*at]).as_bytes());
+            self.commands.write_rcpt(&self.recipients[*at], wire);
         }
         if self.chunked {
-            wire.extend_from_slice(format!("BDAT {} LAST\r\n", self.content_bytes).as_bytes());
+            wire.extend_from_slice(b"BDAT ");
+            push_number(wire, self.content_bytes);
+            wire.extend_from_slice(b" LAST\r\n");
         } else {
             wire.extend_from_slice(b"DATA\r\n");
         }
@@ -224,7 +231,7 @@ fn lacking(transaction: &Transaction, extensions: &Extensions) -> Option<Reply> 
 /// The command lines of one transaction, each with its CRLF.
 #[derive(Debug)]
 struct Commands {
-    mail: String,
+    mail: Vec<u8>,
     /// DSN parameters may be sent.
     dsn: bool,
     /// SMTPUTF8 is in effect.
@@ -240,55 +247,74 @@ impl Commands {
             || path.is_some_and(Address::needs_smtp_utf8)
             || transaction.recipients.iter().any(|recipient| recipient.address.needs_smtp_utf8());
         let utf8 = extensions.smtp_utf8 && needs_utf8;
-        let mut mail = format!("MAIL FROM:<{}>", path.map(|path| wire_form(path, utf8)).unwrap_or_default());
+        let mut mail = Vec::with_capacity(COMMAND_BYTES);
+        mail.extend_from_slice(b"MAIL FROM:<");
+        if let Some(path) = path {
+            push_path(&mut mail, path, utf8);
+        }
+        mail.push(b'>');
         if extensions.size {
-            mail.push_str(&format!(" SIZE={}", message.len()));
+            mail.extend_from_slice(b" SIZE=");
+            push_number(&mut mail, message.len());
         }
         let eight_bit = message.eight_bit || message.utf8_header || transaction.body == BodyType::EightBitMime;
         if extensions.eight_bit_mime && eight_bit {
-            mail.push_str(" BODY=8BITMIME");
+            mail.extend_from_slice(b" BODY=8BITMIME");
         }
         if utf8 {
-            mail.push_str(" SMTPUTF8");
+            mail.extend_from_slice(b" SMTPUTF8");
         }
         if extensions.dsn {
-            mail.push_str(match transaction.ret {
-                Some(DsnReturn::Full) => " RET=FULL",
-                Some(DsnReturn::Headers) => " RET=HDRS",
-                None => "",
+            mail.extend_from_slice(match transaction.ret {
+                Some(DsnReturn::Full) => b" RET=FULL",
+                Some(DsnReturn::Headers) => b" RET=HDRS",
+                None => b"",
             });
             push_parameter(&mut mail, " ENVID=", transaction.envid.as_deref(), false);
         }
-        mail.push_str("\r\n");
+        mail.extend_from_slice(b"\r\n");
         Self { mail, dsn: extensions.dsn, utf8 }
     }
 
-    fn rcpt(&self, recipient: &ForwardPath) -> String {
-        let mut line = format!("RCPT TO:<{}>", wire_form(&recipient.address, self.utf8));
+    /// Appends RCPT for `recipient`.
+    fn write_rcpt(&self, recipient: &ForwardPath, wire: &mut Vec<u8>) {
+        wire.extend_from_slice(b"RCPT TO:<");
+        push_path(wire, &recipient.address, self.utf8);
+        wire.push(b'>');
         if self.dsn {
-            push_notify(&mut line, recipient.notify);
-            push_parameter(&mut line, " ORCPT=", recipient.orcpt.as_deref(), self.utf8);
+            push_notify(wire, recipient.notify);
+            push_parameter(wire, " ORCPT=", recipient.orcpt.as_deref(), self.utf8);
         }
-        line.push_str("\r\n");
-        line
+        wire.extend_from_slice(b"\r\n");
     }
 }
 
-/// An address as it goes between angle brackets: with A-labels unless SMTPUTF8 is in effect.
-fn wire_form(address: &Address, utf8: bool) -> String {
-    if utf8 { address.as_str().to_owned() } else { address.ascii_domain_form() }
+/// Appends an address as it goes between angle brackets: with A-labels unless SMTPUTF8 is in effect.
+fn push_path(line: &mut Vec<u8>, address: &Address, utf8: bool) {
+    if utf8 {
+        line.extend_from_slice(address.as_str().as_bytes());
+    } else {
+        line.extend_from_slice(address.local_part().as_bytes());
+        line.push(b'@');
+        line.extend_from_slice(address.domain().as_str().as_bytes());
+    }
 }
 
-fn push_notify(line: &mut String, notify: Notify) {
+fn push_number(line: &mut Vec<u8>, number: usize) {
+    // A vector takes whatever is written to it.
+    let _ = write!(line, "{number}");
+}
+
+fn push_notify(line: &mut Vec<u8>, notify: Notify) {
     match notify {
         Notify::Unspecified => {}
-        Notify::Never => line.push_str(" NOTIFY=NEVER"),
+        Notify::Never => line.extend_from_slice(b" NOTIFY=NEVER"),
         Notify::On { success, failure, delay } => {
             let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
             let mut separator = " NOTIFY=";
             for (_, word) in words.into_iter().filter(|(wanted, _)| *wanted) {
-                line.push_str(separator);
-                line.push_str(word);
+                line.extend_from_slice(separator.as_bytes());
+                line.extend_from_slice(word.as_bytes());
                 separator = ",";
             }
         }
@@ -296,10 +322,10 @@ fn push_notify(line: &mut String, notify: Notify) {
 }
 
 /// Appends a parameter whose value was given by a client, unless it has an octet that no such value has.
-fn push_parameter(line: &mut String, name: &str, value: Option<&str>, utf8: bool) {
+fn push_parameter(line: &mut Vec<u8>, name: &str, value: Option<&str>, utf8: bool) {
     let is_plain = |c: char| c.is_ascii_graphic() || (utf8 && !c.is_ascii() && !c.is_control() && !c.is_whitespace());
     if let Some(value) = value.filter(|value| !value.is_empty() && value.chars().all(is_plain)) {
-        line.push_str(name);
-        line.push_str(value);
+        line.extend_from_slice(name.as_bytes());
+        line.extend_from_slice(value.as_bytes());
     }
 }
