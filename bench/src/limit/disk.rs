@@ -22,7 +22,7 @@ pub(super) fn append(time: Duration, folder: &Path, bytes: usize, group: usize) 
     let folder = folder.context("no temporary folder could be made; choose another by --folder")?;
     let path = folder.path().join("segment");
     recycle(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    executor()
+    executor(0)
         .spawn(move || async move { run(&path, time, bytes, group).await })
         .and_then(glommio::ExecutorJoinHandle::join)
         .map_err(|error| anyhow!("the executor failed: {error}"))?

@@ -21,7 +21,7 @@ const ANSWER_BYTES: usize = 64;
 
 /// What one request of `bytes` octets and its answer take, both sides together.
 pub(super) fn exchange(time: Duration, bytes: usize) -> Result<Cost> {
-    executor()
+    executor(0)
         .spawn(move || async move { run(bytes, time).await })
         .and_then(glommio::ExecutorJoinHandle::join)
         .map_err(|error| anyhow!("the executor failed: {error}"))?

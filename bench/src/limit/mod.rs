@@ -105,6 +105,9 @@ const ITEMS: &[Item] = &[
     ("relay-glommio", "null relay of a 10 KB mail, glommio", |args, time| {
         relay::measure(Ring::Glommio, time, args.connections)
     }),
+    ("relay-glommio-two", "null relay of a 10 KB mail, two executors", |args, time| {
+        relay::measure(Ring::GlommioTwo, time, args.connections)
+    }),
     ("relay-uring", "null relay of a 10 KB mail, raw io_uring", |args, time| {
         relay::measure(Ring::Uring, time, args.connections)
     }),
@@ -168,14 +171,15 @@ fn limit(name: &str, what: &str, cost: cpu::Cost) -> Limit {
 }
 
 /// An executor as a shard has it: one thread on one core, and as much memory and depth.
-fn executor() -> LocalExecutorBuilder {
-    LocalExecutorBuilder::new(Placement::Fixed(first_core())).io_memory(1 << 20).ring_depth(256)
+fn executor(number: usize) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(Placement::Fixed(core(number))).io_memory(1 << 20).ring_depth(256)
 }
 
-/// The lowest core that this process may use.
-fn first_core() -> usize {
-    let allowed = rustix::thread::sched_getaffinity(None);
-    allowed.ok().and_then(|cores| (0..rustix::thread::CpuSet::MAX_CPU).find(|core| cores.is_set(*core))).unwrap_or(0)
+/// The core of that number among those that this process may use, which are dealt out in turn.
+fn core(number: usize) -> usize {
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return 0 };
+    let cores: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    cores.get(number % cores.len().max(1)).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

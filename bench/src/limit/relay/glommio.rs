@@ -1,15 +1,18 @@
-//! The null relay on glommio: one executor on one core, its streams read and written as the data plane's are.
+//! The null relay on glommio: an executor on a core, or two on two, its streams read and written as the data plane's are.
 //!
 //! ```text
 //! client --group, mail--> receive --Mail--> channel --Mail--> deliver --group, mail--> receiver
 //! ```
 //!
 //! Each connection is a task; a mail is acknowledged once it is in the channel, which is bounded, so that a slow
-//! receiver slows the clients down.
+//! receiver slows the clients down. Two executors share nothing but the address where they listen.
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use async_channel::{Receiver, Sender};
@@ -23,18 +26,34 @@ use crate::limit::executor;
 /// Octets of a receiver's replies.
 const REPLY_BYTES: usize = 4_096;
 
+/// Longest time that an executor takes to connect and listen.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
 /// Buffers that are used again.
 type Spare = Rc<RefCell<Vec<Mail>>>;
 
-pub(super) fn serve(plan: Plan) -> Result<()> {
-    executor()
-        .name("relay")
-        .spawn(move || async move { run(plan).await })
-        .and_then(glommio::ExecutorJoinHandle::join)
-        .map_err(|error| anyhow!("the executor failed: {error}"))?
+pub(super) fn serve(mut plan: Plan, executors: usize) -> Result<()> {
+    plan.connections = plan.connections.div_ceil(executors);
+    let (addresses, listening) = mpsc::channel();
+    let mut handles = Vec::new();
+    for number in 0..executors {
+        let addresses = addresses.clone();
+        let handle = executor(number).name("relay").spawn(move || async move { run(plan, addresses).await });
+        handles.push(handle.map_err(|error| anyhow!("the executor failed: {error}"))?);
+        // The first chooses the port.
+        let Ok(address) = listening.recv_timeout(START_LIMIT) else { break };
+        plan.listen = address;
+    }
+    if handles.len() == executors {
+        super::announce(plan.listen);
+    }
+    for handle in handles {
+        handle.join().map_err(|error| anyhow!("the executor failed: {error}"))??;
+    }
+    Ok(())
 }
 
-async fn run(plan: Plan) -> Result<()> {
+async fn run(plan: Plan, addresses: mpsc::Sender<SocketAddr>) -> Result<()> {
     let listener = TcpListener::bind(plan.listen).map_err(|error| anyhow!("cannot listen: {error}"))?;
     let spare = Spare::default();
     let (sender, receiver) = async_channel::bounded(MAILS_WAITING_MAX);
@@ -43,7 +62,7 @@ async fn run(plan: Plan) -> Result<()> {
         let (mails, spare) = (receiver.clone(), spare.clone());
         spawn("delivery", async move { deliver(stream, &mails, &spare).await });
     }
-    super::announce(listener.local_addr().map_err(|error| anyhow!("a listener without an address: {error}"))?);
+    addresses.send(listener.local_addr().map_err(|error| anyhow!("a listener without an address: {error}"))?)?;
     loop {
         let stream = listener.accept().await.map_err(|error| anyhow!("cannot accept: {error}"))?;
         let (sender, spare) = (sender.clone(), spare.clone());

@@ -37,10 +37,23 @@ const ANNOUNCEMENT: &str = "null relay listens on ";
 /// What a null relay is written on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Ring {
-    /// glommio, as the data plane
+    /// glommio, as a data plane of one shard
     Glommio,
+    /// glommio, as a data plane of two shards
+    GlommioTwo,
     /// io_uring itself
     Uring,
+}
+
+impl Ring {
+    /// As `--relay` takes it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Glommio => "glommio",
+            Self::GlommioTwo => "glommio-two",
+            Self::Uring => "uring",
+        }
+    }
 }
 
 /// Where a relay listens and delivers to.
@@ -61,7 +74,8 @@ pub(super) fn serve(ring: Ring, plan: Plan, until_stdin_ends: bool) -> Result<()
         });
     }
     match ring {
-        Ring::Glommio => glommio::serve(plan),
+        Ring::Glommio => glommio::serve(plan, 1),
+        Ring::GlommioTwo => glommio::serve(plan, 2),
         Ring::Uring => uring::serve(plan),
     }
 }
@@ -139,7 +153,7 @@ struct Relay {
 impl Relay {
     fn start(ring: Ring, forward: SocketAddr, connections: usize) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe().context("where is this program?")?)
-            .args(["limit", "--relay", if ring == Ring::Glommio { "glommio" } else { "uring" }])
+            .args(["limit", "--relay", ring.name()])
             .args(["--forward", &forward.to_string(), "--connections", &connections.to_string()])
             .arg("--until-stdin-ends")
             .stdin(Stdio::piped())
