@@ -28,6 +28,7 @@ use super::domains::{find, subject};
 use super::keys::{ALGORITHMS, Private};
 use super::{App, AppError, now_ms, put};
 use crate::plan::{Desired, key_stages};
+use crate::store::Entry;
 use crate::verify::{self, DomainCheck, Held, Purpose, RecordCheck, RecordState, next};
 
 impl App {
@@ -41,6 +42,19 @@ impl App {
         Ok(entries.first().and_then(|entry| serde_json::from_slice(&entry.value).ok()))
     }
 
+    /// The last check of every domain that had one.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn last_checks(&self) -> Result<Vec<(SendingDomainId, DomainCheck)>, AppError> {
+        let entries = self.store.list(keys::CHECKS)?.entries;
+        let read = |entry: &Entry| {
+            let id = entry.key.strip_prefix(keys::CHECKS).and_then(|id| id.parse().ok()).map(SendingDomainId);
+            Some((id?, serde_json::from_slice(&entry.value).ok()?))
+        };
+        Ok(entries.iter().filter_map(read).collect())
+    }
+
     /// Findings about the keys of `desired`, of those that the last checks looked at: mail that is signed with a key that DNS
     /// does not have fails at receivers. Domains that have to prove themselves have findings of their own for that.
     ///
@@ -49,14 +63,12 @@ impl App {
     pub(crate) fn key_problems(&self, desired: &Desired) -> Result<Vec<Problem>, AppError> {
         let checked = self.desired();
         let mut problems = Vec::new();
-        for entry in self.store.list(keys::CHECKS)?.entries {
-            let id = entry.key.strip_prefix(keys::CHECKS).and_then(|id| id.parse().ok()).map(SendingDomainId);
-            let Some(domain) = id.and_then(|id| desired.domains.get(&id)) else { continue };
+        for (id, check) in self.last_checks()? {
+            let Some(domain) = desired.domains.get(&id) else { continue };
             let is_looked_at = checked.domains.get(&domain.id).is_some_and(|seen| seen.keys == domain.keys);
             if !is_looked_at || problems.len() >= KEY_PROBLEMS_MAX {
                 continue;
             }
-            let Ok(check) = serde_json::from_slice::<DomainCheck>(&entry.value) else { continue };
             let is_bad = |record: &&RecordCheck| matches!(record.state, RecordState::Missing | RecordState::Wrong);
             let bad = check.records.iter().filter(is_bad).filter_map(|record| Some((record, key_of(domain, record)?)));
             problems.extend(bad.filter_map(|(record, key)| key_problem(domain, record, key.stage)));

@@ -1,38 +1,50 @@
 //! Checks the DNS records of sending domains: each one daily, those whose owners work on them hourly.
 //!
-//! Activated by period; what is due follows from the stored checks alone, so a restart or a second control plane begins
-//! where the last one was. At most [`DOMAIN_CHECKS_AT_ONCE`] run at once, and none is begun while as many are under way.
+//! ```text
+//! stored checks -> when each domain is due -> the first that is: look whether somebody else checked it -> check -> due again
+//! ```
+//!
+//! What is due follows from the stored checks alone, so a restart or a second control plane begins where the last one was.
+//! One check is begun each [`PACE`] at most, and [`DOMAIN_CHECKS_AT_ONCE`] run at once: each asks DNS some dozen times and
+//! writes to the configuration store, and where thousands of domains are due together (a fleet that was off, domains that
+//! were added at once) they would keep both from their other work. A change of configuration costs what it changes of the
+//! domains, not a look at all of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::ids::SendingDomainId;
 use postrail_schema::limits::DOMAIN_CHECKS_AT_ONCE;
-use postrail_schema::standing::Standing;
+use postrail_schema::snapshot::SendingDomain;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::{App, AppError, check_domain, due_ms, now_ms};
+use crate::plan::Table;
 
 /// Runs until `stop` is true.
 pub(crate) async fn check_domains(app: Arc<App>, mut stop: watch::Receiver<bool>) {
-    let mut schedule = Schedule::default();
+    let mut schedule = Schedule::read(&app).await;
     let mut running = JoinSet::new();
+    let mut begin = interval(PACE);
+    begin.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        while running.len() < DOMAIN_CHECKS_AT_ONCE
-            && let Some(id) = schedule.next(&app).await
-        {
+        let may_begin = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            Some(done) = running.join_next() => {
+                if let Ok((id, result)) = done {
+                    schedule.done(&app.desired().domains, id, now_ms());
+                    report(result);
+                }
+                false
+            }
+            _ = begin.tick() => running.len() < DOMAIN_CHECKS_AT_ONCE,
+        };
+        if may_begin && let Some(id) = schedule.next(&app).await {
             let app = Arc::clone(&app);
             running.spawn(async move { (id, check_domain(&app, id).await) });
-        }
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            Some(done) = running.join_next() => if let Ok((id, result)) = done {
-                schedule.done(&app, id);
-                report(result);
-            },
-            () = tokio::time::sleep(PERIOD) => {}
         }
     }
 }
@@ -49,48 +61,153 @@ fn report(result: Result<(), AppError>) {
 /// When domains are due, as far as it is known here.
 #[derive(Default)]
 struct Schedule {
-    /// With the standing that the time followed from.
-    due: HashMap<SendingDomainId, (u64, Standing)>,
+    /// As they were when this was looked at last.
+    seen: Table<SendingDomainId, SendingDomain>,
+    /// Unix milliseconds. Those that are being checked are in neither of the two.
+    due: HashMap<SendingDomainId, u64>,
+    order: BTreeSet<(u64, SendingDomainId)>,
     running: HashSet<SendingDomainId>,
 }
 
 impl Schedule {
-    /// The first domain that is due.
+    /// What follows from all stored checks. Where they cannot be read, each is looked at by itself.
+    async fn read(app: &Arc<App>) -> Self {
+        let mut schedule = Self::default();
+        let domains = app.desired().domains.clone();
+        schedule.follow(&domains, 0);
+        let reader = Arc::clone(app);
+        if let Ok(Ok(checks)) = tokio::task::spawn_blocking(move || reader.last_checks()).await {
+            for (id, last) in checks {
+                if let Some(domain) = domains.get(&id) {
+                    schedule.put(id, Some(due_ms(domain, Some(&last))));
+                }
+            }
+        }
+        schedule
+    }
+
+    /// The first domain that is due; it is being checked then.
     async fn next(&mut self, app: &Arc<App>) -> Option<SendingDomainId> {
         let desired = app.desired();
-        self.due.retain(|id, (_, standing)| desired.domains.get(id).is_some_and(|domain| domain.standing == *standing));
         let now = now_ms();
-        for domain in desired.domains.values() {
-            let due = self.due.get(&domain.id).map_or(0, |(due, _)| *due);
-            if due > now || self.running.contains(&domain.id) {
-                continue;
-            }
-            let (id, reader) = (domain.id, Arc::clone(app));
+        self.follow(&desired.domains, now);
+        while let Some(id) = self.first(now) {
+            let reader = Arc::clone(app);
             // Somebody else may have checked it meanwhile, or its owner by hand.
             let last = tokio::task::spawn_blocking(move || reader.last_check(id)).await;
+            let domain = desired.domains.get(&id)?;
             let due = match last {
                 Ok(Ok(last)) => due_ms(domain, last.as_ref()),
                 Ok(Err(_)) | Err(_) => now + RETRY_MS,
             };
             if due <= now {
+                self.put(id, None);
                 self.running.insert(id);
                 return Some(id);
             }
-            self.due.insert(id, (due, domain.standing));
+            self.put(id, Some(due));
         }
         None
     }
 
-    /// Looks at what is stored before the next check, which comes no sooner than a failed one may be tried again.
-    fn done(&mut self, app: &App, id: SendingDomainId) {
-        self.running.remove(&id);
-        if let Some(domain) = app.desired().domains.get(&id) {
-            self.due.insert(id, (now_ms() + RETRY_MS, domain.standing));
+    /// Takes over what has changed of the domains: when those are due is not known any more. They are looked at a little
+    /// after `now`, since who has just made one is about to publish its records.
+    fn follow(&mut self, domains: &Table<SendingDomainId, SendingDomain>, now: u64) {
+        let seen = std::mem::replace(&mut self.seen, domains.clone());
+        for (id, _, is) in domains.changes(&seen) {
+            if !self.running.contains(id) {
+                self.put(*id, is.map(|_| now + REST_MS));
+            }
         }
+    }
+
+    fn first(&self, now: u64) -> Option<SendingDomainId> {
+        self.order.first().filter(|(due, _)| *due <= now).map(|(_, id)| *id)
+    }
+
+    /// Looks at what is stored before the next check, which comes no sooner than a failed one may be tried again.
+    fn done(&mut self, domains: &Table<SendingDomainId, SendingDomain>, id: SendingDomainId, now: u64) {
+        self.running.remove(&id);
+        self.put(id, domains.get(&id).map(|_| now + RETRY_MS));
+    }
+
+    fn put(&mut self, id: SendingDomainId, due: Option<u64>) {
+        let was = match due {
+            Some(due) => self.due.insert(id, due),
+            None => self.due.remove(&id),
+        };
+        if let Some(was) = was {
+            self.order.remove(&(was, id));
+        }
+        self.order.extend(due.map(|due| (due, id)));
     }
 }
 
-/// How often it is looked what is due; a new domain waits so long for its first check.
-const PERIOD: Duration = Duration::from_secs(5);
+/// Between the beginnings of two checks: the largest installation has all of its domains checked within three hours.
+const PACE: Duration = Duration::from_millis(100);
+/// From when a domain was made or changed until it is looked at.
+const REST_MS: u64 = 5_000;
 /// After what a check that was not stored is tried again.
 const RETRY_MS: u64 = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use postrail_schema::ids::TenantId;
+    use postrail_schema::standing::Standing;
+
+    use super::*;
+
+    fn domain(id: u32, standing: Standing) -> (SendingDomainId, SendingDomain) {
+        let json = format!(r#"{{"id":{id},"tenant":1,"name":"d{id}.example","keys":[],"pool":null}}"#);
+        let made: SendingDomain = serde_json::from_str(&json).unwrap();
+        (SendingDomainId(id), SendingDomain { standing, tenant: TenantId(1), ..made })
+    }
+
+    fn table(ids: impl IntoIterator<Item = u32>) -> Table<SendingDomainId, SendingDomain> {
+        let mut table = Table::default();
+        ids.into_iter().map(|id| domain(id, Standing::Trusted)).for_each(|(id, domain)| table.insert(id, domain));
+        table
+    }
+
+    #[test]
+    fn what_is_due_first_is_first_and_what_has_changed_or_come_is_looked_at_again() {
+        let (mut schedule, mut domains) = (Schedule::default(), table(1..=3));
+        schedule.follow(&domains, 0);
+        for (id, due) in [(1, 9_500), (2, 9_300), (3, 9_400)] {
+            assert_eq!(schedule.first(REST_MS), Some(SendingDomainId(id)), "nothing is known of it");
+            schedule.put(SendingDomainId(id), Some(due));
+        }
+        assert_eq!((schedule.first(9_299), schedule.first(9_450)), (None, Some(SendingDomainId(2))));
+        schedule.follow(&domains, 7);
+        assert_eq!(schedule.first(9_299), None, "nothing has changed");
+        let (id, changed) = domain(3, Standing::Failing);
+        domains.insert(id, changed);
+        let (id, come) = domain(9, Standing::Trusted);
+        domains.insert(id, come);
+        domains.remove(&SendingDomainId(2));
+        schedule.follow(&domains, 7);
+        assert_eq!(
+            schedule.order.iter().copied().collect::<Vec<_>>(),
+            [(7 + REST_MS, SendingDomainId(3)), (7 + REST_MS, SendingDomainId(9)), (9_500, SendingDomainId(1)),]
+        );
+    }
+
+    #[test]
+    fn a_domain_that_is_being_checked_is_due_again_only_afterwards_and_only_if_it_is_still_there() {
+        let (mut schedule, mut domains) = (Schedule::default(), table([1, 2]));
+        schedule.follow(&domains, 7);
+        for id in [1, 2].map(SendingDomainId) {
+            schedule.put(id, None);
+            schedule.running.insert(id);
+        }
+        let (id, moved) = domain(1, Standing::Failing);
+        domains.insert(id, moved);
+        domains.remove(&SendingDomainId(2));
+        schedule.follow(&domains, 7);
+        assert_eq!(schedule.first(u64::MAX), None);
+        schedule.done(&domains, SendingDomainId(1), 7);
+        schedule.done(&domains, SendingDomainId(2), 7);
+        assert_eq!((schedule.first(7), schedule.first(7 + RETRY_MS)), (None, Some(SendingDomainId(1))));
+        assert_eq!(schedule.order.len(), 1);
+    }
+}
