@@ -10,6 +10,7 @@
 //!   staged/<change>/<part>                             the writes of a large change
 //!   published/chunks/<kind>/<bucket>/<hash>            records of one kind and bucket of ids; never changed
 //!   published/manifest                                 the revision and the chunks that make it up
+//!   published/advance                                  what leads from the manifest before to this one
 //!   checks/<domain id>                                 what the last check of a domain's DNS records found, JSON
 //!   hosts/<name>                                       a data plane that runs, JSON; under its lease
 //!   holding/<host>                                     what a host says with each keepalive, JSON
@@ -25,7 +26,8 @@
 //! ```
 //!
 //! Invariants worth naming: a chunk's key names its content, so that a key that exists is right or damaged, and never
-//! stale; a manifest is written in the transaction that writes what is desired, after every chunk that it names.
+//! stale; a manifest is written in the transaction that writes what is desired, after every chunk that it names, and what
+//! leads to it with it.
 //! Absent here: values.
 
 use std::fmt;
@@ -50,6 +52,7 @@ pub const CHECKS: &str = "checks/";
 /// What data planes read.
 pub const PUBLISHED: &str = "published/";
 pub const MANIFEST: &str = "published/manifest";
+pub const ADVANCE: &str = "published/advance";
 pub const CHUNKS: &str = "published/chunks/";
 pub const HOSTS: &str = "hosts/";
 pub const HOLDING: &str = "holding/";
@@ -111,9 +114,14 @@ mod tests {
 
     #[test]
     fn every_key_lies_under_one_of_the_folders() {
-        for (key, folder) in
-            [(HEAD, DESIRED), (OPERATOR, DESIRED), (MANIFEST, PUBLISHED), (CHUNKS, PUBLISHED), (LEADER, "election/")]
-        {
+        for (key, folder) in [
+            (HEAD, DESIRED),
+            (OPERATOR, DESIRED),
+            (MANIFEST, PUBLISHED),
+            (CHUNKS, PUBLISHED),
+            (ADVANCE, PUBLISHED),
+            (LEADER, "election/"),
+        ] {
             assert!(key.starts_with(folder), "{key}");
         }
         assert_eq!(resource("tenants", &7), "desired/tenants/7");

@@ -286,6 +286,12 @@ pub const CHUNKS_MAX: usize = 32_768;
 pub const REGIONS_MAX: usize = 64;
 /// The manifest of a publication, octets.
 pub const MANIFEST_BYTES_MAX: usize = 1_300_000;
+/// Chunks that an advance to the next manifest tells of: over it that manifest is read whole.
+pub const ADVANCE_CHUNKS_MAX: usize = 64;
+/// Octets of chunks that go with an advance: over it they are read at their keys.
+pub const ADVANCE_BYTES_MAX: usize = 64 * 1024;
+/// An advance with all of that.
+pub const ADVANCE_ENCODED_MAX: usize = ADVANCE_BYTES_MAX + 8 * 1024;
 /// Suppressions of all tenants: over it 409 until some are deleted.
 pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 /// Resources of one kind (tenants, domains, credentials, …): over it 409.
@@ -416,7 +422,10 @@ const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis()
 const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
 const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a request");
 const _: () = assert!(CHUNKS_MAX * 36 + REGIONS_MAX * 512 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");
-const _: () = assert!(MANIFEST_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a manifest fits a request");
+const _: () = assert!(
+    MANIFEST_BYTES_MAX + ADVANCE_ENCODED_MAX < ETCD_REQUEST_BYTES_MAX,
+    "a manifest fits a request, with the way to it"
+);
 const _: () = assert!(
     10 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 3 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
     "all resources fit the chunks, if their ids are dense"

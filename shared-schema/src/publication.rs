@@ -5,13 +5,17 @@
 //! manifest -> which chunks are new -> Assembly: checks, decodes, amends the last snapshot -> Snapshot
 //! ```
 //!
+//! What leads from a manifest to the next is told beside it ([`Advance`]), so that a change costs a reader what has changed.
 //! Invariants worth naming: equal records give equal chunks; a bucket does not depend on other records, so one changed
 //! record changes one chunk; an assembly goes from one whole manifest to another, or stays as it was. Suppressions are no
 //! chunks: the manifest has their version, and they come by themselves. Absent here: I/O, and what is kept on disks.
 
+mod advance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use advance::{Advance, ManifestHash};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::ids::{
@@ -206,13 +210,18 @@ impl Manifest {
     /// What a host of `region` needs of it, and nothing that belongs to another; an empty name: of no region.
     #[must_use]
     pub fn within(mut self, region: &str) -> Self {
-        let own = self.regions.iter().find(|known| known.name == region).map(|known| known.id);
+        let own = self.region(region);
         let is_own = |place: &ChunkPlace| place.region.is_none() || place.region == own;
         if !self.chunks.keys().all(is_own) {
             self.chunks =
                 self.chunks.iter().filter(|(place, _)| is_own(place)).map(|(place, of)| (*place, *of)).collect();
         }
         self
+    }
+
+    /// The region of that name.
+    pub fn region(&self, name: &str) -> Option<RegionId> {
+        self.regions.iter().find(|known| known.name == name).map(|known| known.id)
     }
 
     /// Forgets what it names of a kind and bucket, whatever the region.

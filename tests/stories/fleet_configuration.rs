@@ -1,6 +1,8 @@
 //! Configuration in a fleet: one control plane, two data planes, a real etcd, and what becomes of mail when etcd does not
 //! answer, forgets, or holds half a publication.
 
+use std::time::{Duration, Instant};
+
 use postrail_tests::fleet::{Fleet, Member};
 use postrail_tests::place::Place;
 use postrail_tests::receiver::Receiver;
@@ -133,6 +135,33 @@ fn a_data_plane_that_missed_what_etcd_has_forgotten_catches_up() {
     fleet.change("PATCH", "/v2/tenants/default", &json!({"weight": 10}));
     fleet.settle();
 }
+
+#[test]
+fn what_leads_to_a_manifest_may_be_lost_or_noise_and_changes_are_in_effect_at_once_all_the_same() {
+    let World { fleet, receiver: _receiver, names: _names, place: _place } = world("fleet-advance", 2);
+    let key = "/postrail/main/published/advance";
+    let mut revision = fleet.settle();
+    // Gone, as where a control plane of an earlier version publishes; noise, as from a later one; and again the usual.
+    for (weight, spoil) in [(2, &["del", key][..]), (3, &["put", key, "noise"]), (4, &["get", key]), (5, &["get", key])]
+    {
+        fleet.etcd.control(spoil);
+        let begun = Instant::now();
+        fleet.change("PATCH", "/v2/tenants/default", &json!({"weight": weight}));
+        revision += 1;
+        assert_eq!(fleet.settle(), revision);
+        assert!(
+            begun.elapsed() < LOOK,
+            "{spoil:?}: heard by the look that is taken by period, after {:?}",
+            begun.elapsed()
+        );
+    }
+    for host in &fleet.hosts {
+        assert_eq!(metric(host, "postrail_configuration_refused_total"), Some(0));
+    }
+}
+
+/// Data planes look at the manifest after no less than this.
+const LOOK: Duration = Duration::from_secs(8);
 
 #[test]
 fn half_a_publication_is_never_in_effect() {

@@ -22,7 +22,7 @@ pub(super) struct Measured {
     /// To the answer of the control API.
     pub(super) answered: Histogram<u64>,
     pub(super) changes: u32,
-    /// Octets of a change's chunk and manifest.
+    /// Octets of a change's chunk, of the manifest, and of what leads to it.
     pub(super) bytes: usize,
 }
 
@@ -80,12 +80,13 @@ impl<'a> Changer<'a> {
         Ok(())
     }
 
-    /// What a change wrote of what is published: one chunk and the manifest; their octets.
+    /// What a change wrote of what is published: one chunk, the manifest and what leads to it; their octets.
     fn written(&self, before: u64) -> Result<usize> {
         let (pairs, _) = self.etcd.range(keys::PUBLISHED, before)?;
         let names: Vec<_> = pairs.iter().map(|pair| pair.key.as_str()).collect();
-        let [chunk, manifest] = names.as_slice() else { bail!("a change wrote {names:?}: one chunk was due") };
-        ensure!(chunk.starts_with(keys::CHUNKS) && *manifest == keys::MANIFEST, "a change wrote {names:?}");
+        let [advance, chunk, manifest] = names.as_slice() else { bail!("a change wrote {names:?}: one chunk was due") };
+        let is_due = *advance == keys::ADVANCE && chunk.starts_with(keys::CHUNKS) && *manifest == keys::MANIFEST;
+        ensure!(is_due, "a change wrote {names:?}");
         Ok(pairs.iter().map(|pair| pair.value.len()).sum())
     }
 }

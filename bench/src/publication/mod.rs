@@ -3,14 +3,14 @@
 //! ```text
 //! etcd   control plane   data plane x N       each a process: the real ones, with their own client, watch and disk
 //! made-up state -> etcd -> published -> N times fetched, checked, kept on disk, in effect
-//! then, again and again: change one tenant's weight -> one chunk and the manifest -> in effect on all N
+//! then, again and again: change one tenant's weight -> one chunk, the manifest and the way to it -> in effect on all N
 //! ```
 //!
 //! A change counts from before its request to the control API until a data plane has written that it is in effect. The
 //! desired state is made up in etcd directly: 40,000 DKIM keys would take an hour to make, and nobody signs with them.
-//! Invariants worth naming: after every change etcd is asked what was written, and anything but one chunk and the
-//! manifest ends the run as broken; the next change begins when all have the one before. Absent here: other machines, so
-//! all processes compete for this one's CPUs.
+//! Invariants worth naming: after every change etcd is asked what was written, and anything but one chunk, the manifest
+//! and what leads to it ends the run as broken; the next change begins when all have the one before. Absent here: other
+//! machines, so all processes compete for this one's CPUs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

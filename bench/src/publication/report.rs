@@ -60,7 +60,7 @@ pub(super) struct Figures {
     published_s: f64,
     in_effect_on_one_s: f64,
     in_effect_on_others_s: f64,
-    /// Of the chunk and the manifest that a change writes.
+    /// Of the chunk, the manifest and what leads to it, which a change writes.
     bytes_per_change: usize,
     pub(super) reached_ms: Ranks,
     last_ms: Ranks,
@@ -122,7 +122,7 @@ impl Figures {
         )?;
         writeln!(
             to,
-            "{changes} changes of one tenant's weight: one chunk and the manifest, {} octets",
+            "{changes} changes of one tenant's weight: one chunk, the manifest and the way to it, {} octets",
             self.bytes_per_change
         )?;
         writeln!(to, "\nms from the request     p50     p90     p99   p99.9     max")?;

@@ -2,20 +2,22 @@
 //!
 //! ```text
 //! changed places -> encode their chunks -> next manifest -> assemble as a data plane will -> writes
+//!                                          and what leads to it from the one in the store
 //! ```
 //!
 //! Invariants worth naming: what is written was assembled here first, by the same code; chunks are written before the
-//! manifest that names them, or with it. Absent here: collecting chunks that nobody names (`reconcile::collect`).
+//! manifest that names them, or with it, and what leads to a manifest with it. Absent here: collecting chunks that nobody
+//! names (`reconcile::collect`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postrail_schema::ids::Revision;
-use postrail_schema::keys::{CHUNKS, MANIFEST};
+use postrail_schema::keys::{ADVANCE, CHUNKS, MANIFEST};
 use postrail_schema::limits::CHUNKS_MAX;
-use postrail_schema::publication::{Assembly, Chunk, ChunkName, ChunkPlace, Manifest, divide};
+use postrail_schema::publication::{Advance, Assembly, Chunk, ChunkName, ChunkPlace, Manifest, ManifestHash, divide};
 use postrail_schema::snapshot::Snapshot;
-use postrail_schema::wire::{decode_manifest, encode_manifest};
+use postrail_schema::wire::{decode_manifest, encode_advance, encode_manifest};
 
 use super::large::Batch;
 use super::{AppError, now_ms};
@@ -29,8 +31,8 @@ pub(super) struct Publication {
     assembly: Assembly,
     /// The store revision that wrote the manifest; 0: there is none.
     pub(super) manifest_revision: u64,
-    /// Whether the store's manifest is that of the assembly. Otherwise the next change writes every chunk.
-    is_published: bool,
+    /// The store's manifest, where it is that of the assembly. Otherwise the next change writes every chunk.
+    published: Option<ManifestHash>,
 }
 
 /// A publication that is ready to be written.
@@ -38,7 +40,8 @@ pub(super) struct Next {
     pub(super) publication: Publication,
     /// Chunks that may be written before the rest.
     chunks: Vec<Write>,
-    manifest: Write,
+    /// What leads to the manifest, and the manifest.
+    last: [Write; 2],
 }
 
 impl Publication {
@@ -62,7 +65,8 @@ impl Publication {
         // What was lost from the store is written again by the next change.
         let present: BTreeSet<_> = store.list_keys(CHUNKS)?.entries.into_iter().map(|entry| entry.key).collect();
         let is_whole = manifest.chunks().all(|name| present.contains(&name.key()));
-        publication.is_published = known.as_ref() == Some(&manifest) && is_whole;
+        let is_ours = known.as_ref() == Some(&manifest) && is_whole;
+        publication.published = found.filter(|_| is_ours).map(|entry| ManifestHash::of(&entry.value));
         publication.assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
         Ok(publication)
     }
@@ -80,21 +84,26 @@ impl Publication {
     /// # Errors
     /// It does not hold together, or has more chunks than are published.
     pub(super) fn next(&self, desired: &Desired, changed: &BTreeSet<ChunkPlace>) -> Result<Next, AppError> {
-        let (mut manifest, chunks) = if self.is_published { self.amended(desired, changed)? } else { whole(desired)? };
+        let (mut manifest, chunks) =
+            if self.published.is_some() { self.amended(desired, changed)? } else { whole(desired)? };
         manifest.published_ms = now_ms();
         if manifest.chunks.len() > CHUNKS_MAX {
             return Err(AppError::conflict(format!("the configuration has more than {CHUNKS_MAX} chunks")));
         }
         let mut assembly = self.assembly.clone();
-        let new = |chunk: &&Chunk| !self.is_published || !self.manifest().names(&chunk.name);
+        let new = |chunk: &&Chunk| self.published.is_none() || !self.manifest().names(&chunk.name);
         let write = |chunk: &Chunk| Write::Put { key: chunk.name.key(), value: chunk.bytes.to_vec() };
         let writes = chunks.iter().filter(new).map(write).collect();
         let value = encode_manifest(&manifest);
+        let hash = ManifestHash::of(&value);
+        let advance = Advance::between(self.published.map(|from| (from, self.manifest())), (hash, &manifest), &chunks);
+        let put = |key: &str, value| Write::Put { key: key.to_owned(), value };
+        let last = [put(ADVANCE, encode_advance(&advance)), put(MANIFEST, value)];
         assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
         Ok(Next {
-            publication: Self { assembly, manifest_revision: self.manifest_revision, is_published: true },
+            publication: Self { assembly, manifest_revision: self.manifest_revision, published: Some(hash) },
             chunks: writes,
-            manifest: Write::Put { key: MANIFEST.to_owned(), value },
+            last,
         })
     }
 
@@ -116,10 +125,10 @@ impl Publication {
 }
 
 impl Next {
-    /// Whether `further` and the manifest are one transaction.
+    /// Whether `further` and the manifest, with what leads to it, are one transaction.
     pub(super) fn fits(&self, further: &[Write]) -> bool {
         let mut batch = Batch::default();
-        further.iter().chain([&self.manifest]).for_each(|write| batch.count(write));
+        further.iter().chain(&self.last).for_each(|write| batch.count(write));
         batch.fits()
     }
 
@@ -130,7 +139,7 @@ impl Next {
     /// The store fails, or `further` is too much by itself.
     pub(super) fn write_ahead(&mut self, store: &dyn ConfigStore, further: &[Write]) -> Result<Vec<Write>, StoreError> {
         let mut batch = Batch::default();
-        further.iter().chain([&self.manifest]).for_each(|write| batch.count(write));
+        further.iter().chain(&self.last).for_each(|write| batch.count(write));
         let fits = self.chunks.iter().all(|write| batch.takes(write));
         let mut rest = Vec::new();
         if fits {
@@ -148,7 +157,7 @@ impl Next {
             }
             store.txn(&[], &some)?;
         }
-        rest.push(self.manifest.clone());
+        rest.extend(self.last.iter().cloned());
         Ok(rest)
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod suite;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 pub use embedded::EmbeddedStore;
@@ -187,6 +188,12 @@ pub trait ConfigStore: Send + Sync {
 
     /// The changes under `prefix` behind the store's revision `after`.
     fn watch(&self, prefix: &str, after: u64) -> Watch;
+
+    /// Where the events of watches arrive, if that is a thread of the store: a task that is spawned there is not woken from
+    /// another, and must not block.
+    fn runtime(&self) -> Option<Handle> {
+        None
+    }
 
     /// Keeps trying to be the one who holds `key`, with `value`; it is gone at most `ttl` after we are.
     fn hold(&self, key: &str, value: &[u8], ttl: Duration) -> Hold;

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postrail_schema::publication::{ChunkHash, ChunkName, Manifest};
 use postrail_schema::wire::{decode_manifest, encode_manifest};
@@ -33,8 +34,25 @@ pub(super) struct Kept {
     fresh: u64,
     /// A write failed: what the file ends with is not known.
     is_torn: bool,
-    /// Something was written that is not known to be on disk.
-    is_unsynced: bool,
+    /// Something was written that nobody has synced, or begun to.
+    is_unsynced: Arc<AtomicBool>,
+}
+
+/// What was kept and is not known to be on disk. It is synced beside its [`Feed`](super::Feed), which goes on meanwhile.
+#[derive(Debug)]
+pub struct Unsynced {
+    file: File,
+    is_unsynced: Arc<AtomicBool>,
+}
+
+impl Unsynced {
+    /// Waits until it is on disk.
+    ///
+    /// # Errors
+    /// It is not certain to be.
+    pub fn sync(self) -> io::Result<()> {
+        self.file.sync_data().inspect_err(|_| self.is_unsynced.store(true, Ordering::Relaxed))
+    }
 }
 
 /// A manifest with its chunks.
@@ -61,7 +79,7 @@ impl Kept {
         let (records, length) = records(&bytes);
         file.set_len(length)?;
         let found = found(&records);
-        Ok((Self { path, file, length, fresh: length, is_torn: false, is_unsynced: false }, found))
+        Ok((Self { path, file, length, fresh: length, is_torn: false, is_unsynced: Arc::default() }, found))
     }
 
     /// What the file in `data` has; nothing where there is none. Changes nothing, so that it may be asked beside a node.
@@ -78,7 +96,7 @@ impl Kept {
         Ok(found(&records(&bytes).0))
     }
 
-    /// Keeps a publication over the end of the process, and with the next [`sync`](Self::sync) over that of the host.
+    /// Keeps a publication over the end of the process, and over that of the host once it is [synced](Self::unsynced).
     /// `new` are its chunks that the last one had not.
     ///
     /// # Errors
@@ -112,37 +130,45 @@ impl Kept {
             self.is_torn = false;
         }
         self.is_torn = true;
-        self.is_unsynced = true;
+        self.is_unsynced.store(true, Ordering::Relaxed);
         self.file.write_all(records)?;
         self.is_torn = false;
         self.length += records.len() as u64;
         Ok(())
     }
 
-    /// Waits until all that was kept is on disk.
+    /// What was kept and is to be synced; `None`: there is nothing.
+    ///
+    /// # Errors
+    /// There is no further handle of the file.
+    pub(super) fn unsynced(&self) -> io::Result<Option<Unsynced>> {
+        if !self.is_unsynced.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let file = self.file.try_clone()?;
+        self.is_unsynced.store(false, Ordering::Relaxed);
+        Ok(Some(Unsynced { file, is_unsynced: Arc::clone(&self.is_unsynced) }))
+    }
+
+    /// Whether most of the file is of the past.
+    pub(super) fn is_long(&self) -> bool {
+        self.length > 2 * self.fresh + SLACK_BYTES
+    }
+
+    /// Waits until all that was kept is on disk, in a file without what is of the past.
     ///
     /// # Errors
     /// It is not certain to be.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
-        if !self.is_unsynced {
-            return Ok(());
-        }
-        let is_long = self.length > 2 * self.fresh + SLACK_BYTES;
-        if is_long {
+    pub(super) fn compact(&mut self) -> io::Result<()> {
+        match self.write_anew() {
+            Ok(()) => self.is_unsynced.store(false, Ordering::Relaxed),
             // What is kept is kept where it is: a failure here costs space.
-            match self.write_anew() {
-                Ok(()) => self.is_unsynced = false,
-                Err(error) => {
-                    tracing::warn!(%error, path = %self.path.display(), "not written anew");
-                    self.fresh = self.length;
-                }
+            Err(error) => {
+                tracing::warn!(%error, path = %self.path.display(), "not written anew");
+                self.fresh = self.length;
             }
         }
-        if self.is_unsynced {
-            self.file.sync_data()?;
-            self.is_unsynced = false;
-        }
-        Ok(())
+        self.unsynced()?.map_or(Ok(()), Unsynced::sync)
     }
 
     /// The file without what is of the past, in its place.
@@ -176,7 +202,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Err(error) = self.sync() {
+        if let Err(error) = self.unsynced().and_then(|left| left.map_or(Ok(()), Unsynced::sync)) {
             tracing::warn!(%error, path = %self.path.display(), "the configuration is not certain to be on disk");
         }
     }

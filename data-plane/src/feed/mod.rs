@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! manifest -> what is missing -> fetched by who feeds -> checked, decoded, amended -> written -> shards -> synced, soon
+//! advance from our manifest, with what is new -----------^
 //! ```
 //!
 //! Invariants worth naming: shards go from one whole publication to the next; what they work under survives a restart,
-//! whoever is out of reach then; what belongs to another region is neither fetched nor kept; a publication that does not hold together changes nothing. Absent here: where manifests
-//! come from. The executors cannot drive a client of etcd, so who feeds runs on a thread of its own.
+//! whoever is out of reach then; what belongs to another region is neither fetched nor kept; a publication that does not
+//! hold together changes nothing. Absent here: where manifests come from. The executors cannot drive a client of etcd, so
+//! who feeds runs on a thread of its own.
 
 mod kept;
 
@@ -15,13 +17,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use postrail_schema::ids::RegionId;
-use postrail_schema::publication::{Assembly, ChunkName, Manifest, PublicationError};
+use postrail_schema::publication::{Advance, Assembly, ChunkName, Manifest, PublicationError};
 use postrail_schema::snapshot::Snapshot;
 use postrail_schema::wire::{WireError, decode_manifest, decode_snapshot};
 
 use crate::mesh::{Letter, Mesh};
 use kept::Kept;
+pub use kept::Unsynced;
 
 /// Puts publications in effect on a running node.
 #[derive(Debug)]
@@ -120,11 +122,6 @@ impl Feed {
         self.assembly.manifest()
     }
 
-    /// Our region, where the publication in effect knows it.
-    pub fn region(&self) -> Option<RegionId> {
-        self.manifest().regions.iter().find(|known| known.name == self.region).map(|known| known.id)
-    }
-
     pub fn suppressions_version(&self) -> u64 {
         self.assembly.suppressions_version()
     }
@@ -139,9 +136,20 @@ impl Feed {
     /// [`FeedError::Manifest`].
     pub fn read(&self, encoded: &[u8]) -> Result<Manifest, FeedError> {
         let manifest = decode_manifest(encoded).map_err(|error| self.refuse(FeedError::Manifest(error)))?;
+        self.see(&manifest);
+        Ok(manifest.within(&self.region))
+    }
+
+    /// What our region needs of the manifest that `advance` leads to from the one in effect; notes that it was seen.
+    pub fn advance(&self, advance: &Advance) -> Manifest {
+        let manifest = self.manifest().advanced(advance, &self.region);
+        self.see(&manifest);
+        manifest
+    }
+
+    fn see(&self, manifest: &Manifest) {
         self.status.seen.store(manifest.revision.0, Ordering::Relaxed);
         self.status.suppressions_seen.store(manifest.suppressions, Ordering::Relaxed);
-        Ok(manifest.within(&self.region))
     }
 
     /// The chunks that `manifest` has and we have not.
@@ -149,8 +157,8 @@ impl Feed {
         self.assembly.missing(manifest)
     }
 
-    /// Puts `manifest` in effect on every shard, and keeps it for the next start: see [`sync`](Self::sync). `chunks` has
-    /// what is missing.
+    /// Puts `manifest` in effect on every shard, and keeps it for the next start: see [`unsynced`](Self::unsynced).
+    /// `chunks` has what is missing.
     ///
     /// # Errors
     /// [`FeedError`]: nothing has changed.
@@ -178,12 +186,26 @@ impl Feed {
         Ok(())
     }
 
-    /// Waits until what is in effect is on disk. Until then it survives the end of the process, and not that of the host.
+    /// What is in effect and is to be synced, if anything is: until then it survives the end of the process, and not that of
+    /// the host.
     ///
     /// # Errors
     /// [`FeedError::Keep`]: it stays in effect, and is not certain to be there after a loss of power.
-    pub fn sync(&mut self) -> Result<(), FeedError> {
-        self.kept.sync().map_err(FeedError::Keep)
+    pub fn unsynced(&self) -> Result<Option<Unsynced>, FeedError> {
+        self.kept.unsynced().map_err(FeedError::Keep)
+    }
+
+    /// Whether the file is due to be [written anew](Self::compact).
+    pub fn is_long(&self) -> bool {
+        self.kept.is_long()
+    }
+
+    /// Writes the file anew without what is of the past, and waits for the disk.
+    ///
+    /// # Errors
+    /// As [`unsynced`](Self::unsynced).
+    pub fn compact(&mut self) -> Result<(), FeedError> {
+        self.kept.compact().map_err(FeedError::Keep)
     }
 
     fn broadcast(&self) {

@@ -1,7 +1,7 @@
 //! Publications in effect, and what is left of them after every way to end.
 
 use postrail_schema::ids::{Revision, TenantId};
-use postrail_schema::publication::{Chunk, divide};
+use postrail_schema::publication::{Chunk, ManifestHash, divide};
 use postrail_schema::snapshot::{SnapshotContent, Suppression, Tenant};
 use postrail_schema::wire::{encode_manifest, encode_snapshot};
 
@@ -74,6 +74,25 @@ fn what_was_in_effect_is_in_effect_after_a_restart() {
 }
 
 #[test]
+fn an_advance_from_what_is_in_effect_leads_on_with_the_chunks_that_came_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, letters) = open(folder.path());
+    let (former, chunks) = publication(1, 200);
+    feed.apply(former.clone(), &chunks).unwrap();
+    let (next, chunks) = publication(2, 200);
+    let chunks: Vec<_> = chunks.into_iter().map(|(name, bytes)| Chunk { name, bytes }).collect();
+    let hash = |manifest: &Manifest| ManifestHash::of(&encode_manifest(manifest));
+    let advance = Advance::between(Some((hash(&former), &former)), (hash(&next), &next), &chunks);
+    let (led, came) = (feed.advance(&advance), advance.chunks());
+    assert_eq!((&led, came.len(), feed.status().revision_seen()), (&next, 1, 2));
+    assert_eq!(feed.missing(&led), [came[0].0]);
+    feed.apply(led, &came).unwrap();
+    assert_eq!((revision(&letters), revision(&letters)), (Some(1), Some(2)));
+    drop(feed);
+    assert_eq!(open(folder.path()).0.manifest(), &next);
+}
+
+#[test]
 fn what_is_in_effect_is_kept_over_a_kill_before_it_was_synced() {
     let folder = tempfile::tempdir().unwrap();
     let (mut feed, letters) = open(folder.path());
@@ -141,7 +160,11 @@ fn the_file_does_not_grow_with_the_number_of_changes() {
     for at in 1..=400 {
         let (manifest, chunks) = publication(at, 5_000);
         feed.apply(manifest, &chunks).unwrap();
-        feed.sync().unwrap();
+        match feed.is_long() {
+            true => feed.compact().unwrap(),
+            false => feed.unsynced().unwrap().expect("something was kept").sync().unwrap(),
+        }
+        assert!(feed.unsynced().unwrap().is_none(), "all is synced");
     }
     let length = std::fs::metadata(folder.path().join("published.log")).unwrap().len();
     assert!(length < 2 * one + 5 * 1024 * 1024, "{length} octets, of which {one} are in effect");

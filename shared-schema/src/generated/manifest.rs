@@ -509,6 +509,133 @@ impl<'a> Chunk {
 
 }
 
+// struct ManifestHash, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ManifestHash(pub [u8; 16]);
+impl Default for ManifestHash { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for ManifestHash {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ManifestHash")
+      .field("high", &self.high())
+      .field("low", &self.low())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ManifestHash {}
+impl<'a> ::flatbuffers::Follow<'a> for ManifestHash {
+  type Inner = &'a ManifestHash;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ManifestHash>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ManifestHash {
+  type Inner = &'a ManifestHash;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ManifestHash>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ManifestHash {
+    type Output = ManifestHash;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ManifestHash as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ManifestHash {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ManifestHash {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    high: u64,
+    low: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_high(high);
+    s.set_low(low);
+    s
+  }
+
+  pub fn high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum RegionOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -836,6 +963,238 @@ impl ::core::fmt::Debug for Manifest<'_> {
       ds.field("chunks", &self.chunks());
       ds.field("regions", &self.regions());
       ds.field("chunk_regions", &self.chunk_regions());
+      ds.finish()
+  }
+}
+pub enum AdvanceOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Advance<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Advance<'a> {
+  type Inner = Advance<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Advance<'a> {
+  pub const VT_FORMAT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PUBLISHED_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SUPPRESSIONS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_CHUNK_REGIONS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_BYTES: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Advance { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdvanceArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Advance<'bldr>> {
+    let mut builder = AdvanceBuilder::new(_fbb);
+    builder.add_suppressions(args.suppressions);
+    builder.add_published_ms(args.published_ms);
+    builder.add_revision(args.revision);
+    if let Some(x) = args.bytes { builder.add_bytes(x); }
+    if let Some(x) = args.chunk_regions { builder.add_chunk_regions(x); }
+    if let Some(x) = args.chunks { builder.add_chunks(x); }
+    if let Some(x) = args.to { builder.add_to(x); }
+    if let Some(x) = args.from { builder.add_from(x); }
+    builder.add_format(args.format);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn format(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Advance::VT_FORMAT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn revision(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Advance::VT_REVISION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn published_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Advance::VT_PUBLISHED_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn suppressions(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Advance::VT_SUPPRESSIONS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn from(&self) -> Option<&'a ManifestHash> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ManifestHash>(Advance::VT_FROM, None)}
+  }
+  #[inline]
+  pub fn to(&self) -> Option<&'a ManifestHash> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ManifestHash>(Advance::VT_TO, None)}
+  }
+  #[inline]
+  pub fn chunks(&self) -> Option<::flatbuffers::Vector<'a, Chunk>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Chunk>>>(Advance::VT_CHUNKS, None)}
+  }
+  #[inline]
+  pub fn chunk_regions(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(Advance::VT_CHUNK_REGIONS, None)}
+  }
+  #[inline]
+  pub fn bytes(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Advance::VT_BYTES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Advance<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("format", Self::VT_FORMAT, false)?
+     .visit_field::<u64>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("published_ms", Self::VT_PUBLISHED_MS, false)?
+     .visit_field::<u64>("suppressions", Self::VT_SUPPRESSIONS, false)?
+     .visit_field::<ManifestHash>("from", Self::VT_FROM, false)?
+     .visit_field::<ManifestHash>("to", Self::VT_TO, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Chunk>>>("chunks", Self::VT_CHUNKS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("chunk_regions", Self::VT_CHUNK_REGIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("bytes", Self::VT_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdvanceArgs<'a> {
+    pub format: u16,
+    pub revision: u64,
+    pub published_ms: u64,
+    pub suppressions: u64,
+    pub from: Option<&'a ManifestHash>,
+    pub to: Option<&'a ManifestHash>,
+    pub chunks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Chunk>>>,
+    pub chunk_regions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub bytes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for AdvanceArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdvanceArgs {
+      format: 0,
+      revision: 0,
+      published_ms: 0,
+      suppressions: 0,
+      from: None,
+      to: None,
+      chunks: None,
+      chunk_regions: None,
+      bytes: None,
+    }
+  }
+}
+
+pub struct AdvanceBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdvanceBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_format(&mut self, format: u16) {
+    self.fbb_.push_slot::<u16>(Advance::VT_FORMAT, format, 0);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: u64) {
+    self.fbb_.push_slot::<u64>(Advance::VT_REVISION, revision, 0);
+  }
+  #[inline]
+  pub fn add_published_ms(&mut self, published_ms: u64) {
+    self.fbb_.push_slot::<u64>(Advance::VT_PUBLISHED_MS, published_ms, 0);
+  }
+  #[inline]
+  pub fn add_suppressions(&mut self, suppressions: u64) {
+    self.fbb_.push_slot::<u64>(Advance::VT_SUPPRESSIONS, suppressions, 0);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: &ManifestHash) {
+    self.fbb_.push_slot_always::<&ManifestHash>(Advance::VT_FROM, from);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: &ManifestHash) {
+    self.fbb_.push_slot_always::<&ManifestHash>(Advance::VT_TO, to);
+  }
+  #[inline]
+  pub fn add_chunks(&mut self, chunks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Chunk>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Advance::VT_CHUNKS, chunks);
+  }
+  #[inline]
+  pub fn add_chunk_regions(&mut self, chunk_regions: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Advance::VT_CHUNK_REGIONS, chunk_regions);
+  }
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Advance::VT_BYTES, bytes);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdvanceBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdvanceBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Advance<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Advance<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Advance");
+      ds.field("format", &self.format());
+      ds.field("revision", &self.revision());
+      ds.field("published_ms", &self.published_ms());
+      ds.field("suppressions", &self.suppressions());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.field("chunks", &self.chunks());
+      ds.field("chunk_regions", &self.chunk_regions());
+      ds.field("bytes", &self.bytes());
       ds.finish()
   }
 }

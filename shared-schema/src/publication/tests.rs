@@ -10,6 +10,7 @@ use crate::policy::{RetryPolicy, RoutingRule};
 use crate::region::Signpost;
 use crate::selector::Selector;
 use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
+use crate::wire::{decode_advance, encode_advance, encode_manifest};
 
 fn tenant(id: u32, weight: u32) -> Tenant {
     let name = format!("t{id}");
@@ -275,14 +276,44 @@ fn a_record_of_one_region_in_the_chunk_of_another_is_not_applied() {
     assert!(matches!(refused, Err(PublicationError::Content(SnapshotError::Dangling { .. }))));
 }
 
+#[test]
+fn there_is_a_way_only_from_one_known_manifest_over_few_chunks_within_the_same_regions() {
+    let (former, _) = publish(content(3_000));
+    let hashes = (ManifestHash(1), ManifestHash(2));
+    let between =
+        |next: &Manifest, chunks: &[Chunk]| Advance::between(Some((hashes.0, &former)), (hashes.1, next), chunks);
+    let all = |bytes: HashMap<ChunkName, Arc<[u8]>>| -> Vec<Chunk> {
+        bytes.into_iter().map(|(name, bytes)| Chunk { name, bytes }).collect()
+    };
+    // Some chunks too large to go with it: their names do.
+    let mut changed = content(3_000);
+    (0..60).for_each(|bucket| changed.domains[64 * bucket].keys[0].sealed_private_key = vec![7; 2_000]);
+    let (next, bytes) = publish(changed.clone());
+    let advance = between(&next, &all(bytes));
+    assert_eq!((advance.from, advance.names().count()), (Some(hashes.0), 60));
+    assert!(advance.bytes.is_empty() && advance.chunks().is_empty());
+    assert_eq!(former.advanced(&advance, ""), next);
+    // Too many, another region, and nothing known before.
+    (60..70).for_each(|bucket| changed.domains[64 * bucket].keys[0].sealed_private_key = vec![7; 60]);
+    let (many, bytes) = publish(changed);
+    let regions = vec![Region { id: RegionId(1), name: "eu".into(), submission_host: "eu.example".into() }];
+    let elsewhere = Manifest { regions, ..former.clone() };
+    let unknown = Advance::between(None, (hashes.1, &next), &[]);
+    for (none, at) in [(between(&many, &all(bytes)), &many), (between(&elsewhere, &[]), &elsewhere), (unknown, &next)] {
+        assert_eq!((none.from, none.to, none.revision, none.places), (None, hashes.1, at.revision, Vec::new()));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Any way from one content to another ends where a fresh start would.
+    /// Any way from one content to another ends where a fresh start would, also for who is told of it by advances alone.
     #[test]
     fn changes_in_any_order_end_as_a_fresh_start_would(steps in proptest::collection::vec((1_u32..200, 1_u32..5, any::<bool>()), 1..12)) {
         let mut assembly = Assembly::default();
         let mut now = regional(150);
         now.signposts.clear();
+        let (mut former, _) = publish(now.clone());
+        let mut told_of = ["", "eu", "us"].map(|region| (region, former.clone().within(region)));
         for (revision, (id, weight, removes)) in (2..).zip(steps) {
             now.revision = Revision(revision);
             now.tenants.retain(|tenant| tenant.id != TenantId(id));
@@ -297,7 +328,20 @@ proptest! {
                 now.tenants.sort_by_key(|tenant| tenant.id);
             }
             let (next, bytes) = publish(now.clone());
-            let chunks = fetch(&assembly, &next, &bytes);
+            let all: Vec<_> = bytes.iter().map(|(name, bytes)| Chunk { name: *name, bytes: Arc::clone(bytes) }).collect();
+            let hash = |manifest: &Manifest| ManifestHash::of(&encode_manifest(manifest));
+            let advance = Advance::between(Some((hash(&former), &former)), (hash(&next), &next), &all);
+            let advance = decode_advance(&encode_advance(&advance)).unwrap();
+            prop_assert_eq!((advance.from, advance.to), (Some(hash(&former)), hash(&next)));
+            for (region, manifest) in &mut told_of {
+                *manifest = manifest.advanced(&advance, region);
+                prop_assert_eq!(&*manifest, &next.clone().within(region));
+            }
+            let missing = assembly.missing(&next);
+            let chunks = advance.chunks();
+            prop_assert!(assembly.manifest().revision == Revision(0) || missing == chunks.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+            let chunks = if assembly.manifest().revision == Revision(0) { fetch(&assembly, &next, &bytes) } else { chunks };
+            former = next.clone();
             assembly.apply(next, &chunks).unwrap();
             prop_assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(now.clone()).unwrap()));
         }

@@ -1,26 +1,24 @@
-//! Manifests as flatbuffers.
+//! Manifests, and what leads from one to the next, as flatbuffers.
 
-use flatbuffers::{FlatBufferBuilder, WIPOffset};
+use flatbuffers::{FlatBufferBuilder, Vector, WIPOffset};
 
-use super::{FORMAT, WireError, check_frame, verifier};
+use super::{FORMAT, WireError, check_format, check_frame, verifier};
 use crate::generated::manifest as wire;
 use crate::ids::{RegionId, Revision};
-use crate::limits::{CHUNKS_MAX, MANIFEST_BYTES_MAX, REGIONS_MAX};
-use crate::publication::{ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest};
+use crate::limits::{ADVANCE_CHUNKS_MAX, ADVANCE_ENCODED_MAX, CHUNKS_MAX, MANIFEST_BYTES_MAX, REGIONS_MAX};
+use crate::publication::{Advance, ChunkHash, ChunkKind, ChunkName, ChunkPlace, Manifest, ManifestHash};
 use crate::region::Region;
 
 /// The format of a manifest with regions. A reader of format 1 would take the chunks of all for its own, so it has to
 /// refuse.
 const FORMAT_REGIONS: u16 = 2;
+const ADVANCE_IDENTIFIER: &str = "PRAD";
 
 /// The buffer of `manifest`.
 pub fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
     let mut to = FlatBufferBuilder::with_capacity(64 + 32 * manifest.chunks.len());
-    let chunk = |name: ChunkName| {
-        let (high, low) = ((name.hash.0 >> 64) as u64, name.hash.0 as u64);
-        wire::Chunk::new(high, low, name.place.bucket, name.length, kind_to_wire(name.place.kind))
-    };
-    let chunks: Vec<_> = manifest.chunks().map(chunk).collect();
+    let chunks: Vec<_> =
+        manifest.chunks().map(|ChunkName { place, hash, length }| chunk(place, hash, length)).collect();
     let has_regions = !manifest.regions.is_empty();
     let regions: Vec<_> = manifest.regions.iter().map(|region| put_region(&mut to, region)).collect();
     let chunk_regions: Vec<_> = manifest.chunks.keys().map(|place| place.region.map_or(0, |region| region.0)).collect();
@@ -59,17 +57,94 @@ pub fn decode_manifest(bytes: &[u8]) -> Result<Manifest, WireError> {
         regions: root.regions().into_iter().flatten().take(REGIONS_MAX).map(read_region).collect(),
         ..Manifest::default()
     };
-    let (mut regions, mut last) = (root.chunk_regions().into_iter().flatten(), None);
-    for chunk in root.chunks().into_iter().flatten() {
+    each_chunk(root.chunks(), root.chunk_regions(), |place, hash, length| {
+        manifest.chunks.insert(place, (hash, length));
+    })?;
+    Ok(manifest)
+}
+
+/// The buffer of `advance`.
+pub fn encode_advance(advance: &Advance) -> Vec<u8> {
+    let mut to = FlatBufferBuilder::with_capacity(256 + 40 * advance.places.len() + advance.bytes.len());
+    let chunks: Vec<_> = advance
+        .places
+        .iter()
+        .map(|(place, is)| {
+            is.map_or_else(|| chunk(*place, ChunkHash(0), 0), |(hash, length)| chunk(*place, hash, length))
+        })
+        .collect();
+    let regions: Vec<_> = advance.places.iter().map(|(place, _)| place.region.map_or(0, |region| region.0)).collect();
+    let hash = |hash: ManifestHash| wire::ManifestHash::new((hash.0 >> 64) as u64, hash.0 as u64);
+    let (from, led) = (advance.from.map(hash), hash(advance.to));
+    let args = wire::AdvanceArgs {
+        format: FORMAT,
+        revision: advance.revision.0,
+        published_ms: advance.published_ms,
+        suppressions: advance.suppressions,
+        from: from.as_ref(),
+        to: Some(&led),
+        chunks: Some(to.create_vector(&chunks)),
+        chunk_regions: regions.iter().any(|region| *region != 0).then(|| to.create_vector(&regions)),
+        bytes: (!advance.bytes.is_empty()).then(|| to.create_vector(&advance.bytes)),
+    };
+    let root = wire::Advance::create(&mut to, &args);
+    to.finish(root, Some(ADVANCE_IDENTIFIER));
+    to.finished_data().to_vec()
+}
+
+/// The advance of a buffer.
+///
+/// # Errors
+/// [`WireError`] when the bytes are no advance, of a newer format, name a place twice, or have not what they name.
+pub fn decode_advance(bytes: &[u8]) -> Result<Advance, WireError> {
+    check_frame(bytes, ADVANCE_IDENTIFIER, ADVANCE_ENCODED_MAX)?;
+    let root = flatbuffers::root_with_opts::<wire::Advance<'_>>(&verifier(bytes.len()), bytes)?;
+    check_format(root.format())?;
+    let chunks = root.chunks().map_or(0, |chunks| chunks.len());
+    if chunks > ADVANCE_CHUNKS_MAX {
+        return Err(WireError::TooManyChunks { chunks, chunks_max: ADVANCE_CHUNKS_MAX });
+    }
+    let hash = |hash: &wire::ManifestHash| ManifestHash(u128::from(hash.high()) << 64 | u128::from(hash.low()));
+    let mut advance = Advance {
+        revision: Revision(root.revision()),
+        published_ms: root.published_ms(),
+        suppressions: root.suppressions(),
+        from: root.from().map(hash),
+        to: hash(root.to().ok_or(WireError::AdvanceEnd)?),
+        places: Vec::with_capacity(chunks),
+        bytes: root.bytes().map(|bytes| bytes.bytes().to_vec()).unwrap_or_default(),
+    };
+    each_chunk(root.chunks(), root.chunk_regions(), |place, hash, length| {
+        advance.places.push((place, (length > 0).then_some((hash, length))));
+    })?;
+    let named: usize = advance.names().map(|name| name.length as usize).sum();
+    if !advance.bytes.is_empty() && named != advance.bytes.len() {
+        return Err(WireError::AdvanceBytes { named, found: advance.bytes.len() });
+    }
+    Ok(advance)
+}
+
+fn chunk(place: ChunkPlace, hash: ChunkHash, length: u32) -> wire::Chunk {
+    wire::Chunk::new((hash.0 >> 64) as u64, hash.0 as u64, place.bucket, length, kind_to_wire(place.kind))
+}
+
+/// Tells each chunk, which are in order; `regions`: that of each.
+fn each_chunk<'b>(
+    chunks: Option<Vector<'b, wire::Chunk>>,
+    regions: Option<Vector<'b, u32>>,
+    mut tell: impl FnMut(ChunkPlace, ChunkHash, u32),
+) -> Result<(), WireError> {
+    let (mut regions, mut last) = (regions.into_iter().flatten(), None);
+    for chunk in chunks.into_iter().flatten() {
         let region = regions.next().filter(|region| *region != 0).map(RegionId);
         let place = ChunkPlace { kind: kind_from_wire(chunk.kind())?, bucket: chunk.bucket(), region };
         let hash = ChunkHash(u128::from(chunk.hash_high()) << 64 | u128::from(chunk.hash_low()));
         if last.replace(place).is_some_and(|last| last >= place) {
             return Err(WireError::ChunkOrder { kind: place.kind.name(), bucket: place.bucket });
         }
-        manifest.chunks.insert(place, (hash, chunk.length()));
+        tell(place, hash, chunk.length());
     }
-    Ok(manifest)
+    Ok(())
 }
 
 fn put_region<'b>(to: &mut FlatBufferBuilder<'b>, region: &Region) -> WIPOffset<wire::Region<'b>> {
@@ -108,10 +183,12 @@ fn kind_from_wire(kind: wire::ChunkKind) -> Result<ChunkKind, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::ADVANCE_BYTES_MAX;
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/manifest-1.bin");
     /// With regions.
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/manifest-2.bin");
+    const GOLDEN_ADVANCE: &[u8] = include_bytes!("../../golden/advance-1.bin");
 
     fn sample() -> Manifest {
         let place = ChunkPlace::everywhere;
@@ -156,14 +233,63 @@ mod tests {
         assert_eq!((format(GOLDEN), format(GOLDEN_2)), (FORMAT, FORMAT_REGIONS));
     }
 
+    fn advance() -> Advance {
+        let place = |kind, bucket, region| ChunkPlace { kind, bucket, region };
+        Advance {
+            revision: Revision(13),
+            published_ms: 1_795_000_000_456,
+            suppressions: 3,
+            from: Some(ManifestHash(u128::MAX - 9)),
+            to: ManifestHash(3 << 64 | 4),
+            places: vec![
+                (place(ChunkKind::Tenants, 0, Some(RegionId(4))), Some((ChunkHash(11), 3))),
+                (place(ChunkKind::Tenants, 9, None), None),
+                (place(ChunkKind::Pools, 1, None), Some((ChunkHash(12), 2))),
+            ],
+            bytes: b"aaabb".to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_committed_bytes_of_an_advance_are_read_and_written_as_ever() {
+        assert_eq!(decode_advance(GOLDEN_ADVANCE).unwrap(), advance());
+        assert_eq!(encode_advance(&advance()), GOLDEN_ADVANCE, "a change of the form needs a new format");
+        for other in [
+            Advance { from: None, places: Vec::new(), bytes: Vec::new(), ..advance() },
+            Advance { bytes: Vec::new(), ..advance() },
+        ] {
+            assert_eq!(decode_advance(&encode_advance(&other)).unwrap(), other);
+        }
+    }
+
+    #[test]
+    fn an_advance_whose_bytes_are_not_those_of_its_chunks_is_refused() {
+        let torn = Advance { bytes: b"aaab".to_vec(), ..advance() };
+        assert!(matches!(decode_advance(&encode_advance(&torn)), Err(WireError::AdvanceBytes { named: 5, found: 4 })));
+        assert!(matches!(decode_advance(GOLDEN), Err(WireError::Kind { .. })));
+        assert!(matches!(decode_manifest(GOLDEN_ADVANCE), Err(WireError::Kind { .. })));
+    }
+
+    #[test]
+    fn the_largest_advance_is_within_its_bound() {
+        let length = (ADVANCE_BYTES_MAX / ADVANCE_CHUNKS_MAX) as u32;
+        let place = |bucket| ChunkPlace { kind: ChunkKind::Domains, bucket, region: Some(RegionId(7)) };
+        let places =
+            (0..ADVANCE_CHUNKS_MAX as u32).map(|bucket| (place(bucket), Some((ChunkHash(1), length)))).collect();
+        let largest = Advance { places, bytes: vec![7; ADVANCE_BYTES_MAX], ..advance() };
+        assert_eq!(decode_advance(&encode_advance(&largest)).unwrap(), largest);
+    }
+
     #[test]
     fn every_flipped_bit_of_the_committed_bytes_is_survived() {
-        for golden in [GOLDEN, GOLDEN_2] {
+        for golden in [GOLDEN, GOLDEN_2, GOLDEN_ADVANCE] {
             for at in 0..golden.len() * 8 {
                 let mut bytes = golden.to_vec();
                 bytes[at / 8] ^= 1 << (at % 8);
                 let _ = decode_manifest(&bytes);
                 let _ = decode_manifest(&bytes[..at / 8]);
+                let _ = decode_advance(&bytes).map(|advance| advance.chunks());
+                let _ = decode_advance(&bytes[..at / 8]);
             }
         }
     }

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, Vector, VerifierOptions, WIPOffset};
 
 pub use events::{EventHead, decode_event_briefs, decode_events, encode_events, read_heads};
-pub use manifest::{decode_manifest, encode_manifest};
+pub use manifest::{decode_advance, decode_manifest, encode_advance, encode_manifest};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The format that this code writes, and the newest that it reads.
@@ -49,6 +49,10 @@ pub enum WireError {
     ShapingRate { id: u32 },
     #[error("the manifest names the {kind} {bucket} out of order")]
     ChunkOrder { kind: &'static str, bucket: u32 },
+    #[error("the way to the next manifest does not say which that is")]
+    AdvanceEnd,
+    #[error("the chunks that are named have {named} octets, and {found} go with them")]
+    AdvanceBytes { named: usize, found: usize },
     #[error("the manifest names {chunks} chunks, at most {chunks_max} are read")]
     TooManyChunks { chunks: usize, chunks_max: usize },
 }

@@ -364,6 +364,10 @@ impl ConfigStore for EtcdStore {
         Watch { events }
     }
 
+    fn runtime(&self) -> Option<Handle> {
+        Some(self.runtime.clone())
+    }
+
     fn hold(&self, key: &str, value: &[u8], ttl: Duration) -> Hold {
         let (release, released) = mpsc::channel(1);
         let (holds, until) = tokio::sync::watch::channel(None);

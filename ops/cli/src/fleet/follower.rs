@@ -1,13 +1,20 @@
 //! From the configuration store to the data plane: watches what is published, fetches what is missing, puts it in effect.
 //!
 //! ```text
-//! read the manifest -> watch behind it -> manifest and chunks as they are written -> apply -> watch on
-//!        <- the watch ends (compaction, a reader that was too slow), or a chunk is not there: begin again
+//! read the manifest -> watch behind it -> the way to the next manifest, with its chunks -> apply -> watch on
+//!        <- the watch ends (compaction, a reader that was too slow), the way is not from our manifest, a chunk is not there,
+//!           or the time is up: begin again
 //! ```
 //!
+//! A change is told by one key of some kilobytes; the manifest, whose octets grow with all that is published, is read at a
+//! beginning alone. Where who wrote the manifest told no way to it (a control plane of an earlier version), the manifest
+//! itself is watched, and each change is a beginning.
+//!
 //! Invariants worth naming: a publication is applied whole or not at all; while the store is out of reach, the last one
-//! stays in effect. What is in effect is synced to disk soon after, not before. Suppressions that a manifest is the first to name are fetched from the leading control plane before
-//! the manifest is applied; where that does not answer in time, the manifest is not kept waiting for longer.
+//! stays in effect. What is in effect is synced to disk soon after, not before. Suppressions that a manifest is the first
+//! to name are fetched from the leading control plane before the manifest is applied; where that does not answer in time,
+//! the manifest is not kept waiting for longer. The task runs where the store's events arrive, so a change that is all there
+//! is put in effect by the thread that hears of it: anything that may take longer goes to a thread that may block.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,11 +25,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
 use postrail_control_plane::{FleetIdentity, FleetName, tls_reason};
 use postrail_data_plane::feed::{Feed, FeedStatus};
-use postrail_schema::keys::{self, MANIFEST, PUBLISHED};
+use postrail_schema::keys::{self, ADVANCE, MANIFEST};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
-use postrail_schema::publication::{ChunkName, Manifest, parse_key};
+use postrail_schema::publication::{ChunkName, Manifest, ManifestHash};
+use postrail_schema::wire::decode_advance;
 use reqwest::Url;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -32,11 +41,11 @@ pub(crate) struct Follower {
     /// `None` while a blocking thread has it.
     feed: Option<Feed>,
     status: Arc<FeedStatus>,
-    /// Chunks that were written and that no manifest has named yet, by key.
-    written: HashMap<String, Arc<[u8]>>,
-    written_bytes: usize,
-    /// When what is in effect is to be synced to disk.
+    /// The store's manifest that is in effect.
+    at: Option<ManifestHash>,
+    /// When what is in effect is to be synced to disk, and the last sync.
     sync_at: Option<Instant>,
+    syncing: Option<JoinHandle<()>>,
     access: ControlAccess,
     region: String,
     http: reqwest::Client,
@@ -69,8 +78,7 @@ impl Follower {
         };
         let status = feed.status();
         let http = http.build().context("cannot make an HTTP client")?;
-        let written = HashMap::new();
-        Ok(Self { store, feed: Some(feed), status, written, written_bytes: 0, sync_at: None, access, region, http })
+        Ok(Self { store, feed: Some(feed), status, at: None, sync_at: None, syncing: None, access, region, http })
     }
 
     /// Runs until `stop` is true.
@@ -105,27 +113,34 @@ impl Follower {
 
     /// From the present manifest on, until one has to begin again.
     async fn follow(&mut self) -> Result<()> {
-        self.forget_written();
-        let (store, keys) = (Arc::clone(&self.store), vec![MANIFEST.to_owned()]);
+        let (store, keys) = (Arc::clone(&self.store), vec![ADVANCE.to_owned(), MANIFEST.to_owned()]);
         let listing = blocking(move || store.get(&keys)).await?.context("cannot read the manifest")?;
         self.status.heard(now_ms());
-        if let Some(manifest) = listing.entries.into_iter().next() {
-            self.apply(manifest.value).await?;
+        let (mut advance, mut manifest) = (None, None);
+        for entry in listing.entries {
+            if entry.key == MANIFEST { &mut manifest } else { &mut advance }.replace(entry.value);
         }
-        let mut watch = self.store.watch(PUBLISHED, listing.revision);
-        let begun = Instant::now();
+        if let Some(manifest) = manifest {
+            let hash = ManifestHash::of(&manifest);
+            let manifest = self.feed()?.read(&manifest)?;
+            self.apply(manifest, Vec::new()).await?;
+            self.at = Some(hash);
+        }
+        let is_told =
+            advance.and_then(|advance| decode_advance(&advance).ok()).is_some_and(|it| Some(it.to) == self.at);
+        let mut watch = self.store.watch(if is_told { ADVANCE } else { MANIFEST }, listing.revision);
         // A store that was restored from a snapshot tells nothing of what it has not any more: it is read again by period.
-        while begun.elapsed() < LOOK_PERIOD {
-            match self.next(&mut watch).await? {
+        let look = Instant::now() + LOOK_PERIOD + LOOK_SPREAD * (std::process::id() % LOOK_SPREADS);
+        loop {
+            match self.next(&mut watch, look).await? {
                 Next::Watch => {}
                 Next::Begin => return Ok(()),
             }
         }
-        Ok(())
     }
 
-    async fn next(&mut self, watch: &mut Watch) -> Result<Next> {
-        let sync_at = self.sync_at.unwrap_or_else(Instant::now);
+    async fn next(&mut self, watch: &mut Watch, look: Instant) -> Result<Next> {
+        let sync_at = self.sync_at.unwrap_or(look);
         let event = tokio::select! {
             event = watch.next() => event,
             () = sleep_until(sync_at.into()), if self.sync_at.is_some() => {
@@ -136,6 +151,8 @@ impl Follower {
                 self.fetch_suppressions().await;
                 return Ok(Next::Watch);
             }
+            // While the store is out of reach the watch tells when it is back.
+            () = sleep_until(look.into()), if self.status.is_connected() => return Ok(Next::Begin),
         };
         match event {
             None => return Ok(Next::Begin),
@@ -146,80 +163,82 @@ impl Follower {
             }
             Some(WatchEvent::Changes { changes, .. }) => {
                 self.status.heard(now_ms());
-                if let Some(manifest) = self.note(changes) {
-                    self.apply(manifest).await?;
-                    self.forget_written();
+                for Change { key, value } in changes {
+                    let advance = value.filter(|_| key == ADVANCE);
+                    if let Next::Begin = self.advance(advance.as_deref()).await? {
+                        return Ok(Next::Begin);
+                    }
                 }
             }
         }
         Ok(Next::Watch)
     }
 
-    /// Has the disk take what is in effect.
+    /// Goes on to the manifest that `encoded` leads to, if it is from ours.
+    async fn advance(&mut self, encoded: Option<&[u8]>) -> Result<Next> {
+        // One that cannot be read is of a later version: the manifest says whether we can go on.
+        let Some(advance) = encoded.and_then(|encoded| decode_advance(encoded).ok()) else { return Ok(Next::Begin) };
+        if self.at == Some(advance.to) {
+            return Ok(Next::Watch);
+        }
+        if advance.from.is_none() || advance.from != self.at {
+            return Ok(Next::Begin);
+        }
+        let manifest = self.feed()?.advance(&advance);
+        self.apply(manifest, advance.chunks()).await?;
+        self.at = Some(advance.to);
+        Ok(Next::Watch)
+    }
+
+    fn feed(&self) -> Result<&Feed> {
+        self.feed.as_ref().context("the feed is lost")
+    }
+
+    /// Has the disk take what is in effect. Nothing waits for it, unless the file is to be written anew.
     async fn sync(&mut self) {
         self.sync_at = None;
-        if let Err(error) = self.with_feed(|feed| Ok(feed.sync()?)).await {
+        if self.syncing.as_ref().is_some_and(|task| !task.is_finished()) {
+            self.sync_at = Some(Instant::now() + SYNC_DELAY);
+            return;
+        }
+        let unsynced = match self.feed() {
+            Ok(feed) if feed.is_long() => self.with_feed(|feed| Ok(feed.compact()?)).await.map(|()| None),
+            Ok(feed) => feed.unsynced().map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        let tell = |error: anyhow::Error| {
             error!(error = format!("{error:#}"), "the configuration in effect is not certain to be on disk");
-            self.sync_at = Some(Instant::now() + PAUSE_MAX);
+        };
+        match unsynced {
+            Ok(None) => {}
+            Ok(Some(unsynced)) => {
+                let sync = move || unsynced.sync().unwrap_or_else(|error| tell(error.into()));
+                self.syncing = Some(tokio::task::spawn_blocking(sync));
+            }
+            Err(error) => {
+                tell(error);
+                self.sync_at = Some(Instant::now() + PAUSE_MAX);
+            }
         }
     }
 
-    /// Keeps chunks that were written; the last manifest among the changes.
-    fn note(&mut self, changes: Vec<Change>) -> Option<Vec<u8>> {
-        let mut manifest = None;
-        let own = self.feed.as_ref().and_then(Feed::region);
-        for Change { key, value } in changes {
-            let Some(value) = value else { continue };
-            if key == MANIFEST {
-                manifest = Some(value);
-                continue;
-            }
-            // What belongs to another region is not for us, and not even for our memory.
-            if parse_key(&key).is_none_or(|(place, _)| place.region.is_some() && place.region != own) {
-                continue;
-            }
-            // What is left out here is fetched when it is named.
-            if self.written_bytes + value.len() <= WRITTEN_BYTES_MAX {
-                self.written_bytes += value.len();
-                self.written.insert(key, value.into());
-            }
-        }
-        manifest
-    }
-
-    fn forget_written(&mut self) {
-        self.written.clear();
-        self.written_bytes = 0;
-    }
-
-    /// Puts a publication in effect.
-    async fn apply(&mut self, encoded: Vec<u8>) -> Result<()> {
-        let feed = self.feed.as_ref().context("the feed is lost")?;
-        let manifest = feed.read(&encoded)?;
-        if *feed.manifest() == manifest && !self.status.suppressions_behind() {
-            return Ok(());
-        }
+    /// Puts a publication in effect; `known` are chunks of it that need no fetching.
+    async fn apply(&mut self, manifest: Manifest, known: Vec<(ChunkName, Arc<[u8]>)>) -> Result<()> {
         if self.status.suppressions_behind() {
             self.fetch_in_time().await;
         }
-        let written = std::mem::take(&mut self.written);
-        let store = Arc::clone(&self.store);
-        self.with_feed(move |feed| {
-            if *feed.manifest() == manifest {
-                return Ok(());
-            }
-            let chunks = fetch(store.as_ref(), &feed.missing(&manifest), &written)?;
-            let (revision, count) = (manifest.revision.0, chunks.len());
-            let late_ms = now_ms().saturating_sub(manifest.published_ms);
-            let goes_back = Manifest::clone(feed.manifest()).revision > manifest.revision;
-            feed.apply(manifest, &chunks).map_err(anyhow::Error::from)?;
-            if goes_back {
-                warn!(revision, "the configuration store has gone back to an earlier revision");
-            }
-            info!(revision, chunks = count, late_ms, "configuration in effect");
-            Ok(())
-        })
-        .await?;
+        let missing = self.feed()?.missing(&manifest);
+        if missing.iter().all(|name| known.iter().any(|(known, _)| known == name)) {
+            let feed = self.feed.as_mut().context("the feed is lost")?;
+            put_in_effect(feed, manifest, &known)?;
+        } else {
+            let store = Arc::clone(&self.store);
+            self.with_feed(move |feed| {
+                let chunks = fetch(store.as_ref(), &missing, &known)?;
+                put_in_effect(feed, manifest, &chunks)
+            })
+            .await?;
+        }
         self.sync_at.get_or_insert_with(|| Instant::now() + SYNC_DELAY);
         Ok(())
     }
@@ -298,18 +317,34 @@ impl Follower {
     }
 }
 
-/// The chunks that are missing: from what was just written, else from the store.
+/// Puts `manifest` in effect, unless it is.
+fn put_in_effect(feed: &mut Feed, manifest: Manifest, chunks: &[(ChunkName, Arc<[u8]>)]) -> Result<()> {
+    if *feed.manifest() == manifest {
+        return Ok(());
+    }
+    let (revision, count) = (manifest.revision.0, chunks.len());
+    let late_ms = now_ms().saturating_sub(manifest.published_ms);
+    let goes_back = feed.manifest().revision > manifest.revision;
+    feed.apply(manifest, chunks).map_err(anyhow::Error::from)?;
+    if goes_back {
+        warn!(revision, "the configuration store has gone back to an earlier revision");
+    }
+    info!(revision, chunks = count, late_ms, "configuration in effect");
+    Ok(())
+}
+
+/// The chunks that are missing: as far as they are known from there, else from the store.
 fn fetch(
     store: &dyn ConfigStore,
     missing: &[ChunkName],
-    written: &HashMap<String, Arc<[u8]>>,
+    known: &[(ChunkName, Arc<[u8]>)],
 ) -> Result<Vec<(ChunkName, Arc<[u8]>)>> {
     let mut chunks = Vec::with_capacity(missing.len());
     let mut wanted = HashMap::new();
     let mut bytes = 0;
     for (at, name) in missing.iter().enumerate() {
-        match written.get(&name.key()) {
-            Some(bytes) => chunks.push((*name, Arc::clone(bytes))),
+        match known.iter().find(|(known, _)| known == name) {
+            Some((_, bytes)) => chunks.push((*name, Arc::clone(bytes))),
             None => {
                 bytes += name.length as usize;
                 wanted.insert(name.key(), *name);
@@ -338,25 +373,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|_| anyhow!("a thread of the configuration has panicked"))
 }
 
-/// Unix milliseconds.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Unix milliseconds.
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// From when a configuration is in effect until it is synced: so long many share a sync, and the disk is busy with none of
-/// them while others wait for the CPU to put theirs in effect.
-const SYNC_DELAY: Duration = Duration::from_millis(100);
+/// From when a configuration is in effect until it is synced: so long many share a sync, and the disk, which may be that of
+/// etcd as well, is busy with few of them while a change is on its way.
+const SYNC_DELAY: Duration = Duration::from_secs(1);
 /// Between two beginnings.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// Octets of chunks that are kept until a manifest names them.
-const WRITTEN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Octets of chunks that are asked for at once, about.
 const FETCH_BYTES: usize = 4 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -365,7 +398,10 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a manifest waits for the suppressions that it names, and between two tries.
 const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(3);
 const SUPPRESSIONS_PAUSE: Duration = Duration::from_millis(50);
-/// Between two readings of the manifest, whatever the watch says.
-const LOOK_PERIOD: Duration = Duration::from_secs(10);
+/// Between two readings of the manifest, whatever the watch says; a little more on some hosts, so that those that heard of a
+/// change together do not all read together.
+const LOOK_PERIOD: Duration = Duration::from_secs(8);
+const LOOK_SPREAD: Duration = Duration::from_millis(50);
+const LOOK_SPREADS: u32 = 40;
 /// Between two tries later on.
 const SUPPRESSIONS_PERIOD: Duration = Duration::from_secs(2);

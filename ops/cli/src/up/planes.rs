@@ -282,7 +282,11 @@ async fn start_data_plane(
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
     let follower = Follower::new(Arc::clone(&store), feed, access, options.region().to_owned())?;
-    tasks.spawn(follower.run(stopped.clone()));
+    let run = follower.run(stopped.clone());
+    match store.runtime() {
+        Some(runtime) => tasks.spawn_on(run, &runtime),
+        None => tasks.spawn(run),
+    };
     match options.fleet.as_ref().zip(bringing) {
         // Where control planes are out of reach, it runs with what it has kept.
         Some((fleet, bringing)) => {
