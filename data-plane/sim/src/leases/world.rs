@@ -1,6 +1,6 @@
 //! One run: true time, what is under way, and what is checked after each thing that happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(super) struct World {
     hosts: Vec<Host>,
     controls: Vec<Control>,
     demands: BTreeMap<IpAddr, Demand>,
+    /// Addresses that must not leave [`REGION`], whether they are wanted at present or not.
+    regional: BTreeSet<IpAddr>,
     orders: BTreeMap<HostName, Order>,
     troubles: Vec<Trouble>,
     margin: Duration,
@@ -132,6 +134,8 @@ const CALM: Duration = Duration::from_secs(150);
 const TICK: Duration = Duration::from_millis(300);
 /// The store's lease of the leading control plane: shorter than the hosts', so that a successor leads when they end.
 const LEADER_LEASE: Duration = Duration::from_secs(5);
+/// The region of some addresses and hosts.
+const REGION: &str = "north";
 /// Violations that one run tells.
 const VIOLATIONS_MAX: usize = 5;
 
@@ -146,6 +150,7 @@ impl World {
             hosts: Vec::new(),
             controls: (0..2).map(|_| Control::new(Clock::new(&mut random))).collect(),
             demands: BTreeMap::new(),
+            regional: BTreeSet::new(),
             orders: BTreeMap::new(),
             troubles: Vec::new(),
             margin,
@@ -159,12 +164,20 @@ impl World {
             trace: Trace::new(seed),
             random,
         };
+        let has_regions = world.random.chance(50);
         for host in 0..2 + world.random.below(3) as usize {
-            world.add_host(host, &format!("h{host}"));
+            // The first is in the region, so that somebody may have its addresses in the end.
+            let is_within = host == 0 || world.random.chance(50);
+            let region = has_regions.then(|| if is_within { REGION } else { "elsewhere" }.to_owned());
+            world.add_host(host, &format!("h{host}"), region);
         }
         for number in 0..1 + world.random.below(6) {
             let pools = vec![(PoolId(1), 1 + world.random.below(3) as u32)];
-            world.demands.insert([192, 0, 2, number as u8 + 1].into(), Demand { pools, ..Demand::default() });
+            let address = [192, 0, 2, number as u8 + 1].into();
+            if has_regions && world.random.chance(50) {
+                world.regional.insert(address);
+            }
+            world.demands.insert(address, world.demand(address, pools));
         }
         for control in 0..world.controls.len() {
             world.after(Duration::from_millis(10), Event::Tick { control, life: 0 });
@@ -172,8 +185,19 @@ impl World {
         world
     }
 
-    fn add_host(&mut self, host: usize, name: &str) {
-        let announcement = Announcement { addresses_max: 100, share: 1, routed: true, ..Announcement::default() };
+    fn demand(&self, address: IpAddr, pools: Vec<(PoolId, u32)>) -> Demand {
+        let region = self.regional.contains(&address).then(|| REGION.to_owned());
+        Demand { pools, region, ..Demand::default() }
+    }
+
+    /// Whether the address may be on that host for all that its region says.
+    fn is_within(&self, address: IpAddr, host: usize) -> bool {
+        !self.regional.contains(&address) || self.hosts[host].announcement.region.as_deref() == Some(REGION)
+    }
+
+    fn add_host(&mut self, host: usize, name: &str, region: Option<String>) {
+        let announcement =
+            Announcement { addresses_max: 100, share: 1, routed: true, region, ..Announcement::default() };
         let name = HostName::new(name).expect("a letter and a digit");
         self.hosts.push(Host::new(name, Clock::new(&mut self.random), announcement));
         let at = below(&mut self.random, Duration::from_secs(2));
@@ -187,7 +211,8 @@ impl World {
         // Sometimes another machine has the name of the first: a copy, or a mistake.
         let has_twin = self.random.chance(20);
         if has_twin {
-            self.add_host(hosts, "h0");
+            let region = self.hosts[0].announcement.region.clone();
+            self.add_host(hosts, "h0", region);
             self.queue.retain(|_, event| !matches!(event, Event::Begin { host } if *host == hosts));
             let at = Duration::from_secs(20) + below(&mut self.random, STORM / 2);
             self.after(at, Event::Begin { host: hosts });
@@ -224,6 +249,9 @@ impl World {
             self.demands.keys().copied().filter(|address| self.hosts[host].may_use(*address, self.now)).collect();
         let killed = self.now;
         self.hosts[host].kill();
+        let has_heir =
+            |address: &IpAddr| (0..self.hosts.len()).any(|other| other != host && self.is_within(*address, other));
+        let held: Vec<IpAddr> = held.into_iter().filter(has_heir).collect();
         self.awaited = held.iter().map(|address| (*address, host)).collect();
         let mut bound = ADDRESS_LEASE + Duration::from_secs(1);
         // The clock of the one that waits may be slow: the lease is counted by it.
@@ -341,9 +369,8 @@ impl World {
             }
             Event::Undrain { host } => drop(self.orders.remove(&self.hosts[host].name)),
             Event::Want { address } => {
-                self.demands
-                    .entry(address)
-                    .or_insert_with(|| Demand { pools: vec![(PoolId(1), 1)], ..Demand::default() });
+                let demand = self.demand(address, vec![(PoolId(1), 1)]);
+                self.demands.entry(address).or_insert(demand);
             }
             Event::Unfix { address } => {
                 if let Some(demand) = self.demands.get_mut(&address) {

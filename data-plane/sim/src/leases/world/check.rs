@@ -47,6 +47,9 @@ impl World {
                 continue;
             }
             self.starts += 1;
+            if !self.is_within(*address, host) {
+                self.violate(format!("machine {host} uses {address} outside its region"));
+            }
             if let Some(other) =
                 (0..self.hosts.len()).find(|other| *other != host && self.hosts[*other].may_use(*address, self.now))
             {

@@ -138,7 +138,8 @@ impl World {
             }
             Fault::Fixed { address, host, lasts } => {
                 let name = self.hosts[host].name.clone();
-                if let Some(address) = self.address(address) {
+                // What is fixed to a host outside its region is not published.
+                if let Some(address) = self.address(address).filter(|address| self.is_within(*address, host)) {
                     self.demands.entry(address).or_default().fixed = Some(name);
                     self.after(lasts, Event::Unfix { address });
                 }
