@@ -9,6 +9,7 @@
 //! | `GET /shards` | `{"shards":N}` |
 //! | `GET /journal?shard=&segment=&offset=&wait_ms=` | length-prefixed event buffers; `x-next-segment`, `x-next-offset` |
 //! | `POST /journal/trim` | `{"shard":,"segment":,"offset":}`: the ledger holds all before |
+//! | `GET /listeners` | what this host listens on, and what it cannot |
 //! | `GET /queue` | sites, what waits and why, by shard |
 //! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
 //! | `GET /messages/{id}` | what waits of one message |
@@ -165,6 +166,7 @@ impl<P: Platform> Admin<P> {
                 Ok(Response::new(200, "text/plain; version=0.0.4", text))
             }
             (Method::Get, ["shards"]) => json(&serde_json::json!({ "shards": self.runtime.mesh().shards() })),
+            (Method::Get, ["listeners"]) => json(&serde_json::json!({ "listeners": self.runtime.node().ports.view() })),
             (Method::Get, ["journal"]) => self.pull(&request.query).await,
             (Method::Post, ["journal", "trim"]) => self.trim(&request.body).await,
             (Method::Get, ["queue"]) => self.queue().await,

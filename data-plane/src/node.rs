@@ -13,16 +13,18 @@ use std::time::Duration;
 use async_channel::Receiver;
 use postrail_core::base::Instant;
 use postrail_core::dns::ResolverConfig;
+use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Domain;
 use postrail_core::rules::SourceOwners;
 use postrail_schema::ids::ShardId;
+use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
 use crate::admin::{self, AdminAccess};
 use crate::dns::{Dns, system_servers};
 use crate::feed::{Feed, FeedError};
-use crate::intake::listen::{self, Peers, Service};
+use crate::intake::listen::{self, Keeper, Unopened};
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
@@ -59,6 +61,8 @@ pub struct NodeConfig {
     pub is_leasing: bool,
     /// The region that it is in: what belongs to another is not kept here; empty: none.
     pub region: String,
+    /// This host's name in its fleet; empty: none.
+    pub host_name: String,
     /// How the admin listener knows who asks.
     pub admin_access: AdminAccess,
 }
@@ -120,7 +124,6 @@ impl NodeHandle {
 pub struct ShardSetup {
     pub node: NodeFacts,
     pub resolver: ResolverConfig,
-    pub listeners: Vec<(Service, SocketAddr)>,
     pub admin: Option<SocketAddr>,
     pub drain: Duration,
     pub mesh: Mesh,
@@ -135,11 +138,6 @@ pub struct ShardSetup {
 pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
     check_pins(&config.pins)?;
     let (setup, feed) = prepare(&config)?;
-    for (what, addresses) in [("SMTP", &config.smtp), ("SMTPS", &config.smtps), ("REST", &config.rest)] {
-        for address in addresses {
-            probe(what, *address)?;
-        }
-    }
     probe("the admin API", config.admin)?;
     let count = NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN);
     let threads = ShardThreads { pins: config.pins.clone(), ..ShardThreads::new(count) };
@@ -191,12 +189,12 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
     let servers = if config.resolvers.is_empty() { system_servers() } else { config.resolvers.clone() };
     let (mesh, inboxes) = Mesh::new(usize::from(shards));
     let feed = Feed::open(&config.data, &config.region, mesh.clone())?;
-    let listeners = config
+    let options = config
         .smtp
         .iter()
-        .map(|at| (Service::Smtp, *at))
-        .chain(config.smtps.iter().map(|at| (Service::Smtps, *at)))
-        .chain(config.rest.iter().map(|at| (Service::Rest, *at)))
+        .map(|at| Listener::of_options(ListenerProtocol::Smtp, *at))
+        .chain(config.smtps.iter().map(|at| Listener::of_options(ListenerProtocol::Smtps, *at)))
+        .chain(config.rest.iter().map(|at| Listener::of_options(ListenerProtocol::Rest, *at)))
         .collect();
     let setup = ShardSetup {
         node: NodeFacts {
@@ -205,6 +203,9 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             shards,
             master_keys: Arc::new(config.master_keys.clone()),
             acceptor: Some(Acceptor::new(identity.server_config()?)),
+            identity: Some(Arc::new(identity)),
+            listening: ListeningHost { name: config.host_name.clone(), region: config.region.clone(), options },
+            ports: Arc::default(),
             connector: Connector::system()?,
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),
@@ -213,7 +214,6 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             admin_access: config.admin_access.clone(),
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
-        listeners,
         admin: Some(config.admin),
         drain: config.drain,
         mesh,
@@ -282,17 +282,14 @@ pub async fn run_shard<P: Platform>(
     let parts = Parts { spool, journal, dns };
     let runtime = Runtime::start(platform.clone(), shard, setup.node, parts, setup.mesh, setup.snapshot);
     let (over, ending) = async_channel::bounded::<()>(1);
-    let peers = Peers::new(platform.entropy());
-    for (service, address) in setup.listeners {
-        let what = match service {
-            Service::Smtp => "SMTP",
-            Service::Smtps => "SMTPS",
-            Service::Rest => "REST",
-        };
-        let listener =
-            listen::bind(&platform, address).map_err(|source| StartError::Listen { what, address, source })?;
-        platform.spawn("listener", listen::run(runtime.clone(), listener, service, peers.clone()));
+    let mut keeper = Keeper::new(runtime.clone());
+    let mut unopened = keeper.settle().await;
+    // What the host itself was told has to be had; what is published may be mended without it.
+    if let Some(at) = unopened.iter().position(|unopened| unopened.listener.name.is_empty()) {
+        let Unopened { listener, error: source } = unopened.swap_remove(at);
+        return Err(StartError::Listen { what: listener.protocol.word(), address: listener.address, source });
     }
+    platform.spawn("listeners", keeper.run(unopened.len()));
     if let Some(address) = setup.admin.filter(|_| shard.0 == 0) {
         let what = "the admin API";
         let listener =

@@ -16,6 +16,7 @@ use postrail_core::base::{Instant, Map, MapSeed, Moment, Random};
 use postrail_core::dns::HostRule;
 use postrail_core::events::dsn;
 use postrail_core::intake::idempotency::Keys;
+use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Job;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
@@ -31,13 +32,14 @@ use crate::auth::Auth;
 use crate::dns::Dns;
 use crate::egress::{self, SessionCommand};
 use crate::feed::FeedStatus;
+use crate::intake::ports::Ports;
 use crate::intake::quota::Quotas;
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
 use crate::sign::Signer;
 use crate::spool::{CompactionReason, JobOwner, Spool, StoreError};
-use crate::tls::{Acceptor, Connector};
+use crate::tls::{Acceptor, Connector, ServerIdentity};
 use crate::vital::Vital;
 
 mod inbox;
@@ -51,6 +53,12 @@ pub struct NodeFacts {
     pub shards: u16,
     pub master_keys: Arc<MasterKeys>,
     pub acceptor: Option<Acceptor>,
+    /// What the acceptor is made of.
+    pub identity: Option<Arc<ServerIdentity>>,
+    /// Which listeners are for this node.
+    pub listening: ListeningHost,
+    /// What is known of them.
+    pub ports: Arc<Ports>,
     pub connector: Connector,
     /// `http://127.0.0.1:8081`: where jobs are looked up.
     pub control_url: Arc<str>,
@@ -98,6 +106,8 @@ struct Inner<P: Platform> {
     records: (Sender<Box<Record>>, Receiver<Box<Record>>),
     /// Woken when the next deadline has come nearer.
     nearer: (Sender<()>, Receiver<()>),
+    /// Woken when other listeners may be wanted.
+    listeners: (Sender<()>, Receiver<()>),
     armed: Cell<Instant>,
     /// Outputs are being carried out, further up the stack.
     driving: Cell<bool>,
@@ -157,6 +167,7 @@ impl<P: Platform> Runtime<P> {
             sessions: RefCell::new(seed.map()),
             records: async_channel::unbounded(),
             nearer: async_channel::bounded(1),
+            listeners: async_channel::bounded(1),
             armed: Cell::new(Instant::FAR),
             driving: Cell::new(false),
             draining: Cell::new(false),
@@ -487,6 +498,11 @@ impl<P: Platform> Runtime<P> {
         let took = self.0.platform.now().since(started);
         tracing::info!(shard = self.0.id.0, jobs = report.jobs, events, ms = took.as_millis() as u64, "recovered");
         Ok(())
+    }
+
+    /// Waits until other listeners may be wanted: by a snapshot, or by a drain.
+    pub async fn listeners_may_differ(&self) -> bool {
+        self.0.listeners.1.recv().await.is_ok()
     }
 
     /// Waits until the shard is told to drain.

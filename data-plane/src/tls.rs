@@ -31,6 +31,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, CommonState, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
 };
@@ -98,9 +99,18 @@ impl ServerIdentity {
     /// # Errors
     /// The key does not belong to the certificate, or is of a kind that is not supported.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.server_config_of(false)
+    }
+
+    /// As [`Self::server_config`]; `only_tls13` refuses what is older.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn server_config_of(&self, only_tls13: bool) -> Result<Arc<ServerConfig>, TlsError> {
+        let versions = if only_tls13 { &[&TLS13][..] } else { rustls::DEFAULT_VERSIONS };
         let build = || {
             let mut config = ServerConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()?
+                .with_protocol_versions(versions)?
                 .with_no_client_auth()
                 .with_single_cert(self.chain.clone(), self.key.clone_key())?;
             config.ticketer = aws_lc_rs::Ticketer::new()?;

@@ -9,6 +9,7 @@
 //! - [`selector`]: which mail a rule is about, and which of several rules counts,
 //! - [`policy`]: how mail is tried again and when it is given up,
 //! - [`shaping`]: providers, and the rules that set throttles and limits,
+//! - [`listener`]: where hosts take submissions,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
@@ -27,6 +28,7 @@ pub mod host;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod listener;
 mod octets;
 pub mod policy;
 pub mod problem;

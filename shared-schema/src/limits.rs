@@ -98,6 +98,22 @@ pub const AUTH_PENALTY: Duration = Duration::from_secs(60);
 /// Peers whose authentication failures are remembered by one shard.
 pub const AUTH_PEERS_MAX: usize = 10_000;
 
+/// Listeners of one installation: over it 409.
+pub const LISTENERS_MAX: usize = 256;
+/// Hosts that one listener names: over it 422.
+pub const LISTENER_HOSTS_MAX: usize = HOSTS_MAX;
+/// Connections of one listener on one host that may be allowed: over what is allowed 421 4.3.2.
+pub const LISTENER_CONNECTIONS_MAX: u32 = 1_000_000;
+/// Least octets of a message that a listener may allow.
+pub const LISTENER_MESSAGE_BYTES_MIN: u32 = 1_024;
+/// How long a listener may let a client say nothing, seconds.
+pub const LISTENER_IDLE_S_MIN: u32 = 10;
+pub const LISTENER_IDLE_S_MAX: u32 = 3_600;
+/// Clients that a host tells why they are refused, at once: more are closed without a word.
+pub const REFUSALS_MAX: usize = 256;
+/// How often a listener that could not be opened is tried again, and certificates are looked at.
+pub const LISTENER_RETRY: Duration = Duration::from_secs(5);
+
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 
 /// Request line and header fields of an HTTP request, octets: over it 431.
@@ -427,7 +443,7 @@ const _: () = assert!(
     "a manifest fits a request, with the way to it"
 );
 const _: () = assert!(
-    10 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 3 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
+    10 * RESOURCES_MAX.div_ceil(CHUNK_IDS as usize) + 4 * NAMED_CHUNKS as usize <= CHUNKS_MAX,
     "all resources fit the chunks, if their ids are dense"
 );
 const _: () = assert!(DOCTOR_CPUS_MAX.is_multiple_of(32), "masks of CPUs are words of 32 bits");

@@ -47,10 +47,11 @@ pub enum ChunkKind {
     RoutingRules,
     Providers,
     ShapingRules,
+    Listeners,
 }
 
 impl ChunkKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tenants,
         Self::Credentials,
         Self::Domains,
@@ -63,6 +64,7 @@ impl ChunkKind {
         Self::RoutingRules,
         Self::Providers,
         Self::ShapingRules,
+        Self::Listeners,
     ];
 
     /// As in keys.
@@ -80,6 +82,7 @@ impl ChunkKind {
             Self::RoutingRules => "routing_rules",
             Self::Providers => "providers",
             Self::ShapingRules => "shaping_rules",
+            Self::Listeners => "listeners",
         }
     }
 
@@ -315,6 +318,9 @@ pub fn divide(
         let region = rule.matches.tenant.and_then(&region_of);
         parts.at(ChunkKind::ShapingRules, bucket_of(rule.id.0), region).shaping_rules.push(rule);
     }
+    for listener in content.listeners {
+        parts.at(ChunkKind::Listeners, named_bucket(&listener.name), listener.region).listeners.push(listener);
+    }
     parts.0
 }
 
@@ -394,6 +400,10 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
         ChunkKind::ShapingRules => {
             let found = snapshot.shaping.rules.range(ShapingRuleId(low)..=ShapingRuleId(high)).map(|(_, found)| found);
             part.shaping_rules = found.filter(|found| is_of(found.matches.tenant)).cloned().collect();
+        }
+        ChunkKind::Listeners => {
+            let found = snapshot.listeners.values().filter(|found| named_bucket(&found.name) == place.bucket);
+            part.listeners = found.filter(|found| found.region == place.region).cloned().collect();
         }
     }
     part
@@ -492,7 +502,8 @@ fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
     let retry = part.retry_policies.iter().map(move |policy| named(ChunkKind::RetryPolicies, &policy.name));
     let providers = part.providers.iter().map(move |record| at(ChunkKind::Providers, record.id.0));
     let shaping = part.shaping_rules.iter().map(move |record| at(ChunkKind::ShapingRules, record.id.0));
-    let others = retry.chain(rules).chain(providers).chain(shaping);
+    let listeners = part.listeners.iter().map(move |record| named(ChunkKind::Listeners, &record.name));
+    let others = retry.chain(rules).chain(providers).chain(shaping).chain(listeners);
     of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions).chain(others)
 }
 
@@ -509,6 +520,7 @@ fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
     to.routing_rules.append(&mut part.routing_rules);
     to.providers.append(&mut part.providers);
     to.shaping_rules.append(&mut part.shaping_rules);
+    to.listeners.append(&mut part.listeners);
 }
 
 #[cfg(test)]

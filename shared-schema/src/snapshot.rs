@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Network, Scopes};
 use crate::allocation::HostNeeds;
 use crate::ids::{CredentialId, KeyId, PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
+use crate::listener::Listener;
 use crate::octets;
 use crate::policy::{Policies, RetryPolicy, RoutingRule};
 use crate::region::{Region, Signpost, mark_of};
@@ -289,6 +290,8 @@ pub struct SnapshotContent {
     pub providers: Vec<Provider>,
     #[serde(default)]
     pub shaping_rules: Vec<ShapingRule>,
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
 }
 
 /// Why a snapshot's content cannot be applied.
@@ -326,6 +329,8 @@ pub struct Snapshot {
     pub policies: Arc<Policies>,
     /// What rules name and this host does not have (another region's pool) matches nothing.
     pub shaping: Arc<Shaping>,
+    /// By name.
+    pub listeners: Table<String, Listener>,
 }
 
 impl Snapshot {
@@ -357,6 +362,7 @@ impl Snapshot {
         next.replace_suspensions(&gone.suspensions, come.suspensions);
         next.replace_policies(gone, come.retry_policies, come.routing_rules)?;
         next.replace_shaping(gone, come.providers, come.shaping_rules)?;
+        next.replace_listeners(&gone.listeners, come.listeners)?;
         if sources_gone {
             next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
         }
@@ -537,6 +543,23 @@ impl Snapshot {
             }
             if let Some(twice) = shaping.rules.insert(rule.id, rule) {
                 return Err(SnapshotError::Duplicate { subject: format!("shaping_rule/{}", twice.name) });
+            }
+        }
+        Ok(())
+    }
+
+    fn replace_listeners(&mut self, gone: &[Listener], come: Vec<Listener>) -> Result<(), SnapshotError> {
+        let (gone, come) = differing(gone, come, |listener| listener.name.clone());
+        for listener in gone {
+            self.listeners.remove(&listener.name);
+        }
+        for listener in come {
+            if listener.fault().is_some() {
+                let subject = format!("listener/{}", listener.name);
+                return Err(SnapshotError::Invalid { subject, detail: "it cannot be opened" });
+            }
+            if let Some(twice) = self.listeners.insert(listener.name.clone(), listener) {
+                return Err(SnapshotError::Duplicate { subject: format!("listener/{}", twice.name) });
             }
         }
         Ok(())

@@ -38,5 +38,6 @@ mod policies_retry;
 mod policies_routing;
 mod submission_clients;
 mod submission_idempotency;
+mod submission_listeners;
 mod submission_openapi;
 mod submission_rest;

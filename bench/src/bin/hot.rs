@@ -82,9 +82,11 @@ fn smtp(calls: u32, bytes: usize) {
         hostname: "mx.bench.test".into(),
         peer: ([127, 0, 0, 1], 40_000).into(),
         starttls: false,
+        requires_tls: false,
         implicit_tls: false,
         message_bytes_max: 20 << 20,
         auth_without_tls: true,
+        idle: std::time::Duration::from_secs(300),
     };
     let mut session = Session::new(config, Instant::ZERO);
     give(&mut session, b"EHLO bench.test\r\nAUTH PLAIN AGJvYgBwdw==\r\n");

@@ -17,6 +17,7 @@ mod extract;
 mod fleet;
 mod hosts;
 mod jobs;
+mod listeners;
 mod master_key;
 mod openapi;
 mod operators;
@@ -134,6 +135,9 @@ fn configuration() -> Router<Shared> {
             "/shaping-rules/{name}",
             get(shaping_rules::show).put(shaping_rules::replace).delete(shaping_rules::delete),
         )
+        .route("/listeners", get(listeners::list).post(listeners::create))
+        .route("/listeners/{name}", get(listeners::show).put(listeners::replace).delete(listeners::delete))
+        .route("/listening", get(listeners::listening))
         .route("/suspensions", get(suspensions::list).post(suspensions::create))
         .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
         .route("/suppressions", get(suppressions::list).post(suppressions::create))

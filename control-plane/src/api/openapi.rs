@@ -8,9 +8,9 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Respo
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    audit, credentials, domain_keys, domains, events, explain, hosts, jobs, master_key, operators, pools, providers,
-    quarantine, queue, regions, retry_policies, routes, routing_rules, settings, shaping_rules, sources, state, status,
-    suppressions, suspensions, tenants,
+    audit, credentials, domain_keys, domains, events, explain, hosts, jobs, listeners, master_key, operators, pools,
+    providers, quarantine, queue, regions, retry_policies, routes, routing_rules, settings, shaping_rules, sources,
+    state, status, suppressions, suspensions, tenants,
 };
 
 #[derive(OpenApi)]
@@ -35,6 +35,7 @@ use super::{
         routing_rules::list, routing_rules::create, routing_rules::show, routing_rules::replace, routing_rules::delete,
         explain::show,
         providers::list, providers::create, providers::show, providers::replace, providers::delete,
+        listeners::list, listeners::create, listeners::show, listeners::replace, listeners::delete, listeners::listening,
         shaping_rules::list, shaping_rules::create, shaping_rules::show, shaping_rules::replace, shaping_rules::delete,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,

@@ -108,6 +108,7 @@ pub(crate) async fn problems(
         Ok(observed.concat())
     });
     let observed = observed.await?;
-    let items = problems.iter().chain(&observed).map(ProblemView::of).collect();
+    let (_, unopened) = shared.app.listening().await;
+    let items = problems.iter().chain(&observed).chain(&unopened).map(ProblemView::of).collect();
     Ok(Json(Page { items, next_cursor: None }))
 }

@@ -128,6 +128,7 @@ impl World {
             content.signposts.extend(part.signposts);
             content.providers.extend(part.providers);
             content.shaping_rules.extend(part.shaping_rules);
+            content.listeners.extend(part.listeners);
         }
         Assembly::default().apply(manifest, &chunks).unwrap();
         let (_, list) = self.app.suppression_list(0).unwrap();
@@ -742,5 +743,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 63);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 66);
 }

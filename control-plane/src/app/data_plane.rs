@@ -144,6 +144,14 @@ impl DataPlane {
         sent(self.post("/journal/trim").json(&body)).await.map(drop)
     }
 
+    /// What it listens on.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn listeners(&self) -> Result<Value, AppError> {
+        json_of(self.get("/listeners")).await
+    }
+
     /// The queue as the data plane shows it.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod hosts;
 mod keys;
 mod known_hosts;
 mod large;
+mod listeners;
 mod master;
 mod names;
 mod operators;

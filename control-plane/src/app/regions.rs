@@ -11,7 +11,7 @@ use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
 
 use super::{App, AppError, Precondition, names};
-use crate::plan::{Desired, Presence, RegionEntry, region_problems};
+use crate::plan::{Desired, Presence, RegionEntry, listener_problems, region_problems};
 
 /// A region to make, or to replace under its name.
 #[derive(Clone, Debug)]
@@ -92,6 +92,8 @@ impl App {
             let region = entry.key.strip_prefix(LEADER).unwrap_or_default().trim_start_matches('/');
             presence.leaders.insert(region.to_owned());
         }
-        Ok(region_problems(desired, &presence))
+        let mut problems = region_problems(desired, &presence);
+        problems.extend(listener_problems(desired, &presence.hosts));
+        Ok(problems)
     }
 }

@@ -10,7 +10,7 @@ use postrail_schema::ids::RegionId;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{EgressSource, SuspensionTarget};
 
-use super::{Desired, policies, routing};
+use super::{Desired, listeners, policies, routing};
 
 pub(super) fn check(desired: &Desired) -> Problems {
     let mut problems = Problems::new();
@@ -23,6 +23,7 @@ pub(super) fn check(desired: &Desired) -> Problems {
     policies::check(desired, &mut problems);
     routing::check(desired, &mut problems);
     problems.extend(super::shaping::shaping_problems(desired));
+    listeners::check(desired, &mut problems);
     problems
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! desired/ settings  operators/<name>  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>
 //!          suspensions/<id>  regions/<id>  providers/<id>  shaping_rules/<id>  routes/<recipient domain>
-//!          retry_policies/<name>  routing_rules/<name>
+//!          retry_policies/<name>  routing_rules/<name>  listeners/<name>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -18,6 +18,7 @@ use postrail_schema::ids::{
 };
 use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
+use postrail_schema::listener::Listener;
 use postrail_schema::policy::{RetryPolicy, RoutingRule};
 use postrail_schema::publication::{ChunkKind, ChunkPlace, bucket_of, named_bucket};
 use postrail_schema::region::{Region, Signpost};
@@ -52,6 +53,7 @@ pub(crate) struct Desired {
     pub routing_rules: Table<String, RoutingRule>,
     pub providers: Table<ProviderId, Provider>,
     pub shaping_rules: Table<ShapingRuleId, ShapingRule>,
+    pub listeners: Table<String, Listener>,
 }
 
 /// What every change touches.
@@ -210,6 +212,7 @@ record!(EgressPool, PoolId, Pools, pools, record => record.id, id => bucket_of(i
 record!(Route, String, Routes, routes, record => record.domain.clone(), domain => named_bucket(domain));
 record!(RetryPolicy, String, RetryPolicies, retry_policies, record => record.name.clone(), name => named_bucket(name));
 record!(RoutingRule, String, RoutingRules, routing_rules, record => record.name.clone(), name => named_bucket(name));
+record!(Listener, String, Listeners, listeners, record => record.name.clone(), name => named_bucket(name));
 record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
 record!(Provider, ProviderId, Providers, providers, record => record.id, id => bucket_of(id.0));
 record!(ShapingRule, ShapingRuleId, ShapingRules, shaping_rules, record => record.id, id => bucket_of(id.0));
@@ -260,6 +263,7 @@ impl Desired {
                 RoutingRule::KIND => desired.insert::<RoutingRule>(entry)?,
                 Provider::KIND => desired.insert::<Provider>(entry)?,
                 ShapingRule::KIND => desired.insert::<ShapingRule>(entry)?,
+                Listener::KIND => desired.insert::<Listener>(entry)?,
                 _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
             }
         }
@@ -303,6 +307,10 @@ impl Desired {
             ChunkKind::Providers => part.providers = within(&self.providers, ProviderId(low), ProviderId(high)),
             ChunkKind::ShapingRules => {
                 part.shaping_rules = within(&self.shaping_rules, ShapingRuleId(low), ShapingRuleId(high));
+            }
+            ChunkKind::Listeners => {
+                let found = self.listeners.values().filter(|found| named_bucket(&found.name) == place.bucket);
+                part.listeners = found.cloned().collect();
             }
             ChunkKind::Signposts => {
                 let found = self.credentials.range(CredentialId(low)..=CredentialId(high));

@@ -80,6 +80,7 @@ pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     compare(list(&before.routing_rules), list(&after.routing_rules), &mut to);
     compare(list(&before.providers), list(&after.providers), &mut to);
     compare(list(&before.shaping_rules), list(&after.shaping_rules), &mut to);
+    compare(list(&before.listeners), list(&after.listeners), &mut to);
     to
 }
 

@@ -27,6 +27,7 @@ use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::listeners::ListenerEntry;
 use super::shaping::{ProviderEntry, ShapingRuleEntry};
 use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, Verification};
 
@@ -63,6 +64,8 @@ pub(crate) struct Document {
     pub providers: Option<Vec<ProviderEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shaping_rules: Option<Vec<ShapingRuleEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listeners: Option<Vec<ListenerEntry>>,
 }
 
 /// What holds for the whole installation.
@@ -342,6 +345,7 @@ impl Document {
             routing_rules: Some(sorted(desired.routing_rules.values().map(|r| RoutingRuleEntry::of(desired, r)))),
             providers: Some(sorted(desired.providers.values().map(ProviderEntry::of))),
             shaping_rules: Some(sorted(desired.shaping_rules.values().map(|rule| ShapingRuleEntry::of(desired, rule)))),
+            listeners: Some(sorted(desired.listeners.values().map(|found| ListenerEntry::of(desired, found)))),
         }
     }
 }

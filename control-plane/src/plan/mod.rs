@@ -10,6 +10,7 @@ mod difference;
 mod document;
 mod findings;
 pub(crate) mod key_stages;
+mod listeners;
 mod policies;
 mod regions;
 mod routing;
@@ -29,6 +30,7 @@ pub(crate) use document::{
     live_algorithms,
 };
 pub(crate) use findings::Findings;
+pub(crate) use listeners::{ListenerEntry, listener_problems};
 pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
 pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;
@@ -53,6 +55,7 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         routing_rules: desired.routing_rules.values().cloned().collect(),
         providers: desired.providers.values().cloned().collect(),
         shaping_rules: desired.shaping_rules.values().cloned().collect(),
+        listeners: desired.listeners.values().cloned().collect(),
     }
 }
 

@@ -4,6 +4,7 @@ use postrail_schema::allocation::{Carrier, HostName, HostNeeds};
 use postrail_schema::ids::{
     CredentialId, PoolId, ProviderId, RegionId, SendingDomainId, ShapingRuleId, SourceId, SuspensionId, TenantId,
 };
+use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 use postrail_schema::policy::RoutingRule;
 use postrail_schema::problem::Severity;
 use postrail_schema::region::Region;
@@ -121,6 +122,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
         routing_rules: Vec::new(),
         providers: Vec::new(),
         shaping_rules: Vec::new(),
+        listeners: Vec::new(),
     };
     assert_eq!(planned, wanted);
     let found = Findings::of(&small()).list();
@@ -346,4 +348,30 @@ fn regions_are_compared_with_who_runs() {
     let presence = Presence { hosts: hosts.into(), leaders: leaders.into() };
     let some = ["unknown_region host/b", "region_without_control_plane region/", "tenant_without_region tenant/red"];
     assert_eq!(told(&desired, &presence), some);
+}
+
+#[test]
+fn listeners_that_take_each_others_address_or_secrets_in_clear_are_told() {
+    let listener = |name: &str, address: &str, hosts: &[&str]| Listener {
+        name: name.to_owned(),
+        hosts: hosts.iter().map(|host| HostName::new(*host).unwrap()).collect(),
+        ..Listener::of_options(ListenerProtocol::Smtp, address.parse().unwrap())
+    };
+    let told = |listeners: Vec<Listener>, severity| {
+        let mut desired = small();
+        listeners.into_iter().for_each(|listener| desired.listeners.insert(listener.name.clone(), listener));
+        codes(&desired, severity).into_iter().filter(|code| code.contains("listener") || code.contains("clear")).count()
+    };
+    let one = listener("a", "0.0.0.0:587", &["mx1"]);
+    assert_eq!(told(vec![one.clone(), listener("b", "192.0.2.1:587", &[])], Severity::Error), 1);
+    assert_eq!(told(vec![one.clone(), listener("b", "192.0.2.1:587", &["mx2"])], Severity::Error), 0);
+    assert_eq!(told(vec![one.clone(), listener("b", "[::]:587", &[])], Severity::Error), 0);
+    let clear = |address: &str| Listener { tls: ListenerTls::Off, ..listener("c", address, &[]) };
+    assert_eq!(told(vec![clear("192.0.2.1:25")], Severity::Warning), 1);
+    assert_eq!(told(vec![clear("127.0.0.1:25")], Severity::Warning), 0);
+    let mut desired = small();
+    desired.listeners.insert("a".to_owned(), one);
+    let hosts = |name: &str| [(name.to_owned(), String::new())].into();
+    assert_eq!(listener_problems(&desired, &hosts("mx2"))[0].code, "listener_without_host");
+    assert!(listener_problems(&desired, &hosts("mx1")).is_empty());
 }

@@ -328,6 +328,10 @@ impl Net for SimNet {
         })
     }
 
+    fn probe(&self, _: SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+
     async fn connect(&self, source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> io::Result<SimStream> {
         let expired = async {
             self.life.sleep(limit).await;

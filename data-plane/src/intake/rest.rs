@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,10 +19,11 @@ use postrail_core::intake::idempotency::{self, Begin};
 use postrail_core::intake::rest::{self, Acceptance};
 use postrail_core::intake::smtp::Principal;
 use postrail_schema::ids::{MessageId, ShardId};
-use postrail_schema::limits::{HTTP_IDLE, REST_BODY_BYTES_MAX};
+use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 
 use postrail_schema::region::Region;
 
+use super::listen::Door;
 use crate::auth::AuthFailure;
 use crate::http::{self, Handler};
 use crate::mesh::{Question, Reply};
@@ -37,15 +39,19 @@ const OPENAPI: &str = include_str!("../../../docs/reference/openapi-submission.j
 const TLS_HANDSHAKE: u8 = 22;
 
 /// Serves one connection until it closes.
-pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr) {
-    let config = Config::new(REST_BODY_BYTES_MAX);
+pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr, door: Rc<Door>) {
+    let Listener { tls, limits, .. } = &door.listener;
+    let idle = limits.idle(ListenerProtocol::Rest);
+    let config = Config { idle, ..Config::new(limits.body_bytes()) };
+    let is_plain_allowed = *tls == ListenerTls::Off || *tls == ListenerTls::Offered && peer.ip().is_loopback();
+    let acceptor = door.acceptor.clone();
     let platform = runtime.platform().clone();
-    let submission = Submission { runtime };
-    let Some((stream, first)) = platform.timeout(HTTP_IDLE, Opened::read(stream)).await.flatten() else { return };
-    if peer.ip().is_loopback() && first != TLS_HANDSHAKE {
+    let submission = Submission { runtime, door };
+    let Some((stream, first)) = platform.timeout(idle, Opened::read(stream)).await.flatten() else { return };
+    if is_plain_allowed && first != TLS_HANDSHAKE {
         return http::serve(&platform, MaybeTls::Plain(stream), peer, config, &submission).await;
     }
-    let Some(acceptor) = submission.runtime.node().acceptor.clone() else { return };
+    let Some(acceptor) = acceptor else { return };
     let handshake = MaybeTls::Plain(stream).accept(&acceptor);
     match platform.timeout(Duration::from_secs(60), handshake).await {
         Some(Ok(stream)) => http::serve(&platform, stream, peer, config, &submission).await,
@@ -99,6 +105,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
 
 struct Submission<P: Platform> {
     runtime: Runtime<P>,
+    door: Rc<Door>,
 }
 
 impl<P: Platform> Handler for Submission<P> {
@@ -133,7 +140,7 @@ impl<P: Platform> Handler for Submission<P> {
     }
 
     fn is_draining(&self) -> bool {
-        self.runtime.is_draining()
+        self.runtime.is_draining() || self.door.is_closed()
     }
 }
 

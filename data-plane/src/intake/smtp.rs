@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -10,8 +11,9 @@ use postrail_core::base::Instant;
 use postrail_core::intake::smtp::{self as policy, Acceptance, Principal};
 use postrail_core::smtp::reply::Reply;
 use postrail_core::smtp::server::{Answer, Input, Output, Question, Session, SessionConfig, Transaction};
-use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::listener::{ListenerProtocol, ListenerTls};
 
+use super::listen::Door;
 use crate::auth::AuthFailure;
 use crate::platform::{Net, Platform};
 use crate::shard::Runtime;
@@ -21,28 +23,27 @@ use crate::tls::MaybeTls;
 const READ_BYTES: usize = 64 * 1024;
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
-/// How often an idle session looks whether the node drains.
+/// How often an idle session looks whether the node or its listener closes.
 const DRAIN_CHECK: Duration = Duration::from_millis(200);
 
 type Socket<P> = MaybeTls<<<P as Platform>::Net as Net>::Stream>;
 
 /// Serves one session until it closes.
-pub async fn run<P: Platform>(
-    runtime: Runtime<P>,
-    stream: <P::Net as Net>::Stream,
-    peer: SocketAddr,
-    implicit_tls: bool,
-) {
+pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr, door: Rc<Door>) {
+    let listener = &door.listener;
+    let implicit_tls = listener.protocol == ListenerProtocol::Smtps;
     let config = SessionConfig {
         hostname: runtime.node().hostname.clone(),
         peer,
-        starttls: !implicit_tls && runtime.node().acceptor.is_some(),
+        starttls: !implicit_tls && door.acceptor.is_some(),
+        requires_tls: listener.tls == ListenerTls::Required,
         implicit_tls,
-        message_bytes_max: MESSAGE_BYTES_MAX,
-        auth_without_tls: peer.ip().is_loopback(),
+        message_bytes_max: listener.limits.message_bytes(),
+        auth_without_tls: listener.tls == ListenerTls::Off || peer.ip().is_loopback(),
+        idle: listener.limits.idle(listener.protocol),
     };
     let machine = Session::new(config, runtime.platform().now());
-    let mut pump = Pump { runtime, peer, machine, principal: None, drained: false, held: 0 };
+    let mut pump = Pump { runtime, door, peer, machine, principal: None, drained: false, held: 0 };
     let stream = MaybeTls::Plain(stream);
     let stream = if implicit_tls {
         match pump.shake_hands(stream).await {
@@ -59,6 +60,7 @@ pub async fn run<P: Platform>(
 
 struct Pump<P: Platform> {
     runtime: Runtime<P>,
+    door: Rc<Door>,
     peer: SocketAddr,
     machine: Session,
     principal: Option<Principal>,
@@ -134,7 +136,7 @@ impl<P: Platform> Pump<P> {
         let platform = self.runtime.platform().clone();
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
         loop {
-            if self.runtime.is_draining() && !self.drained {
+            if (self.runtime.is_draining() || self.door.is_closed()) && !self.drained {
                 self.drained = true;
                 self.feed(Input::Drain);
                 return Ok(());
@@ -157,7 +159,7 @@ impl<P: Platform> Pump<P> {
     }
 
     async fn shake_hands(&mut self, stream: Socket<P>) -> Option<Socket<P>> {
-        let acceptor = self.runtime.node().acceptor.clone()?;
+        let acceptor = self.door.acceptor.clone()?;
         let handshake = stream.accept(&acceptor);
         match self.runtime.platform().timeout(HANDSHAKE_LIMIT, handshake).await? {
             Ok(stream) => {

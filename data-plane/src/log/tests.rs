@@ -235,6 +235,10 @@ impl Net for World {
     fn listen(&self, _: std::net::SocketAddr) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    fn probe(&self, _: std::net::SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+
     async fn connect(&self, _: Option<std::net::IpAddr>, _: std::net::SocketAddr, _: Duration) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -106,6 +106,11 @@ pub trait Net {
 
     /// Listens with SO_REUSEPORT, so that every shard may listen on one address.
     fn listen(&self, at: SocketAddr) -> io::Result<Self::Listener>;
+    /// Whether nobody listens there yet, other processes that would share it (SO_REUSEPORT) included.
+    ///
+    /// # Errors
+    /// Somebody does, or the address is not ours.
+    fn probe(&self, at: SocketAddr) -> io::Result<()>;
     /// Connects from `source` (`None` or unspecified: the host's choice) within `limit`.
     fn connect(
         &self,

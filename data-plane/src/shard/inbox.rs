@@ -22,10 +22,14 @@ impl<P: Platform> Runtime<P> {
             match letter {
                 Letter::Hand(work) => self.input(Input::Hand(work)),
                 Letter::HandBack(back) => self.input(Input::HandBack(back)),
-                Letter::Snapshot(snapshot) => self.input(Input::Snapshot(snapshot)),
+                Letter::Snapshot(snapshot) => {
+                    self.input(Input::Snapshot(snapshot));
+                    let _ = self.0.listeners.0.try_send(());
+                }
                 Letter::Held(held) => self.input(Input::Held(held)),
                 Letter::Drain => {
                     self.0.draining.set(true);
+                    let _ = self.0.listeners.0.try_send(());
                     self.input(Input::Drain);
                 }
                 Letter::Ask(question, reply) => self.spawn("answer", move |runtime| async move {

@@ -12,6 +12,7 @@ mod domain;
 mod egress;
 mod host;
 mod key;
+mod listeners;
 mod policies;
 mod region;
 mod shaping;
@@ -25,6 +26,7 @@ pub(crate) use domain::{DomainCommand, KeyAction, KeyAlgorithm, SettingsCommand}
 pub(crate) use egress::{PoolCommand, PoolValue, RouteCommand, SourceCommand, SourceValue};
 pub(crate) use host::HostCommand;
 pub(crate) use key::{KeyCommand, KeyOptions};
+pub(crate) use listeners::{ListenerCommand, ListenerValue};
 pub(crate) use policies::{
     ExplainOptions, MatchOptions, RetryPolicyCommand, RetryPolicyValue, RoutingRuleCommand, RoutingRuleValue,
 };
@@ -144,6 +146,8 @@ pub(crate) enum Command {
     RetryPolicy(Client<RetryPolicyCommand>),
     /// Human names over several receiving sites, for shaping rules
     Provider(Client<ProviderCommand>),
+    /// Where hosts take submissions, and what they listen on now
+    Listener(Client<ListenerCommand>),
     /// Throttles and limits: by source, provider, site, tenant, campaign
     ShapingRule(Client<ShapingRuleCommand>),
     /// Addresses that a tenant must not send to

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::HostCommand;
 use crate::client::Api;
+use crate::listeners::STATUS;
 use crate::table;
 
 const HOSTS: &[(&str, &str)] = &[
@@ -35,7 +36,10 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
     match command {
         HostCommand::List => list(api),
         HostCommand::Show { name } => {
-            let host = api.get(&["hosts", &name], &[])?;
+            let mut host = api.get(&["hosts", &name], &[])?;
+            let mut listening = api.list(&["listening"], &[])?;
+            let ports = listening["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+            host["listening"] = ports.into_iter().filter(|port| port["host"] == *name).collect();
             print(api, &host)
         }
         HostCommand::Drain { name, wait: None } => {
@@ -131,6 +135,10 @@ fn print(api: &Api, host: &Value) -> Result<()> {
         return Ok(table::print_json(host)?);
     }
     io::stdout().lock().write_all(facts(host).as_bytes())?;
+    if host["listening"].as_array().is_some_and(|ports| !ports.is_empty()) {
+        println!("\nlistens on:");
+        table::print_list(&host["listening"], &STATUS[1..], false)?;
+    }
     let held = host["held"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !held.is_empty() {
         println!();

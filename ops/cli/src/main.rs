@@ -18,6 +18,7 @@ mod fleet;
 mod hosts;
 mod keys;
 mod ledger;
+mod listeners;
 mod policies;
 mod queue;
 mod resources;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => open(&options.api).and_then(|api| policies::explain(&api, &options)),
         Command::RetryPolicy(client) => open(&client.api).and_then(|api| policies::retry(&api, client.command)),
         Command::Provider(client) => open(&client.api).and_then(|api| shaping::provider(&api, client.command)),
+        Command::Listener(client) => open(&client.api).and_then(|api| listeners::run(&api, client.command)),
         Command::ShapingRule(client) => open(&client.api).and_then(|api| shaping::shaping_rule(&api, client.command)),
         Command::Suppression(client) => open(&client.api).and_then(|api| resources::suppression(&api, client.command)),
         Command::Host(client) => open(&client.api).and_then(|api| hosts::run(&api, client.command)),

@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CHUNK_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CHUNK_KIND: u8 = 11;
+pub const ENUM_MAX_CHUNK_KIND: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 12] = [
+pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 13] = [
   ChunkKind::Tenants,
   ChunkKind::Credentials,
   ChunkKind::Domains,
@@ -22,6 +22,7 @@ pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 12] = [
   ChunkKind::RoutingRules,
   ChunkKind::Providers,
   ChunkKind::ShapingRules,
+  ChunkKind::Listeners,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -41,9 +42,10 @@ impl ChunkKind {
   pub const RoutingRules: Self = Self(9);
   pub const Providers: Self = Self(10);
   pub const ShapingRules: Self = Self(11);
+  pub const Listeners: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Tenants,
     Self::Credentials,
@@ -57,6 +59,7 @@ impl ChunkKind {
     Self::RoutingRules,
     Self::Providers,
     Self::ShapingRules,
+    Self::Listeners,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -73,6 +76,7 @@ impl ChunkKind {
       Self::RoutingRules => Some("RoutingRules"),
       Self::Providers => Some("Providers"),
       Self::ShapingRules => Some("ShapingRules"),
+      Self::Listeners => Some("Listeners"),
       _ => None,
     }
   }

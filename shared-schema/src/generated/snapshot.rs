@@ -3472,6 +3472,325 @@ impl ::core::fmt::Debug for ShapingRule<'_> {
       ds.finish()
   }
 }
+pub enum ListenerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Listener<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Listener<'a> {
+  type Inner = Listener<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Listener<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PROTOCOL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PORT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_HOSTS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_REGION: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TLS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ONLY_TLS13: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CERTIFICATE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_NETWORKS: ::flatbuffers::VOffsetT = 22;
+  pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_CONNECTIONS_PER_CLIENT: ::flatbuffers::VOffsetT = 26;
+  pub const VT_MESSAGE_BYTES_MAX: ::flatbuffers::VOffsetT = 28;
+  pub const VT_IDLE_S: ::flatbuffers::VOffsetT = 30;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Listener { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ListenerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Listener<'bldr>> {
+    let mut builder = ListenerBuilder::new(_fbb);
+    if let Some(x) = args.idle_s { builder.add_idle_s(x); }
+    if let Some(x) = args.message_bytes_max { builder.add_message_bytes_max(x); }
+    if let Some(x) = args.connections_per_client { builder.add_connections_per_client(x); }
+    if let Some(x) = args.connections { builder.add_connections(x); }
+    if let Some(x) = args.networks { builder.add_networks(x); }
+    if let Some(x) = args.certificate { builder.add_certificate(x); }
+    if let Some(x) = args.region { builder.add_region(x); }
+    if let Some(x) = args.hosts { builder.add_hosts(x); }
+    if let Some(x) = args.address { builder.add_address(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_port(args.port);
+    builder.add_only_tls13(args.only_tls13);
+    builder.add_tls(args.tls);
+    builder.add_protocol(args.protocol);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Listener::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn protocol(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Listener::VT_PROTOCOL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn address(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Listener::VT_ADDRESS, None).unwrap()}
+  }
+  #[inline]
+  pub fn port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Listener::VT_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn hosts(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(Listener::VT_HOSTS, None)}
+  }
+  #[inline]
+  pub fn region(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Listener::VT_REGION, None)}
+  }
+  #[inline]
+  pub fn tls(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Listener::VT_TLS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn only_tls13(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Listener::VT_ONLY_TLS13, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn certificate(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Listener::VT_CERTIFICATE, None)}
+  }
+  #[inline]
+  pub fn networks(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network>>>>(Listener::VT_NETWORKS, None)}
+  }
+  #[inline]
+  pub fn connections(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Listener::VT_CONNECTIONS, None)}
+  }
+  #[inline]
+  pub fn connections_per_client(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Listener::VT_CONNECTIONS_PER_CLIENT, None)}
+  }
+  #[inline]
+  pub fn message_bytes_max(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Listener::VT_MESSAGE_BYTES_MAX, None)}
+  }
+  #[inline]
+  pub fn idle_s(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Listener::VT_IDLE_S, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Listener<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<u8>("protocol", Self::VT_PROTOCOL, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("address", Self::VT_ADDRESS, true)?
+     .visit_field::<u16>("port", Self::VT_PORT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("hosts", Self::VT_HOSTS, false)?
+     .visit_field::<u32>("region", Self::VT_REGION, false)?
+     .visit_field::<u8>("tls", Self::VT_TLS, false)?
+     .visit_field::<bool>("only_tls13", Self::VT_ONLY_TLS13, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("certificate", Self::VT_CERTIFICATE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Network>>>>("networks", Self::VT_NETWORKS, false)?
+     .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
+     .visit_field::<u32>("connections_per_client", Self::VT_CONNECTIONS_PER_CLIENT, false)?
+     .visit_field::<u32>("message_bytes_max", Self::VT_MESSAGE_BYTES_MAX, false)?
+     .visit_field::<u32>("idle_s", Self::VT_IDLE_S, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ListenerArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub protocol: u8,
+    pub address: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub port: u16,
+    pub hosts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+    pub region: Option<u32>,
+    pub tls: u8,
+    pub only_tls13: bool,
+    pub certificate: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub networks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network<'a>>>>>,
+    pub connections: Option<u32>,
+    pub connections_per_client: Option<u32>,
+    pub message_bytes_max: Option<u32>,
+    pub idle_s: Option<u32>,
+}
+impl<'a> Default for ListenerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ListenerArgs {
+      name: None, // required field
+      protocol: 0,
+      address: None, // required field
+      port: 0,
+      hosts: None,
+      region: None,
+      tls: 0,
+      only_tls13: false,
+      certificate: None,
+      networks: None,
+      connections: None,
+      connections_per_client: None,
+      message_bytes_max: None,
+      idle_s: None,
+    }
+  }
+}
+
+pub struct ListenerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ListenerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Listener::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_protocol(&mut self, protocol: u8) {
+    self.fbb_.push_slot::<u8>(Listener::VT_PROTOCOL, protocol, 0);
+  }
+  #[inline]
+  pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Listener::VT_ADDRESS, address);
+  }
+  #[inline]
+  pub fn add_port(&mut self, port: u16) {
+    self.fbb_.push_slot::<u16>(Listener::VT_PORT, port, 0);
+  }
+  #[inline]
+  pub fn add_hosts(&mut self, hosts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Listener::VT_HOSTS, hosts);
+  }
+  #[inline]
+  pub fn add_region(&mut self, region: u32) {
+    self.fbb_.push_slot_always::<u32>(Listener::VT_REGION, region);
+  }
+  #[inline]
+  pub fn add_tls(&mut self, tls: u8) {
+    self.fbb_.push_slot::<u8>(Listener::VT_TLS, tls, 0);
+  }
+  #[inline]
+  pub fn add_only_tls13(&mut self, only_tls13: bool) {
+    self.fbb_.push_slot::<bool>(Listener::VT_ONLY_TLS13, only_tls13, false);
+  }
+  #[inline]
+  pub fn add_certificate(&mut self, certificate: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Listener::VT_CERTIFICATE, certificate);
+  }
+  #[inline]
+  pub fn add_networks(&mut self, networks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Network<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Listener::VT_NETWORKS, networks);
+  }
+  #[inline]
+  pub fn add_connections(&mut self, connections: u32) {
+    self.fbb_.push_slot_always::<u32>(Listener::VT_CONNECTIONS, connections);
+  }
+  #[inline]
+  pub fn add_connections_per_client(&mut self, connections_per_client: u32) {
+    self.fbb_.push_slot_always::<u32>(Listener::VT_CONNECTIONS_PER_CLIENT, connections_per_client);
+  }
+  #[inline]
+  pub fn add_message_bytes_max(&mut self, message_bytes_max: u32) {
+    self.fbb_.push_slot_always::<u32>(Listener::VT_MESSAGE_BYTES_MAX, message_bytes_max);
+  }
+  #[inline]
+  pub fn add_idle_s(&mut self, idle_s: u32) {
+    self.fbb_.push_slot_always::<u32>(Listener::VT_IDLE_S, idle_s);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ListenerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ListenerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Listener<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Listener::VT_NAME,"name");
+    self.fbb_.required(o, Listener::VT_ADDRESS,"address");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Listener<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Listener");
+      ds.field("name", &self.name());
+      ds.field("protocol", &self.protocol());
+      ds.field("address", &self.address());
+      ds.field("port", &self.port());
+      ds.field("hosts", &self.hosts());
+      ds.field("region", &self.region());
+      ds.field("tls", &self.tls());
+      ds.field("only_tls13", &self.only_tls13());
+      ds.field("certificate", &self.certificate());
+      ds.field("networks", &self.networks());
+      ds.field("connections", &self.connections());
+      ds.field("connections_per_client", &self.connections_per_client());
+      ds.field("message_bytes_max", &self.message_bytes_max());
+      ds.field("idle_s", &self.idle_s());
+      ds.finish()
+  }
+}
 pub enum SnapshotOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3504,6 +3823,7 @@ impl<'a> Snapshot<'a> {
   pub const VT_ROUTING_RULES: ::flatbuffers::VOffsetT = 30;
   pub const VT_PROVIDERS: ::flatbuffers::VOffsetT = 32;
   pub const VT_SHAPING_RULES: ::flatbuffers::VOffsetT = 34;
+  pub const VT_LISTENERS: ::flatbuffers::VOffsetT = 36;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3516,6 +3836,7 @@ impl<'a> Snapshot<'a> {
   ) -> ::flatbuffers::WIPOffset<Snapshot<'bldr>> {
     let mut builder = SnapshotBuilder::new(_fbb);
     builder.add_revision(args.revision);
+    if let Some(x) = args.listeners { builder.add_listeners(x); }
     if let Some(x) = args.shaping_rules { builder.add_shaping_rules(x); }
     if let Some(x) = args.providers { builder.add_providers(x); }
     if let Some(x) = args.routing_rules { builder.add_routing_rules(x); }
@@ -3647,6 +3968,13 @@ impl<'a> Snapshot<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule>>>>(Snapshot::VT_SHAPING_RULES, None)}
   }
+  #[inline]
+  pub fn listeners(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Listener<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Listener>>>>(Snapshot::VT_LISTENERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Snapshot<'_> {
@@ -3671,6 +3999,7 @@ impl ::flatbuffers::Verifiable for Snapshot<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RoutingRule>>>>("routing_rules", Self::VT_ROUTING_RULES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Provider>>>>("providers", Self::VT_PROVIDERS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShapingRule>>>>("shaping_rules", Self::VT_SHAPING_RULES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Listener>>>>("listeners", Self::VT_LISTENERS, false)?
      .finish();
     Ok(())
   }
@@ -3692,6 +4021,7 @@ pub struct SnapshotArgs<'a> {
     pub routing_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RoutingRule<'a>>>>>,
     pub providers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Provider<'a>>>>>,
     pub shaping_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule<'a>>>>>,
+    pub listeners: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Listener<'a>>>>>,
 }
 impl<'a> Default for SnapshotArgs<'a> {
   #[inline]
@@ -3713,6 +4043,7 @@ impl<'a> Default for SnapshotArgs<'a> {
       routing_rules: None,
       providers: None,
       shaping_rules: None,
+      listeners: None,
     }
   }
 }
@@ -3787,6 +4118,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_SHAPING_RULES, shaping_rules);
   }
   #[inline]
+  pub fn add_listeners(&mut self, listeners: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Listener<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_LISTENERS, listeners);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SnapshotBuilder {
@@ -3820,6 +4155,7 @@ impl ::core::fmt::Debug for Snapshot<'_> {
       ds.field("routing_rules", &self.routing_rules());
       ds.field("providers", &self.providers());
       ds.field("shaping_rules", &self.shaping_rules());
+      ds.field("listeners", &self.listeners());
       ds.finish()
   }
 }

@@ -172,6 +172,7 @@ fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
         ChunkKind::RoutingRules => wire::ChunkKind::RoutingRules,
         ChunkKind::Providers => wire::ChunkKind::Providers,
         ChunkKind::ShapingRules => wire::ChunkKind::ShapingRules,
+        ChunkKind::Listeners => wire::ChunkKind::Listeners,
     }
 }
 

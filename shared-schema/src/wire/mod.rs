@@ -10,6 +10,7 @@
 //! [`Snapshot::new`](crate::snapshot::Snapshot::new)), compression, deltas.
 
 mod events;
+mod listener;
 mod manifest;
 mod policy;
 mod shaping;
@@ -47,6 +48,8 @@ pub enum WireError {
     SuspensionTarget { id: u32 },
     #[error("shaping rule {id} has a rate that is none")]
     ShapingRate { id: u32 },
+    #[error("a listener asks for a host by a name that none can have")]
+    ListenerHost,
     #[error("the manifest names the {kind} {bucket} out of order")]
     ChunkOrder { kind: &'static str, bucket: u32 },
     #[error("the way to the next manifest does not say which that is")]

@@ -2,6 +2,7 @@
 
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Vector, WIPOffset};
 
+use super::listener::{put_listener, read_listener};
 use super::policy::{
     class_from_wire, class_to_wire, put_retry_policy, put_routing_rule, read_retry_policy, read_routing_rule,
 };
@@ -23,7 +24,7 @@ use crate::standing::{DomainRecord, Standing};
 /// refuse such a one.
 const FORMAT_NARROW: u16 = 2;
 /// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools, a tenant
-/// that quarantines, providers, shaping rules.
+/// that quarantines, providers, shaping rules, listeners.
 const FORMAT_LATEST: u16 = 3;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
@@ -52,6 +53,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
     let providers = (!content.providers.is_empty()).then(|| put_list(to, &content.providers, put_provider));
     let shaping_rules =
         (!content.shaping_rules.is_empty()).then(|| put_list(to, &content.shaping_rules, put_shaping_rule));
+    let listeners = (!content.listeners.is_empty()).then(|| put_list(to, &content.listeners, put_listener));
     let args = wire::SnapshotArgs {
         format: format_of(content),
         revision: content.revision.0,
@@ -70,6 +72,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         routing_rules,
         providers,
         shaping_rules,
+        listeners,
     };
     let root = wire::Snapshot::create(to, &args);
     wire::finish_snapshot_buffer(to, root);
@@ -102,6 +105,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         routing_rules: root.routing_rules().into_iter().flatten().map(read_routing_rule).collect::<Result<_, _>>()?,
         providers: root.providers().into_iter().flatten().map(read_provider).collect(),
         shaping_rules: root.shaping_rules().into_iter().flatten().map(read_shaping_rule).collect::<Result<_, _>>()?,
+        listeners: root.listeners().into_iter().flatten().map(read_listener).collect::<Result<_, _>>()?,
     })
 }
 
@@ -113,7 +117,8 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let is_shaped = !content.providers.is_empty() || !content.shaping_rules.is_empty();
     let has_platform = content.domains.iter().any(|domain| domain.is_platform);
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
-    let is_latest = has_policies || is_shaped || has_platform || quarantines;
+    let is_listening = !content.listeners.is_empty();
+    let is_latest = is_listening || has_policies || is_shaped || has_platform || quarantines;
     if is_latest || content.pools.iter().any(is_picky) {
         FORMAT_LATEST
     } else if content.credentials.iter().any(is_narrow) {
@@ -123,9 +128,9 @@ fn format_of(content: &SnapshotContent) -> u16 {
     }
 }
 
-type List<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
+pub(super) type List<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
 
-fn put_list<'b, R, T: 'b>(
+pub(super) fn put_list<'b, R, T: 'b>(
     to: &mut FlatBufferBuilder<'b>,
     records: &[R],
     put: impl Fn(&mut FlatBufferBuilder<'b>, &R) -> WIPOffset<T>,
@@ -177,12 +182,12 @@ fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -
     wire::Credential::create(to, &args)
 }
 
-fn put_network<'b>(to: &mut FlatBufferBuilder<'b>, network: &Network) -> WIPOffset<wire::Network<'b>> {
+pub(super) fn put_network<'b>(to: &mut FlatBufferBuilder<'b>, network: &Network) -> WIPOffset<wire::Network<'b>> {
     let args = wire::NetworkArgs { address: Some(put_address(to, network.address())), prefix: network.prefix() };
     wire::Network::create(to, &args)
 }
 
-fn read_network(network: wire::Network<'_>) -> Result<Network, WireError> {
+pub(super) fn read_network(network: wire::Network<'_>) -> Result<Network, WireError> {
     let address = read_address("network address", network.address())?;
     let prefix = network.prefix();
     Network::new(address, prefix).map_err(|_| WireError::UnknownValue { field: "network prefix", value: prefix })
@@ -442,9 +447,12 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
 
+    use std::net::{IpAddr, SocketAddr};
+
     use super::*;
     use crate::access::Scope;
     use crate::ids::{ProviderId, ShapingRuleId};
+    use crate::listener::{Listener, ListenerLimits, ListenerProtocol, ListenerTls};
     use crate::policy::{RetryDelays, RetryPolicy, RoutingRule};
     use crate::selector::Selector;
     use crate::shaping::{Provider, Rate, ShapingMatch, ShapingRule};
@@ -596,10 +604,9 @@ mod tests {
     }
 
     fn egress() -> impl Strategy<Value = (Vec<EgressSource>, Vec<EgressPool>, Vec<Route>)> {
-        let source =
-            (any::<(u32, std::net::IpAddr)>(), word(), word(), needs()).prop_map(|(n, name, ehlo_name, needs)| {
-                EgressSource { id: SourceId(n.0), name, address: n.1, ehlo_name, needs }
-            });
+        let source = (any::<(u32, IpAddr)>(), word(), word(), needs()).prop_map(|(n, name, ehlo_name, needs)| {
+            EgressSource { id: SourceId(n.0), name, address: n.1, ehlo_name, needs }
+        });
         let member = any::<(u32, u32)>().prop_map(|(source, weight)| PoolMember { source: SourceId(source), weight });
         let class = proptest::sample::select(&TrafficClass::ALL[..]);
         let classes = proptest::collection::btree_set(class, 0..4);
@@ -643,7 +650,34 @@ mod tests {
             .prop_map(|(name, selector, delays, expiry_s)| RetryPolicy { name, selector, delays, expiry_s })
     }
 
-    fn shaping() -> impl Strategy<Value = (Vec<Provider>, Vec<ShapingRule>)> {
+    fn listener() -> impl Strategy<Value = Listener> {
+        let protocol = proptest::sample::select(&ListenerProtocol::ALL[..]);
+        let tls = proptest::sample::select(&ListenerTls::ALL[..]);
+        let place = (any::<IpAddr>(), any::<u16>(), vec(any::<u32>(), 0..3), option::of(any::<u32>()));
+        let limits =
+            any::<[Option<u32>; 4]>().prop_map(|[connections, connections_per_client, message_bytes_max, idle_s]| {
+                ListenerLimits { connections, connections_per_client, message_bytes_max, idle_s }
+            });
+        let of_tls = (tls, any::<bool>(), option::of(word()));
+        let network = proptest::sample::select(&["192.0.2.0/24", "2001:db8::/32", "::/0"][..]);
+        let network = network.prop_map(|text| text.parse().unwrap());
+        (word(), protocol, place, of_tls, vec(network, 0..3), limits).prop_map(
+            |(name, protocol, (ip, port, hosts, region), (tls, only_tls13, certificate), networks, limits)| Listener {
+                name,
+                protocol,
+                address: SocketAddr::new(ip, port),
+                hosts: hosts.into_iter().map(|host| HostName::new(format!("h{host}")).unwrap()).collect(),
+                region: region.map(RegionId),
+                tls,
+                only_tls13,
+                certificate,
+                networks,
+                limits,
+            },
+        )
+    }
+
+    fn shaping() -> impl Strategy<Value = (Vec<Provider>, Vec<ShapingRule>, Vec<Listener>)> {
         let provider = (any::<u32>(), word(), vec(word(), 0..3)).prop_map(|(id, name, hosts)| Provider {
             id: ProviderId(id),
             name,
@@ -676,7 +710,7 @@ mod tests {
                 connection_rate,
             },
         );
-        (vec(provider, 0..3), vec(rule, 0..4))
+        (vec(provider, 0..3), vec(rule, 0..4), vec(listener(), 0..3))
     }
 
     fn content() -> impl Strategy<Value = SnapshotContent> {
@@ -727,6 +761,7 @@ mod tests {
             routing_rules: policies.1,
             providers: shaping.0,
             shaping_rules: shaping.1,
+            listeners: shaping.2,
         })
     }
 
@@ -810,6 +845,17 @@ mod tests {
             ],
             providers: vec![Provider { id: ProviderId(1), name: "google".into(), hosts: vec![".google.com".into()] }],
             shaping_rules: shaping_samples(),
+            listeners: vec![Listener {
+                hosts: vec![HostName::new("mx1").unwrap()],
+                region: Some(RegionId(1)),
+                tls: ListenerTls::Required,
+                only_tls13: true,
+                certificate: Some("mail.example".into()),
+                networks: vec!["192.0.2.0/24".parse().unwrap()],
+                limits: ListenerLimits { connections: Some(100), idle_s: Some(60), ..ListenerLimits::default() },
+                name: "submission".into(),
+                ..Listener::of_options(ListenerProtocol::Smtp, "0.0.0.0:587".parse().unwrap())
+            }],
             ..narrow_sample()
         }
     }

@@ -59,6 +59,11 @@ async fn fill(world: &World) {
             json!({ "name": "sale", "mail_rate": "10000/h", "match": { "tenant": "red", "campaign": "sale",
                 "class": "marketing", "recipient_domain": "gmail.com", "site": ".google.com", "source": "one" } }),
         ),
+        (
+            "/v2/listeners",
+            json!({ "name": "submission", "protocol": "smtp", "address": "0.0.0.0:587", "hosts": ["mx1"], "tls": "required",
+                "certificate": "mail.example", "networks": ["192.0.2.0/24"], "connections": 100, "idle_s": 60 }),
+        ),
     ] {
         let (status, answer) = world.operator("POST", path, body).await;
         assert_eq!(status, 201, "{path}: {answer}");
@@ -75,7 +80,7 @@ async fn an_export_that_is_applied_to_an_empty_installation_exports_the_same() {
     for (_etcd, empty) in worlds() {
         let before = empty.latest().revision;
         let (plan, applied) = empty.apply(&export).await;
-        assert_eq!((&plan["added"], &plan["removed"]), (&json!(12), &json!(0)), "{plan}");
+        assert_eq!((&plan["added"], &plan["removed"]), (&json!(13), &json!(0)), "{plan}");
         assert_eq!(empty.get("/v2/state?secrets=true").await, export);
         assert_eq!((empty.latest().revision.0, &applied["revision"]), (before.0 + 1, &json!(before.0 + 1)));
         let key =
@@ -270,6 +275,13 @@ fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
             json!({ "match": { "provider": "google", "pool": "reds" }, "mails_per_connection": 50, "connection_rate": "100/min" }),
             json!([{ "field": "connections", "from": 5, "to": null }]),
         ),
+        (
+            "/v2/listeners/submission",
+            "PUT",
+            json!({ "protocol": "smtp", "address": "0.0.0.0:587", "hosts": ["mx1"], "tls": "required",
+                "certificate": "mail.example", "networks": ["192.0.2.0/24"], "connections": 100, "idle_s": 30 }),
+            json!([{ "field": "idle_s", "from": 60, "to": 30 }]),
+        ),
     ]
 }
 
@@ -295,6 +307,7 @@ async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_di
     for path in [
         "/v2/suppressions/a@b.example",
         "/v2/suspensions/1",
+        "/v2/listeners/submission",
         "/v2/shaping-rules/google",
         "/v2/shaping-rules/sale",
         "/v2/providers/google",

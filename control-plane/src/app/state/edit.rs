@@ -4,6 +4,7 @@
 //! document does not speak of is not looked at; every mistake is told with its pointer, up to a bound. Absent here: whether
 //! the result holds together, which the plan's findings say.
 
+mod listeners;
 mod policies;
 mod shaping;
 
@@ -63,6 +64,7 @@ pub(super) fn edit(
     editor.kind(&document.routing_rules, Editor::routing_rules)?;
     editor.kind(&document.providers, Editor::providers)?;
     editor.kind(&document.shaping_rules, Editor::shaping_rules)?;
+    editor.kind(&document.listeners, Editor::listeners)?;
     if editor.faults.is_empty() { Ok(()) } else { Err(AppError::Faults { faults: editor.faults }) }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`smtp`]: senders, recipients and messages of SMTP submission,
 //! - [`rest`]: requests of REST submission,
+//! - [`listeners`]: what a host is to listen on,
 //! - [`idempotency`]: the first answer to a key, given again,
 //! - [`refusal`]: every reason of a refusal, and its SMTP reply.
 //!
@@ -11,6 +12,7 @@
 //! Deliberately absent: the spool. A 250 or 202 is said only after it has synced.
 
 pub mod idempotency;
+pub mod listeners;
 pub mod refusal;
 pub mod rest;
 pub mod smtp;

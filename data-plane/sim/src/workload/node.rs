@@ -7,15 +7,16 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use postrail_core::dns::ResolverConfig;
+use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::rules::SourceOwners;
 use postrail_data_plane::admin::AdminAccess;
-use postrail_data_plane::intake::listen::Service;
 use postrail_data_plane::mesh::Mesh;
 use postrail_data_plane::node::{ShardSetup, run_shard};
 use postrail_data_plane::platform::Platform;
 use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::policy::{RetryDelays, RetryPolicy};
 use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::selector::Selector;
@@ -38,6 +39,12 @@ pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
             shards: 1,
             master_keys: Arc::new(MasterKeys::only(MasterKey::new([7; 32]))),
             acceptor: None,
+            identity: None,
+            listening: ListeningHost {
+                options: vec![Listener::of_options(ListenerProtocol::Smtp, client::SUBMISSION)],
+                ..ListeningHost::default()
+            },
+            ports: Arc::default(),
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
@@ -46,7 +53,6 @@ pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
             admin_access: AdminAccess::Anyone,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
-        listeners: vec![(Service::Smtp, client::SUBMISSION)],
         admin: None,
         drain: Duration::from_secs(60),
         mesh: mesh.clone(),

@@ -50,6 +50,16 @@ impl Net for GlommioNet {
         Ok(GlommioListener { socket, watch, readiness: Rc::clone(&self.readiness), local, unbroken: Cell::new(0) })
     }
 
+    fn probe(&self, at: SocketAddr) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        if at.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&at.into())?;
+        socket.listen(1)
+    }
+
     async fn connect(&self, source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> io::Result<GlommioStream> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;

@@ -15,7 +15,7 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "settings",
     "operators",
     "regions",
@@ -30,6 +30,7 @@ const KINDS: [&str; 14] = [
     "routing_rules",
     "providers",
     "shaping_rules",
+    "listeners",
 ];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];

@@ -397,6 +397,7 @@ fn admin_access(
 fn node_config(options: &PlanesOptions, masters: &MasterKeys, identity: Option<&FleetIdentity>) -> Result<NodeConfig> {
     Ok(NodeConfig {
         region: options.region().to_owned(),
+        host_name: options.host_name().map(|name| name.to_string()).unwrap_or_default(),
         is_leasing: options.fleet.is_some(),
         data: options.data.clone(),
         master_keys: masters.clone(),

@@ -80,7 +80,7 @@ impl Editor<'_> {
     }
 
     /// The value, or `None` with what is wrong at its place in the document.
-    fn in_place<R: Record, T>(&mut self, at: usize, result: Result<T, AppError>) -> Option<T> {
+    pub(super) fn in_place<R: Record, T>(&mut self, at: usize, result: Result<T, AppError>) -> Option<T> {
         let place = format!("/{}/{at}", R::KIND);
         match result {
             Ok(value) => Some(value),

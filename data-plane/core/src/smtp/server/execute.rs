@@ -78,7 +78,7 @@ impl Session {
     }
 
     const fn offers_auth(&self) -> bool {
-        self.config.auth_without_tls || self.tls.is_some()
+        self.tls.is_some() || self.config.auth_without_tls && !self.config.requires_tls
     }
 
     fn starttls(&mut self) {
@@ -141,6 +141,9 @@ impl Session {
     fn mail(&mut self, mail: MailCommand) {
         if self.greeting.is_none() {
             return self.refuse(&sequence("Give EHLO first"));
+        }
+        if self.config.requires_tls && self.tls.is_none() {
+            return self.refuse(&Reply::enhanced(530, 7, 0, "TLS is required: give STARTTLS first"));
         }
         if self.username.is_none() {
             return self.refuse(&self.authentication_required());

@@ -29,6 +29,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrail_schema::ids::MessageId;
 
@@ -45,12 +46,16 @@ pub struct SessionConfig {
     pub peer: SocketAddr,
     /// STARTTLS is offered.
     pub starttls: bool,
+    /// Neither AUTH nor MAIL is taken without TLS.
+    pub requires_tls: bool,
     /// The first input is [`Input::TlsEstablished`]; the greeting follows it.
     pub implicit_tls: bool,
     /// The SIZE value: octets of one message.
     pub message_bytes_max: usize,
     /// AUTH is offered without TLS (peers at loopback).
     pub auth_without_tls: bool,
+    /// How long the peer may say nothing.
+    pub idle: Duration,
 }
 
 /// What a pump brings.
@@ -64,7 +69,7 @@ pub enum Input<'a> {
     /// The handshake that [`Output::StartTls`] (or the listener) asked for is done.
     TlsEstablished(TlsFacts),
     Answer(Tag, Answer),
-    /// The node shuts down: the transaction in progress is finished, then the session ends with 421 4.3.2.
+    /// The node or the listener closes: the transaction in progress is finished, then the session ends with 421 4.3.2.
     Drain,
 }
 
@@ -160,7 +165,7 @@ pub enum CloseReason {
     Quit,
     /// The peer closed first.
     PeerClosed,
-    /// `INTAKE_IDLE` without input.
+    /// No input for longer than the listener allows.
     Idle,
     /// More than `SMTP_ERRORS_MAX` refused commands.
     Errors,

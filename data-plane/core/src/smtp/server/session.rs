@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use postrail_schema::limits::{
-    INTAKE_IDLE, SMTP_AUTH_LINE_BYTES_MAX, SMTP_COMMAND_BYTES_MAX, SMTP_ERRORS_MAX, SMTP_PIPELINE_BYTES_MAX,
+    SMTP_AUTH_LINE_BYTES_MAX, SMTP_COMMAND_BYTES_MAX, SMTP_ERRORS_MAX, SMTP_PIPELINE_BYTES_MAX,
 };
 
 use super::auth::Exchange;
@@ -167,7 +167,7 @@ impl Session {
     /// When to call with [`Input::Timeout`] at the latest; `None` while an answer is awaited and after the end.
     pub fn deadline(&self) -> Option<Instant> {
         let waits_for_peer = self.question.is_none() && !matches!(self.phase, Phase::Closed);
-        waits_for_peer.then(|| self.active_at + INTAKE_IDLE)
+        waits_for_peer.then(|| self.active_at + self.config.idle)
     }
 
     pub fn state(&self) -> StateName {
@@ -389,7 +389,7 @@ impl Session {
             if matches!(self.phase, Phase::Tls) {
                 return self.close(CloseReason::Drain);
             }
-            return self.end(&Reply::enhanced(421, 3, 2, "Shutting down"), CloseReason::Drain);
+            return self.end(&Reply::enhanced(421, 3, 2, "Closing; connect again"), CloseReason::Drain);
         }
         if self.ended {
             return self.close(CloseReason::PeerClosed);

@@ -19,9 +19,11 @@ fn config() -> SessionConfig {
         hostname: "mx.test".into(),
         peer: "192.0.2.7:40000".parse().unwrap(),
         starttls: true,
+        requires_tls: false,
         implicit_tls: false,
         message_bytes_max: 1_000,
         auth_without_tls: true,
+        idle: INTAKE_IDLE,
     }
 }
 
@@ -110,6 +112,17 @@ const GO: &str = "354 End data with <CR><LF>.<CR><LF>\r\n";
 const BARE: &str = "550 5.6.0 bare CR or LF in the message: lines end with CR and LF\r\n";
 const ENVELOPE: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<x@y.test>\r\n";
 const ENVELOPE_OK: &str = "250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n";
+
+#[test]
+fn a_listener_that_requires_tls_takes_nothing_in_clear() {
+    let mut dialogue = Dialogue::new(SessionConfig { requires_tls: true, ..config() });
+    dialogue.drain(Instant::ZERO);
+    dialogue.run(&[
+        ("EHLO c.test\r\n", &format!("{EHLO}250 STARTTLS\r\n")),
+        ("AUTH PLAIN AGJvYgBwdw==\r\n", "538 5.7.11 AUTH needs TLS: give STARTTLS first\r\n"),
+        ("MAIL FROM:<a@b.test>\r\n", "530 5.7.0 TLS is required: give STARTTLS first\r\n"),
+    ]);
+}
 
 #[test]
 fn a_message_is_submitted_over_starttls() {
@@ -391,11 +404,11 @@ fn a_refusal_with_421_ends_the_session() {
 #[test]
 fn a_drained_session_finishes_its_transaction_first() {
     let mut dialogue = authenticated();
-    assert_eq!(dialogue.give(Input::Drain), "421 4.3.2 Shutting down\r\n<close drain>");
+    assert_eq!(dialogue.give(Input::Drain), "421 4.3.2 Closing; connect again\r\n<close drain>");
     let mut dialogue = authenticated();
     dialogue.run(&[(ENVELOPE, ENVELOPE_OK)]);
     assert_eq!(dialogue.give(Input::Drain), "");
-    let end = format!("{QUEUED}421 4.3.2 Shutting down\r\n<close drain>");
+    let end = format!("{QUEUED}421 4.3.2 Closing; connect again\r\n<close drain>");
     dialogue.run(&[("DATA\r\n", GO), ("a: b\r\n.\r\nMAIL FROM:<a@b.test>\r\n", &end)]);
     let mut dialogue = Dialogue::new(SessionConfig { implicit_tls: true, ..config() });
     assert_eq!(dialogue.give(Input::Drain), "<close drain>");

@@ -1,0 +1,132 @@
+//! Listeners: from what people write to what is stored, and how they are on the hosts.
+
+use std::net::SocketAddr;
+
+use postrail_schema::ids::RegionId;
+use postrail_schema::limits::{LISTENER_HOSTS_MAX, LISTENERS_MAX};
+use postrail_schema::listener::{Listener, ListenerLimits, is_certificate_name};
+use postrail_schema::problem::{Problem, Severity};
+use serde_json::{Value, json};
+
+use super::credentials::checked_networks;
+use super::{App, AppError, Precondition, names};
+use crate::plan::ListenerEntry;
+
+impl App {
+    /// Makes a listener, or with `replace` changes the one of that name, if that holds.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), a value is malformed, or there are too many.
+    pub(crate) fn put_listener(
+        &self,
+        entry: &ListenerEntry,
+        replace: Option<&Precondition>,
+    ) -> Result<Listener, AppError> {
+        self.change(|draft| {
+            match (draft.desired.listeners.get(&entry.name), replace) {
+                (Some(listener), Some(when)) => when.check(&ListenerEntry::of(&draft.desired, listener))?,
+                (None, None) => {}
+                (Some(_), None) => return Err(AppError::conflict(format!("listener {} exists", entry.name))),
+                (None, Some(_)) => return Err(AppError::not_found("listener", &*entry.name)),
+            }
+            let listener = listener(entry, |name| draft.desired.region(name).map(|region| region.id))?;
+            draft.put(listener.clone())?;
+            if draft.desired.listeners.len() > LISTENERS_MAX {
+                return Err(AppError::conflict(format!("there are {LISTENERS_MAX} listeners already")));
+            }
+            Ok(listener)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_listener(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
+        self.change(|draft| {
+            let listener = draft.desired.listeners.get(name).ok_or_else(|| AppError::not_found("listener", name))?;
+            when.check(&ListenerEntry::of(&draft.desired, listener))?;
+            draft.delete::<Listener>(&name.to_owned());
+            Ok(())
+        })
+    }
+
+    /// What the hosts listen on, each address with its host; and hosts that do not say.
+    pub(crate) async fn listening(&self) -> (Vec<Value>, Vec<Problem>) {
+        let (mut ports, mut problems) = (Vec::new(), Vec::new());
+        let mut add = |code, subject: String, detail: String| {
+            problems.push(Problem { severity: Severity::Warning, code, subject, detail });
+        };
+        for host in self.hosts.all().iter() {
+            let name = if host.name.is_empty() { "this host" } else { &host.name };
+            let mut told = match host.client.listeners().await {
+                Ok(told) => told,
+                Err(error) => {
+                    add("listeners_unknown", format!("host/{}", host.name), format!("{name}: {error}"));
+                    continue;
+                }
+            };
+            for port in told["listeners"].as_array_mut().into_iter().flatten() {
+                if let (Some(listener), Some(error)) = (port["listener"].as_str(), port["error"].as_str()) {
+                    let address = port["address"].as_str().unwrap_or_default();
+                    let detail = format!("{name} cannot listen on {address}: {error}");
+                    add("listener_not_open", format!("listener/{listener}"), detail);
+                }
+                port["host"] = json!(host.name);
+                ports.push(port.take());
+            }
+        }
+        (ports, problems)
+    }
+}
+
+/// # Errors
+/// A value that cannot be, by its pointer in the entry.
+pub(super) fn listener(entry: &ListenerEntry, region: impl Fn(&str) -> Option<RegionId>) -> Result<Listener, AppError> {
+    let name = names::slug("/name", &entry.name)?;
+    let address: SocketAddr = entry
+        .address
+        .parse()
+        .map_err(|_| AppError::invalid("/address", "it is an address and a port, such as 0.0.0.0:587 or [::]:587"))?;
+    if entry.hosts.len() > LISTENER_HOSTS_MAX {
+        return Err(AppError::invalid("/hosts", format!("at most {LISTENER_HOSTS_MAX} hosts are named")));
+    }
+    let mut hosts = entry.hosts.iter().map(|host| names::host("/hosts", host)).collect::<Result<Vec<_>, _>>()?;
+    hosts.sort_unstable();
+    hosts.dedup();
+    let region = match entry.region.as_deref() {
+        None => None,
+        Some(name) => {
+            Some(region(name).ok_or_else(|| AppError::invalid("/region", format!("region {name} does not exist")))?)
+        }
+    };
+    let only_tls13 = match entry.tls_version_min.as_deref() {
+        None | Some("1.2") => false,
+        Some("1.3") => true,
+        Some(_) => return Err(AppError::invalid("/tls_version_min", "it is 1.2 or 1.3")),
+    };
+    if entry.certificate.as_ref().is_some_and(|name| !is_certificate_name(name)) {
+        let detail =
+            "a certificate's name has 1 to 63 of a-z, 0-9, - and ., and begins and ends with a letter or digit";
+        return Err(AppError::invalid("/certificate", detail));
+    }
+    let listener = Listener {
+        name,
+        protocol: entry.protocol,
+        address,
+        hosts,
+        region,
+        tls: entry.tls.unwrap_or(entry.protocol.default_tls()),
+        only_tls13,
+        certificate: entry.certificate.clone(),
+        networks: checked_networks(&entry.networks)?,
+        limits: ListenerLimits {
+            connections: entry.connections,
+            connections_per_client: entry.connections_per_client,
+            message_bytes_max: entry.message_bytes_max,
+            idle_s: entry.idle_s,
+        },
+    };
+    match listener.fault() {
+        Some((pointer, detail)) => Err(AppError::invalid(pointer, detail)),
+        None => Ok(listener),
+    }
+}
