@@ -12,7 +12,7 @@ use bytes::{Buf as _, Bytes};
 use futures_lite::future::or;
 use futures_util::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use postrail_core::base::{Instant, Random};
-use postrail_core::egress::{Capabilities, Input, Output, PathConfig, Session, SessionEnd, targets};
+use postrail_core::egress::{Capabilities, Input, Output, PathConfig, Session, SessionEnd, TlsVersion, targets};
 use postrail_core::mail::Domain;
 use postrail_core::shard::{self, SessionPlan, Transact};
 use smallvec::SmallVec;
@@ -75,8 +75,12 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         let source = (!plan.address.is_unspecified()).then_some(plan.address);
         let mut random = Random::new(runtime.platform().entropy());
         let targets = targets(&plan.hosts, plan.port, source, &mut random);
-        let config =
-            PathConfig { source, mails_max: plan.mails_max, ..PathConfig::new(plan.ehlo_name.as_str(), targets) };
+        let config = PathConfig {
+            source,
+            mails_max: plan.mails_max,
+            tls: plan.tls.clone(),
+            ..PathConfig::new(plan.ehlo_name.as_str(), targets)
+        };
         let machine = Session::new(config, runtime.platform().now());
         Self {
             runtime,
@@ -159,9 +163,9 @@ impl<'a, P: Platform> SessionPump<'a, P> {
                     Err(error) => self.feed(Input::ConnectFailed(&error.to_string())),
                 }
             }
-            Output::StartTls { host, verify } => {
+            Output::StartTls { host, verify, minimum_version } => {
                 self.flush().await;
-                self.start_tls(&host, verify).await;
+                self.start_tls(&host, verify, minimum_version).await;
             }
             Output::Ready(capabilities) => {
                 self.idle = true;
@@ -180,10 +184,10 @@ impl<'a, P: Platform> SessionPump<'a, P> {
         None
     }
 
-    async fn start_tls(&mut self, host: &Domain, verify: bool) {
+    async fn start_tls(&mut self, host: &Domain, verify: bool, minimum_version: TlsVersion) {
         let Some(stream) = self.stream.take() else { return self.feed(Input::TlsFailed("not connected")) };
         let limit = Duration::from_secs(60);
-        let handshake = stream.connect(self.runtime.connector(), host, verify);
+        let handshake = stream.connect(self.runtime.connector(), host, verify, minimum_version);
         match self.runtime.platform().timeout(limit, handshake).await {
             Some(Ok(stream)) => {
                 let facts = stream.facts().unwrap_or_default();

@@ -1,13 +1,13 @@
 //! TLS: the server's identity, the clients' policies, and a stream that may be upgraded.
 //!
-//! [`MaybeTls`] is plain first and TLS after STARTTLS, or at once on a TLS listener. There are two client policies and
-//! one configuration of each, because sessions are resumed within one configuration only: *opportunistic* encrypts
-//! without looking at the certificate (RFC 7435: better than plaintext, no worse), *verified* wants a certificate that
-//! leads to a root of the system and names the host.
+//! [`MaybeTls`] is plain first and TLS after STARTTLS, or at once on a TLS listener. A client looks at
+//! the certificate or does not, and takes TLS 1.2 or does not: one configuration of each, because sessions are resumed within
+//! one configuration only. *Unverified* encrypts whoever answers (RFC 7435: better than plaintext, no worse), *verified* wants
+//! a certificate that leads to a root of the system and names the host.
 //!
 //! Invariants worth naming:
 //! - what was written before an upgrade is flushed before the first octet of the handshake;
-//! - a session of the opportunistic policy is never resumed under the verified one;
+//! - a session that was not verified is never resumed as one that was;
 //! - private keys are in files of mode 0600 and in memory, nowhere else.
 //!
 //! Deliberately absent: octets that a peer sent in plaintext behind its STARTTLS. They are the reader's to refuse or
@@ -24,6 +24,7 @@ use std::task::{Context, Poll};
 use futures_rustls::{TlsAcceptor, TlsConnector, client, server};
 use futures_util::AsyncWriteExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
+use postrail_core::egress::TlsVersion;
 use postrail_core::mail::{Domain, TlsFacts};
 use postrail_schema::limits::TLS_SESSIONS_MAX;
 use rustls::client::Resumption;
@@ -31,9 +32,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, ClientConfig, CommonState, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
 };
 
 /// Where Debian and its like keep the roots of the web.
@@ -131,11 +133,38 @@ impl Acceptor {
     }
 }
 
-/// The client side: both policies. Cheap to clone; clones resume each other's sessions.
+/// The client side. Cheap to clone; clones resume each other's sessions.
 #[derive(Clone)]
 pub struct Connector {
-    opportunistic: TlsConnector,
-    verified: Option<TlsConnector>,
+    unverified: Versions,
+    verified: Option<Versions>,
+}
+
+/// One configuration for each version that may be the earliest.
+#[derive(Clone)]
+struct Versions {
+    any: TlsConnector,
+    latest: TlsConnector,
+}
+
+impl Versions {
+    fn new(
+        make: impl Fn(&[&'static SupportedProtocolVersion]) -> Result<ClientConfig, TlsError>,
+    ) -> Result<Self, TlsError> {
+        let connector = |versions: &[_]| {
+            let mut config = make(versions)?;
+            config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_MAX);
+            Ok(TlsConnector::from(Arc::new(config)))
+        };
+        Ok(Self { any: connector(&[&TLS13, &TLS12])?, latest: connector(&[&TLS13])? })
+    }
+
+    fn since(&self, version: TlsVersion) -> &TlsConnector {
+        match version {
+            TlsVersion::V1_2 => &self.any,
+            TlsVersion::V1_3 => &self.latest,
+        }
+    }
 }
 
 impl Connector {
@@ -153,24 +182,19 @@ impl Connector {
     /// # Errors
     /// The provider of cryptography does not support the protocol versions.
     pub fn with_roots(file: &Path) -> Result<Self, TlsError> {
-        let builder = || {
-            ClientConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()
-                .map_err(TlsError::Unusable)
-        };
-        let finish = |mut config: ClientConfig| {
-            config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_MAX);
-            TlsConnector::from(Arc::new(config))
+        let builder = |versions: &[&'static SupportedProtocolVersion]| {
+            ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).map_err(TlsError::Unusable)
         };
         let anyone = Arc::new(Anyone { schemes: provider().signature_verification_algorithms.supported_schemes() });
-        let opportunistic = builder()?.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth();
-        let roots = roots_of(file);
-        let verified = if roots.is_empty() {
-            None
-        } else {
-            Some(finish(builder()?.with_root_certificates(roots).with_no_client_auth()))
-        };
-        Ok(Self { opportunistic: finish(opportunistic), verified })
+        let unverified = Versions::new(|versions| {
+            let builder = builder(versions)?.dangerous();
+            Ok(builder.with_custom_certificate_verifier(anyone.clone()).with_no_client_auth())
+        })?;
+        let roots = Arc::new(roots_of(file));
+        let verified = Versions::new(|versions| {
+            Ok(builder(versions)?.with_root_certificates(roots.clone()).with_no_client_auth())
+        });
+        Ok(Self { unverified, verified: if roots.is_empty() { None } else { Some(verified?) } })
     }
 }
 
@@ -193,23 +217,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
         Ok(Self::Server(Box::new(stream)))
     }
 
-    /// Flushes, then shakes hands with `host`: `verify` wants its certificate checked.
+    /// Flushes, then shakes hands with `host`, in no earlier version: `verify` wants its certificate checked.
     ///
     /// # Errors
     /// A short reason, fit for an event; the connection is of no further use.
-    pub async fn connect(self, connector: &Connector, host: &Domain, verify: bool) -> io::Result<Self> {
-        let policy = if verify {
+    pub async fn connect(
+        self,
+        connector: &Connector,
+        host: &Domain,
+        verify: bool,
+        minimum_version: TlsVersion,
+    ) -> io::Result<Self> {
+        let versions = if verify {
             connector
                 .verified
                 .as_ref()
                 .ok_or_else(|| io::Error::other("this host has no CA certificates to verify by"))?
         } else {
-            &connector.opportunistic
+            &connector.unverified
         };
         let name = server_name(host)?;
         let mut stream = self.into_plain()?;
         stream.flush().await?;
-        let stream = policy.connect(name, Joined::new(stream)).await.map_err(short)?;
+        let stream = versions.since(minimum_version).connect(name, Joined::new(stream)).await.map_err(short)?;
         Ok(Self::Client { stream: Box::new(stream), verified: verify })
     }
 
@@ -568,7 +598,7 @@ mod tests {
             let mut reply = [0; 14];
             client.read_exact(&mut reply).await.unwrap();
             assert_eq!(&reply, b"220 go ahead\r\n");
-            client.connect(&connector, &Domain::parse("mx.example").unwrap(), false).await
+            client.connect(&connector, &Domain::parse("mx.example").unwrap(), false, TlsVersion::V1_2).await
         };
         let (server, client) = block_on(zip(serve, ask));
         assert!(server.is_ok() && client.is_ok());
@@ -587,7 +617,8 @@ mod tests {
                 server.close().await.unwrap();
             };
             let host = Domain::parse("mx.example").unwrap();
-            let (_, client) = block_on(zip(serve, MaybeTls::Plain(client).connect(&connector, &host, false)));
+            let (_, client) =
+                block_on(zip(serve, MaybeTls::Plain(client).connect(&connector, &host, false, TlsVersion::V1_2)));
             assert_eq!(failure(client), reason);
         }
     }
@@ -674,7 +705,7 @@ mod tests {
         let (server, client) = pipes();
         let host = Domain::parse(host).unwrap();
         let serve = MaybeTls::Plain(server).accept(acceptor);
-        block_on(zip(serve, MaybeTls::Plain(client).connect(connector, &host, verify)))
+        block_on(zip(serve, MaybeTls::Plain(client).connect(connector, &host, verify, TlsVersion::V1_2)))
     }
 
     fn said(from: &mut MaybeTls<Pipe>, to: &mut MaybeTls<Pipe>, words: &str) -> String {

@@ -10,6 +10,7 @@
 //! - [`policy`]: how mail is tried again and when it is given up,
 //! - [`shaping`]: providers, and the rules that set throttles and limits,
 //! - [`listener`]: where hosts take submissions,
+//! - [`tls`]: how mail must be protected on its way,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
@@ -40,4 +41,5 @@ pub mod shaping;
 pub mod snapshot;
 pub mod standing;
 pub mod table;
+pub mod tls;
 pub mod wire;

@@ -203,10 +203,12 @@ pub const CONNECTION_MAILS_MAX: u32 = 1_000;
 pub const CONNECTION_MAILS_LIMIT_MAX: u32 = 1_000_000;
 /// Providers: over it 409.
 pub const PROVIDERS_MAX: usize = 1_000;
-/// Host patterns of one provider: over it 422.
+/// Host patterns of one provider or TLS rule: over it 422.
 pub const PROVIDER_HOSTS_MAX: usize = 64;
 /// Shaping rules: over it 409.
 pub const SHAPING_RULES_MAX: usize = 10_000;
+/// Pairs of TLS rules that a plan compares for hosts that exclude each other.
+pub const TLS_RULE_PAIRS_MAX: usize = 200_000;
 /// The count of a rate, whatever its period.
 pub const RATE_COUNT_MAX: u32 = 1_000_000;
 /// How much of a rate may be caught up at once: what is finer than timers is not spread.

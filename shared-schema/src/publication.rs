@@ -48,10 +48,11 @@ pub enum ChunkKind {
     Providers,
     ShapingRules,
     Listeners,
+    TlsRules,
 }
 
 impl ChunkKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tenants,
         Self::Credentials,
         Self::Domains,
@@ -65,6 +66,7 @@ impl ChunkKind {
         Self::Providers,
         Self::ShapingRules,
         Self::Listeners,
+        Self::TlsRules,
     ];
 
     /// As in keys.
@@ -83,6 +85,7 @@ impl ChunkKind {
             Self::Providers => "providers",
             Self::ShapingRules => "shaping_rules",
             Self::Listeners => "listeners",
+            Self::TlsRules => "tls_rules",
         }
     }
 
@@ -321,6 +324,10 @@ pub fn divide(
     for listener in content.listeners {
         parts.at(ChunkKind::Listeners, named_bucket(&listener.name), listener.region).listeners.push(listener);
     }
+    for rule in content.tls_rules {
+        let region = rule.selector.tenant.and_then(&region_of);
+        parts.at(ChunkKind::TlsRules, named_bucket(&rule.name), region).tls_rules.push(rule);
+    }
     parts.0
 }
 
@@ -404,6 +411,10 @@ pub fn part_of(snapshot: &Snapshot, place: ChunkPlace) -> SnapshotContent {
         ChunkKind::Listeners => {
             let found = snapshot.listeners.values().filter(|found| named_bucket(&found.name) == place.bucket);
             part.listeners = found.filter(|found| found.region == place.region).cloned().collect();
+        }
+        ChunkKind::TlsRules => {
+            let found = snapshot.tls.all.values().filter(|found| named_bucket(&found.name) == place.bucket);
+            part.tls_rules = found.filter(|found| is_of(found.selector.tenant)).cloned().collect();
         }
     }
     part
@@ -503,7 +514,8 @@ fn places(part: &SnapshotContent) -> impl Iterator<Item = ChunkPlace> {
     let providers = part.providers.iter().map(move |record| at(ChunkKind::Providers, record.id.0));
     let shaping = part.shaping_rules.iter().map(move |record| at(ChunkKind::ShapingRules, record.id.0));
     let listeners = part.listeners.iter().map(move |record| named(ChunkKind::Listeners, &record.name));
-    let others = retry.chain(rules).chain(providers).chain(shaping).chain(listeners);
+    let tls = part.tls_rules.iter().map(move |rule| named(ChunkKind::TlsRules, &rule.name));
+    let others = retry.chain(rules).chain(providers).chain(shaping).chain(listeners).chain(tls);
     of_tenants.chain(sources).chain(pools).chain(routes).chain(suspensions).chain(others)
 }
 
@@ -521,6 +533,7 @@ fn append(to: &mut SnapshotContent, mut part: SnapshotContent) {
     to.providers.append(&mut part.providers);
     to.shaping_rules.append(&mut part.shaping_rules);
     to.listeners.append(&mut part.listeners);
+    to.tls_rules.append(&mut part.tls_rules);
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ fn all_match<'h>(mut hosts: impl Iterator<Item = &'h str>, is_one: impl Fn(&str)
 }
 
 /// Whether `host` is the one that `pattern` names, or below it where that begins with a dot.
-fn is_host(pattern: &str, host: &str) -> bool {
+pub(crate) fn is_host(pattern: &str, host: &str) -> bool {
     if pattern.starts_with('.') { host.len() > pattern.len() && host.ends_with(pattern) } else { host == pattern }
 }
 

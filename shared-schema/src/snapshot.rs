@@ -24,6 +24,7 @@ use crate::region::{Region, Signpost, mark_of};
 use crate::shaping::{Provider, Shaping, ShapingRule};
 use crate::standing::Standing;
 use crate::table::Table;
+use crate::tls::{TlsRule, TlsRules};
 
 /// The kind of mail; classes share a source fairly but not equally (transactional first, bulk never starves).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default)]
@@ -292,6 +293,7 @@ pub struct SnapshotContent {
     pub shaping_rules: Vec<ShapingRule>,
     #[serde(default)]
     pub listeners: Vec<Listener>,
+    pub tls_rules: Vec<TlsRule>,
 }
 
 /// Why a snapshot's content cannot be applied.
@@ -331,6 +333,7 @@ pub struct Snapshot {
     pub shaping: Arc<Shaping>,
     /// By name.
     pub listeners: Table<String, Listener>,
+    pub tls: Arc<TlsRules>,
 }
 
 impl Snapshot {
@@ -363,6 +366,9 @@ impl Snapshot {
         next.replace_policies(gone, come.retry_policies, come.routing_rules)?;
         next.replace_shaping(gone, come.providers, come.shaping_rules)?;
         next.replace_listeners(&gone.listeners, come.listeners)?;
+        if !(gone.tls_rules.is_empty() && come.tls_rules.is_empty()) {
+            Arc::make_mut(&mut next.tls).replace(&gone.tls_rules, come.tls_rules)?;
+        }
         if sources_gone {
             next.pools.values().try_for_each(|pool| next.check_pool(pool))?;
         }

@@ -36,6 +36,7 @@ mod operations_pinning;
 mod operations_view;
 mod policies_retry;
 mod policies_routing;
+mod policies_tls;
 mod submission_clients;
 mod submission_idempotency;
 mod submission_listeners;

@@ -41,6 +41,7 @@ mod status;
 mod suppressions;
 mod suspensions;
 mod tenants;
+mod tls_rules;
 
 use std::sync::Arc;
 
@@ -138,6 +139,8 @@ fn configuration() -> Router<Shared> {
         .route("/listeners", get(listeners::list).post(listeners::create))
         .route("/listeners/{name}", get(listeners::show).put(listeners::replace).delete(listeners::delete))
         .route("/listening", get(listeners::listening))
+        .route("/tls-rules", get(tls_rules::list).post(tls_rules::create))
+        .route("/tls-rules/{name}", get(tls_rules::show).put(tls_rules::replace).delete(tls_rules::delete))
         .route("/suspensions", get(suspensions::list).post(suspensions::create))
         .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
         .route("/suppressions", get(suppressions::list).post(suppressions::create))

@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 use super::{
     audit, credentials, domain_keys, domains, events, explain, hosts, jobs, listeners, master_key, operators, pools,
     providers, quarantine, queue, regions, retry_policies, routes, routing_rules, settings, shaping_rules, sources,
-    state, status, suppressions, suspensions, tenants,
+    state, status, suppressions, suspensions, tenants, tls_rules,
 };
 
 #[derive(OpenApi)]
@@ -37,6 +37,7 @@ use super::{
         providers::list, providers::create, providers::show, providers::replace, providers::delete,
         listeners::list, listeners::create, listeners::show, listeners::replace, listeners::delete, listeners::listening,
         shaping_rules::list, shaping_rules::create, shaping_rules::show, shaping_rules::replace, shaping_rules::delete,
+        tls_rules::list, tls_rules::create, tls_rules::show, tls_rules::replace, tls_rules::delete,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
         hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,

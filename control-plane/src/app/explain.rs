@@ -4,12 +4,13 @@
 use postrail_schema::ids::Revision;
 use postrail_schema::policy::{PoolReason, RetryPolicy};
 use postrail_schema::selector::MailFacts;
-use postrail_schema::snapshot::{EgressPool, TrafficClass};
+use postrail_schema::snapshot::{EgressPool, Snapshot, TrafficClass};
+use postrail_schema::tls::TlsRule;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{App, AppError, names};
-use crate::plan::SelectorEntry;
+use crate::plan::{Desired, SelectorEntry};
 
 /// The mail that is asked about.
 #[derive(Clone, Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Explained {
     pub destination: DestinationExplained,
     pub retry: RetryExplained,
     pub expiry: ExpiryExplained,
+    pub tls: TlsExplained,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -57,6 +59,17 @@ pub(crate) struct RetryExplained {
     pub factor_percent: u32,
     pub longest_delay_s: u32,
     pub because: String,
+}
+
+/// What the connection to the receiver has to meet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct TlsExplained {
+    pub level: String,
+    pub minimum_version: String,
+    /// A host that may be used is in each of these lists; none: any.
+    pub hosts: Vec<Vec<String>>,
+    /// The rules that hold; what a site's rule demands is known where the site is said.
+    pub because: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -137,7 +150,26 @@ impl App {
                 seconds: rules.expiry(whole).as_secs(),
                 because: policy(rules.expiry_policy(whole)),
             },
+            tls: tls_explained(&desired, &snapshot, mail),
         })
+    }
+}
+
+fn tls_explained(desired: &Desired, snapshot: &Snapshot, mail: MailFacts<'_>) -> TlsExplained {
+    let policy = snapshot.tls.policy(mail).unwrap_or_default();
+    let words = |rule: &TlsRule| {
+        let mail = SelectorEntry::of(desired, &rule.selector).words();
+        format!("TLS rule {}: {mail}", rule.name)
+    };
+    let mut because: Vec<_> = snapshot.tls.holding(mail).map(words).collect();
+    if because.is_empty() {
+        because.push("no TLS rule is about it: TLS where the receiver offers it".to_owned());
+    }
+    TlsExplained {
+        level: policy.level.name().to_owned(),
+        minimum_version: policy.minimum_version.name().to_owned(),
+        hosts: policy.hosts,
+        because,
     }
 }
 

@@ -1,12 +1,14 @@
-//! Selectors, retry policies and routing rules: from what people write to what is stored.
+//! Selectors, retry policies, routing rules and TLS rules: from what people write to what is stored.
 
 use postrail_schema::ids::{PoolId, SendingDomainId, TenantId};
 use postrail_schema::limits::{EXPIRY_S_MAX, EXPIRY_S_MIN, RETRY_DELAY_S_MAX, RETRY_FACTOR_PERCENT_MAX};
 use postrail_schema::policy::{RetryDelays, RetryPolicy, RoutingRule};
 use postrail_schema::selector::Selector;
+use postrail_schema::tls::{TlsLevel, TlsRule, TlsVersion};
 
+use super::shaping::checked_hosts;
 use super::{App, AppError, Precondition, names};
-use crate::plan::{Desired, RetryPolicyEntry, RoutingRuleEntry, SelectorEntry};
+use crate::plan::{Desired, RetryPolicyEntry, RoutingRuleEntry, SelectorEntry, TlsRuleEntry};
 
 /// Who has a name.
 pub(super) trait Lookup {
@@ -98,6 +100,40 @@ impl App {
             Ok(())
         })
     }
+
+    /// Makes a TLS rule, or with `replace` changes the one of that name, if that holds.
+    ///
+    /// # Errors
+    /// The name is taken (or with `replace` does not exist), or a value is malformed.
+    pub(crate) fn put_tls_rule(
+        &self,
+        entry: &TlsRuleEntry,
+        replace: Option<&Precondition>,
+    ) -> Result<TlsRule, AppError> {
+        self.change(|draft| {
+            match (draft.desired.tls_rules.get(&entry.name), replace) {
+                (Some(rule), Some(when)) => when.check(&TlsRuleEntry::of(&draft.desired, rule))?,
+                (None, None) => {}
+                (Some(_), None) => return Err(AppError::conflict(format!("TLS rule {} exists", entry.name))),
+                (None, Some(_)) => return Err(AppError::not_found("TLS rule", &*entry.name)),
+            }
+            let rule = tls_rule(entry, &draft.desired)?;
+            draft.put(rule.clone())?;
+            Ok(rule)
+        })
+    }
+
+    /// # Errors
+    /// It does not exist.
+    pub(crate) fn delete_tls_rule(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
+        self.change(|draft| {
+            let found = draft.desired.tls_rules.get(name);
+            let rule = found.ok_or_else(|| AppError::not_found("TLS rule", name))?;
+            when.check(&TlsRuleEntry::of(&draft.desired, rule))?;
+            draft.delete::<TlsRule>(&name.to_owned());
+            Ok(())
+        })
+    }
 }
 
 /// # Errors
@@ -135,6 +171,24 @@ pub(super) fn routing_rule(entry: &RoutingRuleEntry, known: &dyn Lookup) -> Resu
     let selector = selector(&entry.mail, known)?;
     let missing = || AppError::invalid("/pool", format!("pool {} does not exist", entry.pool));
     Ok(RoutingRule { name, selector, pool: known.pool(&entry.pool).ok_or_else(missing)? })
+}
+
+/// # Errors
+/// A value that cannot be, by its pointer in the entry.
+pub(super) fn tls_rule(entry: &TlsRuleEntry, known: &dyn Lookup) -> Result<TlsRule, AppError> {
+    let name = names::slug("/name", &entry.name)?;
+    let selector = selector(&entry.mail, known)?;
+    let TlsRuleEntry { level, minimum_version, .. } = *entry;
+    if level != TlsLevel::Verified && !entry.hosts.is_empty() {
+        let detail = "who answers is known by a certificate alone: hosts need the level verified";
+        return Err(AppError::invalid("/hosts", detail));
+    }
+    if level == TlsLevel::Opportunistic && minimum_version > TlsVersion::default() {
+        let detail = "opportunistic TLS gives way to plaintext, so a version demands nothing: say the level required or verified";
+        return Err(AppError::invalid("/minimum_version", detail));
+    }
+    let hosts = if entry.hosts.is_empty() { Vec::new() } else { checked_hosts(&entry.hosts)? };
+    Ok(TlsRule { name, selector, level, minimum_version, hosts })
 }
 
 fn check_delays(delays: RetryDelays) -> Result<(), AppError> {

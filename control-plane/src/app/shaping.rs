@@ -191,7 +191,7 @@ fn site(text: &str) -> Result<String, AppError> {
 /// Patterns of MX hosts, in one form, each once.
 pub(super) fn checked_hosts(hosts: &[String]) -> Result<Vec<String>, AppError> {
     if hosts.is_empty() || hosts.len() > PROVIDER_HOSTS_MAX {
-        return Err(AppError::invalid("/hosts", format!("a provider has 1 to {PROVIDER_HOSTS_MAX} hosts or suffixes")));
+        return Err(AppError::invalid("/hosts", format!("say 1 to {PROVIDER_HOSTS_MAX} hosts or suffixes")));
     }
     let mut checked = Vec::with_capacity(hosts.len());
     for host in hosts {

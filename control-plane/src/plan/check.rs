@@ -24,6 +24,7 @@ pub(super) fn check(desired: &Desired) -> Problems {
     routing::check(desired, &mut problems);
     problems.extend(super::shaping::shaping_problems(desired));
     listeners::check(desired, &mut problems);
+    super::tls::check(desired, &mut problems);
     problems
 }
 

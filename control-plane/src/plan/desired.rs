@@ -3,7 +3,7 @@
 //! ```text
 //! desired/ settings  operators/<name>  tenants/<id>  credentials/<id>  domains/<id>  sources/<id>  pools/<id>
 //!          suspensions/<id>  regions/<id>  providers/<id>  shaping_rules/<id>  routes/<recipient domain>
-//!          retry_policies/<name>  routing_rules/<name>  listeners/<name>
+//!          retry_policies/<name>  routing_rules/<name>  listeners/<name>  tls_rules/<name>
 //! ```
 //!
 //! Absent here: `checks/<domain id>`, what the checks of DNS found, which lies beside desired state (`app::checks`).
@@ -27,6 +27,7 @@ use postrail_schema::shaping::{Provider, ShapingRule};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
 };
+use postrail_schema::tls::TlsRule;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,7 @@ pub(crate) struct Desired {
     pub providers: Table<ProviderId, Provider>,
     pub shaping_rules: Table<ShapingRuleId, ShapingRule>,
     pub listeners: Table<String, Listener>,
+    pub tls_rules: Table<String, TlsRule>,
 }
 
 /// What every change touches.
@@ -216,6 +218,7 @@ record!(Listener, String, Listeners, listeners, record => record.name.clone(), n
 record!(Suspension, SuspensionId, Suspensions, suspensions, record => record.id, id => bucket_of(id.0));
 record!(Provider, ProviderId, Providers, providers, record => record.id, id => bucket_of(id.0));
 record!(ShapingRule, ShapingRuleId, ShapingRules, shaping_rules, record => record.id, id => bucket_of(id.0));
+record!(TlsRule, String, TlsRules, tls_rules, record => record.name.clone(), name => named_bucket(name));
 
 impl Record for Region {
     const KIND: &'static str = "regions";
@@ -264,6 +267,7 @@ impl Desired {
                 Provider::KIND => desired.insert::<Provider>(entry)?,
                 ShapingRule::KIND => desired.insert::<ShapingRule>(entry)?,
                 Listener::KIND => desired.insert::<Listener>(entry)?,
+                TlsRule::KIND => desired.insert::<TlsRule>(entry)?,
                 _ => return Err(LoadError::UnknownKey { key: entry.key.clone() }),
             }
         }
@@ -311,6 +315,10 @@ impl Desired {
             ChunkKind::Listeners => {
                 let found = self.listeners.values().filter(|found| named_bucket(&found.name) == place.bucket);
                 part.listeners = found.cloned().collect();
+            }
+            ChunkKind::TlsRules => {
+                let found = self.tls_rules.values().filter(|rule| named_bucket(&rule.name) == place.bucket);
+                part.tls_rules = found.cloned().collect();
             }
             ChunkKind::Signposts => {
                 let found = self.credentials.range(CredentialId(low)..=CredentialId(high));

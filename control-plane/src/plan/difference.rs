@@ -81,6 +81,7 @@ pub(crate) fn difference(before: &Document, after: &Document) -> Vec<Change> {
     compare(list(&before.providers), list(&after.providers), &mut to);
     compare(list(&before.shaping_rules), list(&after.shaping_rules), &mut to);
     compare(list(&before.listeners), list(&after.listeners), &mut to);
+    compare(list(&before.tls_rules), list(&after.tls_rules), &mut to);
     to
 }
 

@@ -29,7 +29,7 @@ use utoipa::ToSchema;
 
 use super::listeners::ListenerEntry;
 use super::shaping::{ProviderEntry, ShapingRuleEntry};
-use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, Verification};
+use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, TlsRuleEntry, Verification};
 
 /// See the module head.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -66,6 +66,7 @@ pub(crate) struct Document {
     pub shaping_rules: Option<Vec<ShapingRuleEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listeners: Option<Vec<ListenerEntry>>,
+    pub tls_rules: Option<Vec<TlsRuleEntry>>,
 }
 
 /// What holds for the whole installation.
@@ -346,6 +347,7 @@ impl Document {
             providers: Some(sorted(desired.providers.values().map(ProviderEntry::of))),
             shaping_rules: Some(sorted(desired.shaping_rules.values().map(|rule| ShapingRuleEntry::of(desired, rule)))),
             listeners: Some(sorted(desired.listeners.values().map(|found| ListenerEntry::of(desired, found)))),
+            tls_rules: Some(sorted(desired.tls_rules.values().map(|rule| TlsRuleEntry::of(desired, rule)))),
         }
     }
 }

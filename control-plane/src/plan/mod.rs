@@ -16,6 +16,7 @@ mod regions;
 mod routing;
 mod shaping;
 mod table;
+mod tls;
 
 use postrail_schema::ids::Revision;
 use postrail_schema::snapshot::SnapshotContent;
@@ -36,6 +37,7 @@ pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;
 pub(crate) use shaping::{ProviderEntry, ShapingMatchEntry, ShapingRuleEntry};
 pub(crate) use table::Table;
+pub(crate) use tls::TlsRuleEntry;
 
 /// The content of the snapshot that `desired` asks for under `revision`; suppressions, which the ledger has, are left out.
 pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent {
@@ -56,6 +58,7 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         providers: desired.providers.values().cloned().collect(),
         shaping_rules: desired.shaping_rules.values().cloned().collect(),
         listeners: desired.listeners.values().cloned().collect(),
+        tls_rules: desired.tls_rules.values().cloned().collect(),
     }
 }
 

@@ -115,14 +115,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             target: SuspensionTarget::Site("slow.example".into()),
             reason: "asked to".into(),
         }],
-        suppressions: Vec::new(),
-        regions: Vec::new(),
-        signposts: Vec::new(),
-        retry_policies: Vec::new(),
-        routing_rules: Vec::new(),
-        providers: Vec::new(),
-        shaping_rules: Vec::new(),
-        listeners: Vec::new(),
+        ..SnapshotContent::default()
     };
     assert_eq!(planned, wanted);
     let found = Findings::of(&small()).list();

@@ -29,6 +29,7 @@ pub(crate) use key::{KeyCommand, KeyOptions};
 pub(crate) use listeners::{ListenerCommand, ListenerValue};
 pub(crate) use policies::{
     ExplainOptions, MatchOptions, RetryPolicyCommand, RetryPolicyValue, RoutingRuleCommand, RoutingRuleValue,
+    TlsRuleCommand, TlsRuleValue,
 };
 pub(crate) use region::RegionCommand;
 pub(crate) use shaping::{ProviderCommand, ProviderValue, ShapingRuleCommand, ShapingRuleValue};
@@ -142,6 +143,8 @@ pub(crate) enum Command {
     Route(Client<RouteCommand>),
     /// Which pool carries which mail
     RoutingRule(Client<RoutingRuleCommand>),
+    /// How mail must be protected on its way to its receiver
+    TlsRule(Client<TlsRuleCommand>),
     /// How what could not be delivered is tried again, and when it is given up
     RetryPolicy(Client<RetryPolicyCommand>),
     /// Human names over several receiving sites, for shaping rules

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         Command::Pool(client) => open(&client.api).and_then(|api| resources::pool(&api, client.command)),
         Command::Route(client) => open(&client.api).and_then(|api| resources::route(&api, client.command)),
         Command::RoutingRule(client) => open(&client.api).and_then(|api| policies::routing(&api, client.command)),
+        Command::TlsRule(client) => open(&client.api).and_then(|api| policies::tls(&api, client.command)),
         Command::Explain(options) => open(&options.api).and_then(|api| policies::explain(&api, &options)),
         Command::RetryPolicy(client) => open(&client.api).and_then(|api| policies::retry(&api, client.command)),
         Command::Provider(client) => open(&client.api).and_then(|api| shaping::provider(&api, client.command)),

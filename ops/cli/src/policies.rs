@@ -1,4 +1,4 @@
-//! What operators decide about mail: `retry-policy`, `routing-rule`, `explain`.
+//! What operators decide about mail: `retry-policy`, `routing-rule`, `tls-rule`, `explain`.
 //!
 //! Nothing is checked here that the API checks.
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{
     ExplainOptions, MatchOptions, RetryPolicyCommand, RetryPolicyValue, RoutingRuleCommand, RoutingRuleValue,
+    TlsRuleCommand, TlsRuleValue,
 };
 use crate::client::Api;
 use crate::resources::{Collection, Columns, body};
@@ -22,6 +23,31 @@ const RETRY_POLICIES: Columns = &[
 ];
 
 const ROUTING_RULES: Columns = &[("NAME", "name"), ("MATCH", "match"), ("POOL", "pool")];
+
+const TLS_RULES: Columns =
+    &[("NAME", "name"), ("MATCH", "match"), ("LEVEL", "level"), ("MINIMUM", "minimum_version"), ("HOSTS", "hosts")];
+
+pub(crate) fn tls(api: &Api, command: TlsRuleCommand) -> Result<()> {
+    let all = Collection { api, name: "tls-rules", columns: TLS_RULES };
+    match command {
+        TlsRuleCommand::Add(rule) => all.add(None, tls_body(&rule, Some(&rule.name))),
+        TlsRuleCommand::Set(rule) => all.set(None, &rule.name, &tls_body(&rule, None)),
+        TlsRuleCommand::List => all.list(None),
+        TlsRuleCommand::Show { name } => all.show(None, &name),
+        TlsRuleCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+/// `name`: where the path does not have it.
+fn tls_body(rule: &TlsRuleValue, name: Option<&str>) -> Value {
+    body([
+        ("name", json!(name)),
+        ("match", matched(&rule.mail)),
+        ("level", json!(rule.level)),
+        ("minimum_version", json!(rule.minimum_version)),
+        ("hosts", json!((!rule.hosts.is_empty()).then_some(&rule.hosts))),
+    ])
+}
 
 pub(crate) fn routing(api: &Api, command: RoutingRuleCommand) -> Result<()> {
     let all = Collection { api, name: "routing-rules", columns: ROUTING_RULES };

@@ -14,6 +14,7 @@ const DOMAINS: &[(&str, &str)] = &[
     ("RECIPIENTS", "recipients"),
     ("WHY", "reasons"),
     ("HELD BY", "held_by"),
+    ("TLS RULES", "tls_rules"),
     ("NEXT ATTEMPT", "next_attempt"),
     ("SHARD", "shard"),
 ];
@@ -26,6 +27,7 @@ const PATHS: &[(&str, &str)] = &[
     ("READY", "ready"),
     ("STOPPED", "stopped"),
     ("HELD BY", "held_by"),
+    ("TLS", "tls"),
     ("LIMITS", "limits_text"),
     ("AGAIN AT", "retry_at"),
     ("LAST FAILURE", "last_failure"),

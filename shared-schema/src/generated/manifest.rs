@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CHUNK_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CHUNK_KIND: u8 = 12;
+pub const ENUM_MAX_CHUNK_KIND: u8 = 13;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 13] = [
+pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 14] = [
   ChunkKind::Tenants,
   ChunkKind::Credentials,
   ChunkKind::Domains,
@@ -23,6 +23,7 @@ pub const ENUM_VALUES_CHUNK_KIND: [ChunkKind; 13] = [
   ChunkKind::Providers,
   ChunkKind::ShapingRules,
   ChunkKind::Listeners,
+  ChunkKind::TlsRules,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,9 +44,10 @@ impl ChunkKind {
   pub const Providers: Self = Self(10);
   pub const ShapingRules: Self = Self(11);
   pub const Listeners: Self = Self(12);
+  pub const TlsRules: Self = Self(13);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 13;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Tenants,
     Self::Credentials,
@@ -60,6 +62,7 @@ impl ChunkKind {
     Self::Providers,
     Self::ShapingRules,
     Self::Listeners,
+    Self::TlsRules,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -77,6 +80,7 @@ impl ChunkKind {
       Self::Providers => Some("Providers"),
       Self::ShapingRules => Some("ShapingRules"),
       Self::Listeners => Some("Listeners"),
+      Self::TlsRules => Some("TlsRules"),
       _ => None,
     }
   }

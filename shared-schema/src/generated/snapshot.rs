@@ -3791,6 +3791,172 @@ impl ::core::fmt::Debug for Listener<'_> {
       ds.finish()
   }
 }
+pub enum TlsRuleOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct TlsRule<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TlsRule<'a> {
+  type Inner = TlsRule<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TlsRule<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SELECTOR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LEVEL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MINIMUM_VERSION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_HOSTS: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TlsRule { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TlsRuleArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TlsRule<'bldr>> {
+    let mut builder = TlsRuleBuilder::new(_fbb);
+    if let Some(x) = args.hosts { builder.add_hosts(x); }
+    if let Some(x) = args.selector { builder.add_selector(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_minimum_version(args.minimum_version);
+    builder.add_level(args.level);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn name(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TlsRule::VT_NAME, None).unwrap()}
+  }
+  #[inline]
+  pub fn selector(&self) -> Selector<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Selector>>(TlsRule::VT_SELECTOR, None).unwrap()}
+  }
+  #[inline]
+  pub fn level(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TlsRule::VT_LEVEL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn minimum_version(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(TlsRule::VT_MINIMUM_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn hosts(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(TlsRule::VT_HOSTS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TlsRule<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Selector>>("selector", Self::VT_SELECTOR, true)?
+     .visit_field::<u8>("level", Self::VT_LEVEL, false)?
+     .visit_field::<u8>("minimum_version", Self::VT_MINIMUM_VERSION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("hosts", Self::VT_HOSTS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TlsRuleArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub selector: Option<::flatbuffers::WIPOffset<Selector<'a>>>,
+    pub level: u8,
+    pub minimum_version: u8,
+    pub hosts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+}
+impl<'a> Default for TlsRuleArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TlsRuleArgs {
+      name: None, // required field
+      selector: None, // required field
+      level: 0,
+      minimum_version: 0,
+      hosts: None,
+    }
+  }
+}
+
+pub struct TlsRuleBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TlsRuleBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TlsRule::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_selector(&mut self, selector: ::flatbuffers::WIPOffset<Selector<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Selector>>(TlsRule::VT_SELECTOR, selector);
+  }
+  #[inline]
+  pub fn add_level(&mut self, level: u8) {
+    self.fbb_.push_slot::<u8>(TlsRule::VT_LEVEL, level, 0);
+  }
+  #[inline]
+  pub fn add_minimum_version(&mut self, minimum_version: u8) {
+    self.fbb_.push_slot::<u8>(TlsRule::VT_MINIMUM_VERSION, minimum_version, 0);
+  }
+  #[inline]
+  pub fn add_hosts(&mut self, hosts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TlsRule::VT_HOSTS, hosts);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TlsRuleBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TlsRuleBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TlsRule<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, TlsRule::VT_NAME,"name");
+    self.fbb_.required(o, TlsRule::VT_SELECTOR,"selector");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TlsRule<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TlsRule");
+      ds.field("name", &self.name());
+      ds.field("selector", &self.selector());
+      ds.field("level", &self.level());
+      ds.field("minimum_version", &self.minimum_version());
+      ds.field("hosts", &self.hosts());
+      ds.finish()
+  }
+}
 pub enum SnapshotOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3824,6 +3990,7 @@ impl<'a> Snapshot<'a> {
   pub const VT_PROVIDERS: ::flatbuffers::VOffsetT = 32;
   pub const VT_SHAPING_RULES: ::flatbuffers::VOffsetT = 34;
   pub const VT_LISTENERS: ::flatbuffers::VOffsetT = 36;
+  pub const VT_TLS_RULES: ::flatbuffers::VOffsetT = 38;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3836,6 +4003,7 @@ impl<'a> Snapshot<'a> {
   ) -> ::flatbuffers::WIPOffset<Snapshot<'bldr>> {
     let mut builder = SnapshotBuilder::new(_fbb);
     builder.add_revision(args.revision);
+    if let Some(x) = args.tls_rules { builder.add_tls_rules(x); }
     if let Some(x) = args.listeners { builder.add_listeners(x); }
     if let Some(x) = args.shaping_rules { builder.add_shaping_rules(x); }
     if let Some(x) = args.providers { builder.add_providers(x); }
@@ -3975,6 +4143,13 @@ impl<'a> Snapshot<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Listener>>>>(Snapshot::VT_LISTENERS, None)}
   }
+  #[inline]
+  pub fn tls_rules(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TlsRule<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TlsRule>>>>(Snapshot::VT_TLS_RULES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Snapshot<'_> {
@@ -4000,6 +4175,7 @@ impl ::flatbuffers::Verifiable for Snapshot<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Provider>>>>("providers", Self::VT_PROVIDERS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShapingRule>>>>("shaping_rules", Self::VT_SHAPING_RULES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Listener>>>>("listeners", Self::VT_LISTENERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TlsRule>>>>("tls_rules", Self::VT_TLS_RULES, false)?
      .finish();
     Ok(())
   }
@@ -4022,6 +4198,7 @@ pub struct SnapshotArgs<'a> {
     pub providers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Provider<'a>>>>>,
     pub shaping_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShapingRule<'a>>>>>,
     pub listeners: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Listener<'a>>>>>,
+    pub tls_rules: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TlsRule<'a>>>>>,
 }
 impl<'a> Default for SnapshotArgs<'a> {
   #[inline]
@@ -4044,6 +4221,7 @@ impl<'a> Default for SnapshotArgs<'a> {
       providers: None,
       shaping_rules: None,
       listeners: None,
+      tls_rules: None,
     }
   }
 }
@@ -4122,6 +4300,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_LISTENERS, listeners);
   }
   #[inline]
+  pub fn add_tls_rules(&mut self, tls_rules: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<TlsRule<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Snapshot::VT_TLS_RULES, tls_rules);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SnapshotBuilder {
@@ -4156,6 +4338,7 @@ impl ::core::fmt::Debug for Snapshot<'_> {
       ds.field("providers", &self.providers());
       ds.field("shaping_rules", &self.shaping_rules());
       ds.field("listeners", &self.listeners());
+      ds.field("tls_rules", &self.tls_rules());
       ds.finish()
   }
 }

@@ -10,6 +10,7 @@ use crate::policy::{RetryPolicy, RoutingRule};
 use crate::region::Signpost;
 use crate::selector::Selector;
 use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
+use crate::tls::{TlsLevel, TlsRule, TlsVersion};
 use crate::wire::{decode_advance, encode_advance, encode_manifest};
 
 fn tenant(id: u32, weight: u32) -> Tenant {
@@ -225,6 +226,15 @@ fn regional(tenants: u32) -> SnapshotContent {
         .collect();
     content.routing_rules =
         (1..=tenants).map(|id| RoutingRule { name: format!("r{id}"), selector: of(id), pool: PoolId(1) }).collect();
+    content.tls_rules = (1..=tenants)
+        .map(|id| TlsRule {
+            name: format!("r{id}"),
+            selector: of(id),
+            level: TlsLevel::Required,
+            minimum_version: TlsVersion::V1_2,
+            hosts: Vec::new(),
+        })
+        .collect();
     content.pools.push(EgressPool {
         id: PoolId(2),
         name: "own".into(),
@@ -249,6 +259,7 @@ fn a_host_reads_of_its_region_and_of_none_and_of_no_other() {
         assert!(snapshot.credentials.values().all(|credential| is_served(credential.tenant)));
         assert_eq!((snapshot.credentials.len(), snapshot.suspensions.len()), (expected.len(), expected.len()));
         assert_eq!((snapshot.policies.retry.len(), snapshot.policies.routing.len()), (expected.len(), expected.len()));
+        assert_eq!(snapshot.tls.all.len(), expected.len());
         assert_eq!(snapshot.pools.contains_key(&PoolId(2)), served.contains(&1));
         assert_eq!((snapshot.signposts.len(), snapshot.regions.len()), (200, 2));
     }
@@ -321,6 +332,7 @@ proptest! {
             now.domains.retain(|domain| domain.tenant != TenantId(id) || !removes);
             now.suspensions.retain(|held| held.target != SuspensionTarget::Tenant(TenantId(id)) || !removes);
             now.retry_policies.retain(|policy| policy.selector.tenant != Some(TenantId(id)) || !removes);
+            now.tls_rules.retain(|rule| rule.selector.tenant != Some(TenantId(id)) || !removes);
             now.routing_rules.retain(|rule| rule.selector.tenant != Some(TenantId(id)) || !removes);
             if !removes {
                 let region = Some(RegionId(id % 3)).filter(|region| region.0 != 0);

@@ -173,6 +173,7 @@ fn kind_to_wire(kind: ChunkKind) -> wire::ChunkKind {
         ChunkKind::Providers => wire::ChunkKind::Providers,
         ChunkKind::ShapingRules => wire::ChunkKind::ShapingRules,
         ChunkKind::Listeners => wire::ChunkKind::Listeners,
+        ChunkKind::TlsRules => wire::ChunkKind::TlsRules,
     }
 }
 

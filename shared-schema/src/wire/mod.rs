@@ -15,6 +15,7 @@ mod manifest;
 mod policy;
 mod shaping;
 mod snapshot;
+mod tls;
 
 use std::net::IpAddr;
 

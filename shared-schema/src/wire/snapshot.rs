@@ -7,6 +7,7 @@ use super::policy::{
     class_from_wire, class_to_wire, put_retry_policy, put_routing_rule, read_retry_policy, read_routing_rule,
 };
 use super::shaping::{put_provider, put_shaping_rule, read_provider, read_shaping_rule};
+use super::tls::{put_tls_rule, read_tls_rule};
 use super::{FORMAT, WireError, check_frame, put_address, read_address, verifier};
 use crate::access::{Network, Scopes};
 use crate::allocation::{Carrier, HostName, HostNeeds};
@@ -54,6 +55,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
     let shaping_rules =
         (!content.shaping_rules.is_empty()).then(|| put_list(to, &content.shaping_rules, put_shaping_rule));
     let listeners = (!content.listeners.is_empty()).then(|| put_list(to, &content.listeners, put_listener));
+    let tls_rules = (!content.tls_rules.is_empty()).then(|| put_list(to, &content.tls_rules, put_tls_rule));
     let args = wire::SnapshotArgs {
         format: format_of(content),
         revision: content.revision.0,
@@ -73,6 +75,7 @@ pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
         providers,
         shaping_rules,
         listeners,
+        tls_rules,
     };
     let root = wire::Snapshot::create(to, &args);
     wire::finish_snapshot_buffer(to, root);
@@ -106,6 +109,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SnapshotContent, WireError> {
         providers: root.providers().into_iter().flatten().map(read_provider).collect(),
         shaping_rules: root.shaping_rules().into_iter().flatten().map(read_shaping_rule).collect::<Result<_, _>>()?,
         listeners: root.listeners().into_iter().flatten().map(read_listener).collect::<Result<_, _>>()?,
+        tls_rules: root.tls_rules().into_iter().flatten().map(read_tls_rule).collect::<Result<_, _>>()?,
     })
 }
 
@@ -117,8 +121,8 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let is_shaped = !content.providers.is_empty() || !content.shaping_rules.is_empty();
     let has_platform = content.domains.iter().any(|domain| domain.is_platform);
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
-    let is_listening = !content.listeners.is_empty();
-    let is_latest = is_listening || has_policies || is_shaped || has_platform || quarantines;
+    let has_rules_of_late = !content.listeners.is_empty() || !content.tls_rules.is_empty();
+    let is_latest = has_rules_of_late || has_policies || is_shaped || has_platform || quarantines;
     if is_latest || content.pools.iter().any(is_picky) {
         FORMAT_LATEST
     } else if content.credentials.iter().any(is_narrow) {
@@ -457,6 +461,7 @@ mod tests {
     use crate::selector::Selector;
     use crate::shaping::{Provider, Rate, ShapingMatch, ShapingRule};
     use crate::snapshot::TrafficClass;
+    use crate::tls::{TlsLevel, TlsRule, TlsVersion};
 
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
@@ -743,7 +748,7 @@ mod tests {
             selector,
             pool: PoolId(pool),
         });
-        let policies = (vec(retry_policy(), 0..4), vec(rule, 0..4));
+        let policies = (vec(retry_policy(), 0..4), vec(rule, 0..4), vec(tls_rule(), 0..4));
         let parts = (any::<u64>(), tenancy(), egress(), stops, places, policies, shaping());
         parts.prop_map(|(revision, tenancy, egress, stops, places, policies, shaping)| SnapshotContent {
             revision: Revision(revision),
@@ -762,6 +767,20 @@ mod tests {
             providers: shaping.0,
             shaping_rules: shaping.1,
             listeners: shaping.2,
+            tls_rules: policies.2,
+        })
+    }
+
+    fn tls_rule() -> impl Strategy<Value = TlsRule> {
+        let level = proptest::sample::select(&TlsLevel::ALL[..]);
+        let version = proptest::sample::select(&TlsVersion::ALL[..]);
+        let parts = (word(), selector(), level, version, vec(word(), 0..3));
+        parts.prop_map(|(name, selector, level, minimum_version, hosts)| TlsRule {
+            name,
+            selector,
+            level,
+            minimum_version,
+            hosts,
         })
     }
 

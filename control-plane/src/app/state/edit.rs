@@ -65,6 +65,7 @@ pub(super) fn edit(
     editor.kind(&document.providers, Editor::providers)?;
     editor.kind(&document.shaping_rules, Editor::shaping_rules)?;
     editor.kind(&document.listeners, Editor::listeners)?;
+    editor.kind(&document.tls_rules, Editor::tls_rules)?;
     if editor.faults.is_empty() { Ok(()) } else { Err(AppError::Faults { faults: editor.faults }) }
 }
 

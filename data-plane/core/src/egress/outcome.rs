@@ -152,8 +152,8 @@ fn classify_fault(phase: Phase, fault: Fault) -> (Verdict, Scope) {
 }
 
 /// Whether a failure of this phase is worth one more connection without TLS.
-pub(super) fn may_fall_back(policy: TlsPolicy, phase: Phase, reply: &Reply) -> bool {
-    phase == Phase::StartTls && !policy.demands_tls() && reply.code != 421
+pub(super) fn may_fall_back(policy: &TlsPolicy, phase: Phase, reply: &Reply) -> bool {
+    phase == Phase::StartTls && policy.is_opportunistic() && reply.code != 421
 }
 
 /// Why, as a stable snake_case word for events, metrics and the operator.

@@ -14,7 +14,8 @@
 //! - every [`Input::Transaction`] gives exactly one [`Output::Outcome`], in whatever state it comes;
 //! - [`Output::Close`] comes once; after it only transactions that came too late are answered;
 //! - once a target was ready no other is tried: what was learned is in the outcomes;
-//! - a host whose TLS fails is tried once more in plaintext, under the opportunistic policy only.
+//! - a host whose TLS fails is tried once more in plaintext, under the opportunistic policy only;
+//! - a session is ready only on a connection that meets its policy.
 //!
 //! Deliberately absent: sockets and handshakes (the pump's), the idle limit (the pump's, by [`Input::Quit`]), and the
 //! conversion of 8-bit bodies (`sign`'s, which looks at [`Capabilities`]).
@@ -27,7 +28,7 @@ use postrail_schema::limits::CONNECTION_MAILS_MAX;
 
 use super::outcome::{RecipientOutcome, Scope, TransactionOutcome, Verdict, classify, may_fall_back};
 use super::targets::Target;
-use super::tls_policy::TlsPolicy;
+use super::tls_policy::{TlsLevel, TlsPolicy, TlsVersion, start_tls, unmet};
 use crate::base::Instant;
 use crate::mail::{Domain, TlsFacts};
 use crate::smtp::Reply;
@@ -88,10 +89,12 @@ pub enum Input<'a> {
 pub enum Output {
     /// Drop the connection there is, if any, and connect.
     Connect(Target),
-    /// Start the handshake with `host` as the server's name; `verify`: fail unless the certificate is valid for it.
+    /// Start the handshake with `host` as the server's name, of no earlier version; `verify`: fail unless the certificate
+    /// is valid for the name.
     StartTls {
         host: Domain,
         verify: bool,
+        minimum_version: TlsVersion,
     },
     /// Write it, in order; may be joined with what follows, and is written before anything is read.
     Send(Bytes),
@@ -217,7 +220,9 @@ impl Session {
                 client::Output::Send(bytes) => return Some(Output::Send(bytes)),
                 client::Output::StartTls => {
                     let host = self.config.targets[self.target].host.clone();
-                    return Some(Output::StartTls { host, verify: self.config.tls.verifies() });
+                    let verify = self.config.tls.level == TlsLevel::Verified;
+                    let minimum_version = self.config.tls.minimum_version;
+                    return Some(Output::StartTls { host, verify, minimum_version });
                 }
                 client::Output::Ready if spent => client.handle(self.now, client::Input::Quit),
                 client::Output::Ready => return Some(Output::Ready(self.capabilities())),
@@ -258,7 +263,7 @@ impl Session {
             Input::Connected => {
                 let config = ClientConfig {
                     ehlo_name: self.config.ehlo_name.clone(),
-                    start_tls: self.config.tls.start_tls(self.tls_failed),
+                    start_tls: start_tls(&self.config.tls, self.tls_failed),
                     timeouts: self.config.timeouts,
                 };
                 self.stage = Stage::Connected(Box::new(Client::new(config, self.now)));
@@ -282,15 +287,15 @@ impl Session {
             Input::Bytes(bytes) => client::Input::Bytes(bytes),
             Input::Eof => client::Input::Eof,
             Input::Reset(how) => client::Input::Reset(how),
-            Input::TlsEstablished(facts) if self.config.tls.verifies() && !facts.verified => {
-                client::Input::TlsFailed("the certificate was not verified")
-            }
-            Input::TlsEstablished(facts) => {
-                if client.state() == client::State::Handshake {
-                    self.tls = Some(facts);
+            Input::TlsEstablished(facts) => match unmet(&self.config.tls, Some(&facts)) {
+                Some(why) => client::Input::TlsFailed(why),
+                None => {
+                    if client.state() == client::State::Handshake {
+                        self.tls = Some(facts);
+                    }
+                    client::Input::TlsEstablished
                 }
-                client::Input::TlsEstablished
-            }
+            },
             Input::TlsFailed(why) => client::Input::TlsFailed(why),
             Input::Timeout => client::Input::Timeout,
             Input::Transaction(transaction) => {
@@ -319,7 +324,7 @@ impl Session {
     }
 
     fn target_failed(&mut self, phase: Phase, reply: Reply) {
-        if !self.tls_failed && may_fall_back(self.config.tls, phase, &reply) {
+        if !self.tls_failed && may_fall_back(&self.config.tls, phase, &reply) {
             self.tls_failed = true;
             return self.connect();
         }

@@ -40,7 +40,8 @@ pub struct PathShape {
 /// Something that is counted, up to an allowance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ceiling {
-    pub rule: ShapingRuleId,
+    /// `None`: it shares a path's connections among its lanes.
+    pub rule: Option<ShapingRuleId>,
     pub counted: Counted,
     pub span: Span,
     pub allowance: Allowance,
@@ -184,7 +185,8 @@ impl Rules {
     /// Whether what holds for paths and mails is the same as under `former`.
     pub fn shapes_like(&self, former: &Self) -> bool {
         let (now, then) = (&self.snapshot, &former.snapshot);
-        self.shaping.is_of(&then.shaping) && now.sources == then.sources && now.pools == then.pools
+        let has_lanes = Arc::ptr_eq(&now.tls, &then.tls) || now.tls.is_empty() == then.tls.is_empty();
+        has_lanes && self.shaping.is_of(&then.shaping) && now.sources == then.sources && now.pools == then.pools
     }
 
     /// The rule of that id.
@@ -216,7 +218,7 @@ impl Rules {
         }
         let share = self.shards_of(source);
         let throttle = |rule: &ShapingRule, counted, span, interval: Duration| Ceiling {
-            rule: rule.id,
+            rule: Some(rule.id),
             counted,
             span,
             allowance: Allowance::Throttle(interval * share),
@@ -239,7 +241,7 @@ impl Rules {
             together = Some(together.map_or(limit, |least: usize| least.min(limit)));
             let allowance = Allowance::Limit(self.limit_share(source, limit));
             shape.ceilings.push(Ceiling {
-                rule: rule.id,
+                rule: Some(rule.id),
                 counted: Counted::Connections,
                 span: Span::Source,
                 allowance,
@@ -279,7 +281,7 @@ impl Rules {
         let ceiling = |rule: &ShapingRule| {
             let interval = rule.mail_rate?.interval() * self.shards_in(&rule.matches);
             let allowance = Allowance::Throttle(interval);
-            Some(Ceiling { rule: rule.id, counted: Counted::Mails, span: Span::Rule, allowance })
+            Some(Ceiling { rule: Some(rule.id), counted: Counted::Mails, span: Span::Rule, allowance })
         };
         found.filter(about).filter_map(ceiling).collect()
     }

@@ -29,7 +29,7 @@ pub type GateList = SmallVec<[u32; 2]>;
 /// What a gate counts.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct GateKey {
-    rule: ShapingRuleId,
+    rule: Option<ShapingRuleId>,
     counted: Counted,
     span: SpanName,
 }
@@ -37,7 +37,7 @@ struct GateKey {
 impl GateKey {
     fn of(ceiling: &Ceiling, path: &PathKey) -> Self {
         let span = match ceiling.span {
-            Span::Path => SpanName::Path(path.clone()),
+            Span::Path => SpanName::Path(path.trunk()),
             Span::Source => SpanName::Source(path.source),
             Span::Rule => SpanName::Rule,
         };
@@ -173,8 +173,8 @@ impl Gates {
         self.ids.get(&GateKey::of(ceiling, path)).copied()
     }
 
-    /// The rule that a gate is of.
-    pub fn rule(&self, gate: u32) -> ShapingRuleId {
+    /// The rule that a gate is of; `None`: it shares a path's connections among its lanes.
+    pub fn rule(&self, gate: u32) -> Option<ShapingRuleId> {
         self.slots[gate as usize].key.rule
     }
 
@@ -389,7 +389,7 @@ mod tests {
     }
 
     fn path(site: &str) -> PathKey {
-        PathKey { source: SourceId(1), site: SiteName(site.into()), port: 25 }
+        PathKey { source: SourceId(1), site: SiteName(site.into()), port: 25, tls: None }
     }
 
     fn ceiling(span: Span, allowance: Allowance) -> Ceiling {
@@ -397,7 +397,7 @@ mod tests {
             Allowance::Limit(_) => Counted::Connections,
             Allowance::Throttle(_) => Counted::Mails,
         };
-        Ceiling { rule: ShapingRuleId(1), counted, span, allowance }
+        Ceiling { rule: Some(ShapingRuleId(1)), counted, span, allowance }
     }
 
     fn waiter(path: u32) -> Waiter {

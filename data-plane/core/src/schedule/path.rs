@@ -1,5 +1,9 @@
 //! One egress path: a source and a site (and a port), with what is ready on it and what it may use.
 //!
+//! Mail that demands more than opportunistic TLS has a *lane* of its own for each demand: a path with the same source, site
+//! and port, whose connections meet that demand. What a path may use holds for the sum of its lanes (by gates); a lane that
+//! the receiver cannot meet backs off alone.
+//!
 //! States of a path: *open* (serves its queue), *backing off* (the site failed as a whole; nothing is tried before a
 //! time, then one connection probes), *blocked* (an operator suspended the source or the site). Beside that its gates may be
 //! closed: what is ready then waits where it is. Mail of a tenant, campaign, class or recipient domain whose own gates are
@@ -10,10 +14,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::ids::SourceId;
 use postrail_schema::policy::RetryDelays;
+use postrail_schema::tls::TlsPolicy;
 
 use super::{FairQueue, GateList, WaitReason, retry_delay};
 use crate::base::{Instant, Random};
@@ -32,6 +38,15 @@ pub struct PathKey {
     pub source: SourceId,
     pub site: SiteName,
     pub port: u16,
+    /// Its lane: what its mail demands of a connection; `None`: opportunistic TLS.
+    pub tls: Option<Arc<TlsPolicy>>,
+}
+
+impl PathKey {
+    /// What all lanes of one source and site have in common: the limits and rates of a path hold for their sum.
+    pub fn trunk(&self) -> Self {
+        Self { tls: None, ..self.clone() }
+    }
 }
 
 /// A path's state.

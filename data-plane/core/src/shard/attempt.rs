@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Aim, AttemptSlot, Group, GroupState, JobRef, Output, SessionState, Shard, Transact};
 use crate::base::Moment;
+use crate::egress::tls_policy::unmet;
 use crate::egress::{Capabilities, Phase, SessionEnd, TransactionOutcome, Verdict};
 use crate::mail::Job;
 
@@ -20,6 +21,10 @@ impl Shard {
         let slot = &mut self.sessions[session as usize];
         if slot.state == SessionState::Opening {
             self.paths[slot.path as usize].connection_ready();
+        }
+        if let Some(policy) = &self.paths[slot.path as usize].key.tls {
+            let weakness = unmet(policy, capabilities.tls.as_ref());
+            assert!(weakness.is_none(), "a session of a lane meets what its mail demands: {weakness:?}");
         }
         slot.capabilities = Some(capabilities);
         slot.is_ready = true;
@@ -164,10 +169,9 @@ impl Shard {
             return self.route(now, group);
         }
         if let Aim::Session(session) = aim
-            && slot.revision != self.revision()
-            && !self.rules.allows(self.mail_facts(&self.groups[group as usize]), self.source_of_session(session))
+            && !self.may_go_on(group, session, slot.revision != self.revision())
         {
-            // Its pool became another while the job was read.
+            // Its pool or what it demands became another while the job was read.
             self.end_attempt(attempt);
             self.groups[group as usize].state = GroupState::Moving;
             self.free_session(session, attempt);
@@ -199,6 +203,13 @@ impl Shard {
             }
             Aim::Lost => unreachable!("a lost attempt has gone back above"),
         }
+    }
+
+    /// Whether a group may be sent on a session that it was given; `is_later`: under another revision than the present one.
+    fn may_go_on(&self, group: u32, session: u32, is_later: bool) -> bool {
+        let key = &self.paths[self.sessions[session as usize].path as usize].key;
+        let is_allowed = !is_later || self.rules.allows(self.mail_facts(&self.groups[group as usize]), key.source);
+        is_allowed && self.is_in_lane(group, key)
     }
 
     /// A transaction has ended. After its last the session asks for the next by itself, or ends.

@@ -34,6 +34,7 @@ mod recover;
 mod route;
 mod settle;
 mod shaping;
+mod tls;
 mod view;
 mod window;
 
@@ -48,6 +49,7 @@ use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX, WAITIN
 use postrail_schema::policy::RetryDelays;
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{Snapshot, TrafficClass};
+use postrail_schema::tls::TlsPolicy;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -176,6 +178,8 @@ pub struct SessionPlan {
     pub hosts: Rc<MailHosts>,
     pub port: u16,
     pub mails_max: u32,
+    /// What a connection has to meet; the hosts are those that it allows.
+    pub tls: TlsPolicy,
 }
 
 /// One transaction to send on a session.

@@ -11,6 +11,7 @@ use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTI
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{SendingDomain, Snapshot};
 
+use super::tls::allowed_hosts;
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, Reports, SessionPlan, SessionSlot,
     SessionState, Shard, mail_facts,
@@ -173,7 +174,11 @@ impl Shard {
             return self.ask_for_hosts(group, domain);
         };
         let port = self.rules.snapshot().route_of(self.domains.slot(domain).name.as_str()).map_or(25, |r| r.port);
-        let path = self.path(now.instant, PathKey { source, site: hosts.site.clone(), port }, &hosts);
+        let tls = self.tls_policy(group, &hosts.site);
+        if tls.as_ref().is_some_and(|policy| allowed_hosts(policy, &hosts).is_none()) {
+            return self.fail_hosts(now, group, source, &hosts);
+        }
+        let path = self.path(now.instant, PathKey { source, site: hosts.site.clone(), port, tls }, &hosts);
         match self.paths[path as usize].stopped(now.instant) {
             Some(WaitReason::SiteBackoff) => {
                 let at = self.paths[path as usize].retry_at().unwrap_or(now.instant);
@@ -329,9 +334,15 @@ impl Shard {
             source: source.id,
             address: source.address,
             ehlo_name: source.ehlo_name.clone(),
-            hosts: place.hosts.clone(),
+            hosts: place
+                .key
+                .tls
+                .as_ref()
+                .and_then(|tls| allowed_hosts(tls, &place.hosts))
+                .unwrap_or(place.hosts.clone()),
             port: place.key.port,
             mails_max: place.shape.limits.mails_per_connection,
+            tls: place.key.tls.as_deref().cloned().unwrap_or_default(),
         };
         let slot = SessionSlot::opening(path, source.address);
         let session = self.sessions.insert(slot) as u32;
@@ -371,7 +382,8 @@ impl Shard {
     }
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {
-        let is_placed_alike = places_alike(self.rules.snapshot(), &snapshot);
+        let is_placed_alike =
+            places_alike(self.rules.snapshot(), &snapshot) && Arc::ptr_eq(&self.rules.snapshot().tls, &snapshot.tls);
         let rules = self.rules.under(snapshot);
         let former = std::mem::replace(&mut self.rules, rules);
         self.rules_changed(now, !self.rules.shapes_like(&former));
@@ -380,14 +392,15 @@ impl Shard {
         }
     }
 
-    /// What is ready to leave from a source that its pool does not have any more is placed anew.
+    /// What is ready to leave from a source that its pool does not have any more, or in a lane that is not its own any more,
+    /// is placed anew.
     fn place_ready(&mut self, now: Moment) {
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
             let place = &self.paths[path as usize];
             let is_astray = |group: &u32| {
                 let mail = self.mail_facts(&self.groups[*group as usize]);
-                !self.rules.allows(mail, place.key.source)
+                !self.rules.allows(mail, place.key.source) || !self.is_in_lane(*group, &place.key)
             };
             if place.iter_ready().any(is_astray) {
                 for group in self.paths[path as usize].drain_ready() {

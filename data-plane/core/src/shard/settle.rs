@@ -189,8 +189,13 @@ impl Shard {
             reply: reply.clone(),
             maybe_delivered: false,
         };
+        let lane = self.paths[path as usize].key.tls.clone().filter(|_| phase == Phase::StartTls);
         for group in groups {
             self.groups[group as usize].state = GroupState::Moving;
+            let mut outcome = outcome.clone();
+            if let Some(policy) = &lane {
+                self.blame(&mut outcome.reply, policy, group);
+            }
             let facts = AttemptFacts {
                 number: self.groups[group as usize].attempts.saturating_add(1),
                 source,
@@ -201,11 +206,11 @@ impl Shard {
                 ..AttemptFacts::default()
             };
             self.counters.attempts += 1;
-            self.settle_alike(now, group, outcome.clone(), &facts);
+            self.settle_alike(now, group, outcome, &facts);
         }
     }
 
-    fn settle_alike(&mut self, now: Moment, group: u32, outcome: RecipientOutcome, facts: &AttemptFacts) {
+    pub(super) fn settle_alike(&mut self, now: Moment, group: u32, outcome: RecipientOutcome, facts: &AttemptFacts) {
         let count = self.groups[group as usize].recipients.len();
         let facts = AttemptFacts { number: self.groups[group as usize].attempts.saturating_add(1), ..facts.clone() };
         self.settle_group(now, group, &facts, vec![outcome; count]);

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::{GroupState, JobRef, Shard};
 use crate::base::{Instant, Moment};
-use crate::rules::{Ceiling, Counted};
+use crate::rules::{Allowance, Ceiling, Counted, Span};
 use crate::schedule::{FairQueue, GateList, Lane, Path, WaitReason, Waiter};
 
 impl Shard {
@@ -33,15 +33,29 @@ impl Shard {
                 Counted::ConnectionStarts | Counted::Connections => connections.push(gate),
             }
         }
+        let connections_max = self.rules.connections(place.key.source, shape.limits.connections, now);
+        connections.extend(self.lanes_gate(now, path, connections_max));
         let place = &mut self.paths[path as usize];
-        place.connections_max = self.rules.connections(place.key.source, shape.limits.connections, now);
+        place.connections_max = connections_max;
         (place.shape, place.mail_gates, place.connection_gates) = (shape, mails, connections);
     }
 
     /// A path whose address has moved grows with time.
     pub(super) fn grow_path(&mut self, now: Instant, path: u32) {
         let place = &mut self.paths[path as usize];
-        place.connections_max = self.rules.connections(place.key.source, place.shape.limits.connections, now);
+        let connections_max = self.rules.connections(place.key.source, place.shape.limits.connections, now);
+        place.connections_max = connections_max;
+        self.lanes_gate(now, path, connections_max);
+    }
+
+    /// The gate of the connections that all lanes of a path have together, where there may be several lanes.
+    fn lanes_gate(&mut self, now: Instant, path: u32, connections_max: usize) -> Option<u32> {
+        if self.rules.snapshot().tls.is_empty() {
+            return None;
+        }
+        let allowance = Allowance::Limit(connections_max);
+        let ceiling = Ceiling { rule: None, counted: Counted::Connections, span: Span::Path, allowance };
+        Some(self.gates.gate(now, &ceiling, &self.paths[path as usize].key))
     }
 
     /// The same for every path. What is open is counted anew, and what was held back is looked at again.
@@ -296,7 +310,7 @@ impl Shard {
         let closed = own
             .chain(place.mail_gates.iter().chain(connecting).copied())
             .filter(|gate| self.gates.closed(&[*gate], now).is_some());
-        closed.map(|gate| self.gates.rule(gate)).collect()
+        closed.filter_map(|gate| self.gates.rule(gate)).collect()
     }
 
     /// Forgets gates that nobody needs.

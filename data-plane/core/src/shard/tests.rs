@@ -26,6 +26,7 @@ mod addresses;
 mod policies;
 mod quarantine;
 mod shaping;
+mod tls;
 mod window;
 
 struct World {
@@ -210,6 +211,10 @@ impl World {
     }
 
     fn ready_with(&mut self, session: u32, chunking: bool) {
+        self.ready_over(session, chunking, None);
+    }
+
+    fn ready_over(&mut self, session: u32, chunking: bool, tls: Option<crate::mail::TlsFacts>) {
         let capabilities = Capabilities {
             chunking,
             pipelining: true,
@@ -218,7 +223,7 @@ impl World {
             dsn: true,
             size: None,
             enhanced_status: true,
-            tls: None,
+            tls,
             host: Domain::parse("mx.example.test").unwrap(),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
             local: None,

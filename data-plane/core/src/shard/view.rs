@@ -46,6 +46,8 @@ pub struct PathView {
     pub held_by: Vec<String>,
     /// What it may use, and which rules say so.
     pub limits: Vec<LimitView>,
+    /// What the mail of this lane demands of a connection; `None`: opportunistic TLS.
+    pub tls: Option<String>,
 }
 
 /// One limit or throttle of a path.
@@ -70,6 +72,8 @@ pub struct DomainView {
     pub reasons: BTreeMap<&'static str, usize>,
     /// The shaping rules that hold recipients back, and how many.
     pub held_by: BTreeMap<String, usize>,
+    /// The TLS rules that demand something for recipients, and for how many.
+    pub tls_rules: BTreeMap<String, usize>,
     /// RFC 3339: the earliest next attempt.
     pub next_attempt: Option<String>,
 }
@@ -88,6 +92,8 @@ pub struct RecipientView {
     pub reason: &'static str,
     /// The shaping rules that hold it back.
     pub held_by: Vec<String>,
+    /// The TLS rules that demand something for it.
+    pub tls_rules: Vec<String>,
     pub attempts: u16,
     pub next_attempt: Option<String>,
 }
@@ -134,6 +140,7 @@ impl Shard {
                 recipients: 0,
                 reasons: BTreeMap::new(),
                 held_by: BTreeMap::new(),
+                tls_rules: BTreeMap::new(),
                 next_attempt: None,
             });
             row.recipients += group.recipients.len();
@@ -141,6 +148,9 @@ impl Shard {
             *row.reasons.entry(reason.name()).or_default() += group.recipients.len();
             for rule in held_by {
                 *row.held_by.entry(rule).or_default() += group.recipients.len();
+            }
+            for rule in self.tls_rules_of(group) {
+                *row.tls_rules.entry(rule).or_default() += group.recipients.len();
             }
             let next = next_attempt(now, group.state);
             row.next_attempt = match (row.next_attempt.take(), next) {
@@ -160,7 +170,7 @@ impl Shard {
         let source = self.rules.source(path.key.source);
         let closed = [&path.mail_gates, &path.connection_gates].map(|gates| self.gates.closed(gates, now.instant));
         let closed: Vec<u32> = closed.into_iter().flatten().filter(|_| path.ready_len() > 0).collect();
-        let held_by = self.rule_names(closed.iter().map(|gate| self.gates.rule(*gate)));
+        let held_by = self.rule_names(closed.iter().filter_map(|gate| self.gates.rule(*gate)));
         // At a limit of connections those that there are go on.
         let is_throttled = closed.iter().any(|gate| path.mail_gates.contains(gate) || path.connections() == 0);
         let stopped = path.stopped(now.instant).or_else(|| is_throttled.then_some(WaitReason::Throttled));
@@ -181,6 +191,7 @@ impl Shard {
             last_failure: path.last_failure().to_owned(),
             held_by,
             limits: self.limit_views(path),
+            tls: path.key.tls.as_ref().map(ToString::to_string),
         }
     }
 
@@ -198,7 +209,7 @@ impl Shard {
             own("mails_per_connection", mails, path.shape.mails_per_connection_by),
         ];
         for ceiling in &path.shape.ceilings {
-            let Some(rule) = rule(ceiling.rule) else { continue };
+            let Some(rule) = ceiling.rule.and_then(rule) else { continue };
             let (what, value) = match ceiling.counted {
                 Counted::Mails => ("mail_rate", rule.mail_rate.map(|rate| rate.to_string())),
                 Counted::ConnectionStarts => ("connection_rate", rule.connection_rate.map(|rate| rate.to_string())),
@@ -237,11 +248,13 @@ impl Shard {
         for id in self.groups_in(job) {
             let group = &self.groups[id as usize];
             let (reason, held_by) = self.reason_of(now, id);
+            let tls_rules = self.tls_rules_of(group);
             recipients.extend(group.recipients.iter().map(|index| RecipientView {
                 index: index.0,
                 domain: self.domains.slot(group.domain).name.to_string(),
                 reason: reason.name(),
                 held_by: held_by.clone(),
+                tls_rules: tls_rules.clone(),
                 attempts: group.attempts,
                 next_attempt: next_attempt(now, group.state),
             }));

@@ -1,4 +1,4 @@
-//! The options of what operators decide about mail: `retry-policy`, `routing-rule`, and `explain`, which shows it.
+//! The options of what operators decide about mail: `retry-policy`, `routing-rule`, `tls-rule`, and `explain`, which shows it.
 
 use clap::{Args as ClapArgs, Subcommand};
 
@@ -66,6 +66,50 @@ pub(crate) struct RoutingRuleValue {
     /// The pool that carries it
     #[arg(long)]
     pub(crate) pool: String,
+}
+
+const TLS_EXAMPLES: &str = "\
+Examples:
+  postrail tls-rule add all --level required
+  postrail tls-rule add bank --to bank.example --level verified --host .bank.example --minimum-version 1.3
+  postrail tls-rule add codes --tenant shop --class transactional --level verified
+  postrail tls-rule add old --to old.example --level opportunistic
+  postrail explain --from shop.example --to bank.example
+
+Mail whose rules the receiver cannot meet waits and says so (`postrail trace`); it is never sent
+weaker. Of the rules about a mail those hold that no narrower rule overrules (one that names all
+that they name, and more); of several the strictest, setting by setting. So `old` above is an
+exception to `all`, and none to `codes`. Without rules: TLS where the receiver offers it.";
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = TLS_EXAMPLES)]
+pub(crate) enum TlsRuleCommand {
+    /// Demand something of connections: `postrail tls-rule add bank --to bank.example --level verified`
+    Add(TlsRuleValue),
+    /// Replace a rule; what is not said is as if it were new: `postrail tls-rule set bank --to bank.example --level required`
+    Set(TlsRuleValue),
+    /// Rules, their mail and what they demand: `postrail tls-rule list`
+    List,
+    /// One rule: `postrail tls-rule show bank`
+    Show { name: String },
+    /// Remove a rule; wider ones hold again: `postrail tls-rule remove bank`
+    Remove { name: String },
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct TlsRuleValue {
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) mail: MatchOptions,
+    /// opportunistic, required (any certificate) or verified (a known authority, valid for the MX host)
+    #[arg(long)]
+    pub(crate) level: String,
+    /// 1.2 or 1.3
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) minimum_version: Option<String>,
+    /// An MX host that may be used, or a suffix that begins with a dot (repeatable); with --level verified
+    #[arg(long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
 }
 
 const EXPLAIN_EXAMPLES: &str = "\

@@ -15,7 +15,7 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "settings",
     "operators",
     "regions",
@@ -31,6 +31,7 @@ const KINDS: [&str; 15] = [
     "providers",
     "shaping_rules",
     "listeners",
+    "tls_rules",
 ];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use postrail_schema::ids::{PoolId, SendingDomainId, TenantId};
 use postrail_schema::policy::{RetryPolicy, RoutingRule};
+use postrail_schema::tls::TlsRule;
 
 use super::{Editor, Wanted};
 use crate::app::AppError;
-use crate::app::policies::{Lookup, retry_policy, routing_rule};
-use crate::plan::{Record, RetryPolicyEntry, RoutingRuleEntry};
+use crate::app::policies::{Lookup, retry_policy, routing_rule, tls_rule};
+use crate::plan::{Record, RetryPolicyEntry, RoutingRuleEntry, TlsRuleEntry};
 
 /// Who has a name, as the document says by now.
 struct Tables {
@@ -50,6 +51,19 @@ impl Editor<'_> {
         let found = self.by_name(entries, routing_rule);
         for (at, entry) in found.into_iter().enumerate() {
             let Some(rule) = self.in_place::<RoutingRule, _>(at, entry) else { continue };
+            let pointer = wanted.place(at, "name");
+            if self.once(&mut wanted, pointer, rule.name.clone()) {
+                wanted.want(rule);
+            }
+        }
+        self.settle(wanted)
+    }
+
+    pub(super) fn tls_rules(&mut self, entries: &[TlsRuleEntry]) -> Result<(), AppError> {
+        let mut wanted = Wanted::<TlsRule>::new();
+        let found = self.by_name(entries, tls_rule);
+        for (at, entry) in found.into_iter().enumerate() {
+            let Some(rule) = self.in_place::<TlsRule, _>(at, entry) else { continue };
             let pointer = wanted.place(at, "name");
             if self.once(&mut wanted, pointer, rule.name.clone()) {
                 wanted.want(rule);

@@ -11,9 +11,9 @@ fn target(host: &str, last: u8) -> Target {
     Target { host: Domain::parse(host).unwrap(), address: SocketAddr::from(([192, 0, 2, last], 25)) }
 }
 
-fn session(tls: TlsPolicy) -> Session {
+fn session(level: TlsLevel) -> Session {
     let mut config = PathConfig::new("me.example", vec![target("mx1.example", 1), target("mx2.example", 2)]);
-    config.tls = tls;
+    config.tls = TlsPolicy { level, ..TlsPolicy::default() };
     config.mails_max = 2;
     Session::new(config, Instant::ZERO)
 }
@@ -38,7 +38,7 @@ fn drain(session: &mut Session) -> String {
     while let Some(output) = session.poll() {
         seen.push(match output {
             Output::Connect(target) => format!("(connect {} {})", target.host, target.address.ip()),
-            Output::StartTls { host, verify } => format!("(tls {host}{})", if verify { " verify" } else { "" }),
+            Output::StartTls { host, verify, .. } => format!("(tls {host}{})", if verify { " verify" } else { "" }),
             Output::Send(bytes) => String::from_utf8_lossy(&bytes).replace("\r\n", "|"),
             Output::Ready(capabilities) => {
                 format!("(ready {}{})", capabilities.host, if capabilities.tls.is_some() { " tls" } else { "" })
@@ -97,7 +97,7 @@ const GROUP: &str = "MAIL FROM:<>|RCPT TO:<x@y.example>|DATA|";
 #[test]
 fn a_session_ends_in_order_after_its_last_mail() {
     script(
-        &mut session(TlsPolicy::Opportunistic),
+        &mut session(TlsLevel::Opportunistic),
         &[
             FIRST,
             ("connected", ""),
@@ -127,7 +127,7 @@ fn targets_are_walked_until_one_is_ready() {
         &[FIRST, ("connected", ""), GREETED, ("451 no|", "QUIT| (connect mx2.example 192.0.2.2)")],
         &[FIRST, ("connected", ""), GREETED, ("timeout", SECOND)],
     ] {
-        let mut session = session(TlsPolicy::Opportunistic);
+        let mut session = session(TlsLevel::Opportunistic);
         script(&mut session, steps);
         script(&mut session, &[("connected", ""), GREETED, ("250 mx|", "(ready mx2.example)")]);
     }
@@ -143,7 +143,7 @@ fn a_session_without_a_usable_target_tells_the_failure_that_came_farthest() {
         ),
         (&[FIRST, ("connected", ""), ("421 no|", SECOND)], "(failed site greeting 421 mx1.example)"),
     ] {
-        let mut session = session(TlsPolicy::Opportunistic);
+        let mut session = session(TlsLevel::Opportunistic);
         script(&mut session, steps);
         script(&mut session, &[("refused", wanted), ("mail", "(Transient session session_not_ready; over)")]);
         assert_eq!((session.state(), session.deadline()), ("over", None));
@@ -165,20 +165,20 @@ fn a_host_whose_tls_fails_is_tried_once_in_plaintext() {
         &[("220 go|", "(tls mx1.example)"), ("timeout", first_again)],
         &[("eof", first_again)],
     ] {
-        let mut session = session(TlsPolicy::Opportunistic);
+        let mut session = session(TlsLevel::Opportunistic);
         script(&mut session, &[FIRST, ("connected", ""), GREETED, OFFERED]);
         script(&mut session, failure);
         script(&mut session, &[("connected", ""), GREETED, ("250-mx|250 STARTTLS|", "(ready mx1.example)")]);
     }
-    let mut session = session(TlsPolicy::Opportunistic);
+    let mut session = session(TlsLevel::Opportunistic);
     script(&mut session, &[FIRST, ("connected", ""), GREETED, OFFERED, ("421 no|", SECOND)]);
     script(&mut session, &[("connected", ""), GREETED, OFFERED, ("220 go|", "(tls mx2.example)")]);
 }
 
 #[test]
 fn a_demanded_tls_is_never_given_up() {
-    for tls in [TlsPolicy::Required, TlsPolicy::RequiredVerified] {
-        let verify = if tls.verifies() { " verify" } else { "" };
+    for tls in [TlsLevel::Required, TlsLevel::Verified] {
+        let verify = if tls == TlsLevel::Verified { " verify" } else { "" };
         let start = format!("(tls mx1.example{verify})");
         let quit = format!("QUIT| {SECOND}");
         for failure in [
@@ -198,7 +198,7 @@ fn a_demanded_tls_is_never_given_up() {
 #[test]
 fn a_certificate_that_was_not_verified_is_refused_where_it_must_be() {
     for (what, wanted) in [("tls", SECOND), ("verified", "EHLO me.example|")] {
-        let mut session = session(TlsPolicy::RequiredVerified);
+        let mut session = session(TlsLevel::Verified);
         script(&mut session, &[FIRST, ("connected", ""), GREETED, OFFERED, ("220 go|", "(tls mx1.example verify)")]);
         script(&mut session, &[(what, wanted)]);
     }
@@ -212,7 +212,7 @@ fn a_session_that_was_ready_tries_no_other_target() {
         ("timeout", "(Transient session timeout; over) (done)"),
         ("junk|", "(Transient host protocol_error; over) (done)"),
     ] {
-        let mut session = session(TlsPolicy::Opportunistic);
+        let mut session = session(TlsLevel::Opportunistic);
         script(&mut session, &[FIRST, ("connected", ""), GREETED, ("250 mx|", "(ready mx1.example)")]);
         script(&mut session, &[("mail", "MAIL FROM:<>|"), (what, wanted)]);
     }
@@ -220,7 +220,7 @@ fn a_session_that_was_ready_tries_no_other_target() {
 
 #[test]
 fn quit_and_early_transactions_are_answered_while_connecting() {
-    let mut session = session(TlsPolicy::Opportunistic);
+    let mut session = session(TlsLevel::Opportunistic);
     assert_eq!(session.deadline(), Some(Instant::ZERO + Timeouts::DEFAULT.connect));
     script(&mut session, &[FIRST, ("mail", "(Transient session session_not_ready)"), ("quit", "(done)")]);
 }
@@ -240,7 +240,7 @@ proptest! {
             0..60,
         ),
         tls in proptest::sample::select(vec![
-            TlsPolicy::Opportunistic, TlsPolicy::Required, TlsPolicy::RequiredVerified,
+            TlsLevel::Opportunistic, TlsLevel::Required, TlsLevel::Verified,
         ]),
     ) {
         let mut session = session(tls);
@@ -255,9 +255,9 @@ proptest! {
                     Output::Connect(_) => secured = false,
                     Output::StartTls { .. } => secured = true,
                     Output::Send(bytes) => {
-                        prop_assert!(secured || !tls.demands_tls() || !bytes.starts_with(b"MAIL"), "plaintext");
+                        prop_assert!(secured || (tls == TlsLevel::Opportunistic) || !bytes.starts_with(b"MAIL"), "plaintext");
                     }
-                    Output::Ready(capabilities) => prop_assert!(!tls.demands_tls() || capabilities.tls.is_some()),
+                    Output::Ready(capabilities) => prop_assert!((tls == TlsLevel::Opportunistic) || capabilities.tls.is_some()),
                 }
             }
         }

@@ -102,7 +102,7 @@ fn shape(rules: &[(&str, &str)], source: u32, site: &[&str]) -> PathShape {
 
 /// Rules of the ceilings on a path.
 fn ceilings(shape: &PathShape) -> Vec<(u32, Counted, Span)> {
-    shape.ceilings.iter().map(|ceiling| (ceiling.rule.0, ceiling.counted, ceiling.span)).collect()
+    shape.ceilings.iter().map(|ceiling| (ceiling.rule.unwrap().0, ceiling.counted, ceiling.span)).collect()
 }
 
 fn mail_of(tenant: u32, class: TrafficClass, recipient_domain: &str) -> MailFacts<'_> {
@@ -145,7 +145,7 @@ fn of_rules_of_which_none_is_closer_the_strictest_holds_whatever_their_order() {
         let named = |id: ShapingRuleId| rules[id.0 as usize - 1].0;
         assert_eq!((shape.limits.connections, shape.connections_by.map(named)), (4, Some("source=1")));
         assert_eq!(shape.ceilings.len(), 1);
-        assert_eq!(named(shape.ceilings[0].rule), "site=.other.example");
+        assert_eq!(named(shape.ceilings[0].rule.unwrap()), "site=.other.example");
         assert_eq!(shape.ceilings[0].allowance, Allowance::Throttle(Duration::from_secs(60)));
     }
 }
@@ -200,7 +200,7 @@ fn every_rule_about_a_mail_holds_beside_the_others() {
         let shape = rules.shape(SourceId(1), &hosts);
         assert_eq!(shape.ceilings.len(), 0, "none of them is about paths");
         let found = rules.mail_ceilings(mail, campaign, SourceId(1), &hosts, &shape);
-        found.iter().map(|ceiling| ceiling.rule.0).collect::<Vec<_>>()
+        found.iter().map(|ceiling| ceiling.rule.unwrap().0).collect::<Vec<_>>()
     };
     let class = TrafficClass::Marketing;
     let mail = (mail_of(1, class, "gmail.com"), "news");
