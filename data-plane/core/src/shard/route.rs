@@ -386,10 +386,7 @@ impl Shard {
             places_alike(self.rules.snapshot(), &snapshot) && Arc::ptr_eq(&self.rules.snapshot().tls, &snapshot.tls);
         let rules = self.rules.under(snapshot);
         let former = std::mem::replace(&mut self.rules, rules);
-        self.rules_changed(now, !self.rules.shapes_like(&former));
-        if !is_placed_alike {
-            self.place_ready(now);
-        }
+        self.rules_changed(now, !self.rules.shapes_like(&former), !is_placed_alike);
     }
 
     /// What is ready to leave from a source that its pool does not have any more, or in a lane that is not its own any more,
@@ -418,7 +415,7 @@ impl Shard {
         let is_other = before.addresses.keys().ne(held.addresses.keys());
         self.rules = self.rules.clone().with_held(Some(held));
         if is_other {
-            return self.rules_changed(now, false);
+            return self.rules_changed(now, false, false);
         }
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {
@@ -432,11 +429,15 @@ impl Shard {
         self.sessions.iter().filter(|(_, session)| session.address == address).count()
     }
 
-    /// `is_shaped_anew`: what holds for paths may have changed.
-    fn rules_changed(&mut self, now: Moment, is_shaped_anew: bool) {
+    /// `is_shaped_anew`: what holds for paths may have changed. `is_placed_anew`: so may where ready mail leaves from, which
+    /// comes before anything of it begins.
+    fn rules_changed(&mut self, now: Moment, is_shaped_anew: bool, is_placed_anew: bool) {
         self.reserves.retain(|tenant| self.rules.reserve(tenant) > 0);
         if is_shaped_anew {
             self.shape_paths(now);
+        }
+        if is_placed_anew {
+            self.place_ready(now);
         }
         let paths: Vec<u32> = self.paths.iter().map(|(path, _)| path as u32).collect();
         for path in paths {

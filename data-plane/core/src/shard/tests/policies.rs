@@ -132,3 +132,41 @@ fn mail_that_no_pool_carries_waits_until_one_does() {
     world.resolve();
     assert_eq!(world.opened().len(), 1);
 }
+
+#[test]
+fn mail_that_a_change_lets_go_and_places_anew_goes_from_its_new_place() {
+    let mut world = World::new(&["192.0.2.9", "192.0.2.10"], 0, 1);
+    let place = |content: &mut SnapshotContent, source| {
+        content.pools[0].members = vec![PoolMember { source: SourceId(source), weight: 1 }];
+    };
+    world.publish(|content| {
+        place(content, 1);
+        let rate = "1/h".parse().ok();
+        content.shaping_rules = vec![postrail_schema::shaping::ShapingRule {
+            id: postrail_schema::ids::ShapingRuleId(1),
+            name: "slow".to_owned(),
+            matches: Default::default(),
+            connections: None,
+            mails_per_connection: None,
+            mail_rate: rate,
+            connection_rate: None,
+        }];
+    });
+    world.pass(Duration::from_secs(100));
+    world.accept(&["a@one.test"]);
+    let (session, transact) = world.reach_transaction();
+    world.outcome(session, &transact, DELIVERED, 250);
+    world.ready(session);
+    world.accept(&["b@one.test"]);
+    assert!(world.transact().is_none(), "the hour is not over, and a session rests");
+    world.publish(|content| {
+        content.shaping_rules.clear();
+        place(content, 2);
+    });
+    assert!(world.transact().is_none(), "nothing leaves from the former address");
+    let plan = world.take(|output| match output {
+        Output::Open { plan, .. } => Some(plan.source),
+        _ => None,
+    });
+    assert_eq!(plan, Some(SourceId(2)));
+}
