@@ -131,7 +131,7 @@ fn a_change_of_configuration_touches_one_chunk_and_reaches_every_data_plane() {
         .arg(binary());
     command.arg("--folder").arg(place.join("")).arg("--json").arg(&json);
     let (status, text) = try_run(&mut command);
-    assert!(status.success() && text.contains("one chunk and the manifest"), "{text}");
+    assert!(status.success() && text.contains("one chunk, the manifest and the way to it"), "{text}");
     let figures = std::fs::read(&json).expect("written");
     let figures: Value = serde_json::from_slice(&figures).expect("JSON");
     assert_eq!((number(&figures, "domains"), number(&figures["reached_ms"], "samples")), (200, 40), "{figures}");
