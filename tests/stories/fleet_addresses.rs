@@ -288,6 +288,7 @@ fn a_drain_moves_addresses_without_losing_mail() {
     // What it accepts now waits for an address.
     let (_, shown) = world.host(&["show", "host-2"]);
     assert!(shown.contains("no other host may have it (host-1 is draining)"), "{shown}");
+    assert!(shown.contains("listens on:") && shown.contains("smtp"), "{shown}");
     let (done, text) = world.host(&["resume", "host-1"]);
     assert!(done, "{text}");
     world.until_each_has_one();

@@ -37,9 +37,9 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         HostCommand::List => list(api),
         HostCommand::Show { name } => {
             let mut host = api.get(&["hosts", &name], &[])?;
-            let mut listening = api.list(&["listening"], &[])?;
-            let ports = listening["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
-            host["listening"] = ports.into_iter().filter(|port| port["host"] == *name).collect();
+            let listening = api.list(&["listening"], &[])?;
+            host["listening"] =
+                listening.as_array().into_iter().flatten().filter(|port| port["host"] == *name).cloned().collect();
             print(api, &host)
         }
         HostCommand::Drain { name, wait: None } => {
