@@ -20,6 +20,7 @@ use postrail_schema::ids::ShardId;
 use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
+use postrail_schema::tls::TlsVersion;
 
 use crate::admin::{self, AdminAccess};
 use crate::dns::{Dns, system_servers};
@@ -202,7 +203,7 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             hostname: config.hostname.as_str().into(),
             shards,
             master_keys: Arc::new(config.master_keys.clone()),
-            acceptor: Some(Acceptor::new(identity.server_config()?)),
+            acceptor: Some(Acceptor::new(identity.server_config(TlsVersion::default())?)),
             identity: Some(Arc::new(identity)),
             listening: ListeningHost { name: config.host_name.clone(), region: config.region.clone(), options },
             ports: Arc::default(),

@@ -96,23 +96,15 @@ impl ServerIdentity {
         Self::load(&path, &path)
     }
 
-    /// The configuration of a listener, with session tickets (keys change every six hours, in memory only).
+    /// The configuration of a listener, with session tickets (keys change every six hours, in memory only). What is older
+    /// than `minimum` is refused.
     ///
     /// # Errors
     /// The key does not belong to the certificate, or is of a kind that is not supported.
-    pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        self.server_config_of(false)
-    }
-
-    /// As [`Self::server_config`]; `only_tls13` refuses what is older.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn server_config_of(&self, only_tls13: bool) -> Result<Arc<ServerConfig>, TlsError> {
-        let versions = if only_tls13 { &[&TLS13][..] } else { rustls::DEFAULT_VERSIONS };
+    pub fn server_config(&self, minimum: TlsVersion) -> Result<Arc<ServerConfig>, TlsError> {
         let build = || {
             let mut config = ServerConfig::builder_with_provider(provider())
-                .with_protocol_versions(versions)?
+                .with_protocol_versions(since(minimum))?
                 .with_no_client_auth()
                 .with_single_cert(self.chain.clone(), self.key.clone_key())?;
             config.ticketer = aws_lc_rs::Ticketer::new()?;
@@ -147,6 +139,15 @@ struct Versions {
     latest: TlsConnector,
 }
 
+/// The versions from `minimum` on.
+fn since(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match minimum {
+        TlsVersion::V1_2 => &VERSIONS,
+        TlsVersion::V1_3 => &VERSIONS[..1],
+    }
+}
+
 impl Versions {
     fn new(
         make: impl Fn(&[&'static SupportedProtocolVersion]) -> Result<ClientConfig, TlsError>,
@@ -156,7 +157,7 @@ impl Versions {
             config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_MAX);
             Ok(TlsConnector::from(Arc::new(config)))
         };
-        Ok(Self { any: connector(&[&TLS13, &TLS12])?, latest: connector(&[&TLS13])? })
+        Ok(Self { any: connector(since(TlsVersion::V1_2))?, latest: connector(since(TlsVersion::V1_3))? })
     }
 
     fn since(&self, version: TlsVersion) -> &TlsConnector {
@@ -191,10 +192,10 @@ impl Connector {
             Ok(builder.with_custom_certificate_verifier(anyone.clone()).with_no_client_auth())
         })?;
         let roots = Arc::new(roots_of(file));
-        let verified = Versions::new(|versions| {
-            Ok(builder(versions)?.with_root_certificates(roots.clone()).with_no_client_auth())
+        let verified = (!roots.is_empty()).then(|| {
+            Versions::new(|versions| Ok(builder(versions)?.with_root_certificates(roots.clone()).with_no_client_auth()))
         });
-        Ok(Self { unverified, verified: if roots.is_empty() { None } else { Some(verified?) } })
+        Ok(Self { unverified, verified: verified.transpose()? })
     }
 }
 
@@ -642,7 +643,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let other = ServerIdentity::self_signed(&folder.0, &Domain::parse("[192.0.2.1]").unwrap()).unwrap();
         let mixed = ServerIdentity { chain: first.chain, key: other.key };
-        assert!(matches!(mixed.server_config(), Err(TlsError::Unusable(_))));
+        assert!(matches!(mixed.server_config(TlsVersion::V1_2), Err(TlsError::Unusable(_))));
     }
 
     #[test]
@@ -683,7 +684,7 @@ mod tests {
 
         fn acceptor(&self, host: &str) -> Acceptor {
             let identity = ServerIdentity::self_signed(&self.0, &Domain::parse(host).unwrap()).unwrap();
-            Acceptor::new(identity.server_config().unwrap())
+            Acceptor::new(identity.server_config(TlsVersion::V1_2).unwrap())
         }
 
         /// Without roots.

@@ -16,6 +16,7 @@ use crate::limits::{
     HTTP_IDLE, INTAKE_IDLE, LISTENER_CONNECTIONS_MAX, LISTENER_IDLE_S_MAX, LISTENER_IDLE_S_MIN,
     LISTENER_MESSAGE_BYTES_MIN, MESSAGE_BYTES_MAX, REST_BODY_BYTES_MAX,
 };
+use crate::tls::TlsVersion;
 
 /// A port that accepts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,9 +31,9 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<RegionId>,
     pub tls: ListenerTls,
-    /// TLS 1.2 is refused.
+    /// What is older is refused.
     #[serde(default)]
-    pub only_tls13: bool,
+    pub minimum_version: TlsVersion,
     /// Files of the host by this name; `None`: the host's own certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
@@ -139,7 +140,7 @@ impl Listener {
             hosts: Vec::new(),
             region: None,
             tls: protocol.default_tls(),
-            only_tls13: false,
+            minimum_version: TlsVersion::default(),
             certificate: None,
             networks: Vec::new(),
             limits: ListenerLimits::default(),
@@ -183,7 +184,7 @@ impl Listener {
             let detail = "smtps begins with TLS, so it is required; for STARTTLS take smtp";
             return Some(("/tls", detail.to_owned()));
         }
-        if self.tls == ListenerTls::Off && (self.certificate.is_some() || self.only_tls13) {
+        if self.tls == ListenerTls::Off && (self.certificate.is_some() || !self.minimum_version.is_default()) {
             let detail = "without TLS a certificate and a version mean nothing: leave them out, or offer TLS";
             return Some(("/tls", detail.to_owned()));
         }
@@ -222,7 +223,7 @@ mod tests {
             (listener(ListenerProtocol::Smtp, "0.0.0.0:0"), "/address"),
             (listener(ListenerProtocol::Smtp, "224.0.0.1:25"), "/address"),
             (Listener { tls: ListenerTls::Offered, ..listener(ListenerProtocol::Smtps, "[::]:465") }, "/tls"),
-            (Listener { tls: ListenerTls::Off, only_tls13: true, ..smtp() }, "/tls"),
+            (Listener { tls: ListenerTls::Off, minimum_version: TlsVersion::V1_3, ..smtp() }, "/tls"),
             (Listener { limits, ..smtp() }, "/idle_s"),
         ];
         for (listener, field) in cases {

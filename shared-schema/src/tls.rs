@@ -89,6 +89,11 @@ impl TlsVersion {
             Self::V1_3 => "1.3",
         }
     }
+
+    /// Whether nothing beyond what is always demanded is.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl TlsPolicy {
@@ -120,7 +125,7 @@ impl TlsPolicy {
 impl fmt::Display for TlsPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} TLS", self.level.name())?;
-        if self.minimum_version > TlsVersion::default() {
+        if !self.minimum_version.is_default() {
             write!(f, " {}", self.minimum_version.name())?;
         }
         for (at, list) in self.hosts.iter().enumerate() {

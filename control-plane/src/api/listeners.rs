@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use postrail_schema::access::Network;
 use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
+use postrail_schema::tls::TlsVersion;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -37,7 +38,8 @@ pub(crate) struct ListenerValue {
     tls: Option<ListenerTls>,
     /// The oldest version of TLS: `1.2`, by default, or `1.3`.
     #[serde(default)]
-    tls_version_min: Option<String>,
+    #[schema(value_type = String, required = false)]
+    minimum_version: TlsVersion,
     /// The host's files `certificates/NAME.pem` and `certificates/NAME.key` in its data folder; none: the host's own.
     #[serde(default)]
     certificate: Option<String>,
@@ -105,7 +107,7 @@ pub(crate) async fn replace(
         hosts: body.hosts,
         region: body.region,
         tls: body.tls,
-        tls_version_min: body.tls_version_min,
+        minimum_version: body.minimum_version,
         certificate: body.certificate,
         networks: body.networks,
         connections: body.connections,

@@ -98,11 +98,6 @@ pub(super) fn listener(entry: &ListenerEntry, region: impl Fn(&str) -> Option<Re
             Some(region(name).ok_or_else(|| AppError::invalid("/region", format!("region {name} does not exist")))?)
         }
     };
-    let only_tls13 = match entry.tls_version_min.as_deref() {
-        None | Some("1.2") => false,
-        Some("1.3") => true,
-        Some(_) => return Err(AppError::invalid("/tls_version_min", "it is 1.2 or 1.3")),
-    };
     if entry.certificate.as_ref().is_some_and(|name| !is_certificate_name(name)) {
         let detail =
             "a certificate's name has 1 to 63 of a-z, 0-9, - and ., and begins and ends with a letter or digit";
@@ -115,7 +110,7 @@ pub(super) fn listener(entry: &ListenerEntry, region: impl Fn(&str) -> Option<Re
         hosts,
         region,
         tls: entry.tls.unwrap_or(entry.protocol.default_tls()),
-        only_tls13,
+        minimum_version: entry.minimum_version,
         certificate: entry.certificate.clone(),
         networks: checked_networks(&entry.networks)?,
         limits: ListenerLimits {

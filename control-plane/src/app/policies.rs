@@ -4,7 +4,7 @@ use postrail_schema::ids::{PoolId, SendingDomainId, TenantId};
 use postrail_schema::limits::{EXPIRY_S_MAX, EXPIRY_S_MIN, RETRY_DELAY_S_MAX, RETRY_FACTOR_PERCENT_MAX};
 use postrail_schema::policy::{RetryDelays, RetryPolicy, RoutingRule};
 use postrail_schema::selector::Selector;
-use postrail_schema::tls::{TlsLevel, TlsRule, TlsVersion};
+use postrail_schema::tls::{TlsLevel, TlsRule};
 
 use super::shaping::checked_hosts;
 use super::{App, AppError, Precondition, names};
@@ -183,7 +183,7 @@ pub(super) fn tls_rule(entry: &TlsRuleEntry, known: &dyn Lookup) -> Result<TlsRu
         let detail = "who answers is known by a certificate alone: hosts need the level verified";
         return Err(AppError::invalid("/hosts", detail));
     }
-    if level == TlsLevel::Opportunistic && minimum_version > TlsVersion::default() {
+    if level == TlsLevel::Opportunistic && !minimum_version.is_default() {
         let detail = "opportunistic TLS gives way to plaintext, so a version demands nothing: say the level required or verified";
         return Err(AppError::invalid("/minimum_version", detail));
     }

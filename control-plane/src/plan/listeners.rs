@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use postrail_schema::access::Network;
 use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::tls::TlsVersion;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,8 +33,9 @@ pub(crate) struct ListenerEntry {
     #[schema(value_type = Option<String>)]
     pub tls: Option<ListenerTls>,
     /// The oldest version of TLS: `1.2`, by default, or `1.3`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls_version_min: Option<String>,
+    #[serde(default, skip_serializing_if = "TlsVersion::is_default")]
+    #[schema(value_type = String, required = false)]
+    pub minimum_version: TlsVersion,
     /// The host's files `certificates/NAME.pem` and `certificates/NAME.key` in its data folder; none: the host's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
@@ -74,7 +76,7 @@ impl ListenerEntry {
             hosts: listener.hosts.iter().map(ToString::to_string).collect(),
             region: region.map(|region| region.name.clone()),
             tls: Some(listener.tls),
-            tls_version_min: listener.only_tls13.then(|| "1.3".to_owned()),
+            minimum_version: listener.minimum_version,
             certificate: listener.certificate.clone(),
             networks: listener.networks.clone(),
             connections: limits.connections,

@@ -32,16 +32,12 @@ pub(crate) struct TlsRuleEntry {
     #[schema(value_type = String)]
     pub level: TlsLevel,
     /// `1.2` or `1.3`; `1.2` by default.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "TlsVersion::is_default")]
     #[schema(value_type = String, required = false)]
     pub minimum_version: TlsVersion,
     /// MX hosts that may be used: names, or suffixes that begin with a dot; any by default. Only with `verified`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-}
-
-fn is_default(version: &TlsVersion) -> bool {
-    *version == TlsVersion::default()
 }
 
 impl DocumentEntry for TlsRuleEntry {

@@ -229,18 +229,18 @@ impl<P: Platform> Keeper<P> {
         if listener.tls == ListenerTls::Off {
             return Ok(None);
         }
-        if listener.certificate.is_none() && !listener.only_tls13 {
+        if listener.certificate.is_none() && listener.minimum_version.is_default() {
             return Ok(node.acceptor.clone());
         }
-        let (name, only_tls13) = (listener.certificate.clone(), listener.only_tls13);
+        let (name, minimum) = (listener.certificate.clone(), listener.minimum_version);
         let (own, folder) = (node.identity.clone(), node.data.join(CERTIFICATES));
         let made = self.runtime.platform().run_blocking(move || {
             let config = match (name, own) {
                 (Some(name), _) => {
                     let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-                    ServerIdentity::load(&chain, &key)?.server_config_of(only_tls13)?
+                    ServerIdentity::load(&chain, &key)?.server_config(minimum)?
                 }
-                (None, Some(own)) => own.server_config_of(only_tls13)?,
+                (None, Some(own)) => own.server_config(minimum)?,
                 (None, None) => return Ok(None),
             };
             Ok::<_, TlsError>(Some(Acceptor::new(config)))

@@ -49,7 +49,7 @@ fn listener_body(listener: &ListenerValue, name: Option<&str>) -> Value {
         ("hosts", json!(listener.hosts)),
         ("region", json!(listener.region)),
         ("tls", json!(listener.tls)),
-        ("tls_version_min", json!(listener.tls_version_min)),
+        ("minimum_version", json!(listener.minimum_version)),
         ("certificate", json!(listener.certificate)),
         ("networks", json!(listener.networks)),
         ("connections", json!(listener.connections)),

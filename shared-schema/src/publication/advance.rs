@@ -6,7 +6,8 @@
 //!
 //! Invariants worth naming: an advance leads from one manifest to one other, each known by the hash of its bytes in the
 //! store, so that who stands elsewhere reads the next one whole; it leads to that very manifest. Regions have no place in
-//! it: where they change there is no way from the former manifest. Deliberately absent: ways over several revisions.
+//! it: where they change there is no way from the former manifest. What belongs to a
+//! region is named and not carried. Deliberately absent: ways over several revisions.
 
 use std::sync::Arc;
 
@@ -36,7 +37,8 @@ pub struct Advance {
     pub to: ManifestHash,
     /// What places have from now on, ascending; `None`: nothing.
     pub places: Vec<(ChunkPlace, Option<(ChunkHash, u32)>)>,
-    /// The bytes of these chunks, one behind the other; empty where they are too many.
+    /// The bytes of these chunks, one behind the other; empty where they are too many, or where one is a region's: every
+    /// host is told this, and what belongs to a region is fetched by its hosts alone.
     pub bytes: Vec<u8>,
 }
 
@@ -60,7 +62,8 @@ impl Advance {
         let found = advance.names().map(|name| chunks.iter().find(|chunk| chunk.name == name));
         let found: Option<Vec<_>> = found.collect();
         let octets: usize = advance.names().map(|name| name.length as usize).sum();
-        if let Some(found) = found.filter(|_| octets <= ADVANCE_BYTES_MAX) {
+        let is_for_all = advance.names().all(|name| name.place.region.is_none());
+        if let Some(found) = found.filter(|_| is_for_all && octets <= ADVANCE_BYTES_MAX) {
             advance.bytes = found.iter().flat_map(|chunk| chunk.bytes.iter().copied()).collect();
         }
         advance

@@ -351,8 +351,11 @@ proptest! {
             }
             let missing = assembly.missing(&next);
             let chunks = advance.chunks();
-            prop_assert!(assembly.manifest().revision == Revision(0) || missing == chunks.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-            let chunks = if assembly.manifest().revision == Revision(0) { fetch(&assembly, &next, &bytes) } else { chunks };
+            let carries = advance.names().all(|name| name.place.region.is_none());
+            prop_assert!(carries || chunks.is_empty(), "what belongs to a region is not told to every host");
+            let is_first = assembly.manifest().revision == Revision(0);
+            prop_assert!(is_first || !carries || missing == chunks.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+            let chunks = if is_first || !carries { fetch(&assembly, &next, &bytes) } else { chunks };
             former = next.clone();
             assembly.apply(next, &chunks).unwrap();
             prop_assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(now.clone()).unwrap()));

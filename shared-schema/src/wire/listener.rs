@@ -10,6 +10,7 @@ use crate::allocation::HostName;
 use crate::generated::snapshot as wire;
 use crate::ids::RegionId;
 use crate::listener::{Listener, ListenerLimits, ListenerProtocol, ListenerTls};
+use crate::tls::TlsVersion;
 
 pub(super) fn put_listener<'b>(to: &mut FlatBufferBuilder<'b>, listener: &Listener) -> WIPOffset<wire::Listener<'b>> {
     let hosts: Vec<_> = listener.hosts.iter().map(|host| to.create_string(host.as_str())).collect();
@@ -22,7 +23,7 @@ pub(super) fn put_listener<'b>(to: &mut FlatBufferBuilder<'b>, listener: &Listen
         hosts: Some(to.create_vector(&hosts)),
         region: listener.region.map(|region| region.0),
         tls: listener.tls as u8,
-        only_tls13: listener.only_tls13,
+        only_tls13: listener.minimum_version == TlsVersion::V1_3,
         certificate: listener.certificate.as_ref().map(|name| to.create_string(name)),
         networks: Some(put_list(to, &listener.networks, put_network)),
         connections: limits.connections,
@@ -45,7 +46,7 @@ pub(super) fn read_listener(listener: wire::Listener<'_>) -> Result<Listener, Wi
         hosts: listener.hosts().into_iter().flatten().map(host).collect::<Result<_, _>>()?,
         region: listener.region().map(RegionId),
         tls: tls.ok_or_else(|| unknown("TLS of a listener", listener.tls()))?,
-        only_tls13: listener.only_tls13(),
+        minimum_version: if listener.only_tls13() { TlsVersion::V1_3 } else { TlsVersion::V1_2 },
         certificate: listener.certificate().map(str::to_owned),
         networks: listener.networks().into_iter().flatten().map(read_network).collect::<Result<_, _>>()?,
         limits: ListenerLimits {

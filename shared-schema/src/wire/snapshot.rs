@@ -663,21 +663,23 @@ mod tests {
             any::<[Option<u32>; 4]>().prop_map(|[connections, connections_per_client, message_bytes_max, idle_s]| {
                 ListenerLimits { connections, connections_per_client, message_bytes_max, idle_s }
             });
-        let of_tls = (tls, any::<bool>(), option::of(word()));
+        let of_tls = (tls, proptest::sample::select(&TlsVersion::ALL[..]), option::of(word()));
         let network = proptest::sample::select(&["192.0.2.0/24", "2001:db8::/32", "::/0"][..]);
         let network = network.prop_map(|text| text.parse().unwrap());
         (word(), protocol, place, of_tls, vec(network, 0..3), limits).prop_map(
-            |(name, protocol, (ip, port, hosts, region), (tls, only_tls13, certificate), networks, limits)| Listener {
-                name,
-                protocol,
-                address: SocketAddr::new(ip, port),
-                hosts: hosts.into_iter().map(|host| HostName::new(format!("h{host}")).unwrap()).collect(),
-                region: region.map(RegionId),
-                tls,
-                only_tls13,
-                certificate,
-                networks,
-                limits,
+            |(name, protocol, (ip, port, hosts, region), (tls, minimum_version, certificate), networks, limits)| {
+                Listener {
+                    name,
+                    protocol,
+                    address: SocketAddr::new(ip, port),
+                    hosts: hosts.into_iter().map(|host| HostName::new(format!("h{host}")).unwrap()).collect(),
+                    region: region.map(RegionId),
+                    tls,
+                    minimum_version,
+                    certificate,
+                    networks,
+                    limits,
+                }
             },
         )
     }
@@ -868,7 +870,7 @@ mod tests {
                 hosts: vec![HostName::new("mx1").unwrap()],
                 region: Some(RegionId(1)),
                 tls: ListenerTls::Required,
-                only_tls13: true,
+                minimum_version: TlsVersion::V1_3,
                 certificate: Some("mail.example".into()),
                 networks: vec!["192.0.2.0/24".parse().unwrap()],
                 limits: ListenerLimits { connections: Some(100), idle_s: Some(60), ..ListenerLimits::default() },

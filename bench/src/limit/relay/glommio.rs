@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use async_channel::{Receiver, Sender};
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
@@ -38,19 +38,21 @@ pub(super) fn serve(mut plan: Plan, executors: usize) -> Result<()> {
     let mut handles = Vec::new();
     for number in 0..executors {
         let addresses = addresses.clone();
-        let handle = executor(number).name("relay").spawn(move || async move { run(plan, addresses).await });
+        let serving = move || async move {
+            if let Err(error) = run(plan, addresses).await {
+                eprintln!("null relay: {error:#}");
+            }
+        };
+        let handle = executor(number).name("relay").spawn(serving);
         handles.push(handle.map_err(|error| anyhow!("the executor failed: {error}"))?);
         // The first chooses the port.
-        let Ok(address) = listening.recv_timeout(START_LIMIT) else { break };
-        plan.listen = address;
+        plan.listen = listening.recv_timeout(START_LIMIT).context("an executor does not listen")?;
     }
-    if handles.len() == executors {
-        super::announce(plan.listen);
-    }
+    super::announce(plan.listen);
     for handle in handles {
-        handle.join().map_err(|error| anyhow!("the executor failed: {error}"))??;
+        handle.join().map_err(|error| anyhow!("the executor failed: {error}"))?;
     }
-    Ok(())
+    bail!("the relay has ended")
 }
 
 async fn run(plan: Plan, addresses: mpsc::Sender<SocketAddr>) -> Result<()> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum as _;
 
 use super::cpu::{self, Cost};
 use super::{CONNECTIONS, MAIL_BYTES};
@@ -43,17 +44,6 @@ pub enum Ring {
     GlommioTwo,
     /// io_uring itself
     Uring,
-}
-
-impl Ring {
-    /// As `--relay` takes it.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Glommio => "glommio",
-            Self::GlommioTwo => "glommio-two",
-            Self::Uring => "uring",
-        }
-    }
 }
 
 /// Where a relay listens and delivers to.
@@ -152,8 +142,9 @@ struct Relay {
 
 impl Relay {
     fn start(ring: Ring, forward: SocketAddr, connections: usize) -> Result<Self> {
+        let ring = ring.to_possible_value().context("every ring has a name")?;
         let mut child = Command::new(std::env::current_exe().context("where is this program?")?)
-            .args(["limit", "--relay", ring.name()])
+            .args(["limit", "--relay", ring.get_name()])
             .args(["--forward", &forward.to_string(), "--connections", &connections.to_string()])
             .arg("--until-stdin-ends")
             .stdin(Stdio::piped())

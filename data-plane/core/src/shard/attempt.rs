@@ -217,9 +217,8 @@ impl Shard {
         let attempt = outcome.tag as u32;
         let slot = self.remove_attempt(attempt);
         assert_eq!(slot.aim, Aim::Session(session), "a transaction ends on its own session");
-        let together = self.sessions[session as usize].attempts.len();
+        self.learn_window(now.instant, session, slot.started, &outcome);
         self.leave_session(session, attempt);
-        self.learn_window(now.instant, session, slot.started, &outcome, together);
         let group = slot.group;
         self.groups[group as usize].state = GroupState::Moving;
         let mails = self.sessions[session as usize].mails;

@@ -175,7 +175,7 @@ impl Shard {
         };
         let port = self.rules.snapshot().route_of(self.domains.slot(domain).name.as_str()).map_or(25, |r| r.port);
         let tls = self.tls_policy(group, &hosts.site);
-        if tls.as_ref().is_some_and(|policy| allowed_hosts(policy, &hosts).is_none()) {
+        if tls.as_ref().is_some_and(|policy| allowed_hosts(policy, &hosts).hosts.is_empty()) {
             return self.fail_hosts(now, group, source, &hosts);
         }
         let path = self.path(now.instant, PathKey { source, site: hosts.site.clone(), port, tls }, &hosts);
@@ -330,19 +330,15 @@ impl Shard {
         place.connection_opened();
         self.gates.take(&place.connection_gates, now.instant);
         self.counters.connections += 1;
+        let tls = place.key.tls.as_deref().cloned().unwrap_or_default();
         let plan = SessionPlan {
             source: source.id,
             address: source.address,
             ehlo_name: source.ehlo_name.clone(),
-            hosts: place
-                .key
-                .tls
-                .as_ref()
-                .and_then(|tls| allowed_hosts(tls, &place.hosts))
-                .unwrap_or(place.hosts.clone()),
+            hosts: allowed_hosts(&tls, &place.hosts),
             port: place.key.port,
             mails_max: place.shape.limits.mails_per_connection,
-            tls: place.key.tls.as_deref().cloned().unwrap_or_default(),
+            tls,
         };
         let slot = SessionSlot::opening(path, source.address);
         let session = self.sessions.insert(slot) as u32;

@@ -13,7 +13,7 @@ use postrail_schema::tls::TlsPolicy;
 
 use super::{Group, Shard};
 use crate::base::Moment;
-use crate::dns::{MailHosts, SiteName};
+use crate::dns::{MailHost, MailHosts, SiteName};
 use crate::egress::{Fault, Phase, RecipientOutcome, Scope, Verdict};
 use crate::schedule::PathKey;
 use crate::smtp::reply::Reply;
@@ -65,12 +65,12 @@ impl Shard {
     }
 }
 
-/// The hosts of a site that a policy allows; `None`: there is none.
-pub(super) fn allowed_hosts(policy: &TlsPolicy, hosts: &Rc<MailHosts>) -> Option<Rc<MailHosts>> {
-    let allows = |name: &crate::mail::Domain| policy.allows_host(name.as_str());
-    if hosts.hosts.iter().all(|host| allows(&host.name)) {
-        return Some(Rc::clone(hosts));
+/// The hosts of a site that a policy allows: none of the others, even if that leaves none at all.
+pub(super) fn allowed_hosts(policy: &TlsPolicy, hosts: &Rc<MailHosts>) -> Rc<MailHosts> {
+    let allows = |host: &&MailHost| policy.allows_host(host.name.as_str());
+    if hosts.hosts.iter().all(|host| allows(&host)) {
+        return Rc::clone(hosts);
     }
-    let allowed: Vec<_> = hosts.hosts.iter().filter(|host| allows(&host.name)).cloned().collect();
-    (!allowed.is_empty()).then(|| Rc::new(MailHosts { hosts: allowed, ..(**hosts).clone() }))
+    let allowed = hosts.hosts.iter().filter(allows).cloned().collect();
+    Rc::new(MailHosts { hosts: allowed, ..(**hosts).clone() })
 }

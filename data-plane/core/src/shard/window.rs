@@ -7,11 +7,13 @@
 //!
 //! Only a backlog is sent like that: what is ready is divided among the connections of its path first.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use postrail_schema::limits::SESSION_TRANSACTIONS_MAX;
+use smallvec::SmallVec;
 
-use super::{SessionSlot, SessionState, Shard};
+use super::{Aim, GroupState, SessionSlot, SessionState, Shard};
 use crate::base::{Instant, Moment};
 use crate::egress::{TransactionOutcome, Verdict};
 
@@ -22,12 +24,12 @@ const DOUBT: Duration = Duration::from_secs(3_600);
 
 impl SessionSlot {
     /// A session that is being opened from `address`.
-    pub(super) fn opening(path: u32, address: std::net::IpAddr) -> Self {
+    pub(super) fn opening(path: u32, address: IpAddr) -> Self {
         Self {
             path,
             state: SessionState::Opening,
             capabilities: None,
-            attempts: Default::default(),
+            attempts: SmallVec::new(),
             is_ready: false,
             window: 1,
             mails: 0,
@@ -50,18 +52,11 @@ impl Shard {
         slot.window.min(left).min(share).max(1)
     }
 
-    /// Learns from the outcome of a transaction that was begun at `started`; `together`: so many were under way.
-    pub(super) fn learn_window(
-        &mut self,
-        now: Instant,
-        session: u32,
-        started: Instant,
-        outcome: &TransactionOutcome,
-        together: usize,
-    ) {
+    /// Learns from the outcome of a transaction that was begun at `started`, and has not left its session yet.
+    pub(super) fn learn_window(&mut self, now: Instant, session: u32, started: Instant, outcome: &TransactionOutcome) {
         let slot = &mut self.sessions[session as usize];
         let place = &mut self.paths[slot.path as usize];
-        if together > 1 && outcome.recipients.iter().any(|recipient| recipient.maybe_delivered) {
+        if slot.attempts.len() > 1 && outcome.recipients.iter().any(|recipient| recipient.maybe_delivered) {
             place.one_at_a_time_until = now + DOUBT;
         }
         let is_taken =
@@ -89,10 +84,10 @@ impl Shard {
     /// for it any more.
     pub(super) fn lose_attempts(&mut self, now: Moment, attempts: &[u32]) {
         for attempt in attempts {
-            self.attempts[*attempt as usize].aim = super::Aim::Lost;
+            self.attempts[*attempt as usize].aim = Aim::Lost;
             if !self.attempts[*attempt as usize].loading {
                 let attempt = self.end_attempt(*attempt);
-                self.groups[attempt.group as usize].state = super::GroupState::Moving;
+                self.groups[attempt.group as usize].state = GroupState::Moving;
                 self.route(now, attempt.group);
             }
         }

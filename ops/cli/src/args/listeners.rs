@@ -49,7 +49,7 @@ pub(crate) struct ListenerValue {
     pub(crate) tls: Option<String>,
     /// Oldest version of TLS: 1.2 or 1.3 [default: 1.2]
     #[arg(long, value_name = "VERSION")]
-    pub(crate) tls_version_min: Option<String>,
+    pub(crate) minimum_version: Option<String>,
     /// Files certificates/NAME.pem and .key in each host's data folder [default: the host's own]
     #[arg(long, value_name = "NAME")]
     pub(crate) certificate: Option<String>,

@@ -161,3 +161,19 @@ fn no_connection_is_made_to_a_host_that_a_rule_does_not_allow() {
     world.accept(&["b@one.test"]);
     assert_eq!(world.opened_levels().len(), 1);
 }
+
+#[test]
+fn of_the_hosts_of_a_site_only_those_that_a_policy_allows_are_connected_to_even_if_none_is_left() {
+    let host = |name: &str| MailHost { name: Domain::parse(name).unwrap(), preference: 10, addresses: Vec::new() };
+    let hosts = vec![host("a.one.test"), host("b.two.test")];
+    let expires = Instant::ZERO;
+    let site = Rc::new(MailHosts { site: SiteName("mx".into()), hosts, secure: false, expires });
+    for (pattern, wanted) in
+        [(".one.test", &["a.one.test"][..]), (".test", &["a.one.test", "b.two.test"]), ("x.test", &[])]
+    {
+        let policy =
+            TlsPolicy { level: TlsLevel::Verified, hosts: vec![vec![pattern.to_owned()]], ..TlsPolicy::default() };
+        let allowed = super::super::tls::allowed_hosts(&policy, &site);
+        assert_eq!(allowed.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), wanted);
+    }
+}

@@ -110,14 +110,14 @@ impl Client {
     /// Tells the outcome of the running transaction, and goes on with the next.
     pub(super) fn finish(&mut self, now: Instant, reset: bool) {
         self.refused = self.running.as_ref().is_some_and(Running::any_refused);
-        self.tell_outcome(self.quitting && self.ahead.is_empty() && self.waiting.is_empty());
-        while let Some(next) = self.ahead.pop_front() {
+        loop {
+            self.tell_outcome(self.quitting && self.ahead.is_empty() && self.waiting.is_empty());
+            let Some(next) = self.ahead.pop_front() else { break };
             let is_sent = next.has_pending();
             self.running = Some(next);
             if is_sent {
                 return self.enter(now, State::Rset);
             }
-            self.tell_outcome(self.quitting && self.ahead.is_empty() && self.waiting.is_empty());
         }
         if reset && !(self.quitting && self.waiting.is_empty()) {
             self.send(RSET);
