@@ -14,7 +14,7 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use super::resource::{Resource, shown};
+use super::resource::{Resource, shown, unless_default};
 use crate::plan::{Desired, ListenerEntry};
 
 /// A listener but for its name, which is in the path.
@@ -37,7 +37,7 @@ pub(crate) struct ListenerValue {
     #[schema(value_type = Option<String>)]
     tls: Option<ListenerTls>,
     /// The oldest version of TLS: `1.2`, by default, or `1.3`.
-    #[serde(default)]
+    #[serde(default, serialize_with = "unless_default")]
     #[schema(value_type = String, required = false)]
     minimum_version: TlsVersion,
     /// The host's files `certificates/NAME.pem` and `certificates/NAME.key` in its data folder; none: the host's own.

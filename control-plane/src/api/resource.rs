@@ -4,7 +4,7 @@
 //! Absent here: who may ask and what a body says, which are each resource's own.
 
 use axum::http::StatusCode;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Shared;
 use super::extract::Tagged;
@@ -25,6 +25,17 @@ pub(crate) trait Resource: Send + 'static {
     fn tagged(&self, desired: &Desired) -> Tagged<Self::View> {
         Tagged(entity_tag(&self.entry(desired)), self.view(desired))
     }
+}
+
+/// A value that was sent, for the difference to one that is stored: a default is stored as absence.
+///
+/// # Errors
+/// The serializer's.
+pub(crate) fn unless_default<T: Serialize + Default + PartialEq, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    if *value == T::default() { serializer.serialize_none() } else { value.serialize(serializer) }
 }
 
 /// The answer with what was looked for under `name`.

@@ -11,7 +11,7 @@ use super::Shared;
 use super::extract::{Body, IfMatch, Operator, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use super::resource::{Resource, shown};
+use super::resource::{Resource, shown, unless_default};
 use crate::plan::{Desired, SelectorEntry, TlsRuleEntry};
 
 /// A TLS rule but for its name, which is in the path.
@@ -24,7 +24,7 @@ pub(crate) struct TlsRuleValue {
     #[schema(value_type = String)]
     level: TlsLevel,
     /// `1.2` or `1.3`; `1.2` by default.
-    #[serde(default)]
+    #[serde(default, serialize_with = "unless_default")]
     #[schema(value_type = String, required = false)]
     minimum_version: TlsVersion,
     /// MX hosts that may be used: names, or suffixes that begin with a dot; any by default. Only with `verified`.

@@ -9,8 +9,11 @@ use postrail_schema::problem::{Problem, Severity};
 use serde_json::{Value, json};
 
 use super::credentials::checked_networks;
+use super::named::Named;
 use super::{App, AppError, Precondition, names};
 use crate::plan::ListenerEntry;
+
+const LISTENER: Named<Listener, ListenerEntry> = Named { what: "listener", entry: ListenerEntry::of };
 
 impl App {
     /// Makes a listener, or with `replace` changes the one of that name, if that holds.
@@ -19,34 +22,21 @@ impl App {
     /// The name is taken (or with `replace` does not exist), a value is malformed, or there are too many.
     pub(crate) fn put_listener(
         &self,
-        entry: &ListenerEntry,
+        new: &ListenerEntry,
         replace: Option<&Precondition>,
     ) -> Result<Listener, AppError> {
-        self.change(|draft| {
-            match (draft.desired.listeners.get(&entry.name), replace) {
-                (Some(listener), Some(when)) => when.check(&ListenerEntry::of(&draft.desired, listener))?,
-                (None, None) => {}
-                (Some(_), None) => return Err(AppError::conflict(format!("listener {} exists", entry.name))),
-                (None, Some(_)) => return Err(AppError::not_found("listener", &*entry.name)),
-            }
-            let listener = listener(entry, |name| draft.desired.region(name).map(|region| region.id))?;
-            draft.put(listener.clone())?;
-            if draft.desired.listeners.len() > LISTENERS_MAX {
+        LISTENER.put(self, &new.name, replace, |known| {
+            if replace.is_none() && known.listeners.len() >= LISTENERS_MAX {
                 return Err(AppError::conflict(format!("there are {LISTENERS_MAX} listeners already")));
             }
-            Ok(listener)
+            listener(new, |name| known.region(name).map(|region| region.id))
         })
     }
 
     /// # Errors
     /// It does not exist.
     pub(crate) fn delete_listener(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
-        self.change(|draft| {
-            let listener = draft.desired.listeners.get(name).ok_or_else(|| AppError::not_found("listener", name))?;
-            when.check(&ListenerEntry::of(&draft.desired, listener))?;
-            draft.delete::<Listener>(&name.to_owned());
-            Ok(())
-        })
+        LISTENER.delete(self, name, when)
     }
 
     /// What the hosts listen on, each address with its host; and hosts that do not say.

@@ -25,6 +25,7 @@ mod known_hosts;
 mod large;
 mod listeners;
 mod master;
+mod named;
 mod names;
 mod operators;
 mod policies;

@@ -6,6 +6,7 @@ use postrail_schema::policy::{RetryDelays, RetryPolicy, RoutingRule};
 use postrail_schema::selector::Selector;
 use postrail_schema::tls::{TlsLevel, TlsRule};
 
+use super::named::Named;
 use super::shaping::checked_hosts;
 use super::{App, AppError, Precondition, names};
 use crate::plan::{Desired, RetryPolicyEntry, RoutingRuleEntry, SelectorEntry, TlsRuleEntry};
@@ -32,6 +33,10 @@ impl Lookup for Desired {
     }
 }
 
+const RETRY_POLICY: Named<RetryPolicy, RetryPolicyEntry> = Named { what: "retry policy", entry: RetryPolicyEntry::of };
+const ROUTING_RULE: Named<RoutingRule, RoutingRuleEntry> = Named { what: "routing rule", entry: RoutingRuleEntry::of };
+const TLS_RULE: Named<TlsRule, TlsRuleEntry> = Named { what: "TLS rule", entry: TlsRuleEntry::of };
+
 impl App {
     /// Makes a retry policy, or with `replace` changes the one of that name, if that holds.
     ///
@@ -39,32 +44,16 @@ impl App {
     /// The name is taken (or with `replace` does not exist), or a value is malformed.
     pub(crate) fn put_retry_policy(
         &self,
-        entry: &RetryPolicyEntry,
+        new: &RetryPolicyEntry,
         replace: Option<&Precondition>,
     ) -> Result<RetryPolicy, AppError> {
-        self.change(|draft| {
-            match (draft.desired.retry_policies.get(&entry.name), replace) {
-                (Some(policy), Some(when)) => when.check(&RetryPolicyEntry::of(&draft.desired, policy))?,
-                (None, None) => {}
-                (Some(_), None) => return Err(AppError::conflict(format!("retry policy {} exists", entry.name))),
-                (None, Some(_)) => return Err(AppError::not_found("retry policy", &*entry.name)),
-            }
-            let policy = retry_policy(entry, &draft.desired)?;
-            draft.put(policy.clone())?;
-            Ok(policy)
-        })
+        RETRY_POLICY.put(self, &new.name, replace, |known| retry_policy(new, known))
     }
 
     /// # Errors
     /// It does not exist.
     pub(crate) fn delete_retry_policy(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
-        self.change(|draft| {
-            let found = draft.desired.retry_policies.get(name);
-            let policy = found.ok_or_else(|| AppError::not_found("retry policy", name))?;
-            when.check(&RetryPolicyEntry::of(&draft.desired, policy))?;
-            draft.delete::<RetryPolicy>(&name.to_owned());
-            Ok(())
-        })
+        RETRY_POLICY.delete(self, name, when)
     }
 
     /// Makes a routing rule, or with `replace` changes the one of that name, if that holds.
@@ -73,66 +62,30 @@ impl App {
     /// The name is taken (or with `replace` does not exist), or a value is malformed.
     pub(crate) fn put_routing_rule(
         &self,
-        entry: &RoutingRuleEntry,
+        new: &RoutingRuleEntry,
         replace: Option<&Precondition>,
     ) -> Result<RoutingRule, AppError> {
-        self.change(|draft| {
-            match (draft.desired.routing_rules.get(&entry.name), replace) {
-                (Some(rule), Some(when)) => when.check(&RoutingRuleEntry::of(&draft.desired, rule))?,
-                (None, None) => {}
-                (Some(_), None) => return Err(AppError::conflict(format!("routing rule {} exists", entry.name))),
-                (None, Some(_)) => return Err(AppError::not_found("routing rule", &*entry.name)),
-            }
-            let rule = routing_rule(entry, &draft.desired)?;
-            draft.put(rule.clone())?;
-            Ok(rule)
-        })
+        ROUTING_RULE.put(self, &new.name, replace, |known| routing_rule(new, known))
     }
 
     /// # Errors
     /// It does not exist.
     pub(crate) fn delete_routing_rule(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
-        self.change(|draft| {
-            let found = draft.desired.routing_rules.get(name);
-            let rule = found.ok_or_else(|| AppError::not_found("routing rule", name))?;
-            when.check(&RoutingRuleEntry::of(&draft.desired, rule))?;
-            draft.delete::<RoutingRule>(&name.to_owned());
-            Ok(())
-        })
+        ROUTING_RULE.delete(self, name, when)
     }
 
     /// Makes a TLS rule, or with `replace` changes the one of that name, if that holds.
     ///
     /// # Errors
     /// The name is taken (or with `replace` does not exist), or a value is malformed.
-    pub(crate) fn put_tls_rule(
-        &self,
-        entry: &TlsRuleEntry,
-        replace: Option<&Precondition>,
-    ) -> Result<TlsRule, AppError> {
-        self.change(|draft| {
-            match (draft.desired.tls_rules.get(&entry.name), replace) {
-                (Some(rule), Some(when)) => when.check(&TlsRuleEntry::of(&draft.desired, rule))?,
-                (None, None) => {}
-                (Some(_), None) => return Err(AppError::conflict(format!("TLS rule {} exists", entry.name))),
-                (None, Some(_)) => return Err(AppError::not_found("TLS rule", &*entry.name)),
-            }
-            let rule = tls_rule(entry, &draft.desired)?;
-            draft.put(rule.clone())?;
-            Ok(rule)
-        })
+    pub(crate) fn put_tls_rule(&self, new: &TlsRuleEntry, replace: Option<&Precondition>) -> Result<TlsRule, AppError> {
+        TLS_RULE.put(self, &new.name, replace, |known| tls_rule(new, known))
     }
 
     /// # Errors
     /// It does not exist.
     pub(crate) fn delete_tls_rule(&self, name: &str, when: &Precondition) -> Result<(), AppError> {
-        self.change(|draft| {
-            let found = draft.desired.tls_rules.get(name);
-            let rule = found.ok_or_else(|| AppError::not_found("TLS rule", name))?;
-            when.check(&TlsRuleEntry::of(&draft.desired, rule))?;
-            draft.delete::<TlsRule>(&name.to_owned());
-            Ok(())
-        })
+        TLS_RULE.delete(self, name, when)
     }
 }
 
