@@ -246,6 +246,16 @@ pub const EXPIRY_S_MAX: u32 = 30 * 24 * 3600;
 pub const EXPIRY_TRANSACTIONAL: Duration = Duration::from_secs(24 * 3600);
 /// Age at which other mail expires.
 pub const EXPIRY_DEFAULT: Duration = Duration::from_secs(3 * 24 * 3600);
+/// Jobs that one shard offers to another host at once; while it has no answer it offers no others.
+pub const TRANSFER_JOBS_MAX: usize = 64;
+/// Octets of content from which on no further job joins an offer; a larger job is offered alone.
+pub const TRANSFER_BYTES: usize = 1024 * 1024;
+/// Octets of one offer: the largest job, with what is said of its recipients.
+pub const TRANSFER_BYTES_MAX: usize = REST_BODY_BYTES_MAX + 8 * 1024 * 1024;
+/// Jobs that a shard looks at in one step, when it looks for what should be at another host.
+pub const TRANSFER_SCAN_JOBS: usize = 1_024;
+/// Shards of other hosts whose last offer a host remembers.
+pub const TRANSFER_GIVERS_MAX: usize = 4_096;
 /// Work that one shard may have handed to another and not heard of again.
 pub const MESH_IN_FLIGHT_MAX: usize = 1_024;
 

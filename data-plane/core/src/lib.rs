@@ -7,7 +7,8 @@
 //! intake -> spool -> schedule -> sign -> egress -> events
 //! ```
 //!
-//! Below the stages: `base <- mail <- smtp, http, dns, lease <- rules`. The stages do not import each other; [`shard`]
+//! Below the stages: `base <- mail <- smtp, http, dns, lease <- rules`; beside them [`transfer`], in which what waits goes to
+//! another host. The stages do not import each other; [`shard`]
 //! alone moves an id from one to the next.
 //!
 //! Every protocol machine has the same four functions: `handle(now, input)`, `poll() -> Option<Output>`,
@@ -29,3 +30,4 @@ pub mod shard;
 pub mod sign;
 pub mod smtp;
 pub mod spool;
+pub mod transfer;
