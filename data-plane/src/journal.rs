@@ -1,7 +1,8 @@
-//! The journal of one shard: every event, settlements among them, durable before anyone is told.
+//! The journal of one shard: every event, settlements among them, durable before anyone is told; and the notes of jobs
+//! on their way to other hosts.
 //!
-//! It serves two readers. The ledger pulls by [`Cursor`] and keeps its cursor in the transaction that stores the events.
-//! Recovery replays it, to learn what became of the jobs that the spool still holds.
+//! It serves two readers. The ledger pulls by [`Cursor`] and keeps its cursor in the transaction that stores the events;
+//! notes are not for it. Recovery replays both, to learn what became of the jobs that the spool still holds.
 //!
 //! So a segment may go when both are done with it: the ledger's cursor is in a later segment, and every spool segment
 //! that exists was begun later. A job's settlements can only be in journal segments that were there when its spool
@@ -10,8 +11,8 @@
 //! A long-lived job would thus hold the journal for days: where the journal grows too large, the spool copies its oldest
 //! jobs forward, with what has become of them.
 //!
-//! Invariants worth naming: a pull gives durable events only, each once for a cursor that follows the answers; nothing
-//! that is needed is dropped for room: intake refuses instead ([`Journal::refusal`]).
+//! Invariants worth naming: a pull gives durable events only, each once for a cursor that follows the answers; an
+//! answer without events whose cursor moved has passed notes; nothing that is needed is dropped for room: intake refuses instead ([`Journal::refusal`]).
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -21,8 +22,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use postrail_core::events;
-use postrail_core::spool::segment::FIRST_BATCH;
-use postrail_core::spool::{FRAME_TAG_EVENTS, Found, LogKind, Scanner};
+use postrail_core::spool::segment::{FIRST_BATCH, FRAME_VERSION, Frame};
+use postrail_core::spool::{FRAME_TAG_EVENTS, FRAME_TAG_NOTES, Found, LogKind, Scanner, note_frame};
+use postrail_core::transfer::Note;
 use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::ids::ShardId;
 use postrail_schema::limits::{JOURNAL_BYTES_MAX, JOURNAL_TAIL_BYTES_MAX, JOURNAL_WAITERS_MAX, LOG_RETRY_DELAY};
@@ -38,6 +40,13 @@ use crate::platform::Platform;
 pub struct Cursor {
     pub segment: u64,
     pub offset: u32,
+}
+
+/// What a replay hands out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    Event(EventBrief),
+    Note(Note),
 }
 
 /// Why a pull has no answer.
@@ -76,29 +85,29 @@ impl<P: Platform> Journal<P> {
         Ok(Self { log, tail })
     }
 
-    /// Appends events. They are durable when this answers well.
+    /// Appends events and notes, each in their order. They are durable when this answers well.
     ///
     /// # Errors
-    /// See [`AppendError`]. The same events may be appended again; the ones refused are not in the journal.
-    pub async fn append(&self, events: &[Event]) -> Result<(), AppendError> {
-        if events.is_empty() {
-            return Ok(());
-        }
+    /// See [`AppendError`]. The same may be appended again: what was refused is not in the journal.
+    pub async fn append(&self, events: &[Event], notes: &[Note]) -> Result<(), AppendError> {
+        let frame = |tag| move |payload| NewFrame { tag, payload };
         let payloads = events::encode(events).map_err(|error| AppendError::TooLarge { bytes: error.bytes })?;
-        let mut parts: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+        let events = payloads.into_iter().map(frame(FRAME_TAG_EVENTS));
+        let notes = note_frame::encode(notes).into_iter().map(frame(FRAME_TAG_NOTES));
+        let mut parts: Vec<Vec<NewFrame>> = Vec::new();
         let mut bytes = 0;
-        for payload in payloads {
-            let more = self.log.frame_bytes(&payload);
-            if bytes + more > self.log.append_bytes_max() {
+        for frame in events.chain(notes) {
+            let more = self.log.frame_bytes(&frame.payload);
+            if parts.is_empty() || bytes + more > self.log.append_bytes_max() {
                 parts.push(Vec::new());
                 bytes = 0;
             }
             bytes += more;
-            parts.last_mut().expect("begun with one part").push(payload);
+            parts.last_mut().expect("begun with one part").push(frame);
         }
         let mut parts = parts.into_iter();
-        let first = parts.next().unwrap_or_default();
-        self.log.append(frames(first)).await?;
+        let Some(first) = parts.next() else { return Ok(()) };
+        self.log.append(first).await?;
         for part in parts {
             self.append_rest(part).await;
         }
@@ -106,29 +115,25 @@ impl<P: Platform> Journal<P> {
     }
 
     /// What follows a part that is durable: refused it would be appended twice, so it is tried until it is durable too.
-    async fn append_rest(&self, payloads: Vec<Vec<u8>>) {
-        while let Err(error) = self.log.append(frames(payloads.clone())).await {
+    async fn append_rest(&self, frames: Vec<NewFrame>) {
+        while let Err(error) = self.log.append(frames.clone()).await {
             tracing::error!(%error, "events cannot be written; trying again");
             let platform = self.log.platform();
             platform.sleep_until(platform.now() + LOG_RETRY_DELAY).await;
         }
     }
 
-    /// Hands out every event that the journal held when it was opened, in order.
+    /// Hands out every event and note that the journal held when it was opened, in order.
     ///
     /// # Errors
     /// See [`ReplayError`]; damaged places are in the report, and passed over.
-    pub async fn replay(&self, mut f: impl FnMut(EventBrief)) -> Result<ReplayReport, ReplayError> {
+    pub async fn replay(&self, mut f: impl FnMut(Entry)) -> Result<ReplayReport, ReplayError> {
         let log = self.log.clone();
         let mut malformed = Vec::new();
         let replayed = self.log.replay(Order::OldestFirst, |frame| {
-            let events = Some(frame).filter(|frame| frame.tag == FRAME_TAG_EVENTS);
-            match events.map(|frame| events::decode_briefs(frame.payload)) {
-                Some(Ok(events)) => events.into_iter().for_each(&mut f),
-                _ => {
-                    log.mark_damaged(frame.location.segment);
-                    malformed.push(frame.location);
-                }
+            if !replay_frame(frame, &mut f) {
+                log.mark_damaged(frame.location.segment);
+                malformed.push(frame.location);
             }
         });
         let mut report = replayed.await?;
@@ -299,12 +304,16 @@ struct TailBatch {
     buffers: Vec<u8>,
 }
 
+/// What a batch takes besides its events: one of notes only has none.
+const TAIL_BATCH_BYTES: usize = size_of::<TailBatch>();
+
 impl Tail {
     fn push(&mut self, batch: DurableBatch) {
         let segment = batch.segment;
-        let mut buffers = Vec::with_capacity(batch.frames.iter().map(|frame| frame.payload.len() + 4).sum());
-        batch.frames.iter().for_each(|frame| put_buffer(&mut buffers, &frame.payload));
-        self.bytes += buffers.len();
+        let events = batch.frames.iter().filter(|frame| frame.tag == FRAME_TAG_EVENTS);
+        let mut buffers = Vec::with_capacity(events.clone().map(|frame| frame.payload.len() + 4).sum());
+        events.for_each(|frame| put_buffer(&mut buffers, &frame.payload));
+        self.bytes += TAIL_BATCH_BYTES + buffers.len();
         self.batches.push_back(TailBatch {
             at: Cursor { segment, offset: batch.offset },
             next: Cursor { segment, offset: batch.next },
@@ -312,7 +321,7 @@ impl Tail {
         });
         while self.bytes > JOURNAL_TAIL_BYTES_MAX {
             let Some(oldest) = self.batches.pop_front() else { break };
-            self.bytes -= oldest.buffers.len();
+            self.bytes -= TAIL_BATCH_BYTES + oldest.buffers.len();
         }
     }
 
@@ -328,8 +337,17 @@ impl Tail {
     }
 }
 
-fn frames(payloads: Vec<Vec<u8>>) -> Vec<NewFrame> {
-    payloads.into_iter().map(|payload| NewFrame { tag: FRAME_TAG_EVENTS, payload }).collect()
+/// Hands out what a frame holds; whether it could be understood.
+fn replay_frame(frame: &Frame<'_>, f: &mut impl FnMut(Entry)) -> bool {
+    match (frame.tag, frame.version) {
+        (FRAME_TAG_EVENTS, FRAME_VERSION) => {
+            events::decode_briefs(frame.payload).map(|events| events.into_iter().map(Entry::Event).for_each(f)).is_ok()
+        }
+        (FRAME_TAG_NOTES, FRAME_VERSION) => {
+            note_frame::decode(frame.payload).map(|notes| notes.into_iter().map(Entry::Note).for_each(f)).is_ok()
+        }
+        _ => false,
+    }
 }
 
 fn put_buffer(to: &mut Vec<u8>, buffer: &[u8]) {

@@ -69,7 +69,7 @@ pub enum ReadError {
 }
 
 /// A frame to append.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NewFrame {
     pub tag: u8,
     /// At most [`FRAME_PAYLOAD_MAX`] octets.

@@ -22,6 +22,8 @@ use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
+use postrail_core::transfer::Note;
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, Revision, ShardId, TenantId};
 use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX, SESSION_TRANSACTIONS_MAX};
 use postrail_schema::sealed::MasterKeys;
@@ -34,7 +36,7 @@ use crate::egress::{self, SessionCommand};
 use crate::feed::FeedStatus;
 use crate::intake::ports::Ports;
 use crate::intake::quota::Quotas;
-use crate::journal::Journal;
+use crate::journal::{Entry, Journal};
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
 use crate::sign::Signer;
@@ -384,8 +386,8 @@ impl<P: Platform> Runtime<P> {
         }
     }
 
-    /// Makes records durable in their order: reports first, then the events of all that has gathered, then the jobs
-    /// that are finished are released.
+    /// Makes records durable in their order: reports first, then the events and notes of all that has gathered, then the
+    /// jobs that are finished are released.
     async fn keep_records(self) {
         let _vital = Vital("recorder");
         while let Ok(first) = self.0.records.1.recv().await {
@@ -395,24 +397,19 @@ impl<P: Platform> Runtime<P> {
             while let Ok(next) = self.0.records.1.try_recv() {
                 records.push(next);
             }
-            let mut events = Vec::new();
-            let mut finished = Vec::new();
+            let (mut events, mut notes, mut finished) = (Vec::new(), Vec::new(), Vec::new());
             for record in records {
                 if let Some((at, request)) = record.report {
                     self.report(at, request).await;
                 }
                 events.extend(record.events);
+                notes.extend(record.notes);
                 finished.extend(record.finished);
             }
-            while !events.is_empty() {
-                match self.0.journal.append(&events).await {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::error!(%error, "events cannot be written; trying again");
-                        let until = self.0.platform.now() + RECORD_RETRY;
-                        self.0.platform.sleep_until(until).await;
-                    }
-                }
+            while let Err(error) = self.0.journal.append(&events, &notes).await {
+                tracing::error!(%error, "events cannot be written; trying again");
+                let until = self.0.platform.now() + RECORD_RETRY;
+                self.0.platform.sleep_until(until).await;
             }
             for (_, at) in finished {
                 self.0.spool.release(at);
@@ -422,6 +419,14 @@ impl<P: Platform> Runtime<P> {
             }
             self.0.recording.set(false);
         }
+    }
+
+    /// Ends when `notes`, and every record before them, are durable.
+    pub async fn note(&self, notes: Vec<Note>) {
+        let (sender, receiver) = async_channel::bounded(1);
+        self.0.fences.borrow_mut().push(sender);
+        let _ = self.0.records.0.try_send(Box::new(Record { notes, ..Record::default() }));
+        let _ = receiver.recv().await;
     }
 
     /// Writes summaries of closed segments; empties segments that hold little that is needed; and, when events fill their
@@ -479,9 +484,15 @@ impl<P: Platform> Runtime<P> {
     pub async fn recover(&self) -> Result<(), String> {
         let started = self.0.platform.now();
         let mut events = 0_u64;
-        let replayed = self.0.journal.replay(|event| {
-            events += 1;
-            self.0.heart.borrow_mut().handle(self.now(), Input::Replayed(event));
+        let replayed = self.0.journal.replay(|entry| {
+            let input = match entry {
+                Entry::Event(event) => {
+                    events += 1;
+                    Input::Replayed(event)
+                }
+                Entry::Note(note) => Input::ReplayedNote(note),
+            };
+            self.0.heart.borrow_mut().handle(self.now(), input);
         });
         replayed.await.map_err(|error| error.to_string())?;
         let recovered = self.0.spool.recover(|meta, at| {
@@ -537,11 +548,13 @@ impl<P: Platform> JobOwner for Runtime<P> {
         self.0.heart.borrow().carried_state(self.now(), message, recipients)
     }
 
+    // No note binds a job yet.
+    fn bound_to(&self, _message: MessageId) -> Option<HostName> {
+        None
+    }
+
     async fn recorded(&self) {
-        let (sender, receiver) = async_channel::bounded(1);
-        self.0.fences.borrow_mut().push(sender);
-        let _ = self.0.records.0.try_send(Box::default());
-        let _ = receiver.recv().await;
+        self.note(Vec::new()).await;
     }
 
     fn moved(&self, message: MessageId, _from: Location, to: Location) {

@@ -27,7 +27,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 use postrail_core::mail::Job;
-use postrail_core::spool::job_frame::{self, Encoded, Moved};
+use postrail_core::spool::job_frame::{self, Encoded, Origin};
 use postrail_core::spool::segment::{FRAME_VERSION, Frame};
 use postrail_core::spool::summary::SummaryDraft;
 use postrail_core::spool::{
@@ -177,11 +177,17 @@ impl<P: Platform> Spool<P> {
     /// # Errors
     /// See [`StoreError`].
     pub async fn store(&self, job: &Job) -> Result<Location, StoreError> {
-        let used_percent = self.index.used_percent.get();
-        if used_percent >= SPOOL_HIGH_WATER_PERCENT {
-            return Err(StoreError::DiskFull { used_percent });
-        }
-        self.append(job, None).await
+        self.check_room()?;
+        self.append(job, Origin::Submission).await
+    }
+
+    /// Stores a job that another host sent, with what had become of its recipients there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn store_taken(&self, meta: &JobMeta) -> Result<Location, StoreError> {
+        self.check_room()?;
+        self.append(&meta.job, Origin::Transfer(&meta.progress)).await
     }
 
     /// Stores a report of our own, also above the high-water mark: it comes before a settlement, and settlements are
@@ -190,7 +196,7 @@ impl<P: Platform> Spool<P> {
     /// # Errors
     /// See [`StoreError`].
     pub async fn store_report(&self, report: &Job) -> Result<Location, StoreError> {
-        self.append(report, None).await
+        self.append(report, Origin::Submission).await
     }
 
     /// Reads a whole job back, content included.
@@ -284,8 +290,13 @@ impl<P: Platform> Spool<P> {
         at
     }
 
-    async fn append(&self, job: &Job, moved: Option<&Moved>) -> Result<Location, StoreError> {
-        match job_frame::encode(job, moved)? {
+    fn check_room(&self) -> Result<(), StoreError> {
+        let used_percent = self.index.used_percent.get();
+        if used_percent < SPOOL_HIGH_WATER_PERCENT { Ok(()) } else { Err(StoreError::DiskFull { used_percent }) }
+    }
+
+    async fn append(&self, job: &Job, origin: Origin<'_>) -> Result<Location, StoreError> {
+        match job_frame::encode(job, origin)? {
             Encoded::Whole(payload) => self.append_head(payload).await,
             Encoded::Chunked { head, chunks } => {
                 let mut stored = Stored { log: &self.log, frames: Vec::with_capacity(chunks.len()) };

@@ -22,7 +22,7 @@ use postrail_core::schedule::ScheduledQueue;
 use postrail_core::sign::{dkim, render};
 use postrail_core::smtp::server::{Answer, Input, Output, Question, Session, SessionConfig};
 use postrail_core::smtp::{Reply, ReplyParser};
-use postrail_core::spool::job_frame::{self, Encoded};
+use postrail_core::spool::job_frame::{self, Encoded, Origin};
 use postrail_core::spool::segment::{BatchWriter, FIRST_BATCH, Identity, padded};
 use postrail_core::spool::{FRAME_TAG_JOB, Found, Scanner};
 use postrail_schema::event::{AttemptFacts, Event, EventKind};
@@ -146,6 +146,7 @@ fn job() -> Job {
         cost_center: String::new(),
         message_id_header: "<bench.1@bench.test>".into(),
         quarantined: false,
+        hop: 0,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![JobRecipient {
@@ -163,7 +164,7 @@ fn body() -> Bytes {
 }
 
 fn payload(job: &Job) -> Vec<u8> {
-    match job_frame::encode(job, None).expect("a small job") {
+    match job_frame::encode(job, Origin::Submission).expect("a small job") {
         Encoded::Whole(payload) => payload,
         Encoded::Chunked { chunks, .. } => chunks.concat(),
     }

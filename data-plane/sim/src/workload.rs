@@ -209,7 +209,7 @@ impl<'a> Field<'a> {
                 let Some(Reply::Events { buffers, next }) = mesh.ask(ShardId(0), question).await else {
                     panic!("the journal does not answer");
                 };
-                if buffers.is_empty() {
+                if next == cursor {
                     return events;
                 }
                 decode_into(&buffers, &mut events);

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use postrail_core::base::{Instant, Timestamp};
 use postrail_core::mail::{Address, BodyType, Content, Interface, Job, JobEntry, JobRecipient, Notify};
 use postrail_core::spool::{Carried, Location, LogKind};
+use postrail_schema::allocation::HostName;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, ShardId, TenantId};
 use postrail_schema::limits::{JOURNAL_GATHERING, JOURNAL_PULL_BYTES_MAX, LOG_GATHER_BYTES, LOG_RETRY_DELAY};
 use postrail_schema::snapshot::TrafficClass;
 
 use super::{AppendError, Log, NewFrame};
-use crate::journal::{Cursor, Journal, PullError};
+use crate::journal::{Cursor, Entry, Journal, PullError};
 use crate::platform::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
 use crate::spool::{CompactionReason, JobOwner, OpenError, Spool, StoreError};
 
@@ -275,6 +276,7 @@ fn job(number: u64, body_bytes: usize) -> Job {
         cost_center: String::new(),
         message_id_header: String::new(),
         quarantined: false,
+        hop: 0,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![recipient("ann"), recipient("bob")],
@@ -327,6 +329,9 @@ impl JobOwner for Owner {
             self.settled.set(settled + 1);
         }
         (0..recipients).map(|index| Carried { settled: index < settled, ..Carried::default() }).collect()
+    }
+    fn bound_to(&self, _: MessageId) -> Option<HostName> {
+        None
     }
     async fn recorded(&self) {}
     fn moved(&self, _: MessageId, from: Location, to: Location) {
@@ -521,14 +526,14 @@ fn what_the_ledger_has_not_stored_is_told_in_octets() {
     world.run(async {
         let journal = open_journal(&world).await;
         assert_eq!(journal.unread_bytes(), 0);
-        journal.append(&[event(1)]).await.expect("appended");
+        journal.append(&[event(1)], &[]).await.expect("appended");
         let one = journal.unread_bytes();
         assert!(one >= 400, "{one}");
         let (_, next) = journal.pull(Cursor::default(), JOURNAL_PULL_BYTES_MAX).await.expect("readable");
         assert_eq!(journal.unread_bytes(), one, "an answer is not stored yet");
         journal.pull(next, JOURNAL_PULL_BYTES_MAX).await.expect("readable");
         assert_eq!(journal.unread_bytes(), 0, "who asks for more has stored what was before");
-        journal.append(&[event(2)]).await.expect("appended");
+        journal.append(&[event(2)], &[]).await.expect("appended");
         assert_eq!(journal.unread_bytes(), one);
     });
 }
@@ -619,7 +624,7 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
         let mut cursor = Cursor::default();
         let mut count = 0;
         for round in 0..40_u64 {
-            journal.append(&(0..100).map(|n| event(round * 100 + n)).collect::<Vec<_>>()).await.expect("durable");
+            journal.append(&(0..100).map(|n| event(round * 100 + n)).collect::<Vec<_>>(), &[]).await.expect("durable");
             if round % 8 == 7 {
                 loop {
                     let (buffers, next) = journal.pull(cursor, JOURNAL_PULL_BYTES_MAX).await.expect("retained");
@@ -638,7 +643,8 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
         let journal = open_journal(&world).await;
         let mut seen = 0;
         journal
-            .replay(|event| {
+            .replay(|entry| {
+                let Entry::Event(event) = entry else { panic!("there are events only") };
                 assert_eq!(event.message.unix_ms(), seen);
                 seen += 1;
             })
@@ -655,7 +661,7 @@ fn a_ledger_that_follows_the_cursor_gets_every_event_once() {
             cursor = next;
         }
         assert_eq!(count, 4_000);
-        journal.append(&[event(4_000)]).await.expect("durable");
+        journal.append(&[event(4_000)], &[]).await.expect("durable");
         journal.wait(cursor, Duration::from_secs(5)).await;
         let (buffers, next) = journal.pull(cursor, 100_000).await.expect("retained");
         assert_eq!((events_in(&buffers, 4_000), next.segment), (1, 2));
@@ -693,7 +699,7 @@ fn a_long_poll_ends_when_an_event_is_durable_or_its_time_is_over() {
         assert!(world.now().since(start) >= Duration::from_secs(1));
         let start = world.now();
         let wait = journal.wait(Cursor::default(), Duration::from_secs(10));
-        let (_, appended) = futures_util::future::join(wait, journal.append(&[event(0)])).await;
+        let (_, appended) = futures_util::future::join(wait, journal.append(&[event(0)], &[])).await;
         assert_eq!(appended, Ok::<(), AppendError>(()));
         assert!(world.now().since(start) < Duration::from_secs(1));
     });

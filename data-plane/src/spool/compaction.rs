@@ -3,8 +3,8 @@
 //! The copy says what became of each recipient so far, because once the old segment is gone the journal segments of its
 //! time may go too. The order makes that safe:
 //!
-//! 1. the owner tells each recipient's state;
-//! 2. every event behind that state becomes durable ([`JobOwner::recorded`]), so no copy says "settled" of a recipient
+//! 1. the owner tells each recipient's state, and the host that the job is bound to;
+//! 2. every event and note behind that becomes durable ([`JobOwner::recorded`]), so no copy says "settled" of a recipient
 //!    whose settlement could still be lost;
 //! 3. the copy is stored;
 //! 4. the state is asked again: where it differs, the copy is dropped and a later round tries again;
@@ -17,8 +17,9 @@ use std::future::Future;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use postrail_core::base::Timestamp;
-use postrail_core::spool::job_frame::Moved;
+use postrail_core::spool::job_frame::{Moved, Origin};
 use postrail_core::spool::{Carried, Location};
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::MessageId;
 use postrail_schema::limits::{COMPACTION_JOBS_MAX, SEGMENT_LIVE_PERCENT_MIN};
 
@@ -32,7 +33,9 @@ const MOVES_AT_A_TIME: usize = 32;
 pub trait JobOwner {
     /// The state of each recipient of `message`. All settled where the owner does not hold it any more.
     fn carried_state(&self, message: MessageId, recipients: usize) -> Vec<Carried>;
-    /// Ends when the events behind every state told so far are durable in the journal.
+    /// The host that `message` is bound to, if it is on its way to one.
+    fn bound_to(&self, message: MessageId) -> Option<HostName>;
+    /// Ends when the events and notes behind every state told so far are durable in the journal.
     fn recorded(&self) -> impl Future<Output = ()>;
     /// The job is at `to` from now on.
     fn moved(&self, message: MessageId, from: Location, to: Location);
@@ -140,15 +143,16 @@ impl<P: Platform> Spool<P> {
             }
         };
         let (message, recipients) = (meta.job.id, meta.job.recipients.len());
-        let before = owner.carried_state(message, recipients);
+        let (before, bound_to) = (owner.carried_state(message, recipients), owner.bound_to(message));
         if before.iter().all(|recipient| recipient.settled) {
             return Ok(false);
         }
         owner.recorded().await;
-        let moved = Moved { from, progress: before };
-        let to = self.append(&meta.job, Some(&moved)).await?;
+        let moved = Moved { from, progress: before, bound_to };
+        let to = self.append(&meta.job, Origin::Compaction(&moved)).await?;
         let after = owner.carried_state(message, recipients);
-        if !self.log.is_live(from) || !same(&moved.progress, &after) {
+        let is_same = same(&moved.progress, &after) && owner.bound_to(message) == moved.bound_to;
+        if !self.log.is_live(from) || !is_same {
             self.release(to);
             return Ok(false);
         }

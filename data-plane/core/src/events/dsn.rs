@@ -95,6 +95,7 @@ pub fn compose(
         cost_center: job.cost_center.clone(),
         message_id_header: format!("<{id}@{sending_domain}>"),
         quarantined: false,
+        hop: 0,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: vec![recipient(to.clone())],
@@ -310,6 +311,7 @@ mod tests {
             cost_center: String::new(),
             message_id_header: "<a@example.com>".to_owned(),
             quarantined: false,
+            hop: 0,
             idempotency: None,
             entries: vec![JobEntry::default()],
             recipients: vec![JobRecipient {

@@ -267,6 +267,7 @@ impl Request<'_> {
             cost_center: labels.cost_center,
             message_id_header: format!("<{}@{}>", a.id, domain.name),
             quarantined: sender.quarantined,
+            hop: 0,
             idempotency,
             entries: entries.entries,
             recipients: entries.recipients,

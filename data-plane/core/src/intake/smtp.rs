@@ -131,6 +131,7 @@ pub fn accept(acceptance: Acceptance<'_>, mut transaction: Transaction) -> Resul
         cost_center: labels.cost_center,
         message_id_header,
         quarantined,
+        hop: 0,
         idempotency: None,
         entries: vec![JobEntry::default()],
         recipients: envelope.recipients.into_iter().map(recipient).collect(),

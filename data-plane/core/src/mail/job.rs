@@ -61,6 +61,8 @@ pub struct Job {
     pub message_id_header: String,
     /// Its domain failed in DNS when it was accepted: it waits until a person releases or drops it.
     pub quarantined: bool,
+    /// How often it has gone to another host; 0 where it was accepted.
+    pub hop: u16,
     /// hash(tenant, key) and hash(request), where the submission carried an idempotency key.
     pub idempotency: Option<Idempotency>,
     pub entries: Vec<JobEntry>,

@@ -10,7 +10,7 @@
 //!                                      |
 //!                                 path's ready queue --> session --> Transact
 //!                                                                      |
-//!                        Record { events, finished, report } <---------+--> scheduled again
+//!                        Record { events, notes, finished, .. } <---------+--> scheduled again
 //! ```
 //!
 //! A *group* is what is tried together: recipients of one entry with one recipient domain and one attempt count. A job
@@ -62,6 +62,7 @@ use crate::mail::{Domain, Interface, Job};
 use crate::rules::{Rules, SourceOwners};
 use crate::schedule::{Gates, Path, PathKey, Reserves, ScheduledQueue, WaitReason};
 use crate::spool::{JobMeta, Location};
+use crate::transfer::Note;
 
 pub use command::{Command, CommandTarget};
 pub use hand::{HandBack, HandResult, Work};
@@ -96,6 +97,8 @@ pub enum Input {
     Accepted { job: Arc<Job>, at: Location },
     /// An event of the journal, in order, before the first `Recovered`.
     Replayed(EventBrief),
+    /// A note of the journal, in order with the others, before the first `Recovered`.
+    ReplayedNote(Note),
     /// A job that the spool held when it was opened.
     Recovered { meta: Box<JobMeta>, at: Location },
     /// Every job has been recovered.
@@ -149,7 +152,8 @@ pub enum Output {
     Quit {
         session: u32,
     },
-    /// Store the report, if there is one and it is due; then make the events durable; then release what is finished.
+    /// Store the report, if there is one and it is due; then make events and notes durable; then release what is
+    /// finished.
     Record(Box<Record>),
     Hand {
         to: ShardId,
@@ -198,7 +202,9 @@ pub struct Transact {
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     pub events: Vec<Event>,
-    /// Jobs whose last recipient settles with these events.
+    /// Of jobs on their way to other hosts.
+    pub notes: Vec<Note>,
+    /// Jobs whose last recipient settles with these events, and jobs that are given with these notes.
     pub finished: Vec<(MessageId, Location)>,
     /// What the sender is told; `at` is where the job it is about can be read.
     pub report: Option<(Location, ReportRequest)>,
@@ -458,6 +464,7 @@ impl Shard {
             Input::Held(held) => self.apply_held(now, held),
             Input::Accepted { job, at } => self.accept(now, job, at),
             Input::Replayed(event) => self.replay(event),
+            Input::ReplayedNote(note) => self.replay_note(note),
             Input::Recovered { meta, at } => self.recover(now, *meta, at),
             Input::RecoveryDone => self.recovery_done(),
             Input::Moved { message, to } => self.moved(message, to),

@@ -8,9 +8,10 @@ use postrail_schema::event::{EventBrief, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey};
 
 use super::{Output, Record, Shard};
-use crate::base::{IndexTable, Instant, MapSeed, Moment, Timestamp};
+use crate::base::{IndexTable, Instant, Map, MapSeed, Moment, Timestamp};
 use crate::schedule::WaitReason;
 use crate::spool::{JobMeta, Location};
+use crate::transfer::{Note, NoteKind};
 
 /// What the journal says of a recipient.
 #[derive(Clone, Copy, Debug)]
@@ -35,16 +36,19 @@ impl RecoveredState {
     }
 }
 
-/// What the journal says of every recipient that it names, settled ones included, until recovery is over.
+/// What the journal says of every recipient that it names, settled ones included, and of every job that was on its way
+/// to another host, until recovery is over.
 #[derive(Debug)]
 pub(super) struct RecoveredStates {
     states: Vec<RecoveredState>,
     table: IndexTable,
+    /// The last note of a job.
+    notes: Map<MessageId, Note>,
 }
 
 impl RecoveredStates {
     pub(super) fn new(seed: &MapSeed) -> Self {
-        Self { states: Vec::new(), table: seed.index_table() }
+        Self { states: Vec::new(), table: seed.index_table(), notes: seed.map() }
     }
 
     fn get(&self, key: RecipientKey) -> RecoveredState {
@@ -60,6 +64,13 @@ impl RecoveredStates {
             at
         });
         &mut self.states[at as usize]
+    }
+
+    /// Whether the job, at the hop that its frame tells, went on to another host. A note of a later hop says so too: the
+    /// job has come back since.
+    fn is_given(&self, message: MessageId, hop: u16) -> bool {
+        let note = self.notes.get(&message);
+        note.is_some_and(|note| note.hop > hop || note.hop == hop && note.kind == NoteKind::Given)
     }
 }
 
@@ -79,10 +90,15 @@ impl Shard {
         }
     }
 
+    pub(super) fn replay_note(&mut self, note: Note) {
+        self.recovered.notes.insert(note.message, note);
+    }
+
     pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
         let job = &meta.job;
-        if self.holds(job.id) {
-            // Compaction had copied it before the crash: the copy that was found first serves, this one is released.
+        if self.holds(job.id) || self.recovered.is_given(job.id, job.hop) {
+            // Compaction had copied it before the crash: the copy that was found first serves, this one is released. Or
+            // another host has it.
             let record = Record { finished: vec![(job.id, at)], ..Record::default() };
             self.outputs.push_back(Output::Record(Box::new(record)));
             return;

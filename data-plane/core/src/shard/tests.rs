@@ -155,6 +155,7 @@ impl World {
             cost_center: String::new(),
             message_id_header: "<x@sender.test>".to_owned(),
             quarantined: false,
+            hop: 0,
             idempotency: None,
             entries: vec![JobEntry::default()],
             recipients: recipients.iter().map(recipient).collect(),
@@ -570,8 +571,14 @@ fn recovery_knows_what_had_settled_and_what_had_been_tried() {
     for event in events {
         after.input(Input::Replayed((&event).into()));
     }
-    let meta =
-        JobMeta { job: (*job).clone(), content_bytes: 3, progress: Vec::new(), moved_from: None, chunks: Vec::new() };
+    let meta = JobMeta {
+        job: (*job).clone(),
+        content_bytes: 3,
+        progress: Vec::new(),
+        moved_from: None,
+        bound_to: None,
+        chunks: Vec::new(),
+    };
     after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment: 1, offset: 0, bytes: 1 } });
     assert_eq!(after.shard.waiting(), 1);
     assert!(after.events().is_empty(), "nothing is recorded twice");
@@ -725,6 +732,7 @@ fn a_second_copy_of_a_settled_job_is_released_and_not_sent() {
             content_bytes: 3,
             progress: Vec::new(),
             moved_from: None,
+            bound_to: None,
             chunks: Vec::new(),
         };
         after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment, offset: 0, bytes: 1 } });

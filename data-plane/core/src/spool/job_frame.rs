@@ -19,25 +19,32 @@
 //! | 15 | moved from | required | location |
 //! | 16 | content | required | the records of the content; always last |
 //! | 17 | quarantined | required | nothing; absent: it is not |
+//! | 18 | hop | required | u16; absent: 0 |
+//! | 19 | bound to | required | text, a host's name; absent: it is bound to none |
 //!
 //! A record is absent where its value is empty. Times are Unix milliseconds.
+//!
+//! What goes to another host is a head with its content inside, however long that is: no frame yet ([`encode_parcel_job`]).
 
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, TenantId};
-use postrail_schema::limits::JOB_RECIPIENTS_MAX;
+use postrail_schema::limits::{HOST_NAME_BYTES_MAX, JOB_RECIPIENTS_MAX};
 use postrail_schema::snapshot::TrafficClass;
 
-use super::record::{Fields, Need, Record, RecordWriter, Records, put_short_text};
+use super::record::{Fields, Need, RECORD_HEADER_BYTES, Record, RecordWriter, Records, put_short_text};
 use super::segment::FRAME_PAYLOAD_MAX;
 use super::{Location, content};
 use crate::base::Timestamp;
 use crate::mail::job::Idempotency;
 use crate::mail::{Address, BodyType, Content, DsnReturn, Interface, Job, JobEntry, JobRecipient, Notify};
 
-/// Octets that a head leaves free when it is written, so that it still fits with the records of a move.
+/// Octets that a head leaves free for the records of its way: through this spool, and from host to host.
 const MOVE_BYTES: usize = 16 * 1024;
+/// Octets of what the submission brought, content included where it is inside.
+const SUBMITTED_BYTES_MAX: usize = FRAME_PAYLOAD_MAX - MOVE_BYTES;
 /// Chunks of the largest content.
 const CHUNKS_MAX: usize = 256;
 
@@ -58,8 +65,17 @@ const PROGRESS: u8 = 14;
 const MOVED_FROM: u8 = 15;
 const CONTENT: u8 = 16;
 const QUARANTINED: u8 = 17;
+const HOP: u8 = 18;
+const BOUND_TO: u8 = 19;
 
-const _: () = assert!(JOB_RECIPIENTS_MAX * 11 + 256 + CHUNKS_MAX * 16 <= MOVE_BYTES, "a moved head fits its frame");
+/// Octets of progress, place, chunks, hop and host, each with its record's header.
+const WAY_BYTES_MAX: usize = 5 * RECORD_HEADER_BYTES
+    + (2 + JOB_RECIPIENTS_MAX * Carried::BYTES)
+    + Location::BYTES
+    + CHUNKS_MAX * Location::BYTES
+    + 2
+    + HOST_NAME_BYTES_MAX;
+const _: () = assert!(WAY_BYTES_MAX <= MOVE_BYTES, "a moved head fits its frame");
 
 /// Why a payload is not a job.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -95,17 +111,24 @@ pub struct Carried {
     pub next_attempt: Timestamp,
 }
 
+impl Carried {
+    /// Octets of the stored form.
+    const BYTES: usize = 11;
+}
+
 /// A job without its content, for recovery: [`Job::content`] is empty, entries have no fields.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JobMeta {
     pub job: Job,
     /// What [`Content::len`] would say.
     pub content_bytes: u64,
-    /// By recipient, what compaction carried over when it wrote this frame; the journal may have more. Empty in a frame
-    /// that intake wrote.
+    /// By recipient, what was carried over when compaction wrote this frame, or another host sent the job; the journal
+    /// may have more. Empty in a frame that intake wrote.
     pub progress: Vec<Carried>,
     /// Where the job was before compaction moved it here: it replaces that one.
     pub moved_from: Option<Location>,
+    /// The host that the job was bound to when compaction wrote this frame; the journal may have more.
+    pub bound_to: Option<HostName>,
     /// The frames of the content, in order; none where it is inside the head.
     pub chunks: Vec<Location>,
 }
@@ -146,31 +169,49 @@ impl HeadDraft {
 pub struct Moved {
     pub from: Location,
     pub progress: Vec<Carried>,
+    pub bound_to: Option<HostName>,
+}
+
+/// How a job came to be written.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// It was accepted here.
+    Submission,
+    /// Another host sent it, with what had become of its recipients.
+    Transfer(&'a [Carried]),
+    /// Compaction moves it.
+    Compaction(&'a Moved),
 }
 
 /// The frames of `job`.
 ///
 /// # Errors
 /// Where the job is larger than the format allows; intake's bounds are far below.
-pub fn encode(job: &Job, moved: Option<&Moved>) -> Result<Encoded, EncodeError> {
+pub fn encode(job: &Job, origin: Origin<'_>) -> Result<Encoded, EncodeError> {
     let inline = job.content.len() + job.recipients.len() * 48 + 1_024;
     let mut to = RecordWriter::with_capacity(if inline < FRAME_PAYLOAD_MAX { inline } else { 4_096 });
-    put_job(&mut to, job);
-    put_people(&mut to, job);
-    to.put(CONTENT_BYTES, Need::Required, &(job.content.len() as u64).to_le_bytes());
-    if let Some(moved) = moved {
-        put_progress(&mut to, &moved.progress);
-        to.put(MOVED_FROM, Need::Required, &moved.from.to_bytes());
+    put_submitted(&mut to, job);
+    let submitted = to.len();
+    if submitted > SUBMITTED_BYTES_MAX {
+        return Err(EncodeError::HeadTooLarge { bytes: submitted });
     }
-    let room = if moved.is_some() { FRAME_PAYLOAD_MAX } else { FRAME_PAYLOAD_MAX - MOVE_BYTES };
-    if to.len() > room {
-        return Err(EncodeError::HeadTooLarge { bytes: to.len() });
+    put_hop(&mut to, job.hop);
+    match origin {
+        Origin::Submission => {}
+        Origin::Transfer(progress) => put_progress(&mut to, progress),
+        Origin::Compaction(moved) => {
+            put_progress(&mut to, &moved.progress);
+            to.put(MOVED_FROM, Need::Required, &moved.from.to_bytes());
+            if let Some(host) = &moved.bound_to {
+                to.put(BOUND_TO, Need::Required, host.as_str().as_bytes());
+            }
+        }
     }
-    let fits = job.content.len() <= room;
     let start = to.len();
-    if fits {
+    let room = SUBMITTED_BYTES_MAX - submitted;
+    if job.content.len() <= room {
         to.put_with(CONTENT, Need::Required, |bytes| content::encode(&job.content, &job.entries, bytes));
-        if to.len() <= room {
+        if to.len() - start <= room {
             return Ok(Encoded::Whole(to.into_bytes()));
         }
         to.truncate(start);
@@ -182,6 +223,17 @@ pub fn encode(job: &Job, moved: Option<&Moved>) -> Result<Encoded, EncodeError> 
     }
     let chunks = octets.chunks(FRAME_PAYLOAD_MAX).map(<[u8]>::to_vec).collect();
     Ok(Encoded::Chunked { head: HeadDraft { records: to.into_bytes() }, chunks })
+}
+
+/// The whole of `job` for another host, where it is at `hop`; [`decode`] reads it.
+pub fn encode_parcel_job(job: &Job, hop: u16, progress: &[Carried]) -> Vec<u8> {
+    let bytes = job.content.len() + job.recipients.len() * 64 + 1_024;
+    let mut to = RecordWriter::with_capacity(bytes);
+    put_submitted(&mut to, job);
+    put_hop(&mut to, hop);
+    put_progress(&mut to, progress);
+    to.put_with(CONTENT, Need::Required, |bytes| content::encode(&job.content, &job.entries, bytes));
+    to.into_bytes()
 }
 
 /// The job of a head frame and the locations of its chunks. Where there are chunks, the content is empty until
@@ -232,6 +284,19 @@ pub fn without_content(head: &[u8]) -> &[u8] {
 pub fn join(job: &mut Job, chunks: &[Bytes]) -> Result<(), DecodeError> {
     job.content = content::decode(&Bytes::from(chunks.concat()), &mut job.entries)?;
     Ok(())
+}
+
+/// What the submission brought, but its content.
+fn put_submitted(to: &mut RecordWriter, job: &Job) {
+    put_job(to, job);
+    put_people(to, job);
+    to.put(CONTENT_BYTES, Need::Required, &(job.content.len() as u64).to_le_bytes());
+}
+
+fn put_hop(to: &mut RecordWriter, hop: u16) {
+    if hop > 0 {
+        to.put(HOP, Need::Required, &hop.to_le_bytes());
+    }
 }
 
 fn put_job(to: &mut RecordWriter, job: &Job) {
@@ -348,6 +413,7 @@ fn decode_records(head: &[u8]) -> Result<(JobMeta, Option<&[u8]>), DecodeError> 
         content_bytes: 0,
         progress: Vec::new(),
         moved_from: None,
+        bound_to: None,
         chunks: Vec::new(),
     };
     let mut octets = None;
@@ -398,6 +464,7 @@ fn decode_job(fields: &mut Fields<'_>) -> Result<Job, DecodeError> {
         cost_center: String::new(),
         message_id_header: String::new(),
         quarantined: false,
+        hop: 0,
         idempotency: None,
         entries: Vec::new(),
         recipients: Vec::new(),
@@ -426,6 +493,8 @@ fn decode_record(record: &Record<'_>, meta: &mut JobMeta) -> Result<(), DecodeEr
         CHUNKS => meta.chunks = decode_chunks(record)?,
         PROGRESS => meta.progress = decode_progress(&mut record.fields())?,
         MOVED_FROM => meta.moved_from = Some(decode_location(&mut record.fields())?),
+        HOP => job.hop = record.fields().u16()?,
+        BOUND_TO => meta.bound_to = Some(host(record.text()?, "bound to")?),
         _ => record.skip()?,
     }
     Ok(())
@@ -486,6 +555,11 @@ fn decode_location(fields: &mut Fields<'_>) -> Result<Location, DecodeError> {
 /// An address that was parsed when it was accepted.
 fn address(text: &str, record: &'static str) -> Result<Address, DecodeError> {
     Address::parse(text).map_err(|_| DecodeError::Value { record })
+}
+
+/// A host's name that was checked when it was written.
+pub(super) fn host(name: String, record: &'static str) -> Result<HostName, DecodeError> {
+    HostName::new(name).map_err(|_| DecodeError::Value { record })
 }
 
 const fn interface_tag(interface: Interface) -> u8 {

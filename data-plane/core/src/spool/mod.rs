@@ -6,6 +6,7 @@
 //! frame     = frame header, payload                the unit that a Location names            [segment]
 //! job head  = record*                              everything but the content, or all of it  [job_frame]
 //! chunk     = a piece of the content               where the content outgrows the head       [job_frame]
+//! notes     = record*                              what became of jobs on their way elsewhere [note_frame]
 //! summary   = the heads of a closed segment's jobs without their content, in a file beside it [summary]
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 mod content;
 pub mod job_frame;
+pub mod note_frame;
 mod record;
 pub mod recovery;
 pub mod scan;
@@ -29,7 +31,7 @@ pub mod summary;
 pub use job_frame::{Carried, DecodeError, EncodeError, JobMeta};
 pub use recovery::Decision;
 pub use scan::{Damage, Ending, Found, Scanner};
-pub use segment::{FRAME_TAG_CHUNK, FRAME_TAG_EVENTS, FRAME_TAG_JOB, LogKind, SegmentHeader};
+pub use segment::{FRAME_TAG_CHUNK, FRAME_TAG_EVENTS, FRAME_TAG_JOB, FRAME_TAG_NOTES, LogKind, SegmentHeader};
 
 /// Where a frame is: the sequence of its segment, the offset of its header, its octets with the header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -9,7 +9,7 @@
 
 use super::DecodeError;
 
-const RECORD_HEADER_BYTES: usize = 6;
+pub(super) const RECORD_HEADER_BYTES: usize = 6;
 
 /// What a reader does with a tag that it does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

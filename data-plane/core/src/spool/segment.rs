@@ -49,6 +49,8 @@ pub const FRAME_TAG_JOB: u8 = 1;
 pub const FRAME_TAG_CHUNK: u8 = 2;
 /// A buffer of events: [`crate::events`].
 pub const FRAME_TAG_EVENTS: u8 = 3;
+/// Notes of jobs on their way to other hosts: [`super::note_frame`].
+pub const FRAME_TAG_NOTES: u8 = 4;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"POSTRAIL";
 const BATCH_MAGIC: &[u8; 4] = b"PRBT";
@@ -62,7 +64,7 @@ const _: () = assert!(FRAME_BYTES_MAX + BATCH_HEADER_BYTES <= BATCH_BYTES_MAX, "
 pub enum LogKind {
     /// Jobs.
     Spool,
-    /// Events, settlements among them.
+    /// Events, settlements among them, and notes.
     Journal,
 }
 
@@ -428,7 +430,7 @@ mod tests {
 
     #[test]
     fn tags_are_what_they_were_and_never_meet() {
-        assert_eq!([FRAME_TAG_JOB, FRAME_TAG_CHUNK, FRAME_TAG_EVENTS], [1, 2, 3]);
+        assert_eq!([FRAME_TAG_JOB, FRAME_TAG_CHUNK, FRAME_TAG_EVENTS, FRAME_TAG_NOTES], [1, 2, 3, 4]);
         assert_eq!(LogKind::ALL.map(LogKind::tag), [1, 2]);
     }
 

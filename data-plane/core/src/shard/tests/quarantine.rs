@@ -6,7 +6,8 @@ use super::*;
 fn restarted(job: &Job, events: &[Event], progress: Vec<crate::spool::Carried>) -> World {
     let mut after = World::new(&["0.0.0.0"], 0, 1);
     events.iter().for_each(|event| after.input(Input::Replayed(event.into())));
-    let meta = JobMeta { job: job.clone(), content_bytes: 3, progress, moved_from: None, chunks: Vec::new() };
+    let meta =
+        JobMeta { job: job.clone(), content_bytes: 3, progress, moved_from: None, bound_to: None, chunks: Vec::new() };
     after.input(Input::Recovered { meta: Box::new(meta), at: Location { segment: 1, offset: 0, bytes: 1 } });
     after.pass(Duration::from_millis(1));
     after

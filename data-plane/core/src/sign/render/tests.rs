@@ -37,6 +37,7 @@ fn job(content: RestContent, entries: Vec<MailFields>) -> Job {
         cost_center: String::new(),
         message_id_header: format!("<{id}@shop.example>"),
         quarantined: false,
+        hop: 0,
         idempotency: None,
         entries: entries
             .into_iter()

@@ -38,6 +38,7 @@ fn smtp_job(body: &[u8]) -> Job {
         cost_center: "42".to_owned(),
         message_id_header: "<1@example.com>".to_owned(),
         quarantined: false,
+        hop: 0,
         idempotency: Some(Idempotency { key_hash: 1 << 100, request_hash: 9 }),
         entries: vec![JobEntry::default()],
         recipients: (0..2).map(recipient).collect(),
@@ -85,8 +86,8 @@ fn rest_job() -> Job {
     }
 }
 
-fn whole(job: &Job, moved: Option<&Moved>) -> Bytes {
-    match encode(job, moved).expect("small") {
+fn whole(job: &Job, origin: Origin<'_>) -> Bytes {
+    match encode(job, origin).expect("small") {
         Encoded::Whole(payload) => payload.into(),
         Encoded::Chunked { .. } => panic!("it fits"),
     }
@@ -95,7 +96,7 @@ fn whole(job: &Job, moved: Option<&Moved>) -> Bytes {
 #[test]
 fn jobs_of_both_interfaces_read_back_as_they_were() {
     for job in [smtp_job(b"body\r\n"), rest_job()] {
-        let head = whole(&job, None);
+        let head = whole(&job, Origin::Submission);
         let meta = decode(&head).expect("whole");
         assert_eq!((&meta.job, meta.chunks.len(), meta.progress.len()), (&job, 0, 0));
         assert_eq!(meta.content_bytes, job.content.len() as u64);
@@ -105,7 +106,7 @@ fn jobs_of_both_interfaces_read_back_as_they_were() {
 #[test]
 fn the_meta_of_a_job_is_all_but_its_content() {
     let job = smtp_job(b"body\r\n");
-    let meta = decode_meta(&whole(&job, None)).expect("whole");
+    let meta = decode_meta(&whole(&job, Origin::Submission)).expect("whole");
     assert!(meta.job.content.is_empty());
     assert_eq!(meta.carried(RecipientIndex(0)), None);
     assert_eq!(Job { content: job.content.clone(), ..meta.job }, job);
@@ -117,8 +118,9 @@ fn a_moved_job_carries_what_became_of_its_recipients() {
         Carried { settled: true, attempts: 1, next_attempt: Timestamp::default() },
         Carried { settled: false, attempts: 3, next_attempt: Timestamp::from_unix_ms(99) },
     ];
-    let moved = Moved { from: Location { segment: 3, offset: 4_160, bytes: 700 }, progress: progress.clone() };
-    let meta = decode_meta(&whole(&smtp_job(b"x"), Some(&moved))).expect("whole");
+    let moved =
+        Moved { from: Location { segment: 3, offset: 4_160, bytes: 700 }, progress: progress.clone(), bound_to: None };
+    let meta = decode_meta(&whole(&smtp_job(b"x"), Origin::Compaction(&moved))).expect("whole");
     assert_eq!((meta.moved_from, &meta.progress), (Some(moved.from), &progress));
     assert_eq!(meta.carried(RecipientIndex(1)), Some(progress[1]));
     assert_eq!(meta.carried(RecipientIndex(2)), None);
@@ -127,9 +129,9 @@ fn a_moved_job_carries_what_became_of_its_recipients() {
 #[test]
 fn that_a_job_is_in_quarantine_is_kept_and_an_older_reader_refuses_it() {
     let job = Job { quarantined: true, ..smtp_job(b"x") };
-    let payload = whole(&job, None);
+    let payload = whole(&job, Origin::Submission);
     assert!(decode_meta(&payload).expect("whole").job.quarantined);
-    assert!(!decode_meta(&whole(&smtp_job(b"x"), None)).expect("whole").job.quarantined);
+    assert!(!decode_meta(&whole(&smtp_job(b"x"), Origin::Submission)).expect("whole").job.quarantined);
     assert!(payload.windows(2).any(|tag| tag == [QUARANTINED, Need::Required as u8]));
 }
 
@@ -137,7 +139,7 @@ fn that_a_job_is_in_quarantine_is_kept_and_an_older_reader_refuses_it() {
 fn content_around_the_frame_size_goes_inside_or_into_chunks() {
     for bytes in [FRAME_BYTES_MAX - 40_000, FRAME_BYTES_MAX - 1, FRAME_BYTES_MAX, 3 * FRAME_BYTES_MAX + 5] {
         let job = smtp_job(&vec![b'a'; bytes]);
-        match encode(&job, None).expect("far below the bound") {
+        match encode(&job, Origin::Submission).expect("far below the bound") {
             Encoded::Whole(payload) => {
                 assert!(payload.len() <= FRAME_PAYLOAD_MAX && bytes < FRAME_BYTES_MAX - 20_000, "{bytes}");
             }
@@ -169,14 +171,15 @@ fn the_largest_envelope_fits_a_head_with_room_for_a_move() {
         ..job.recipients[0].clone()
     };
     job.recipients = vec![recipient; JOB_RECIPIENTS_MAX];
-    assert!(encode(&job, None).is_ok());
-    let moved = Moved { from: Location::default(), progress: vec![Carried::default(); JOB_RECIPIENTS_MAX] };
-    assert!(encode(&job, Some(&moved)).is_ok());
+    assert!(encode(&job, Origin::Submission).is_ok());
+    let moved =
+        Moved { from: Location::default(), progress: vec![Carried::default(); JOB_RECIPIENTS_MAX], bound_to: None };
+    assert!(encode(&job, Origin::Compaction(&moved)).is_ok());
 }
 
 #[test]
 fn an_unknown_record_is_skipped_if_optional_and_refused_if_required() {
-    let head = whole(&smtp_job(b"x"), None);
+    let head = whole(&smtp_job(b"x"), Origin::Submission);
     for (need, fine) in [(Need::Optional, true), (Need::Required, false)] {
         let mut to = RecordWriter::continue_in(head.to_vec());
         to.put(200, need, b"news");
@@ -190,12 +193,12 @@ fn an_unknown_record_is_skipped_if_optional_and_refused_if_required() {
 fn the_frame_of_version_1_still_reads_and_is_still_written() {
     let job = smtp_job(b"body\r\n");
     assert_eq!(decode(&Bytes::from_static(GOLDEN)).map(|meta| meta.job), Ok(job.clone()));
-    assert_eq!(whole(&job, None), GOLDEN, "a change of the format needs a new version");
+    assert_eq!(whole(&job, Origin::Submission), GOLDEN, "a change of the format needs a new version");
 }
 
 #[test]
 fn every_cut_of_a_frame_is_refused() {
-    let head = whole(&rest_job(), None);
+    let head = whole(&rest_job(), Origin::Submission);
     for cut in 0..head.len() {
         assert!(decode(&head.slice(..cut)).is_err(), "cut at {cut}");
     }
@@ -209,7 +212,7 @@ proptest! {
 
     #[test]
     fn spoilt_frames_are_read_without_panic(at in any::<usize>(), value in any::<u8>(), rest in any::<bool>()) {
-        let mut head = whole(&if rest { rest_job() } else { smtp_job(b"body") }, None).to_vec();
+        let mut head = whole(&if rest { rest_job() } else { smtp_job(b"body") }, Origin::Submission).to_vec();
         let length = head.len();
         head[at % length] = value;
         let _ = decode_meta(&head);
@@ -233,15 +236,21 @@ proptest! {
             orcpt: None,
         };
         job.recipients = recipients.into_iter().map(recipient).collect();
-        prop_assert_eq!(decode(&whole(&job, None)).map(|meta| meta.job), Ok(job));
+        prop_assert_eq!(decode(&whole(&job, Origin::Submission)).map(|meta| meta.job), Ok(job));
     }
 }
 
 #[test]
 fn a_head_without_its_content_says_the_same_of_the_job() {
     for job in [smtp_job(b"body"), rest_job()] {
-        let moved = Moved { from: Location { segment: 1, offset: 2, bytes: 3 }, progress: vec![Carried::default(); 2] };
-        let Ok(Encoded::Whole(payload)) = encode(&job, Some(&moved)) else { panic!("a small job is one frame") };
+        let moved = Moved {
+            from: Location { segment: 1, offset: 2, bytes: 3 },
+            progress: vec![Carried::default(); 2],
+            bound_to: None,
+        };
+        let Ok(Encoded::Whole(payload)) = encode(&job, Origin::Compaction(&moved)) else {
+            panic!("a small job is one frame")
+        };
         let head = without_content(&payload);
         assert!(head.len() < payload.len());
         assert_eq!(decode_head(head), decode_meta(&payload));
