@@ -33,7 +33,7 @@ mod verify;
 
 pub use app::{Bootstrap, FirstStart, HostView, Hosts, HostsError, Kept};
 pub use files::{MasterKeyError, adopt_next_master_key, make_next_master_key, master_keys};
-pub use identity::{FleetFacts, FleetIdentity, FleetName, IdentityError, tls_reason};
+pub use identity::{FleetFacts, FleetIdentity, FleetName, IdentityError, PlainText, speaks_tls, tls_reason};
 pub use ledger::{AddressError, MoveProgress, PostgresAddress};
 pub use plan::allocation;
 pub use reconcile::allocate;

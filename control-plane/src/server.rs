@@ -102,7 +102,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let Opened { app, master_keys, identity, first, allocation } = opened.context("opening the stores")??;
     let kept = app.kept(&told);
     let token: Arc<str> = master_keys.current.fleet_token().into();
-    let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&FleetName::DataPlane));
+    let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&[FleetName::DataPlane]));
     let (tls, scheme) = (tls.transpose()?, if is_near { "http" } else { "https" });
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);

@@ -1,6 +1,7 @@
 //! The admin listener of a data plane: health, metrics, journal, queue and commands, for the control plane and for
 //! monitoring. It runs on shard 0, asking the others by the mesh. On loopback it speaks plain HTTP; for others TLS, where
-//! all but health and metrics want the certificate of a control plane. In a fleet on loopback that is a token instead.
+//! all but health and metrics want the certificate of a control plane, or for mail that moves here that of another data
+//! plane. In a fleet on loopback that is a token instead.
 //!
 //! | request | answer |
 //! |---|---|
@@ -28,6 +29,9 @@ use postrail_core::shard::{Command, CommandTarget};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
 use serde::Deserialize;
 
 use crate::feed::FeedStatus;
@@ -40,6 +44,8 @@ use crate::tls::{Acceptor, MaybeTls};
 
 /// The code of the problem by which `/readyz` says that intake refuses all mail until somebody does something about it.
 pub const REFUSING: &str = "refusing";
+/// Where data planes hand each other mail.
+pub const TRANSFERS: &str = "/transfers";
 /// Octets of an admin request's body.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
@@ -56,8 +62,33 @@ pub enum AdminAccess {
     Anyone,
     /// Plain HTTP on loopback, for who shows one of these.
     Tokens(Arc<[String]>),
-    /// TLS, for who shows a certificate; the configuration checks that.
-    Certificate(Arc<ServerConfig>),
+    /// TLS, for hosts of the fleet; the configuration lets in no certificate but theirs.
+    Certificate {
+        tls: Arc<ServerConfig>,
+        /// What the certificates of control planes are for; all others are data planes'.
+        control_planes: ServerName<'static>,
+    },
+}
+
+/// What who asks is, by the certificate that was shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asker {
+    Unknown,
+    DataPlane,
+    ControlPlane,
+}
+
+impl Asker {
+    fn of(access: &AdminAccess, shown: Option<&CertificateDer<'_>>) -> Self {
+        let (AdminAccess::Certificate { control_planes, .. }, Some(shown)) = (access, shown) else {
+            return Self::Unknown;
+        };
+        let certificate = ParsedCertificate::try_from(shown);
+        match certificate.and_then(|certificate| verify_server_name(&certificate, control_planes)) {
+            Ok(()) => Self::ControlPlane,
+            Err(_) => Self::DataPlane,
+        }
+    }
 }
 
 /// Accepts until the node has drained: operators look while it drains, too.
@@ -68,7 +99,7 @@ pub async fn run<P: Platform>(
 ) {
     let platform = runtime.platform().clone();
     let acceptor = match &runtime.node().admin_access {
-        AdminAccess::Certificate(config) => Some(Acceptor::new(Arc::clone(config))),
+        AdminAccess::Certificate { tls, .. } => Some(Acceptor::new(Arc::clone(tls))),
         AdminAccess::Anyone | AdminAccess::Tokens(_) => None,
     };
     let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
@@ -113,14 +144,13 @@ where
             None => return,
         };
     }
-    let is_known = stream.has_known_client();
-    http::serve(&platform, stream, peer, Config::new(BODY_BYTES_MAX), &Admin { runtime, is_known }).await;
+    let asker = Asker::of(&runtime.node().admin_access, stream.client_certificate());
+    http::serve(&platform, stream, peer, Config::new(BODY_BYTES_MAX), &Admin { runtime, asker }).await;
 }
 
 struct Admin<P: Platform> {
     runtime: Runtime<P>,
-    /// A certificate was shown that is a control plane's.
-    is_known: bool,
+    asker: Asker,
 }
 
 #[derive(Deserialize)]
@@ -181,6 +211,7 @@ impl<P: Platform> Admin<P> {
         }
     }
 
+    /// Whether who asks may ask this; the body may still be on its way.
     fn authorize(&self, request: &Request) -> Result<(), Problem> {
         let (is_allowed, detail) = match &self.runtime.node().admin_access {
             AdminAccess::Anyone => return Ok(()),
@@ -190,9 +221,15 @@ impl<P: Platform> Admin<P> {
                 let is_one = |token: &String| verify_slices_are_equal(shown, token.as_bytes()).is_ok();
                 (tokens.iter().any(is_one), "this is for hosts of the fleet")
             }
-            AdminAccess::Certificate(_) => {
-                (self.is_known, "this is for control planes of the fleet, which show their certificate")
-            }
+            AdminAccess::Certificate { .. } => match self.asker {
+                Asker::ControlPlane => return Ok(()),
+                Asker::DataPlane if request.method == Method::Post && request.path == TRANSFERS => return Ok(()),
+                Asker::DataPlane => {
+                    let detail = format!("data planes of the fleet may ask for {TRANSFERS} alone");
+                    return Err(Problem::new(403, "forbidden", detail));
+                }
+                Asker::Unknown => (false, "this is for control planes of the fleet, which show their certificate"),
+            },
         };
         if is_allowed { Ok(()) } else { Err(Problem::new(401, "unauthorized", detail)) }
     }

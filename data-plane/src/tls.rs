@@ -260,9 +260,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MaybeTls<S> {
         })
     }
 
-    /// Whether the client has shown a certificate, which the listener has checked then.
-    pub fn has_known_client(&self) -> bool {
-        matches!(self, Self::Server(stream) if stream.get_ref().1.peer_certificates().is_some())
+    /// The certificate that the client has shown, which the listener has checked then.
+    pub fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let Self::Server(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates()?.first()
     }
 
     /// The stream below, for its addresses.

@@ -3,6 +3,7 @@
 //! ```text
 //! holding/<host>      HostRecord   written by the host alone; each write is one keepalive
 //! allocation/<host>   Vec<Grant>   written by control planes alone
+//! orders/<host>       Order        written for operators
 //! ```
 //!
 //! The unit is the address, not the egress source: sources that share an address move together. Addresses that are a
@@ -85,6 +86,16 @@ pub enum Standing {
     Held,
     /// Begin nothing new, let end what is in flight, then say so in [`HostRecord::released`].
     Releasing,
+}
+
+/// What an operator has said of a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Its addresses go elsewhere, each after what is in flight on it.
+    Drain,
+    /// It is off for good, and uses no address any more.
+    Forget,
 }
 
 /// What carries an address on its host.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use postrail_schema::allocation::{Carrier, Grant, HostName, Standing, Tenure};
+use postrail_schema::allocation::{Carrier, Grant, HostName, Order, Standing, Tenure};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -14,7 +14,6 @@ use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{FleetSeen, HostSeen, sources_of};
 use crate::plan::Desired;
-use crate::plan::allocation::Order;
 
 /// A host.
 #[derive(Debug, Serialize, ToSchema)]

@@ -3,7 +3,6 @@
 //! Invariants worth naming: plain HTTP is spoken on loopback alone; elsewhere the host's certificate has to name the host
 //! that was announced, and ours is shown.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppError;
-use crate::identity::{FleetIdentity, FleetName, tls_reason};
+use crate::identity::{FleetIdentity, FleetName, speaks_tls, tls_reason};
 use crate::ledger::Cursor;
 
 /// See the module head. Cheap to clone.
@@ -84,17 +83,15 @@ impl DataPlane {
     pub(crate) fn of_host(name: &str, base: &str, access: &FleetAccess) -> Result<Self, AppError> {
         let refused = |detail: String| AppError::DataPlaneUntrusted { detail };
         let url: Url = base.parse().map_err(|_| refused(format!("{base} is no URL")))?;
-        let host = url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned()).unwrap_or_default();
-        let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        match (url.scheme(), is_loopback) {
-            ("https", _) => {
+        match speaks_tls(&url) {
+            Ok(true) => {
                 let host = HostName::new(name).map_err(|error| refused(error.to_string()))?;
                 let config = access.identity.client(&FleetName::Host(host));
                 let config = config.map_err(|error| refused(error.to_string()))?;
                 Self::new(base, client().tls_backend_preconfigured(config), None)
             }
-            ("http", true) => Self::new(base, client().tls_certs_only([]), Some(Arc::clone(&access.token))),
-            _ => Err(refused(format!("{base} is not https: it may be of an earlier version; bring it to this one"))),
+            Ok(false) => Self::new(base, client().tls_certs_only([]), Some(Arc::clone(&access.token))),
+            Err(error) => Err(refused(error.to_string())),
         }
     }
 

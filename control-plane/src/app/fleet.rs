@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, is_allocated};
+use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order, is_allocated};
 use postrail_schema::ids::PoolId;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::EgressSource;
 
 use super::{App, AppError, HostsError, names};
 use crate::plan::Desired;
-use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, Order, assign, because};
+use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, assign, because};
 use crate::reconcile::boottime;
 
 /// A host.

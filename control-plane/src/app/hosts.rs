@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postrail_schema::allocation::{Grant, HostName, HostRecord, is_allocated};
+use postrail_schema::allocation::{Grant, HostName, HostRecord, Order, is_allocated};
 use postrail_schema::ids::{RegionId, TenantId};
 use postrail_schema::keys::{
     ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, ORDERS, grants as grants_key, holding, order as order_key,
@@ -26,7 +26,7 @@ use postrail_schema::region::Region;
 use postrail_schema::snapshot::{EgressPool, EgressSource, Tenant};
 use serde::de::DeserializeOwned;
 
-use crate::plan::allocation::{Demand, Known, Observer, Order, Step};
+use crate::plan::allocation::{Demand, Known, Observer, Step};
 use crate::store::{ConfigStore, Entry, Guard, StoreError, Write};
 
 /// Why the allocation cannot be read or written.

@@ -27,6 +27,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519, SanType, SerialNumber, date_time_ymd,
 };
+use reqwest::Url;
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -74,6 +75,11 @@ pub enum IdentityError {
     Check(String),
 }
 
+/// A host is not spoken to, since whoever is on the way would read what is said.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0} is not https: it may be of an earlier version; bring it to this one")]
+pub struct PlainText(Url);
+
 /// See the module head. Cheap to clone.
 #[derive(Clone)]
 pub struct FleetIdentity(Arc<Inner>);
@@ -117,14 +123,16 @@ impl FleetIdentity {
         &self.0.pem
     }
 
-    /// For a listener, which asks who connects for a certificate: where one is shown, it is of `peer`.
+    /// For a listener, which asks who connects for a certificate: where one is shown, it is of one of `peers`. Which of
+    /// them it is, says its name: see [`server_name`](Self::server_name).
     ///
     /// # Errors
     /// What is to be checked cannot be.
-    pub fn server(&self, peer: &FleetName) -> Result<Arc<ServerConfig>, IdentityError> {
+    pub fn server(&self, peers: &[FleetName]) -> Result<Arc<ServerConfig>, IdentityError> {
         let checks = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.0.roots), provider());
         let checks = checks.allow_unauthenticated().build().map_err(|error| IdentityError::Check(error.to_string()))?;
-        let verifier = AsksAs { checks, name: self.name(peer)? };
+        let verifier =
+            AsksAs { checks, names: peers.iter().map(|peer| self.server_name(peer)).collect::<Result<_, _>>()? };
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
         let mut config = builder.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(self.resolver());
         // A resumed session would go on with a certificate that nobody looks at again.
@@ -140,7 +148,7 @@ impl FleetIdentity {
     pub fn client(&self, peer: &FleetName) -> Result<ClientConfig, IdentityError> {
         let checks = WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.0.roots), provider());
         let checks = checks.build().map_err(|error| IdentityError::Check(error.to_string()))?;
-        let verifier = AnswersTo { checks, name: self.name(peer)? };
+        let verifier = AnswersTo { checks, name: self.server_name(peer)? };
         let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = builder.with_client_cert_resolver(self.resolver());
@@ -148,13 +156,17 @@ impl FleetIdentity {
         Ok(config)
     }
 
-    fn resolver(&self) -> Arc<Resolver> {
-        Arc::new(Resolver(Arc::clone(&self.0)))
-    }
-
-    fn name(&self, name: &FleetName) -> Result<ServerName<'static>, IdentityError> {
+    /// The name that a certificate has to have to be that of `name`.
+    ///
+    /// # Errors
+    /// The cluster's name is part of no name of a certificate.
+    pub fn server_name(&self, name: &FleetName) -> Result<ServerName<'static>, IdentityError> {
         let name = dns_name(name, &self.0.facts.cluster);
         ServerName::try_from(name).map_err(|error| IdentityError::Check(error.to_string()))
+    }
+
+    fn resolver(&self) -> Arc<Resolver> {
+        Arc::new(Resolver(Arc::clone(&self.0)))
     }
 }
 
@@ -264,6 +276,20 @@ fn dns_name(name: &FleetName, cluster: &str) -> String {
         FleetName::ControlPlane => format!("control-plane.{cluster}.{ZONE}"),
         FleetName::DataPlane => format!("data-plane.{cluster}.{ZONE}"),
         FleetName::Host(host) => format!("{host}.data-plane.{cluster}.{ZONE}"),
+    }
+}
+
+/// Whether hosts of a fleet speak TLS at an address: beyond loopback they always do.
+///
+/// # Errors
+/// It is plain HTTP beyond loopback.
+pub fn speaks_tls(at: &Url) -> Result<bool, PlainText> {
+    let host = at.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_near = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match at.scheme() {
+        "https" => Ok(true),
+        "http" if is_near => Ok(false),
+        _ => Err(PlainText(at.clone())),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 
+use rustls::client::verify_server_name;
 use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConnection, ServerConnection};
 
 use super::*;
@@ -69,7 +71,7 @@ fn asks(
     server: &FleetIdentity,
     peer: &FleetName,
 ) -> Result<(), (String, String)> {
-    let shown = shake(client.client(of).unwrap(), server.server(peer).unwrap())?;
+    let shown = shake(client.client(of).unwrap(), server.server(std::slice::from_ref(peer)).unwrap())?;
     assert!(shown.is_some(), "the client is known");
     Ok(())
 }
@@ -86,6 +88,28 @@ fn planes_of_one_master_key_know_each_other_by_name() {
     assert!(server.contains("alert"), "{server}");
     let (client, server) = asks(&data, &mta_2, &data, &FleetName::ControlPlane).unwrap_err();
     assert!(client.contains("alert") && server.contains("not valid for name"), "{client} / {server}");
+}
+
+#[test]
+fn a_listener_for_both_planes_lets_in_either_and_knows_which_it_was() {
+    let both = [FleetName::ControlPlane, FleetName::DataPlane];
+    let mta_2 = FleetName::Host(host("mta-2"));
+    let listener = data_plane(&masters(1));
+    let shown = |client: &FleetIdentity| {
+        let shown = shake(client.client(&mta_2).unwrap(), listener.server(&both).unwrap())?.unwrap();
+        let shown = ParsedCertificate::try_from(&shown).unwrap();
+        let is = |name: &FleetName| verify_server_name(&shown, &listener.server_name(name).unwrap()).is_ok();
+        Ok::<_, (String, String)>(both.each_ref().map(is))
+    };
+    assert_eq!(shown(&control_plane(&masters(1))), Ok([true, false]));
+    assert_eq!(shown(&data_plane(&masters(1))), Ok([false, true]));
+    let joined = FleetIdentity::new(&masters(1), facts(true, Some("mta-3"))).unwrap();
+    assert_eq!(shown(&joined), Ok([true, true]));
+    // Of the authority of another fleet, and of our authority with none of the names.
+    for stranger in [data_plane(&masters(2)), FleetIdentity::new(&masters(1), facts(false, None)).unwrap()] {
+        let (client, server) = shown(&stranger).unwrap_err();
+        assert!(client.contains("alert") || client.contains("UnknownIssuer"), "{client} / {server}");
+    }
 }
 
 #[test]
@@ -116,7 +140,7 @@ fn who_shows_no_certificate_is_let_in_as_nobody() {
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).unwrap();
     // As monitoring does: with the authority's certificate, by the host's address.
     let client = builder.with_root_certificates(Arc::clone(&data.0.roots)).with_no_client_auth();
-    assert_eq!(shake(client, data.server(&FleetName::ControlPlane).unwrap()), Ok(None));
+    assert_eq!(shake(client, data.server(&[FleetName::ControlPlane]).unwrap()), Ok(None));
 }
 
 #[test]
@@ -130,7 +154,7 @@ fn a_certificate_is_renewed_by_the_day_and_known_for_a_week() {
     assert_ne!(later, first);
     assert_ne!(leaf(start - RENEWAL), later, "a clock that went back does not show what is not valid yet");
     let checks = WebPkiServerVerifier::builder_with_provider(Arc::clone(&data.0.roots), provider()).build().unwrap();
-    let verifier = AnswersTo { checks, name: data.name(&FleetName::DataPlane).unwrap() };
+    let verifier = AnswersTo { checks, name: data.server_name(&FleetName::DataPlane).unwrap() };
     let dialled = ServerName::try_from("10.0.0.2").unwrap();
     let is_good = |at: SystemTime| {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -52,11 +52,11 @@ impl ServerCertVerifier for AnswersTo {
     }
 }
 
-/// A client of that name, or one that shows nothing.
+/// A client of one of those names, or one that shows nothing.
 #[derive(Debug)]
 pub(super) struct AsksAs {
     pub(super) checks: Arc<dyn ClientCertVerifier>,
-    pub(super) name: ServerName<'static>,
+    pub(super) names: Vec<ServerName<'static>>,
 }
 
 impl ClientCertVerifier for AsksAs {
@@ -75,8 +75,15 @@ impl ClientCertVerifier for AsksAs {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.checks.verify_client_cert(leaf, others, now)?;
-        rustls::client::verify_server_name(&ParsedCertificate::try_from(leaf)?, &self.name)?;
-        Ok(verified)
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let mut refused = Error::General("nobody is let in by a certificate".to_owned());
+        for name in &self.names {
+            match verify_server_name(&leaf, name) {
+                Ok(()) => return Ok(verified),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
     }
 
     fn verify_tls12_signature(

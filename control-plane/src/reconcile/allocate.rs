@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_schema::allocation::HostName;
+use postrail_schema::allocation::{HostName, Order};
 use postrail_schema::keys::ALLOCATOR;
 use postrail_schema::problem::Problem;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::app::{Hosts, HostsError, Reading};
-use crate::plan::allocation::{Fleet, HostStanding, Order, step};
+use crate::plan::allocation::{Fleet, HostStanding, step};
 use crate::store::StoreError;
 
 /// Allocates addresses until `stop` is true, as one of any number of control planes of the store.

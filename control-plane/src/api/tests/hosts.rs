@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState};
+use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState, Order};
 
 use super::*;
 use crate::app::Hosts;
-use crate::plan::allocation::{Order, step};
+use crate::plan::allocation::step;
 use crate::reconcile::boottime;
 
 /// A world with these hosts alive, and two addresses in the pool `default`.

@@ -4,21 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use postrail_schema::allocation::{Announcement, Carrier, HostName, HostRecord, HostState};
+use postrail_schema::allocation::{Announcement, Carrier, HostName, HostRecord, HostState, Order};
 use postrail_schema::limits::ADDRESS_LEASE_MAX;
-use serde::{Deserialize, Serialize};
 
 use super::{Allocation, Demand, Fleet, Host, HostStanding, Observer};
-
-/// What an operator has said of a host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Its addresses go elsewhere, each after what is in flight on it.
-    Drain,
-    /// It is off for good: see [`HostStanding::Forgotten`].
-    Forget,
-}
 
 /// Everything that is decided from, as of one revision of the store.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

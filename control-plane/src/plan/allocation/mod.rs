@@ -31,7 +31,7 @@ use postrail_schema::ids::PoolId;
 
 pub use assign::{Assignment, assign};
 pub use because::because;
-pub use known::{Known, Order};
+pub use known::Known;
 pub use observer::Observer;
 pub use step::{Step, step};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postrail_schema::allocation::{HostRecord, HostState, Standing, Tenure};
+use postrail_schema::allocation::{HostRecord, HostState, Order, Standing, Tenure};
 use proptest::prelude::*;
 
 use super::*;

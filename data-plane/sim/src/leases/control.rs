@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_control_plane::allocation::{Allocation, Demand, Fleet, Known, Observer, Order, step};
-use postrail_schema::allocation::HostName;
+use postrail_control_plane::allocation::{Allocation, Demand, Fleet, Known, Observer, step};
+use postrail_schema::allocation::{HostName, Order};
 
 use super::clock::Clock;
 use super::store::{Content, Request};

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_control_plane::allocation::{Demand, Order};
+use postrail_control_plane::allocation::Demand;
 use postrail_core::base::Random;
 use postrail_core::lease::Input;
-use postrail_schema::allocation::{Announcement, HostName};
+use postrail_schema::allocation::{Announcement, HostName, Order};
 use postrail_schema::ids::PoolId;
 use postrail_schema::limits::{ADDRESS_KEEPALIVES, ADDRESS_LEASE};
 

@@ -17,13 +17,12 @@
 //! is put in effect by the thread that hears of it: anything that may take longer goes to a thread that may block.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
-use postrail_control_plane::{FleetIdentity, FleetName, tls_reason};
+use postrail_control_plane::{FleetIdentity, FleetName, speaks_tls, tls_reason};
 use postrail_data_plane::feed::{Feed, FeedStatus};
 use postrail_schema::keys::{self, ADVANCE, MANIFEST};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
@@ -282,11 +281,7 @@ impl Follower {
         let at = std::str::from_utf8(&leader.value).context("the leader's address is no text")?;
         let at: Url = at.parse().with_context(|| format!("{at} is no URL"))?;
         let request = self.http.get(at.join("/fleet/suppressions")?);
-        let request = match (at.scheme(), is_loopback(&at)) {
-            ("https", _) => request,
-            ("http", true) => request.bearer_auth(&self.access.token),
-            _ => bail!("the control plane at {at} does not speak TLS: it may be of an earlier version"),
-        };
+        let request = if speaks_tls(&at)? { request } else { request.bearer_auth(&self.access.token) };
         let wanted = self.status.suppressions_wanted();
         let mut answer = request.query(&[("version", wanted)]).send().await?.error_for_status()?;
         let version = answer.headers().get("x-suppressions-version").and_then(|value| value.to_str().ok());
@@ -371,11 +366,6 @@ fn fetch(
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| anyhow!("a thread of the configuration has panicked"))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Unix milliseconds.

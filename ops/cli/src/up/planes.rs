@@ -390,7 +390,10 @@ fn admin_access(
         Some(_) if options.admin.ip().is_loopback() => {
             AdminAccess::Tokens(masters.all().map(MasterKey::fleet_token).collect())
         }
-        Some(identity) => AdminAccess::Certificate(identity.server(&FleetName::ControlPlane)?),
+        Some(identity) => AdminAccess::Certificate {
+            tls: identity.server(&[FleetName::ControlPlane, FleetName::DataPlane])?,
+            control_planes: identity.server_name(&FleetName::ControlPlane)?,
+        },
     })
 }
 
