@@ -391,6 +391,9 @@ impl<P: Platform> Admin<P> {
                 format!("nothing of {id} waits: all its recipients have settled, or there is no such job"),
             )),
             Reply::Affected(recipients) => json(&serde_json::json!({ "recipients": recipients })),
+            Reply::BeingMoved(error) => {
+                Err(Problem::new(409, "being_moved", format!("{error}; ask again when it is there, in a moment")))
+            }
             _ => Err(mismatch()),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
-use postrail_core::shard::{Command, Counters, HandBack, MessageView, QuarantineView, QueueView, Work};
+use postrail_core::shard::{BeingMoved, Command, Counters, HandBack, MessageView, QuarantineView, QueueView, Work};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
 
@@ -65,6 +65,7 @@ pub enum Reply {
     Quarantine(Vec<QuarantineView>),
     Message(Option<Box<MessageView>>),
     Affected(usize),
+    BeingMoved(BeingMoved),
     Status(Box<ShardStatus>),
     Response(Box<Response>),
 }

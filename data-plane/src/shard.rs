@@ -22,7 +22,7 @@ use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, Location};
-use postrail_core::transfer::Note;
+use postrail_core::transfer::{Answer, Fate, KeptReason, Note};
 use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, Revision, ShardId, TenantId};
 use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX, SESSION_TRANSACTIONS_MAX};
@@ -346,6 +346,10 @@ impl<P: Platform> Runtime<P> {
                     self.input(Input::HandBack(Box::new(HandBack { group, result })));
                 }
             }
+            Output::Offer(offer) => {
+                let fates = vec![Fate::Kept(KeptReason::NotSent); offer.jobs.len()];
+                self.input(Input::Answered { turn: offer.turn, answer: Answer::Fates(fates) });
+            }
             Output::HandBack { to, back } => {
                 // A shard that waits for work to come back does not end, but at the deadline of its drain.
                 self.0.mesh.send(to, Letter::HandBack(back));
@@ -548,9 +552,8 @@ impl<P: Platform> JobOwner for Runtime<P> {
         self.0.heart.borrow().carried_state(self.now(), message, recipients)
     }
 
-    // No note binds a job yet.
-    fn bound_to(&self, _message: MessageId) -> Option<HostName> {
-        None
+    fn bound_to(&self, message: MessageId) -> Option<HostName> {
+        self.0.heart.borrow().bound_to(message)
     }
 
     async fn recorded(&self) {

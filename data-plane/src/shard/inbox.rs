@@ -63,7 +63,7 @@ impl<P: Platform> Runtime<P> {
             Question::Command(command) => {
                 let affected = self.0.heart.borrow_mut().command(self.now(), &command);
                 self.drive();
-                Reply::Affected(affected)
+                affected.map_or_else(Reply::BeingMoved, Reply::Affected)
             }
             Question::Submit(forwarded) => Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await)),
             Question::Status => Reply::Status(Box::new(self.status())),

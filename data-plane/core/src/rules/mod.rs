@@ -189,6 +189,12 @@ impl Rules {
         }
     }
 
+    /// Whether the pool of a mail has a source that is `good`; `None`: it has no pool.
+    pub fn has_source(&self, mail: MailFacts<'_>, good: impl Fn(&EgressSource) -> bool) -> Option<bool> {
+        let pool = self.pool_of(mail)?;
+        Some(pool.members.iter().filter_map(|member| self.source(member.source)).any(good))
+    }
+
     /// The weight of a tenant in the round robin between tenants.
     pub fn weight(&self, tenant: TenantId) -> u32 {
         self.snapshot.tenants.get(&tenant).map_or(1, |tenant| tenant.weight.max(1))

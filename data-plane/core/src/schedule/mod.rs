@@ -48,6 +48,8 @@ pub enum WaitReason {
     Throttled,
     /// Another host has the addresses of the pool at present.
     AddressElsewhere,
+    /// It has been offered to another host, which has not said yet whether it took it.
+    BeingMoved,
     /// Its domain failed in DNS when it was accepted: a person releases it, or drops it.
     Quarantined,
     /// The node is draining: attempts go on after its next start.
@@ -71,6 +73,7 @@ impl WaitReason {
             Self::NoPoolForClass => "no_pool_for_class",
             Self::Throttled => "throttled",
             Self::AddressElsewhere => "address_elsewhere",
+            Self::BeingMoved => "being_moved",
             Self::Quarantined => "quarantined",
             Self::Draining => "draining",
         }

@@ -96,7 +96,7 @@ impl Shard {
         let JobRef::Local(job) = group.job else { return self.is_expired(now, id) };
         let job = &self.jobs[job as usize];
         now.wall >= job.expires_at
-            || job.ending.is_some()
+            || job.ending().is_some()
             || self.rules.tenant_suspended(job.tenant)
             || self.rules.site_suspended(self.domains.slot(group.domain).name.as_str())
     }

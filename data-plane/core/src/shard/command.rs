@@ -1,8 +1,9 @@
 //! What an operator may ask of a running shard: try now, cancel, bounce. Suspensions are configuration (see rules).
 
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::MessageId;
 
-use super::{Ending, GroupState, JobRef, Shard};
+use super::{Ending, GroupState, JobRef, Shard, Standing};
 use crate::base::Moment;
 use crate::schedule::WaitReason;
 
@@ -32,9 +33,25 @@ pub enum CommandTarget {
     Site(String),
 }
 
+/// A command came too early: the job has been offered to another host, which may have it or not.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the job is on its way to host {to}")]
+pub struct BeingMoved {
+    pub to: HostName,
+}
+
 impl Shard {
     /// Carries out `command`; returns how many recipients it concerns.
-    pub fn command(&mut self, now: Moment, command: &Command) -> usize {
+    ///
+    /// # Errors
+    /// The job is on its way to another host: whose it is will be known soon.
+    pub fn command(&mut self, now: Moment, command: &Command) -> Result<usize, BeingMoved> {
+        if let Command::Cancel(message) | Command::Bounce(message) | Command::Release(message) | Command::Drop(message) =
+            command
+            && let Some(to) = self.transfers.bound_to(*message)
+        {
+            return Err(BeingMoved { to: to.clone() });
+        }
         let concerned = match command {
             Command::Retry(target) => self.retry_now(now, target),
             Command::Cancel(message) => self.end_message(now, *message, Ending::Cancel),
@@ -44,7 +61,7 @@ impl Shard {
             Command::Drop(message) => self.end_message(now, *message, Ending::Drop),
         };
         self.serve_freed(now);
-        concerned
+        Ok(concerned)
     }
 
     fn retry_now(&mut self, now: Moment, target: &CommandTarget) -> usize {
@@ -90,13 +107,13 @@ impl Shard {
     }
 
     fn is_quarantined(&self, message: MessageId) -> bool {
-        self.job_of(message).is_some_and(|job| self.jobs[job as usize].quarantined)
+        self.job_of(message).is_some_and(|job| self.jobs[job as usize].is_quarantined())
     }
 
     fn release(&mut self, now: Moment, message: MessageId) -> usize {
-        let held = self.job_of(message).filter(|job| self.jobs[*job as usize].quarantined);
+        let held = self.job_of(message).filter(|job| self.jobs[*job as usize].is_quarantined());
         let Some(job) = held else { return 0 };
-        self.jobs[job as usize].quarantined = false;
+        self.jobs[job as usize].standing = Standing::Free;
         let groups: Vec<u32> = self.groups_in(job).collect();
         let mut released = 0;
         for group in groups {
@@ -112,7 +129,7 @@ impl Shard {
     fn end_message(&mut self, now: Moment, message: MessageId, ending: Ending) -> usize {
         let Some(job) = self.job_of(message) else { return 0 };
         let concerned = usize::from(self.jobs[job as usize].open);
-        self.jobs[job as usize].ending = Some(ending);
+        self.jobs[job as usize].standing = Standing::Ending(ending);
         let waits = |id: &u32| matches!(self.groups[*id as usize].state, GroupState::Scheduled { .. });
         let groups: Vec<u32> = self.groups_in(job).filter(waits).collect();
         for group in groups {

@@ -46,6 +46,11 @@ impl Domains {
         self.ids.iter().find(|(domain, _)| domain.as_str() == name).map(|(_, id)| *id)
     }
 
+    /// What is known of a domain, if anything is.
+    pub(super) fn known(&self, name: &Domain) -> Option<&DomainSlot> {
+        self.ids.get(name).map(|id| self.slot(*id))
+    }
+
     pub(super) fn slot(&self, id: u32) -> &DomainSlot {
         &self.slots[id as usize]
     }

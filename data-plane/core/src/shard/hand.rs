@@ -112,7 +112,7 @@ impl Shard {
             HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
             HandResult::Wait { reason, nanos, revision } => {
                 if let JobRef::Local(job) = self.groups[back.group as usize].job
-                    && let Some(ending) = self.jobs[job as usize].ending
+                    && let Some(ending) = self.jobs[job as usize].ending()
                 {
                     return self.end_by_operator(now, back.group, ending);
                 }

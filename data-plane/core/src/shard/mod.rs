@@ -29,42 +29,39 @@ mod attempt;
 mod campaigns;
 mod command;
 mod domains;
+mod exchange;
 mod hand;
 mod recover;
 mod route;
 mod settle;
 mod shaping;
 mod tls;
+mod transfer;
 mod view;
 mod window;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use postrail_schema::event::{Event, EventBrief};
 use postrail_schema::ids::{MessageId, RecipientIndex, Revision, ShardId, SourceId, TenantId};
 use postrail_schema::limits::{JOB_RECIPIENTS_MAX, WAITING_RECIPIENTS_MAX, WAITING_RECIPIENTS_RESERVED};
 use postrail_schema::policy::RetryDelays;
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{Snapshot, TrafficClass};
-use postrail_schema::tls::TlsPolicy;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::base::{IndexTable, Instant, Map, MapSeed, Moment, Random, Timestamp};
-use crate::dns::{DnsFailure, MailHosts};
-use crate::egress::{Capabilities, SessionEnd, TransactionOutcome};
-use crate::events::dsn::ReportRequest;
+use crate::egress::Capabilities;
 use crate::lease::Held;
-use crate::mail::{Domain, Interface, Job};
-use crate::rules::{Rules, SourceOwners};
+use crate::mail::{Interface, Job};
+use crate::rules::Rules;
 use crate::schedule::{Gates, Path, PathKey, Reserves, ScheduledQueue, WaitReason};
-use crate::spool::{JobMeta, Location};
-use crate::transfer::Note;
+use crate::spool::Location;
 
-pub use command::{Command, CommandTarget};
+pub use command::{BeingMoved, Command, CommandTarget};
+pub use exchange::{Config, Counters, Input, Lookup, Output, Record, SessionPlan, Transact};
 pub use hand::{HandBack, HandResult, Work};
 pub use view::{MessageView, QuarantineView, QueueView};
 
@@ -72,160 +69,7 @@ use active::ActiveJob;
 use campaigns::Campaigns;
 use domains::Domains;
 use recover::RecoveredStates;
-
-/// What a shard is made with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub shard: ShardId,
-    pub shards: u16,
-    /// Entropy of the platform.
-    pub seed: u64,
-    /// Addresses whose shard the operator has named.
-    pub owners: SourceOwners,
-    /// Addresses move between hosts: only what [`Input::Held`] names is used, and nothing before the first.
-    pub is_leasing: bool,
-}
-
-/// What happens to a shard.
-#[derive(Debug)]
-pub enum Input {
-    /// A new configuration is in effect.
-    Snapshot(Arc<Snapshot>),
-    /// What is held of the addresses that move, of a host where they do.
-    Held(Held),
-    /// A job is durable at `at`.
-    Accepted { job: Arc<Job>, at: Location },
-    /// An event of the journal, in order, before the first `Recovered`.
-    Replayed(EventBrief),
-    /// A note of the journal, in order with the others, before the first `Recovered`.
-    ReplayedNote(Note),
-    /// A job that the spool held when it was opened.
-    Recovered { meta: Box<JobMeta>, at: Location },
-    /// Every job has been recovered.
-    RecoveryDone,
-    /// Compaction moved a job.
-    Moved { message: MessageId, to: Location },
-    /// The answer to [`Output::Resolve`].
-    Resolved { domain: u32, result: Result<Rc<MailHosts>, DnsFailure> },
-    /// A session is connected and wants a transaction.
-    Ready { session: u32, capabilities: Arc<Capabilities> },
-    /// The answer to [`Output::Load`].
-    Loaded { attempt: u32, result: Result<Arc<Job>, String> },
-    /// How a transaction ended, one outcome a recipient.
-    Outcome { session: u32, outcome: TransactionOutcome },
-    /// A session is gone. Its transaction's outcome, if it had one, came before.
-    Ended { session: u32, end: SessionEnd },
-    /// Another shard asks us to deliver from a source that we own.
-    Hand(Box<Work>),
-    /// What became of work that we handed over.
-    HandBack(Box<HandBack>),
-    /// Finish what is under way, start nothing new.
-    Drain,
-    /// The time that [`Shard::deadline`] named has come.
-    Timeout,
-}
-
-/// What a shard asks of its pumps.
-#[derive(Debug)]
-pub enum Output {
-    /// Look up where mail for `domain` goes; answer with [`Input::Resolved`].
-    Resolve {
-        domain: u32,
-        lookup: Lookup,
-    },
-    /// Open a session; it reports with [`Input::Ready`] and, at last, [`Input::Ended`].
-    Open {
-        session: u32,
-        plan: Box<SessionPlan>,
-    },
-    /// Read a job from the spool; answer with [`Input::Loaded`].
-    Load {
-        attempt: u32,
-        at: Location,
-    },
-    /// Render, sign and send; answer with [`Input::Outcome`].
-    Transact {
-        session: u32,
-        transact: Box<Transact>,
-    },
-    /// Close an idle session; it answers with [`Input::Ended`].
-    Quit {
-        session: u32,
-    },
-    /// Store the report, if there is one and it is due; then make events and notes durable; then release what is
-    /// finished.
-    Record(Box<Record>),
-    Hand {
-        to: ShardId,
-        work: Box<Work>,
-    },
-    HandBack {
-        to: ShardId,
-        back: Box<HandBack>,
-    },
-}
-
-/// A question to the resolver.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lookup {
-    /// The domain whose MX set is wanted: the recipient's, or a routing domain.
-    pub name: Domain,
-    pub allow_private: bool,
-}
-
-/// What a new session connects to.
-#[derive(Clone, Debug)]
-pub struct SessionPlan {
-    pub source: SourceId,
-    pub address: IpAddr,
-    pub ehlo_name: String,
-    pub hosts: Rc<MailHosts>,
-    pub port: u16,
-    pub mails_max: u32,
-    /// What a connection has to meet; the hosts are those that it allows.
-    pub tls: TlsPolicy,
-}
-
-/// One transaction to send on a session.
-#[derive(Clone, Debug)]
-pub struct Transact {
-    pub attempt: u32,
-    pub job: Arc<Job>,
-    pub entry: u16,
-    pub recipients: SmallVec<[RecipientIndex; 4]>,
-    /// None of them was tried before.
-    pub first: bool,
-    pub snapshot: Arc<Snapshot>,
-}
-
-/// What became of recipients, to be made durable.
-#[derive(Clone, Debug, Default)]
-pub struct Record {
-    pub events: Vec<Event>,
-    /// Of jobs on their way to other hosts.
-    pub notes: Vec<Note>,
-    /// Jobs whose last recipient settles with these events, and jobs that are given with these notes.
-    pub finished: Vec<(MessageId, Location)>,
-    /// What the sender is told; `at` is where the job it is about can be read.
-    pub report: Option<(Location, ReportRequest)>,
-}
-
-/// Counters for metrics; each only grows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    pub accepted: u64,
-    pub delivered: u64,
-    pub deferred: u64,
-    pub bounced: u64,
-    pub expired: u64,
-    pub suppressed: u64,
-    pub cancelled: u64,
-    pub attempts: u64,
-    /// Those of them that were begun while others were under way on their session.
-    pub pipelined: u64,
-    pub connections: u64,
-    pub handed: u64,
-}
+use transfer::Transfers;
 
 /// No index of a slab.
 const NONE: u32 = u32::MAX;
@@ -248,10 +92,9 @@ struct JobSlot {
     campaign: u16,
     class: TrafficClass,
     reports: Reports,
-    /// It waits for a person.
-    quarantined: bool,
-    /// An operator's decision that takes effect when the attempt under way has ended.
-    ending: Option<Ending>,
+    standing: Standing,
+    /// See [`Job::hop`]; the last value that it can have here: it goes nowhere any more.
+    hop: u8,
 }
 
 const _: () = assert!(size_of::<JobSlot>() <= 64 && size_of::<Group>() <= 64, "a million of each wait in memory");
@@ -273,6 +116,30 @@ impl Reports {
             Interface::Rest | Interface::Dsn => Self::Never,
             Interface::Smtp if job.recipients.iter().any(|recipient| recipient.notify.on_success()) => Self::OfAll,
             Interface::Smtp => Self::OfFailures,
+        }
+    }
+}
+
+/// What a person has to do with a job, or has decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Nothing: it goes out by the rules.
+    Free,
+    /// It waits for a person.
+    Quarantined,
+    /// A decision that takes effect when the attempt under way has ended.
+    Ending(Ending),
+}
+
+impl JobSlot {
+    fn is_quarantined(&self) -> bool {
+        self.standing == Standing::Quarantined
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        match self.standing {
+            Standing::Ending(ending) => Some(ending),
+            Standing::Free | Standing::Quarantined => None,
         }
     }
 }
@@ -326,6 +193,11 @@ enum GroupState {
     },
     InFlight,
     Handed,
+    /// In no queue: its job is bound to another host.
+    Offered {
+        due: Instant,
+        reason: WaitReason,
+    },
 }
 
 #[derive(Debug)]
@@ -393,6 +265,8 @@ pub struct Shard {
     scheduled: ScheduledQueue,
     /// How many of the scheduled groups a new configuration may move.
     parked: usize,
+    /// Of those, how many wait for an address that is elsewhere.
+    elsewhere: usize,
     domains: Domains,
     campaigns: Campaigns,
     gates: Gates,
@@ -407,6 +281,7 @@ pub struct Shard {
     /// Paths that found every session of the shard in use, in the order in which they wanted one.
     starved: VecDeque<u32>,
     handed: usize,
+    transfers: Transfers,
     recovered: RecoveredStates,
     recovering: bool,
     outputs: VecDeque<Output>,
@@ -432,6 +307,7 @@ impl Shard {
             groups: Slab::new(),
             scheduled: ScheduledQueue::default(),
             parked: 0,
+            elsewhere: 0,
             domains: Domains::new(&seed),
             campaigns: Campaigns::new(&seed),
             gates: Gates::new(&seed, now.instant),
@@ -444,6 +320,7 @@ impl Shard {
             freed: Vec::new(),
             starved: VecDeque::new(),
             handed: 0,
+            transfers: Transfers::new(&seed, now),
             recovered: RecoveredStates::new(&seed),
             recovering: true,
             outputs: VecDeque::new(),
@@ -473,6 +350,8 @@ impl Shard {
             Input::Loaded { attempt, result } => self.loaded(now, attempt, result),
             Input::Outcome { session, outcome } => self.outcome(now, session, outcome),
             Input::Ended { session, end } => self.session_ended(now, session, end),
+            Input::Neighbours(neighbours) => self.apply_neighbours(now, neighbours),
+            Input::Answered { turn, answer } => self.answered(now, turn, answer),
             Input::Hand(work) => self.take_work(now, *work),
             Input::HandBack(back) => self.hand_back(now, *back),
             Input::Drain => self.drain(now),
@@ -495,7 +374,7 @@ impl Shard {
     /// When [`Input::Timeout`] is due at the latest.
     pub fn deadline(&self) -> Instant {
         let next = [self.scheduled.next_due(), self.idle.next_due(), self.gates.next_due()].into_iter().flatten().min();
-        next.unwrap_or(Instant::FAR).min(self.sweep_at)
+        next.unwrap_or(Instant::FAR).min(self.sweep_at).min(self.transfer_at())
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -562,10 +441,24 @@ impl Shard {
             GroupState::Scheduled { due, reason } => {
                 let was_there = self.scheduled.remove(due, group);
                 assert!(was_there, "a scheduled group is in the scheduled queue");
-                self.parked -= usize::from(reason.depends_on_rules());
+                self.count_parked(reason, false);
             }
-            GroupState::Moving | GroupState::Resolving | GroupState::InFlight | GroupState::Handed => {}
+            GroupState::Moving
+            | GroupState::Resolving
+            | GroupState::InFlight
+            | GroupState::Handed
+            | GroupState::Offered { .. } => {}
             GroupState::Ready { .. } => unreachable!("groups leave a ready queue by being popped"),
+        }
+    }
+
+    /// Counts a group that begins to wait for a change (`came`), or does so no more.
+    fn count_parked(&mut self, reason: WaitReason, came: bool) {
+        for (count, is_one) in [
+            (&mut self.parked, reason.depends_on_rules()),
+            (&mut self.elsewhere, reason == WaitReason::AddressElsewhere),
+        ] {
+            *count = if came { *count + usize::from(is_one) } else { *count - usize::from(is_one) };
         }
     }
 

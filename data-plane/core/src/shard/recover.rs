@@ -4,10 +4,11 @@
 //! A job whose acceptance the journal does not hold (the crash fell between both logs) has its `Accepted` events written
 //! again: the ledger counts an event once by its key.
 
+use postrail_schema::allocation::HostName;
 use postrail_schema::event::{EventBrief, EventKind};
 use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey};
 
-use super::{Output, Record, Shard};
+use super::{GroupState, Output, Record, Shard, Standing};
 use crate::base::{IndexTable, Instant, Map, MapSeed, Moment, Timestamp};
 use crate::schedule::WaitReason;
 use crate::spool::{JobMeta, Location};
@@ -71,6 +72,15 @@ impl RecoveredStates {
     fn is_given(&self, message: MessageId, hop: u16) -> bool {
         let note = self.notes.get(&message);
         note.is_some_and(|note| note.hop > hop || note.hop == hop && note.kind == NoteKind::Given)
+    }
+
+    /// The host that the job is bound to; `carried`: as its frame has it, which notes may have come after.
+    fn bound_to(&self, message: MessageId, hop: u16, carried: Option<HostName>) -> Option<HostName> {
+        match self.notes.get(&message).filter(|note| note.hop == hop).map(|note| &note.kind) {
+            Some(NoteKind::Bound(to)) => Some(to.clone()),
+            Some(NoteKind::Kept | NoteKind::Given) => None,
+            None => carried,
+        }
     }
 }
 
@@ -139,8 +149,16 @@ impl Shard {
         let slot = self.insert_job(job, at, open.len());
         // What waits in quarantine has no next attempt: a release gives it one.
         let is_released = states.iter().any(|state| state.next_attempt != Timestamp::default());
-        self.jobs[slot as usize].quarantined &= !is_released;
+        if is_released {
+            self.jobs[slot as usize].standing = Standing::Free;
+        }
         self.schedule_recovered(now, slot, job, &open, &states);
+        if let Some(to) = self.recovered.bound_to(job.id, job.hop, meta.bound_to) {
+            self.bind(job.id, &to);
+        }
+        if !self.recovering {
+            self.counters.taken += open.len() as u64;
+        }
     }
 
     /// Recipients with the same history stay together; each group waits out what is left of its delay.
@@ -195,8 +213,12 @@ impl Shard {
         for group in self.groups_in(job) {
             let group = &self.groups[group as usize];
             let next_attempt = match group.state {
-                super::GroupState::Scheduled { reason: WaitReason::Quarantined, .. } => Timestamp::default(),
-                super::GroupState::Scheduled { due, .. } => now.wall_of(due),
+                GroupState::Scheduled { due, reason } | GroupState::Offered { due, reason } => match reason {
+                    WaitReason::Quarantined => Timestamp::default(),
+                    WaitReason::Retry | WaitReason::SiteBackoff => now.wall_of(due),
+                    // It waits for an event, not for a time: `due` is its expiry.
+                    _ => now.wall,
+                },
                 _ => now.wall,
             };
             for index in &group.recipients {

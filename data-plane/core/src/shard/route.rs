@@ -14,7 +14,7 @@ use postrail_schema::snapshot::{SendingDomain, Snapshot};
 use super::tls::allowed_hosts;
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, Reports, SessionPlan, SessionSlot,
-    SessionState, Shard, mail_facts,
+    SessionState, Shard, Standing, mail_facts,
 };
 use crate::base::{Instant, Moment};
 use crate::dns::{DnsFailure, MailHosts};
@@ -55,8 +55,8 @@ impl Shard {
             campaign: self.campaigns.retain(job.tenant, &job.campaign),
             class: job.class,
             reports: Reports::of(job),
-            quarantined: job.quarantined,
-            ending: None,
+            standing: if job.quarantined { Standing::Quarantined } else { Standing::Free },
+            hop: u8::try_from(job.hop).unwrap_or(u8::MAX),
         };
         self.waiting += open;
         let slot = self.jobs.insert(slot) as u32;
@@ -137,10 +137,10 @@ impl Shard {
         if now.wall >= slot.expires_at {
             return self.expire(now, group);
         }
-        if let Some(ending) = slot.ending {
+        if let Some(ending) = slot.ending() {
             return self.end_by_operator(now, group, ending);
         }
-        if slot.quarantined {
+        if slot.is_quarantined() {
             return self.schedule(now, group, Instant::FAR, WaitReason::Quarantined);
         }
         if self.draining {
@@ -158,7 +158,10 @@ impl Shard {
             Placement::Here(source) => self.route_from(now, group, source),
             Placement::At(owner, source) => self.hand_over(now, group, owner, source),
             Placement::Suspended => self.park(now, group, WaitReason::SourceSuspended),
-            Placement::Elsewhere => self.park(now, group, WaitReason::AddressElsewhere),
+            Placement::Elsewhere => {
+                self.park(now, group, WaitReason::AddressElsewhere);
+                self.transfers.look_soon(now.instant);
+            }
             Placement::Nowhere => self.park(now, group, WaitReason::NoSource),
             Placement::NotCarried => self.park(now, group, WaitReason::NoPoolForClass),
         }
@@ -354,7 +357,7 @@ impl Shard {
         let due = due.min(now.instant_of(self.jobs[job as usize].expires_at));
         self.groups[group as usize].state = GroupState::Scheduled { due, reason };
         self.scheduled.insert(due, group);
-        self.parked += usize::from(reason.depends_on_rules());
+        self.count_parked(reason, true);
         if self.groups[group as usize].attempts == 0 && reason != WaitReason::OtherShard {
             self.tried(job, self.groups[group as usize].recipients.len());
         }
@@ -429,6 +432,7 @@ impl Shard {
     /// comes before anything of it begins.
     fn rules_changed(&mut self, now: Moment, is_shaped_anew: bool, is_placed_anew: bool) {
         self.reserves.retain(|tenant| self.rules.reserve(tenant) > 0);
+        self.transfers.look_soon(now.instant);
         if is_shaped_anew {
             self.shape_paths(now);
         }
@@ -498,12 +502,13 @@ impl Shard {
         }
         while let Some(group) = self.scheduled.pop_due(now.instant) {
             if let GroupState::Scheduled { reason, .. } = self.groups[group as usize].state {
-                self.parked -= usize::from(reason.depends_on_rules());
+                self.count_parked(reason, false);
             }
             self.groups[group as usize].state = GroupState::Moving;
             self.route(now, group);
         }
         self.serve_gates(now);
+        self.look_for_transfers(now);
         if now.instant >= self.sweep_at {
             self.sweep_at = now.instant + SWEEP_PERIOD;
             self.sweep(now);

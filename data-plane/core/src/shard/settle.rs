@@ -61,7 +61,7 @@ impl Shard {
         if number == 1 {
             self.tried(job, recipients.len());
         }
-        let ending = self.jobs[job as usize].ending;
+        let ending = self.jobs[job as usize].ending();
         let delay = retry_delay(&self.retry_delays(group), number, &mut self.random);
         let due = now.instant + delay;
         let mut record = Record { events: Vec::with_capacity(recipients.len()), ..Record::default() };
@@ -270,11 +270,17 @@ impl Shard {
         }
         if slot.open == 0 {
             record.finished.push((id, at));
-            self.job_ids.remove(&id, |job| self.jobs[job as usize].id);
-            let slot = self.jobs.remove(job as usize);
-            self.campaigns.release(slot.campaign);
-            self.forget_active(slot.active);
+            self.forget_job(job);
         }
+    }
+
+    /// Nothing of the job is left to do.
+    pub(super) fn forget_job(&mut self, job: u32) {
+        let id = self.jobs[job as usize].id;
+        self.job_ids.remove(&id, |job| self.jobs[job as usize].id);
+        let slot = self.jobs.remove(job as usize);
+        self.campaigns.release(slot.campaign);
+        self.forget_active(slot.active);
     }
 
     fn event(&self, now: Moment, kind: EventKind, job: u32, index: RecipientIndex, reason: &str) -> Event {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrail_schema::allocation::Tenure;
-use postrail_schema::event::EventKind;
+use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, SuspensionId};
 use postrail_schema::policy::{RetryPolicy, RoutingRule};
 use postrail_schema::selector::Selector;
@@ -16,17 +16,20 @@ use postrail_schema::snapshot::{
 };
 
 use super::*;
-use crate::dns::{MailHost, SiteName};
-use crate::egress::{Phase, RecipientOutcome, Scope, Verdict};
+use crate::dns::{MailHost, MailHosts, SiteName};
+use crate::egress::{Phase, RecipientOutcome, Scope, SessionEnd, TransactionOutcome, Verdict};
 use crate::lease::Holding;
-use crate::mail::{Address, BodyType, Content, JobEntry, JobRecipient, Notify};
+use crate::mail::{Address, BodyType, Content, Domain, JobEntry, JobRecipient, Notify};
+use crate::rules::SourceOwners;
 use crate::smtp::Reply;
+use crate::spool::JobMeta;
 
 mod addresses;
 mod policies;
 mod quarantine;
 mod shaping;
 mod tls;
+mod transfer;
 mod window;
 
 struct World {
@@ -491,11 +494,11 @@ fn an_operator_retries_cancels_and_bounces() {
     let job = world.accept(&["a@one.test"]);
     let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
-    assert_eq!(world.shard.command(world.now, &Command::Retry(CommandTarget::Domain("one.test".to_owned()))), 1);
+    assert_eq!(world.shard.command(world.now, &Command::Retry(CommandTarget::Domain("one.test".to_owned()))), Ok(1));
     world.ready(session);
     world.events();
-    assert_eq!(world.shard.command(world.now, &Command::Cancel(job.id)), 1);
-    assert_eq!(world.shard.command(world.now, &Command::Cancel(MessageId::from_bits(1))), 0);
+    assert_eq!(world.shard.command(world.now, &Command::Cancel(job.id)), Ok(1));
+    assert_eq!(world.shard.command(world.now, &Command::Cancel(MessageId::from_bits(1))), Ok(0));
 }
 
 #[test]
@@ -504,7 +507,7 @@ fn cancelled_mail_settles_at_once_when_it_waits() {
     let job = world.accept(&["a@one.test"]);
     let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
-    world.shard.command(world.now, &Command::Cancel(job.id));
+    world.shard.command(world.now, &Command::Cancel(job.id)).unwrap();
     world.input(Input::Timeout);
     assert_eq!(world.events(), [EventKind::Accepted, EventKind::Deferred, EventKind::Cancelled]);
     assert_eq!(world.shard.waiting(), 0);
@@ -637,7 +640,7 @@ fn a_job_that_arrives_from_the_spool_after_its_session_has_ended_is_tried_on_ano
     let (session, transact) = world.reach_transaction();
     world.outcome(session, &transact, Verdict::Transient, 451);
     world.ready(session);
-    world.shard.command(world.now, &Command::Retry(CommandTarget::All));
+    world.shard.command(world.now, &Command::Retry(CommandTarget::All)).unwrap();
     world.input(Input::Timeout);
     let attempt = world.take(|output| match output {
         Output::Load { attempt, .. } => Some(*attempt),
@@ -675,7 +678,7 @@ fn attempts_of_one_job_share_one_read_of_the_spool() {
         world.outcome(session, &transact, Verdict::Transient, 451);
         world.ready(session);
     }
-    world.shard.command(world.now, &Command::Retry(CommandTarget::All));
+    world.shard.command(world.now, &Command::Retry(CommandTarget::All)).unwrap();
     world.input(Input::Timeout);
     let load = |output: &Output| match output {
         Output::Load { attempt, .. } => Some(*attempt),
@@ -712,7 +715,7 @@ fn a_cancelled_job_ends_when_another_shard_gives_its_work_back() {
         Output::Hand { work, .. } => Some(work.clone()),
         _ => None,
     });
-    assert_eq!(home.shard.command(home.now, &Command::Cancel(job.id)), 1);
+    assert_eq!(home.shard.command(home.now, &Command::Cancel(job.id)), Ok(1));
     let result = HandResult::Wait { reason: WaitReason::SiteBackoff, nanos: 1_000_000_000, revision: Revision(1) };
     home.input(Input::HandBack(Box::new(HandBack { group: work.expect("handed").group, result })));
     assert_eq!(home.events(), [EventKind::Accepted, EventKind::Cancelled]);

@@ -113,7 +113,7 @@ pub struct QuarantineView {
 impl Shard {
     /// What waits for a person, the first to expire first; [`ROWS_MAX`] of it at most.
     pub fn quarantine_view(&self) -> Vec<QuarantineView> {
-        let held = self.jobs.iter().map(|(_, job)| job).filter(|job| job.quarantined);
+        let held = self.jobs.iter().map(|(_, job)| job).filter(|job| job.is_quarantined());
         let mut held: Vec<_> = held.map(|job| (job.expires_at, job)).collect();
         held.sort_by_key(|(expires, job)| (*expires, job.id));
         let view = |(expires, job): &(crate::base::Timestamp, &super::JobSlot)| QuarantineView {
@@ -231,6 +231,7 @@ impl Shard {
             GroupState::Scheduled { reason, .. } => reason,
             GroupState::Resolving => WaitReason::Resolving,
             GroupState::Handed => WaitReason::OtherShard,
+            GroupState::Offered { .. } => WaitReason::BeingMoved,
             GroupState::InFlight | GroupState::Moving => WaitReason::InFlight,
             GroupState::Ready { path } => {
                 let held_by = self.rule_names(self.held_by(now.instant, path, group));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What is held: one address since now, for so many seconds.
-fn held(world: &World, address: &str, seconds: u64) -> Held {
+pub(super) fn held(world: &World, address: &str, seconds: u64) -> Held {
     let now = Duration::from_nanos(world.now.instant.nanos());
     let holding = Holding { epoch: 1, tenure: Tenure::Leased, since: now };
     let addresses = [(address.parse().unwrap(), holding)].into();

@@ -36,7 +36,7 @@ fn mail_in_quarantine_waits_for_a_person_over_restarts_and_moves() {
     assert_eq!(kinds, [(Accepted, 0), (Quarantined, 0), (Accepted, 1), (Quarantined, 1)]);
     assert!(world.outputs.is_empty(), "nothing is looked up or sent: {:?}", world.outputs);
     let retried = world.shard.command(world.now, &Command::Retry(CommandTarget::All));
-    assert_eq!((retried, world.shard.quarantine_view()[0].recipients), (0, 2));
+    assert_eq!((retried, world.shard.quarantine_view()[0].recipients), (Ok(0), 2));
 
     // A restart, and one after compaction has moved the job, change nothing.
     let carried = world.shard.carried_state(world.now, job.id, 2);
@@ -46,7 +46,7 @@ fn mail_in_quarantine_waits_for_a_person_over_restarts_and_moves() {
         assert!(!held.outputs.iter().any(|output| matches!(output, Output::Resolve { .. })));
     }
 
-    assert_eq!(world.shard.command(world.now, &Command::Release(job.id)), 2);
+    assert_eq!(world.shard.command(world.now, &Command::Release(job.id)), Ok(2));
     world.input(Input::Timeout);
     let released = full_events(&mut world);
     assert!(
@@ -54,8 +54,8 @@ fn mail_in_quarantine_waits_for_a_person_over_restarts_and_moves() {
     );
     assert_eq!(world.outputs.iter().filter(|output| matches!(output, Output::Resolve { .. })).count(), 2);
     assert!(world.shard.quarantine_view().is_empty());
-    assert_eq!(world.shard.command(world.now, &Command::Release(job.id)), 0, "it is released once");
-    assert_eq!(world.shard.command(world.now, &Command::Drop(job.id)), 0, "and is not in quarantine any more");
+    assert_eq!(world.shard.command(world.now, &Command::Release(job.id)), Ok(0), "it is released once");
+    assert_eq!(world.shard.command(world.now, &Command::Drop(job.id)), Ok(0), "and is not in quarantine any more");
     let events = [accepted, released].concat();
     let carried = world.shard.carried_state(world.now, job.id, 2);
     for (events, progress) in [(&events[..], Vec::new()), (&[], carried)] {
@@ -73,7 +73,7 @@ fn mail_in_quarantine_is_dropped_or_expires_like_other_mail() {
         world.accept_job(job.clone());
         world.events();
         if drops {
-            assert_eq!(world.shard.command(world.now, &Command::Drop(job.id)), 1);
+            assert_eq!(world.shard.command(world.now, &Command::Drop(job.id)), Ok(1));
             world.input(Input::Timeout);
         } else {
             world.pass(Duration::from_secs(86_400));

@@ -1,6 +1,6 @@
 //! TLS rules over a shard driven by hand: lanes, what they share, and what is told of a demand that is not met.
 
-use postrail_schema::tls::{TlsLevel, TlsRule, TlsVersion};
+use postrail_schema::tls::{TlsLevel, TlsPolicy, TlsRule, TlsVersion};
 
 use super::*;
 use crate::mail::TlsFacts;
