@@ -94,7 +94,7 @@ pub(crate) async fn list(
     Ok(Json(Page { items, next_cursor: Some(page.cursor.to_string()) }))
 }
 
-/// All events of a job or of one recipient of it, in order; at most 1,000.
+/// All events of a job or of one recipient of it, by the time when they happened; at most 1,000.
 #[utoipa::path(get, path = "/v2/trace/{key}", tag = "events",
     params(("key" = String, Path, description = "a job id, or a recipient's key"), TenantParams),
     responses((status = 200, body = Page<EventView>), (status = 404, body = ProblemDocument)))]

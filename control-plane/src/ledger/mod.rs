@@ -219,7 +219,8 @@ pub(crate) trait Ledger: Send + Sync {
     /// The database fails, or a stored event cannot be read.
     fn events(&self, tenant: Option<TenantId>, cursor: u64, limit: u32) -> Result<EventPage, LedgerError>;
 
-    /// The events of a message, or of one recipient of it, in order; at most `limit`, the earliest.
+    /// The events of a message, or of one recipient of it, by the time when they happened; at most `limit`, those that
+    /// were told first.
     ///
     /// # Errors
     /// The database fails, or a stored event cannot be read.

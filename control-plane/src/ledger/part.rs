@@ -6,8 +6,11 @@
 //!  way back from last to: first, stated, tried, job]*          one octet, then varints; a way back counts from 1, 0: none
 //! ```
 //!
-//! Invariants worth naming: a settlement is never undone by a later event; events that are kept of a recipient are
-//! bounded in octets, however many there are.
+//! Mail moves between hosts, and which host's journal is read first is chance: what is told late is late by its time, not
+//! by its sequence.
+//!
+//! Invariants worth naming: a settlement is never undone by a later event, nor a later state by an earlier event; events
+//! that are kept of a recipient are bounded in octets, however many there are.
 
 use postrail_schema::event::EventKind;
 use postrail_schema::wire::EventHead;
@@ -20,16 +23,16 @@ pub(super) const PART_RECIPIENTS: u16 = 32;
 /// Where a recipient's events are. Sequences; 0: there is none. The default knows no event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Events {
-    /// Its tenant and address are those of its first event.
+    /// Its tenant and address are those of its acceptance; until that is told, of the first event.
     pub first: u64,
     pub last: u64,
-    /// What its state is: the latest event that waits or settles, up to the settlement.
+    /// What its state is: the latest event by time that waits or settles, up to the settlement.
     pub stated: u64,
-    /// The latest event of an attempt, up to the settlement.
+    /// The latest event by time of an attempt, up to the settlement.
     pub tried: u64,
     /// The first event that says something of the job.
     pub job: u64,
-    /// When the last event happened, Unix milliseconds.
+    /// When the latest event happened, Unix milliseconds.
     pub changed_ms: u64,
     /// The highest number of an attempt, up to the settlement.
     pub attempts: u16,
@@ -47,26 +50,30 @@ impl Events {
     /// Adds an event.
     pub(super) fn add(&mut self, head: &EventHead, sequence: u64) {
         assert!(sequence > self.last, "sequences grow");
-        if self.first == 0 {
+        let accepts = head.kind == EventKind::Accepted && self.kinds & bit(EventKind::Accepted) == 0;
+        if self.first == 0 || accepts {
             self.first = sequence;
         }
         if self.job == 0 && head.has_job {
             self.job = sequence;
         }
+        let is_late = head.at_ms < self.changed_ms && !head.kind.settles();
         self.last = sequence;
-        self.changed_ms = head.at_ms;
+        self.changed_ms = head.at_ms.max(self.changed_ms);
         self.kinds |= bit(head.kind);
         if self.settled {
             return;
         }
         let waits = matches!(head.kind, EventKind::Accepted | EventKind::Deferred | EventKind::Quarantined);
-        if waits || head.kind.settles() {
+        if (waits || head.kind.settles()) && (!is_late || self.stated == 0) {
             self.stated = sequence;
         }
         self.settled = head.kind.settles() && head.at_ms != 0;
         if let Some(attempt) = head.attempt {
             self.attempts = self.attempts.max(attempt);
-            self.tried = sequence;
+            if !is_late || self.tried == 0 {
+                self.tried = sequence;
+            }
         }
     }
 

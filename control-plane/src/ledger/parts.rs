@@ -2,10 +2,12 @@
 //! acceptance wrote without asking the database, and a message that is newer than all is known to be new.
 //!
 //! Invariants worth naming: what is in memory equals what is committed, or it is forgotten: when a transaction fails, and
-//! when somebody else has written. Memory is bounded: two generations of [`RECENT_PARTS`] parts, and one transaction.
+//! when somebody else has written. A message that is taken for new though it is stored fails the transaction, and is
+//! looked up the next time: it is never written over. Memory is bounded: two generations of [`RECENT_PARTS`] parts, and one transaction.
 
 use std::collections::HashMap;
 
+use postrail_schema::event::EventKind;
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, ShardId};
 use postrail_schema::wire::EventHead;
 
@@ -33,22 +35,31 @@ struct Entry {
     touched: bool,
 }
 
-/// The newest message that is stored: of all as it was at the beginning, and of each shard since. Ids grow with time, and
-/// a shard's mail is told of by its host's journals only.
+/// The newest message that may be stored: by the shard that accepted it, and of all others. Ids grow with time.
+///
+/// Mail moves between hosts, so that a journal also tells of what another host accepted, before that host's own journal
+/// does or after. Its host alone tells of the acceptance, so what begins otherwise may be stored already, and everything
+/// up to it may be, whoever tells of it next.
 struct Newest {
+    /// As it was at the beginning, or the newest message since whose first event here was no acceptance.
     floor: u128,
     by_shard: HashMap<(HostId, ShardId), u128>,
 }
 
 impl Newest {
-    fn is_before(&self, host: HostId, message: u128) -> bool {
-        let shard = MessageId::from_bits(message).shard();
-        message > self.by_shard.get(&(host, shard)).copied().unwrap_or(self.floor)
+    /// Whether nothing can be stored of a message whose first event here is that one.
+    fn is_before(&mut self, host: HostId, head: &EventHead) -> bool {
+        let message = head.message.bits();
+        if head.kind != EventKind::Accepted {
+            self.floor = message.max(self.floor);
+            return false;
+        }
+        message > self.floor && self.by_shard.get(&(host, head.message.shard())).is_none_or(|newest| message > *newest)
     }
 
     fn follow(&mut self, host: HostId, message: u128) {
         let shard = MessageId::from_bits(message).shard();
-        let newest = self.by_shard.entry((host, shard)).or_insert(self.floor);
+        let newest = self.by_shard.entry((host, shard)).or_insert(message);
         *newest = message.max(*newest);
     }
 }
@@ -76,12 +87,13 @@ impl Parts {
     /// The database fails, or [`LedgerError::CorruptRecipients`].
     pub(super) fn load(&mut self, rows: &mut impl WriteRows, host: HostId, batch: &Batch) -> Result<(), LedgerError> {
         let mut missing = Vec::new();
-        for key in batch.buffers().flat_map(|(_, heads)| heads).map(key_of) {
+        for head in batch.buffers().flat_map(|(_, heads)| heads) {
+            let key = key_of(head);
             if self.recent.contains_key(&key) {
                 continue;
             }
             // What is newer than all that was stored before this transaction, and not in memory, is new.
-            let new = self.newest.as_ref().is_some_and(|newest| newest.is_before(host, key.message));
+            let new = self.newest.as_mut().is_some_and(|newest| newest.is_before(host, head));
             let entry = self.older.remove(&key).unwrap_or_else(|| {
                 if !new {
                     missing.push(key);

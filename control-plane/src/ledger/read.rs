@@ -185,7 +185,10 @@ pub(super) fn trace(
         let event = reader.event(rows, sequence)?.ok_or(LedgerError::Corrupt { sequence })?.clone();
         Ok(Recorded { sequence, event })
     });
-    recorded.collect()
+    let mut recorded: Vec<_> = recorded.collect::<Result<_, LedgerError>>()?;
+    // Of several hosts' journals the one that tells first need not be the one where it happened first.
+    recorded.sort_by_key(|recorded| recorded.event.at_ms);
+    Ok(recorded)
 }
 
 /// Events that one page looks at, so that a tenant with few among many costs a bounded read.

@@ -97,6 +97,6 @@ pub(super) trait WriteRows: Rows {
     /// Adds or replaces parts, which come in the order of their keys.
     ///
     /// # Errors
-    /// The database fails.
+    /// The database fails, or one that is not stored is there.
     fn put_parts(&mut self, rows: &[PartRow<'_>]) -> Result<(), LedgerError>;
 }

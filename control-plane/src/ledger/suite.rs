@@ -3,9 +3,12 @@
 //! Each case gets an empty ledger. What only one database can do (formats of old, a server that goes away) is tested
 //! beside it.
 
+mod hosts;
+
 use postrail_schema::event::{AttemptFacts, JobFacts};
 use postrail_schema::ids::Revision;
 
+use self::hosts::*;
 use super::*;
 
 /// Changes octets.
@@ -143,6 +146,10 @@ cases![
     an_event_of_the_same_kind_and_time_that_says_something_else_is_kept,
     a_job_of_many_recipients_is_told_of_each_and_page_by_page,
     hosts_whose_clocks_differ_lose_nothing,
+    two_journals_that_tell_of_one_mail_are_one_history_whichever_comes_first,
+    what_is_told_late_of_mail_that_waits_does_not_undo_what_is_newer,
+    a_journal_that_is_told_again_behind_anothers_late_events_counts_once,
+    an_acceptance_that_two_journals_tell_of_is_looked_up_and_not_written_over,
     what_another_ledger_wrote_is_seen,
     a_batch_that_fails_leaves_nothing_in_memory_either,
     a_damaged_chunk_is_an_error_with_its_sequence,
@@ -389,30 +396,6 @@ fn a_job_of_many_recipients_is_told_of_each_and_page_by_page(mut world: World) {
     assert_eq!(world.ledger.trace(message, None, 1_000).unwrap().len(), 1_000);
     assert_eq!(world.kinds(7, Some(999)).len(), 2);
     assert_eq!(world.kinds(7, Some(1_000)), []);
-}
-
-fn hosts_whose_clocks_differ_lose_nothing(world: World) {
-    // Both use shard 0; the second host's clock is behind, so that its ids are older than all that was stored before.
-    let id = |ms: u64, n: u64| MessageId::new(ms, ShardId(0), n).bits();
-    let behind = JournalId { host: HostId(2), ..JOURNAL };
-    let store = |journal, place, events: &[Event]| {
-        world.ledger.record(journal, at(place), &Batch::of(events, 16), at(place + 1)).unwrap();
-    };
-    for n in 0..50 {
-        let (ahead, late) = (id(2_000_000 + n, n), id(1_000_000 + n, n));
-        store(JOURNAL, n, &[event(EventKind::Accepted, ahead, 0, 10), event(EventKind::Deferred, ahead, 0, 20)]);
-        store(behind, 2 * n, &[event(EventKind::Accepted, late, 0, 10)]);
-        store(behind, 2 * n + 1, &[event(EventKind::Accepted, late, 0, 10), event(EventKind::Delivered, late, 0, 20)]);
-    }
-    assert_eq!(world.sequences(), (1..=200).collect::<Vec<_>>());
-    for n in 0..50 {
-        for (message, last) in
-            [(id(2_000_000 + n, n), EventKind::Deferred), (id(1_000_000 + n, n), EventKind::Delivered)]
-        {
-            let kinds: Vec<_> = world.kinds(message, Some(0)).into_iter().map(|(_, kind)| kind).collect();
-            assert_eq!(kinds, [EventKind::Accepted, last]);
-        }
-    }
 }
 
 fn what_another_ledger_wrote_is_seen(mut world: World) {

@@ -158,16 +158,20 @@ impl WriteRows for SessionRows<'_> {
     }
 
     fn put_parts(&mut self, rows: &[PartRow<'_>]) -> Result<(), LedgerError> {
-        for some in rows.chunks(STATEMENT_PARTS) {
-            let messages: Vec<_> = some.iter().map(|row| Uuid(row.key.message)).collect();
-            let parts: Vec<_> = some.iter().map(|row| part_number(row.key.part)).collect();
-            let events: Vec<_> = some.iter().map(|row| row.events).collect();
-            self.session.execute(
-                "INSERT INTO recipients (message, part, events)
-                 SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::bytea[])
-                 ON CONFLICT (message, part) DO UPDATE SET events = excluded.events",
-                &[&messages, &parts, &events],
-            )?;
+        let (stored, new): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.stored);
+        // What is new is not to replace anything, so that the two are statements of their own.
+        let adds = "INSERT INTO recipients (message, part, events)
+                    SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::bytea[])";
+        let replaces = "INSERT INTO recipients (message, part, events)
+                        SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::bytea[])
+                        ON CONFLICT (message, part) DO UPDATE SET events = excluded.events";
+        for (rows, statement) in [(new, adds), (stored, replaces)] {
+            for some in rows.chunks(STATEMENT_PARTS) {
+                let messages: Vec<_> = some.iter().map(|row| Uuid(row.key.message)).collect();
+                let parts: Vec<_> = some.iter().map(|row| part_number(row.key.part)).collect();
+                let events: Vec<_> = some.iter().map(|row| row.events).collect();
+                self.session.execute(statement, &[&messages, &parts, &events])?;
+            }
         }
         Ok(())
     }
