@@ -354,3 +354,19 @@ fn put_buffer(to: &mut Vec<u8>, buffer: &[u8]) {
     to.extend_from_slice(&(buffer.len() as u32).to_le_bytes());
     to.extend_from_slice(buffer);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_notes_do_not_fill_memory() {
+        let mut tail = Tail::default();
+        let batches = 2 * JOURNAL_TAIL_BYTES_MAX / size_of::<TailBatch>();
+        for offset in 0..batches as u32 {
+            let frames = vec![NewFrame { tag: FRAME_TAG_NOTES, payload: vec![0; 24] }];
+            tail.push(DurableBatch { segment: 1, offset, next: offset + 1, frames });
+        }
+        assert_eq!(tail.batches.len(), batches / 2);
+    }
+}

@@ -25,6 +25,8 @@ use crate::journal::{Cursor, Entry, Journal, PullError};
 use crate::platform::{BlockFile, Datagrams, Disk, DiskUsage, Listener, Net, Platform, Stream};
 use crate::spool::{CompactionReason, JobOwner, OpenError, Spool, StoreError};
 
+mod way;
+
 const SHARD: ShardId = ShardId(3);
 type FileContent = Rc<RefCell<Vec<u8>>>;
 type Task = Pin<Box<dyn Future<Output = ()>>>;

@@ -25,6 +25,7 @@ use crate::smtp::Reply;
 use crate::spool::JobMeta;
 
 mod addresses;
+mod given;
 mod policies;
 mod quarantine;
 mod shaping;

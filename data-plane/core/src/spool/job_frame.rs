@@ -429,6 +429,9 @@ fn decode_records(head: &[u8]) -> Result<(JobMeta, Option<&[u8]>), DecodeError> 
     if job.recipients.is_empty() || job.recipients.iter().any(|r| usize::from(r.entry) >= job.entries.len()) {
         return Err(DecodeError::Value { record: "recipients" });
     }
+    if !meta.progress.is_empty() && meta.progress.len() != job.recipients.len() {
+        return Err(DecodeError::Value { record: "progress" });
+    }
     Ok((meta, octets))
 }
 

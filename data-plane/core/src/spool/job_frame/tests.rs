@@ -9,6 +9,8 @@ use crate::mail::job::{Attachment, MailFields, Mailbox, Priority};
 
 /// A head frame's payload as version 1 writes it. It must read for ever; it changes with a new version only.
 const GOLDEN: &[u8] = include_bytes!("golden/job_v1.bin");
+/// The same job as compaction writes it at a host that it was sent to, and is bound to leave.
+const GOLDEN_BOUND: &[u8] = include_bytes!("golden/job_bound_v1.bin");
 
 fn smtp_job(body: &[u8]) -> Job {
     let recipient = |index: u16| JobRecipient {
@@ -126,6 +128,96 @@ fn a_moved_job_carries_what_became_of_its_recipients() {
     assert_eq!(meta.carried(RecipientIndex(2)), None);
 }
 
+/// A job on its way, as compaction finds it.
+fn bound() -> (Job, Moved) {
+    let progress = vec![
+        Carried { settled: true, attempts: 0, next_attempt: Timestamp::default() },
+        Carried { settled: false, attempts: 3, next_attempt: Timestamp::from_unix_ms(1_795_464_945_123) },
+    ];
+    let from = Location { segment: 3, offset: 4_160, bytes: 700 };
+    let bound_to = Some(HostName::new("mta-2.example.net").expect("a name"));
+    (Job { hop: 258, ..smtp_job(b"body\r\n") }, Moved { from, progress, bound_to })
+}
+
+#[test]
+fn how_often_a_job_has_moved_and_where_it_is_bound_are_kept_and_an_older_reader_refuses_them() {
+    let (job, moved) = bound();
+    let payload = whole(&job, Origin::Compaction(&moved));
+    let meta = decode(&payload).expect("whole");
+    assert_eq!((&meta.job, &meta.bound_to, &meta.progress), (&job, &moved.bound_to, &moved.progress));
+    for tag in [HOP, BOUND_TO] {
+        assert!(payload.windows(2).any(|record| record == [tag, Need::Required as u8]), "{tag}");
+    }
+    let meta = decode(&whole(&smtp_job(b"x"), Origin::Submission)).expect("whole");
+    assert_eq!((meta.job.hop, meta.bound_to), (0, None));
+}
+
+#[test]
+fn a_job_is_bound_to_no_host_whose_name_cannot_be() {
+    for name in [&b""[..], b"Mta", b"a b", b"\xff", &[b'h'; HOST_NAME_BYTES_MAX + 1]] {
+        let mut to = RecordWriter::continue_in(whole(&smtp_job(b"x"), Origin::Submission).to_vec());
+        to.put(BOUND_TO, Need::Required, name);
+        assert!(decode_meta(&to.into_bytes()).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn a_job_of_another_host_is_kept_with_its_hop_and_what_became_of_its_recipients() {
+    let (job, moved) = bound();
+    let meta = decode(&whole(&job, Origin::Transfer(&moved.progress))).expect("whole");
+    assert_eq!((meta.job, meta.progress), (job, moved.progress));
+    assert_eq!((meta.moved_from, meta.bound_to), (None, None));
+}
+
+#[test]
+fn what_goes_to_another_host_is_one_piece_whatever_its_size() {
+    let (_, moved) = bound();
+    for job in [smtp_job(b"body\r\n"), rest_job(), smtp_job(&vec![b'a'; 3 * FRAME_BYTES_MAX])] {
+        let payload = Bytes::from(encode_parcel_job(&job, 7, &moved.progress));
+        let meta = decode(&payload).expect("whole");
+        assert!(meta.chunks.is_empty());
+        assert_eq!((&meta.job, meta.content_bytes), (&Job { hop: 7, ..job.clone() }, job.content.len() as u64));
+        assert_eq!((&meta.progress, &meta.moved_from, &meta.bound_to), (&moved.progress, &None, &None));
+        for cut in (0..payload.len()).step_by(payload.len() / 100 + 1) {
+            assert!(decode(&payload.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn progress_of_other_than_all_recipients_is_refused() {
+    for count in [1, 3] {
+        let payload = encode_parcel_job(&smtp_job(b"x"), 1, &vec![Carried::default(); count]);
+        assert_eq!(decode_meta(&payload), Err(DecodeError::Value { record: "progress" }), "{count}");
+    }
+}
+
+/// A job of [`JOB_RECIPIENTS_MAX`] recipients whose head is as long as a head may be when it is accepted.
+fn longest() -> Job {
+    let mut job = smtp_job(&vec![b'a'; 2 * FRAME_BYTES_MAX]);
+    job.recipients = vec![JobRecipient { orcpt: None, ..job.recipients[0].clone() }; JOB_RECIPIENTS_MAX];
+    job.reference = "r".repeat(SUBMITTED_BYTES_MAX);
+    let Err(EncodeError::HeadTooLarge { bytes }) = encode(&job, Origin::Submission) else { panic!("it is too long") };
+    job.reference.truncate(2 * SUBMITTED_BYTES_MAX - bytes);
+    job
+}
+
+#[test]
+fn a_head_that_was_accepted_can_be_taken_by_another_host_and_moved_there() {
+    let job = longest();
+    assert!(encode(&job, Origin::Submission).is_ok());
+    let longer = Job { reference: format!("{}r", job.reference), ..job.clone() };
+    assert!(encode(&longer, Origin::Submission).is_err(), "no head is longer");
+    let job = Job { hop: u16::MAX, ..job };
+    let progress = vec![Carried::default(); JOB_RECIPIENTS_MAX];
+    let bound_to = Some(HostName::new("h".repeat(HOST_NAME_BYTES_MAX)).expect("a name"));
+    let moved = Moved { from: Location::default(), progress: progress.clone(), bound_to };
+    for origin in [Origin::Transfer(&progress), Origin::Compaction(&moved)] {
+        let Ok(Encoded::Chunked { head, .. }) = encode(&job, origin) else { panic!("{origin:?}") };
+        assert!(head.finish(&[Location::default(); CHUNKS_MAX]).len() <= FRAME_PAYLOAD_MAX);
+    }
+}
+
 #[test]
 fn that_a_job_is_in_quarantine_is_kept_and_an_older_reader_refuses_it() {
     let job = Job { quarantined: true, ..smtp_job(b"x") };
@@ -194,6 +286,11 @@ fn the_frame_of_version_1_still_reads_and_is_still_written() {
     let job = smtp_job(b"body\r\n");
     assert_eq!(decode(&Bytes::from_static(GOLDEN)).map(|meta| meta.job), Ok(job.clone()));
     assert_eq!(whole(&job, Origin::Submission), GOLDEN, "a change of the format needs a new version");
+    let (job, moved) = bound();
+    let meta = decode(&Bytes::from_static(GOLDEN_BOUND)).expect("whole");
+    assert_eq!((&meta.job, &meta.progress, meta.moved_from), (&job, &moved.progress, Some(moved.from)));
+    assert_eq!(meta.bound_to, moved.bound_to);
+    assert_eq!(whole(&job, Origin::Compaction(&moved)), GOLDEN_BOUND, "a change of the format needs a new version");
 }
 
 #[test]
@@ -242,15 +339,9 @@ proptest! {
 
 #[test]
 fn a_head_without_its_content_says_the_same_of_the_job() {
-    for job in [smtp_job(b"body"), rest_job()] {
-        let moved = Moved {
-            from: Location { segment: 1, offset: 2, bytes: 3 },
-            progress: vec![Carried::default(); 2],
-            bound_to: None,
-        };
-        let Ok(Encoded::Whole(payload)) = encode(&job, Origin::Compaction(&moved)) else {
-            panic!("a small job is one frame")
-        };
+    let (on_its_way, moved) = bound();
+    for job in [smtp_job(b"body"), rest_job(), on_its_way] {
+        let payload = whole(&job, Origin::Compaction(&moved));
         let head = without_content(&payload);
         assert!(head.len() < payload.len());
         assert_eq!(decode_head(head), decode_meta(&payload));

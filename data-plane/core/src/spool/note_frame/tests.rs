@@ -5,6 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A payload as version 1 writes it. It must read for ever; it changes with a new version only.
+const GOLDEN: &[u8] = include_bytes!("golden/notes_v1.bin");
+
 fn host(name: &str) -> HostName {
     HostName::new(name).expect("a name")
 }
@@ -24,6 +27,12 @@ fn payload(notes: &[Note]) -> Vec<u8> {
 fn notes_read_back_in_their_order() {
     assert_eq!(decode(&payload(&notes())), Ok(notes()));
     assert!(encode(&[]).is_empty(), "no notes are no frame");
+}
+
+#[test]
+fn the_notes_of_version_1_still_read_and_are_still_written() {
+    assert_eq!(decode(GOLDEN), Ok(notes()));
+    assert_eq!(payload(&notes()), GOLDEN, "a change of the format needs a new version");
 }
 
 #[test]
