@@ -14,7 +14,10 @@
 //! | `GET /queue` | sites, what waits and why, by shard |
 //! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
 //! | `GET /messages/{id}` | what waits of one message |
-//! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}` |
+//! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}`; 409 `being_moved` while another host may have it |
+//! | `POST /transfers` | a parcel of [`postrail_core::transfer::parcel`], from another host: its answer; 409 `stale` with `x-turn`; 503 `busy`, `refused` |
+
+mod metrics;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -22,31 +25,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use bytes::Bytes;
 use futures_lite::future::or;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::http::{Config, Method, Problem, Request, Response};
 use postrail_core::shard::{Command, CommandTarget};
 use postrail_schema::ids::{MessageId, ShardId};
-use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
+use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, TRANSFER_BYTES_MAX};
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use serde::Deserialize;
 
-use crate::feed::FeedStatus;
 use crate::http::{self, Handler};
 use crate::journal::Cursor;
 use crate::mesh::{Question, Reply, ShardStatus};
 use crate::platform::{Listener, Net, Platform, Stream};
 use crate::shard::Runtime;
 use crate::tls::{Acceptor, MaybeTls};
+use crate::transfer::Arrival;
 
 /// The code of the problem by which `/readyz` says that intake refuses all mail until somebody does something about it.
 pub const REFUSING: &str = "refusing";
 /// Where data planes hand each other mail.
 pub const TRANSFERS: &str = "/transfers";
-/// Octets of an admin request's body.
+/// Octets of the body of a request, but of a parcel.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
@@ -145,7 +149,7 @@ where
         };
     }
     let asker = Asker::of(&runtime.node().admin_access, stream.client_certificate());
-    http::serve(&platform, stream, peer, Config::new(BODY_BYTES_MAX), &Admin { runtime, asker }).await;
+    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker }).await;
 }
 
 struct Admin<P: Platform> {
@@ -177,22 +181,48 @@ impl<P: Platform> Handler for Admin<P> {
         }
     }
 
+    async fn admit(&self, head: &Request, _peer: SocketAddr) -> Option<Response> {
+        self.check(head).err().map(|problem| problem.to_response())
+    }
+
+    /// Parcels of mail are counted; what else is asked here is small.
+    fn hold(&self, before: usize, now: usize) -> bool {
+        let counted = |bytes: usize| bytes.saturating_sub(BODY_BYTES_MAX);
+        self.runtime.hold_parcel_bytes(counted(before), counted(now)) || counted(now) == 0
+    }
+
     fn is_draining(&self) -> bool {
         false
     }
 }
 
 impl<P: Platform> Admin<P> {
-    async fn route(&self, request: &Request) -> Result<Response, Problem> {
-        let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
-        if !matches!(segments.as_slice(), ["healthz" | "readyz" | "metrics"]) {
-            self.authorize(request)?;
+    /// Whether who asks may ask this, and with so long a body, which may still be on its way.
+    fn check(&self, head: &Request) -> Result<(), Problem> {
+        if !matches!(head.path.trim_matches('/'), "healthz" | "readyz" | "metrics") {
+            self.authorize(head)?;
         }
+        let is_parcel = (head.method, head.path.as_str()) == (Method::Post, TRANSFERS);
+        let bytes_max = if is_parcel { TRANSFER_BYTES_MAX } else { BODY_BYTES_MAX };
+        if head.header("transfer-encoding").is_some() {
+            return Err(Problem::new(411, "length_required", "a body is sent here with its Content-Length"));
+        }
+        let length = head.header("content-length").and_then(|length| length.parse::<usize>().ok());
+        if length.is_some_and(|length| length > bytes_max) {
+            let detail = format!("the body of such a request has at most {bytes_max} octets");
+            return Err(Problem::new(413, "content_too_large", detail));
+        }
+        Ok(())
+    }
+
+    async fn route(&self, request: &Request) -> Result<Response, Problem> {
+        self.check(request)?;
+        let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         match (request.method, segments.as_slice()) {
             (Method::Get, ["healthz"]) => Ok(Response::new(200, "text/plain", "ok\n")),
             (Method::Get, ["readyz"]) => self.ready().await,
             (Method::Get, ["metrics"]) => {
-                let text = metrics(&self.statuses().await?, &self.runtime.node().feed);
+                let text = metrics::text(&self.statuses().await?, &self.runtime.node().feed);
                 Ok(Response::new(200, "text/plain; version=0.0.4", text))
             }
             (Method::Get, ["shards"]) => json(&serde_json::json!({ "shards": self.runtime.mesh().shards() })),
@@ -203,6 +233,7 @@ impl<P: Platform> Admin<P> {
             (Method::Get, ["quarantine"]) => self.quarantine().await,
             (Method::Post, ["queue", "retry"]) => self.retry(&request.body).await,
             (Method::Get, ["messages", id]) => self.message(id).await,
+            (Method::Post, ["transfers"]) => self.take(request.body.clone()).await,
             (Method::Post, ["jobs", id, "cancel"]) => self.command_one(id, Command::Cancel).await,
             (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,
             (Method::Post, ["quarantine", id, "release"]) => self.command_one(id, Command::Release).await,
@@ -214,6 +245,10 @@ impl<P: Platform> Admin<P> {
     /// Whether who asks may ask this; the body may still be on its way.
     fn authorize(&self, request: &Request) -> Result<(), Problem> {
         let (is_allowed, detail) = match &self.runtime.node().admin_access {
+            // Every user of the host: none of them submits mail in the name of others.
+            AdminAccess::Anyone if request.path.trim_matches('/') == TRANSFERS.trim_matches('/') => {
+                return Err(Problem::new(403, "forbidden", "this host is in no fleet: no other gives it mail"));
+            }
             AdminAccess::Anyone => return Ok(()),
             AdminAccess::Tokens(tokens) => {
                 let shown = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
@@ -371,32 +406,64 @@ impl<P: Platform> Admin<P> {
 
     async fn message(&self, id: &str) -> Result<Response, Problem> {
         let id = message_id(id)?;
-        match self.ask(id.shard(), Question::Message(id)).await? {
-            Reply::Message(Some(view)) => json(&view),
-            Reply::Message(None) => Err(Problem::new(
-                404,
-                "not_waiting",
-                format!("nothing of {id} waits: all its recipients have settled, or there is no such job"),
-            )),
-            _ => Err(mismatch()),
+        let asked = self.ask_for(id, Question::Message(id), |reply| !matches!(reply, Reply::Message(None)));
+        match asked.await? {
+            Some(Reply::Message(Some(view))) => json(&view),
+            Some(_) => Err(mismatch()),
+            None => Err(not_waiting(id)),
         }
     }
 
     async fn command_one(&self, id: &str, command: fn(MessageId) -> Command) -> Result<Response, Problem> {
         let id = message_id(id)?;
-        match self.ask(id.shard(), Question::Command(command(id))).await? {
-            Reply::Affected(0) => Err(Problem::new(
-                404,
-                "not_waiting",
-                format!("nothing of {id} waits: all its recipients have settled, or there is no such job"),
-            )),
-            Reply::Affected(recipients) => json(&serde_json::json!({ "recipients": recipients })),
-            Reply::BeingMoved(error) => {
-                Err(Problem::new(409, "being_moved", format!("{error}; ask again when it is there, in a moment")))
+        let asked = self.ask_for(id, Question::Command(command(id)), |reply| !matches!(reply, Reply::Affected(0)));
+        match asked.await? {
+            Some(Reply::Affected(recipients)) => json(&serde_json::json!({ "recipients": recipients })),
+            Some(Reply::BeingMoved(error)) => {
+                Err(Problem::new(409, "being_moved", format!("{error}; ask again in a moment, when it is there")))
             }
-            _ => Err(mismatch()),
+            Some(_) => Err(mismatch()),
+            None => Err(not_waiting(id)),
         }
     }
+
+    /// Asks every shard until one `has` the job: what came from another host, or was stored when there were fewer or more
+    /// shards, is not where its id says. `None`: none has it.
+    async fn ask_for(
+        &self,
+        id: MessageId,
+        question: Question,
+        has: impl Fn(&Reply) -> bool,
+    ) -> Result<Option<Reply>, Problem> {
+        let (first, count) = (id.shard().0, self.runtime.mesh().shards() as u16);
+        let mut gone = None;
+        for shard in (0..count).map(|step| ShardId((first % count + step) % count)) {
+            match self.ask(shard, question.clone()).await {
+                Ok(reply) if has(&reply) => return Ok(Some(reply)),
+                Ok(_) => {}
+                Err(problem) => gone = Some(problem),
+            }
+        }
+        gone.map_or(Ok(None), Err)
+    }
+
+    async fn take(&self, parcel: Bytes) -> Result<Response, Problem> {
+        let Reply::Arrival(arrival) = self.ask(ShardId(0), Question::Take(parcel)).await? else {
+            return Err(mismatch());
+        };
+        Err(match arrival {
+            Arrival::Answered(answer) => return Ok(Response::new(200, "application/octet-stream", answer)),
+            Arrival::Stale { turn } => Problem::new(409, "stale", format!("turn {turn} of this shard has been here"))
+                .with_header("x-turn", turn.to_string()),
+            Arrival::Busy => Problem::new(503, "busy", "another parcel of this shard is being worked on"),
+            Arrival::Refused(why) => Problem::new(503, "refused", why),
+        })
+    }
+}
+
+fn not_waiting(id: MessageId) -> Problem {
+    let detail = format!("nothing of {id} waits: all its recipients have settled, or there is no such job");
+    Problem::new(404, "not_waiting", detail)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Response, Problem> {
@@ -418,65 +485,4 @@ fn message_id(text: &str) -> Result<MessageId, Problem> {
 
 fn mismatch() -> Problem {
     Problem::new(500, "mismatch", "the shard answered another question")
-}
-
-/// Prometheus text of what the shards say, and of the configuration.
-fn metrics(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
-    type Read = fn(&ShardStatus) -> u64;
-    const COUNTERS: [(&str, &str, Read); 11] = [
-        ("accepted_recipients", "Recipients accepted.", |s| s.counters.accepted),
-        ("delivered_recipients", "Recipients delivered.", |s| s.counters.delivered),
-        ("deferred_attempts", "Attempts that ended in a transient failure.", |s| s.counters.deferred),
-        ("bounced_recipients", "Recipients that failed for good.", |s| s.counters.bounced),
-        ("expired_recipients", "Recipients whose time was over.", |s| s.counters.expired),
-        ("suppressed_recipients", "Recipients dropped by a suppression.", |s| s.counters.suppressed),
-        ("cancelled_recipients", "Recipients cancelled.", |s| s.counters.cancelled),
-        ("egress_attempts", "Transactions begun.", |s| s.counters.attempts),
-        ("egress_pipelined", "Transactions begun behind others on their connection.", |s| s.counters.pipelined),
-        ("egress_connections", "Connections opened.", |s| s.counters.connections),
-        ("mesh_handed", "Groups handed to the shard that owns their source.", |s| s.counters.handed),
-    ];
-    const GAUGES: [(&str, &str, Read); 9] = [
-        ("waiting_recipients", "Recipients that have not settled.", |s| s.waiting as u64),
-        ("recovering", "1 while jobs of an earlier start are still being read.", |s| u64::from(s.recovering)),
-        ("intake_sessions", "Open submission sessions.", |s| s.intake_sessions as u64),
-        ("snapshot_revision", "The configuration in effect.", |s| s.revision),
-        ("spool_bytes", "Octets of live spool segments.", |s| s.spool_bytes),
-        ("spool_segments", "Spool segments in use.", |s| s.spool_segments as u64),
-        ("spool_damaged", "Damaged parts of the spool that were set aside.", |s| s.damaged as u64),
-        ("journal_bytes", "Octets of events kept for the ledger.", |s| s.journal_bytes),
-        ("journal_unread_bytes", "Octets of events that the ledger has not stored yet.", |s| s.journal_unread_bytes),
-    ];
-    let mut text = String::new();
-    let mut write = |rows: &[(&str, &str, Read)], kind: &str, suffix: &str| {
-        for (name, help, read) in rows {
-            let _ = writeln!(text, "# HELP postrail_{name}{suffix} {help}\n# TYPE postrail_{name}{suffix} {kind}");
-            for status in statuses {
-                let _ = writeln!(text, "postrail_{name}{suffix}{{shard=\"{}\"}} {}", status.shard, read(status));
-            }
-        }
-    };
-    write(&COUNTERS, "counter", "_total");
-    write(&GAUGES, "gauge", "");
-    let rows = [
-        ("published_revision", "gauge", "The newest configuration that was seen.", feed.revision_seen()),
-        (
-            "configuration_connected",
-            "gauge",
-            "1 while the configuration store answers.",
-            u64::from(feed.is_connected()),
-        ),
-        ("configuration_heard_ms", "gauge", "When it last answered, Unix milliseconds; 0: never.", feed.heard_ms()),
-        (
-            "suppressions_behind",
-            "gauge",
-            "1 while newer suppressions are known.",
-            u64::from(feed.suppressions_behind()),
-        ),
-        ("configuration_refused_total", "counter", "Publications that were not put in effect.", feed.refused()),
-    ];
-    for (name, kind, help, value) in rows {
-        let _ = writeln!(text, "# HELP postrail_{name} {help}\n# TYPE postrail_{name} {kind}\npostrail_{name} {value}");
-    }
-    text
 }

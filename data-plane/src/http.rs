@@ -51,7 +51,7 @@ where
     let mut admitted = false;
     loop {
         if !held.update(machine.bytes_held()) && machine.announced().is_some() {
-            let detail = "too many submissions are being received at present";
+            let detail = "too much is being received at present";
             let problem = Problem::new(503, "overloaded", detail).with_header("Retry-After", "5");
             machine.handle(platform.now(), Input::Respond(problem.to_response()));
         }

@@ -21,4 +21,5 @@ pub mod shard;
 pub mod sign;
 pub mod spool;
 pub mod tls;
+pub mod transfer;
 mod vital;

@@ -8,14 +8,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
+use bytes::Bytes;
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
 use postrail_core::shard::{BeingMoved, Command, Counters, HandBack, MessageView, QuarantineView, QueueView, Work};
+use postrail_core::transfer::{Fate, Neighbours};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
 
 use crate::intake::rest::Forwarded;
 use crate::journal::{Cursor, PullError};
+use crate::transfer::{Arrival, Arrived};
 
 /// Something for a shard.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub enum Letter {
     Snapshot(Arc<Snapshot>),
     /// What is held of the addresses that move.
     Held(Held),
+    /// What is known of the other hosts of the region.
+    Neighbours(Arc<Neighbours>),
     Ask(Question, Sender<Reply>),
     Drain,
 }
@@ -52,13 +57,24 @@ pub enum Question {
     Status,
     /// A submission whose idempotency key belongs to the asked shard.
     Submit(Box<Forwarded>),
+    /// A parcel of another host, for shard 0.
+    Take(Bytes),
+    /// Which of these jobs the shard holds, asked for a parcel.
+    Holds(Vec<MessageId>),
+    /// Jobs of a parcel whose home is the asked shard.
+    Store(Box<Arrived>),
 }
 
 /// Its answer.
 #[derive(Debug)]
 pub enum Reply {
-    Events { buffers: Vec<u8>, next: Cursor },
-    CursorTooOld { oldest: Cursor },
+    Events {
+        buffers: Vec<u8>,
+        next: Cursor,
+    },
+    CursorTooOld {
+        oldest: Cursor,
+    },
     Unavailable(String),
     Done,
     Queue(Box<QueueView>),
@@ -68,6 +84,11 @@ pub enum Reply {
     BeingMoved(BeingMoved),
     Status(Box<ShardStatus>),
     Response(Box<Response>),
+    Arrival(Arrival),
+    /// By job, the hop of the copy that is held; `None`: not all that the shard holds has been read yet.
+    Holds(Option<Vec<Option<u16>>>),
+    /// One a job, in order.
+    Fates(Vec<Fate>),
 }
 
 impl From<PullError> for Reply {

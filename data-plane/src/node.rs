@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_channel::Receiver;
+use async_channel::{Receiver, Sender};
 use postrail_core::base::Instant;
 use postrail_core::dns::ResolverConfig;
 use postrail_core::intake::listeners::ListeningHost;
@@ -33,6 +33,7 @@ use crate::platform::glommio::{PinError, RunError, ShardPin, ShardThreads, check
 use crate::shard::{NodeFacts, Parts, Runtime};
 use crate::spool::Spool;
 use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
+use crate::transfer::{self, Departure};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -93,6 +94,7 @@ pub enum StartError {
 pub struct NodeHandle {
     mesh: Mesh,
     shards: u16,
+    departures: Receiver<Departure>,
     thread: std::thread::JoinHandle<Result<bool, StartError>>,
 }
 
@@ -104,6 +106,11 @@ impl NodeHandle {
     /// The way to the shards, for what tells them which addresses are held.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// What goes to other hosts, for what carries it.
+    pub fn departures(&self) -> Receiver<Departure> {
+        self.departures.clone()
     }
 
     /// Begins to drain: intake stops, what is under way is finished.
@@ -138,7 +145,8 @@ pub struct ShardSetup {
 /// [`StartError`], in words for the operator.
 pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
     check_pins(&config.pins)?;
-    let (setup, feed) = prepare(&config)?;
+    let (departing, departures) = transfer::departures();
+    let (setup, feed) = prepare(&config, departing)?;
     probe("the admin API", config.admin)?;
     let count = NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN);
     let threads = ShardThreads { pins: config.pins.clone(), ..ShardThreads::new(count) };
@@ -171,10 +179,10 @@ pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
             Err(_) => return Err(StartError::Shard("a shard ended before it had started".to_owned())),
         }
     }
-    Ok((NodeHandle { mesh, shards, thread }, feed))
+    Ok((NodeHandle { mesh, shards, departures, thread }, feed))
 }
 
-fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
+fn prepare(config: &NodeConfig, departures: Sender<Departure>) -> Result<(ShardSetup, Feed), StartError> {
     let host = Domain::parse(&config.hostname).map_err(|_| StartError::Hostname(config.hostname.clone()))?;
     let shards = if config.shards > 0 {
         config.shards
@@ -213,6 +221,7 @@ fn prepare(config: &NodeConfig) -> Result<(ShardSetup, Feed), StartError> {
             is_leasing: config.is_leasing,
             feed: feed.status(),
             admin_access: config.admin_access.clone(),
+            departures,
         },
         resolver: ResolverConfig { own_names: vec![host], ..ResolverConfig::new(servers) },
         admin: Some(config.admin),

@@ -4,7 +4,7 @@
 //! then carries out what the core asks for. Tasks of a running shard: one a connection (in or out), one that makes
 //! events durable in order, one that waits for the next deadline, one that reads the inbox (`inbox`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,18 +14,19 @@ use async_channel::{Receiver, Sender};
 use futures_lite::future::or;
 use postrail_core::base::{Instant, Map, MapSeed, Moment, Random};
 use postrail_core::dns::HostRule;
-use postrail_core::events::dsn;
 use postrail_core::intake::idempotency::Keys;
 use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Job;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
 use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
-use postrail_core::spool::{Carried, Location};
-use postrail_core::transfer::{Answer, Fate, KeptReason, Note};
+use postrail_core::spool::{Carried, JobMeta, Location};
+use postrail_core::transfer::givers::Givers;
 use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, Revision, ShardId, TenantId};
-use postrail_schema::limits::{INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX, SESSION_TRANSACTIONS_MAX};
+use postrail_schema::limits::{
+    INTAKE_BYTES_MAX, JOURNAL_BYTES_MAX, SESSION_TRANSACTIONS_MAX, TRANSFER_HELD_BYTES_MAX, TRANSFERS_OUT_MAX,
+};
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::Snapshot;
 
@@ -42,9 +43,11 @@ use crate::platform::Platform;
 use crate::sign::Signer;
 use crate::spool::{CompactionReason, JobOwner, Spool, StoreError};
 use crate::tls::{Acceptor, Connector, ServerIdentity};
+use crate::transfer::Departure;
 use crate::vital::Vital;
 
 mod inbox;
+mod recorder;
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -72,12 +75,12 @@ pub struct NodeFacts {
     pub feed: Arc<FeedStatus>,
     /// How the admin listener knows who asks.
     pub admin_access: AdminAccess,
+    /// Takes what goes to other hosts: see [`crate::transfer::departures`].
+    pub departures: Sender<Departure>,
 }
 
 /// Events that wait to be made durable at most before intake slows down.
 const RECORDS_WAITING_MAX: usize = 100_000;
-/// How long a record that could not be written waits for the next try.
-const RECORD_RETRY: Duration = Duration::from_millis(500);
 /// How often the spool is looked over for segments to empty.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(5);
 
@@ -120,6 +123,13 @@ struct Inner<P: Platform> {
     intake_sessions: Cell<usize>,
     /// Octets of submissions that are being received.
     intake_bytes: Cell<usize>,
+    /// A place for each parcel that is out.
+    offers: (Sender<()>, Receiver<()>),
+    /// On shard 0, of which other hosts ask.
+    givers: RefCell<Givers>,
+    /// Octets of parcels that are being received and worked on.
+    parcel_bytes: Cell<usize>,
+    storing: Cell<usize>,
 }
 
 /// Ends the carrying out of outputs, also by a panic.
@@ -177,6 +187,10 @@ impl<P: Platform> Runtime<P> {
             recording: Cell::new(false),
             intake_sessions: Cell::new(0),
             intake_bytes: Cell::new(0),
+            offers: async_channel::bounded(TRANSFERS_OUT_MAX),
+            givers: RefCell::default(),
+            parcel_bytes: Cell::new(0),
+            storing: Cell::new(0),
             node,
             platform,
         };
@@ -228,6 +242,27 @@ impl<P: Platform> Runtime<P> {
         &self.0.quotas
     }
 
+    pub(crate) fn heart(&self) -> Ref<'_, Shard> {
+        self.0.heart.borrow()
+    }
+
+    pub(crate) fn spool(&self) -> &Spool<P> {
+        &self.0.spool
+    }
+
+    pub(crate) fn offers(&self) -> &(Sender<()>, Receiver<()>) {
+        &self.0.offers
+    }
+
+    pub(crate) fn givers(&self) -> &RefCell<Givers> {
+        &self.0.givers
+    }
+
+    /// How many parcels jobs are being stored of: a shard does not end in between.
+    pub(crate) fn storing(&self) -> &Cell<usize> {
+        &self.0.storing
+    }
+
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.0.heart.borrow().snapshot().clone()
     }
@@ -263,6 +298,13 @@ impl<P: Platform> Runtime<P> {
         let total = (self.0.intake_bytes.get() + now).saturating_sub(before);
         self.0.intake_bytes.set(total);
         total <= INTAKE_BYTES_MAX
+    }
+
+    /// Counts octets of parcels that are being received and worked on; `false`: the bound is reached.
+    pub(crate) fn hold_parcel_bytes(&self, before: usize, now: usize) -> bool {
+        let total = (self.0.parcel_bytes.get() + now).saturating_sub(before);
+        self.0.parcel_bytes.set(total);
+        total <= TRANSFER_HELD_BYTES_MAX
     }
 
     /// Why nothing can be accepted of the tenant at present, if so.
@@ -334,9 +376,7 @@ impl<P: Platform> Runtime<P> {
             }),
             Output::Transact { session, transact } => self.tell(session, SessionCommand::Transact(transact)),
             Output::Quit { session } => self.tell(session, SessionCommand::Quit),
-            Output::Record(record) => {
-                let _ = self.0.records.0.try_send(record);
-            }
+            Output::Record(record) => self.record(record),
             Output::Hand { to, work } => {
                 let group = work.group;
                 if !self.0.mesh.send(to, Letter::Hand(work)) {
@@ -346,10 +386,7 @@ impl<P: Platform> Runtime<P> {
                     self.input(Input::HandBack(Box::new(HandBack { group, result })));
                 }
             }
-            Output::Offer(offer) => {
-                let fates = vec![Fate::Kept(KeptReason::NotSent); offer.jobs.len()];
-                self.input(Input::Answered { turn: offer.turn, answer: Answer::Fates(fates) });
-            }
+            Output::Offer(offer) => self.spawn("offer", move |runtime| runtime.offer(offer)),
             Output::HandBack { to, back } => {
                 // A shard that waits for work to come back does not end, but at the deadline of its drain.
                 self.0.mesh.send(to, Letter::HandBack(back));
@@ -390,49 +427,6 @@ impl<P: Platform> Runtime<P> {
         }
     }
 
-    /// Makes records durable in their order: reports first, then the events and notes of all that has gathered, then the
-    /// jobs that are finished are released.
-    async fn keep_records(self) {
-        let _vital = Vital("recorder");
-        while let Ok(first) = self.0.records.1.recv().await {
-            self.0.recording.set(true);
-            let fences = std::mem::take(&mut *self.0.fences.borrow_mut());
-            let mut records = vec![first];
-            while let Ok(next) = self.0.records.1.try_recv() {
-                records.push(next);
-            }
-            let (mut events, mut notes, mut finished) = (Vec::new(), Vec::new(), Vec::new());
-            for record in records {
-                if let Some((at, request)) = record.report {
-                    self.report(at, request).await;
-                }
-                events.extend(record.events);
-                notes.extend(record.notes);
-                finished.extend(record.finished);
-            }
-            while let Err(error) = self.0.journal.append(&events, &notes).await {
-                tracing::error!(%error, "events cannot be written; trying again");
-                let until = self.0.platform.now() + RECORD_RETRY;
-                self.0.platform.sleep_until(until).await;
-            }
-            for (_, at) in finished {
-                self.0.spool.release(at);
-            }
-            for fence in fences {
-                let _ = fence.try_send(());
-            }
-            self.0.recording.set(false);
-        }
-    }
-
-    /// Ends when `notes`, and every record before them, are durable.
-    pub async fn note(&self, notes: Vec<Note>) {
-        let (sender, receiver) = async_channel::bounded(1);
-        self.0.fences.borrow_mut().push(sender);
-        let _ = self.0.records.0.try_send(Box::new(Record { notes, ..Record::default() }));
-        let _ = receiver.recv().await;
-    }
-
     /// Writes summaries of closed segments; empties segments that hold little that is needed; and, when events fill their
     /// bound, the oldest segment, for whose sake they are kept.
     async fn keep_compact(self) {
@@ -449,35 +443,6 @@ impl<P: Platform> Runtime<P> {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(shard = self.0.id.0, %error, "compaction could not go on"),
             }
-        }
-    }
-
-    /// Stores a report to the sender, if one is due. A report that cannot be stored is tried again: it comes before the
-    /// settlement that it is about.
-    async fn report(&self, at: Location, request: dsn::ReportRequest) {
-        let job = match self.0.spool.load(at).await {
-            Ok(job) => job,
-            Err(error) => return tracing::error!(message = %request.message, %error, "cannot read for a report"),
-        };
-        let snapshot = self.snapshot();
-        let domain = snapshot.domains.get(&job.domain).map_or(&*self.0.node.hostname, |domain| &*domain.name);
-        let now = self.0.platform.timestamp();
-        let Some(report) = dsn::compose(&job, &request, domain, &self.0.node.hostname, now) else { return };
-        if self.0.heart.borrow().holds(report.id) {
-            return; // made before a crash, and still waiting
-        }
-        loop {
-            match self.0.spool.store_report(&report).await {
-                // Recovery has found the one that was made before a crash meanwhile.
-                Ok(at) if self.0.heart.borrow().holds(report.id) => return self.0.spool.release(at),
-                Ok(at) => return self.input(Input::Accepted { job: Arc::new(report), at }),
-                Err(error @ StoreError::TooLarge { .. }) => {
-                    return tracing::error!(message = %request.message, %error, "cannot report");
-                }
-                Err(error) => tracing::warn!(message = %request.message, %error, "cannot store a report yet"),
-            }
-            let until = self.0.platform.now() + RECORD_RETRY;
-            self.0.platform.sleep_until(until).await;
         }
     }
 
@@ -500,10 +465,7 @@ impl<P: Platform> Runtime<P> {
         });
         replayed.await.map_err(|error| error.to_string())?;
         let recovered = self.0.spool.recover(|meta, at| {
-            if let Some(idempotency) = meta.job.idempotency {
-                self.0.keys.borrow_mut().restore(idempotency, meta.job.id, meta.job.accepted_at, self.now().wall);
-            }
-            self.input(Input::Recovered { meta: Box::new(meta), at });
+            self.put_on_its_way(meta, at);
         });
         let report = recovered.await.map_err(|error| error.to_string())?;
         self.input(Input::RecoveryDone);
@@ -513,6 +475,14 @@ impl<P: Platform> Runtime<P> {
         let took = self.0.platform.now().since(started);
         tracing::info!(shard = self.0.id.0, jobs = report.jobs, events, ms = took.as_millis() as u64, "recovered");
         Ok(())
+    }
+
+    /// Gives the core a job that is durable at `at`, from an earlier start or another host.
+    pub(crate) fn put_on_its_way(&self, meta: JobMeta, at: Location) {
+        if let Some(idempotency) = meta.job.idempotency {
+            self.0.keys.borrow_mut().restore(idempotency, meta.job.id, meta.job.accepted_at, self.now().wall);
+        }
+        self.input(Input::Recovered { meta: Box::new(meta), at });
     }
 
     /// Waits until other listeners may be wanted: by a snapshot, or by a drain.
@@ -533,6 +503,7 @@ impl<P: Platform> Runtime<P> {
         loop {
             let quiet = self.0.heart.borrow().is_quiet()
                 && self.0.intake_sessions.get() == 0
+                && self.0.storing.get() == 0
                 && self.0.records.1.is_empty()
                 && !self.0.recording.get();
             if quiet {

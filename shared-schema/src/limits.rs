@@ -256,6 +256,14 @@ pub const TRANSFER_BYTES_MAX: usize = REST_BODY_BYTES_MAX + 8 * 1024 * 1024;
 pub const TRANSFER_SCAN_JOBS: usize = 1_024;
 /// Shards of other hosts whose last offer a host remembers.
 pub const TRANSFER_GIVERS_MAX: usize = 4_096;
+/// Offers of one shard that are in memory at once: more wait until others have their answer.
+pub const TRANSFERS_OUT_MAX: usize = 4;
+/// Octets of the answer to an offer.
+pub const TRANSFER_ANSWER_BYTES_MAX: usize = 1_024;
+/// How long a shard waits for the answer to an offer, until it makes it again.
+pub const TRANSFER_ANSWER_WAIT: Duration = Duration::from_secs(60);
+/// Octets of offers that a host receives and works on at once: over it HTTP 503, and the giver comes again.
+pub const TRANSFER_HELD_BYTES_MAX: usize = 4 * TRANSFER_BYTES_MAX;
 /// Work that one shard may have handed to another and not heard of again.
 pub const MESH_IN_FLIGHT_MAX: usize = 1_024;
 

@@ -27,6 +27,7 @@ impl<P: Platform> Runtime<P> {
                     let _ = self.0.listeners.0.try_send(());
                 }
                 Letter::Held(held) => self.input(Input::Held(held)),
+                Letter::Neighbours(neighbours) => self.input(Input::Neighbours(neighbours)),
                 Letter::Drain => {
                     self.0.draining.set(true);
                     let _ = self.0.listeners.0.try_send(());
@@ -66,6 +67,9 @@ impl<P: Platform> Runtime<P> {
                 affected.map_or_else(Reply::BeingMoved, Reply::Affected)
             }
             Question::Submit(forwarded) => Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await)),
+            Question::Take(parcel) => Reply::Arrival(self.take(&parcel).await),
+            Question::Holds(messages) => Reply::Holds(self.holds(&messages)),
+            Question::Store(arrived) => Reply::Fates(self.store_arrived(&arrived).await),
             Question::Status => Reply::Status(Box::new(self.status())),
         }
     }

@@ -11,6 +11,9 @@
 //! shard has one offer without an answer at most. Absent here: which mail goes where ([`crate::shard`]), and how it gets
 //! there (the pumps).
 
+pub mod givers;
+pub mod parcel;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 

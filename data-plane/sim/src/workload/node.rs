@@ -15,6 +15,7 @@ use postrail_data_plane::node::{ShardSetup, run_shard};
 use postrail_data_plane::platform::Platform;
 use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
+use postrail_data_plane::transfer::departures;
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
 use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::policy::{RetryDelays, RetryPolicy};
@@ -51,6 +52,7 @@ pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
             is_leasing: false,
             feed: Arc::default(),
             admin_access: AdminAccess::Anyone,
+            departures: departures().0,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         admin: None,
