@@ -98,7 +98,7 @@ fn notes_and_events_are_replayed_in_the_order_in_which_they_came() {
     world.run(async {
         let journal = open_journal(&world).await;
         journal.append(&[event(1), event(2)], &[bound(1), note(2, NoteKind::Kept)]).await.expect("durable");
-        journal.append(&[], &[given.clone()]).await.expect("durable");
+        journal.append(&[], std::slice::from_ref(&given)).await.expect("durable");
         journal.append(&[event(3)], &[]).await.expect("durable");
         journal.append(&[], &[]).await.expect("nothing is nothing to write");
     });
