@@ -60,7 +60,7 @@ pub enum Question {
     /// A parcel of another host, for shard 0.
     Take(Bytes),
     /// Which of these jobs the shard holds, asked for a parcel.
-    Holds(Vec<MessageId>),
+    Holds(Vec<(MessageId, u16)>),
     /// Jobs of a parcel whose home is the asked shard.
     Store(Box<Arrived>),
 }

@@ -68,7 +68,7 @@ impl<P: Platform> Runtime<P> {
             }
             Question::Submit(forwarded) => Reply::Response(Box::new(rest::submit_forwarded(self, *forwarded).await)),
             Question::Take(parcel) => Reply::Arrival(self.take(&parcel).await),
-            Question::Holds(messages) => Reply::Holds(self.holds(&messages)),
+            Question::Holds(jobs) => Reply::Holds(self.holds(&jobs)),
             Question::Store(arrived) => Reply::Fates(self.store_arrived(&arrived).await),
             Question::Status => Reply::Status(Box::new(self.status())),
         }

@@ -79,10 +79,10 @@ impl<P: Platform> Runtime<P> {
 
     /// By job, the hop of the copy that a shard holds.
     async fn held(&self, parcel: &Parcel) -> Result<Vec<Option<u16>>, &'static str> {
-        let messages: Vec<MessageId> = parcel.jobs.iter().map(|job| job.message).collect();
-        let mut held = vec![None; messages.len()];
+        let jobs: Vec<(MessageId, u16)> = parcel.jobs.iter().map(|job| (job.message, job.hop)).collect();
+        let mut held = vec![None; jobs.len()];
         for shard in (0..self.node().shards).map(ShardId) {
-            match self.mesh().ask(shard, Question::Holds(messages.clone())).await {
+            match self.mesh().ask(shard, Question::Holds(jobs.clone())).await {
                 Some(Reply::Holds(Some(hops))) => {
                     held.iter_mut().zip(hops).for_each(|(held, hop)| *held = (*held).max(hop));
                 }
@@ -93,10 +93,13 @@ impl<P: Platform> Runtime<P> {
         Ok(held)
     }
 
-    /// The hops of the jobs that this shard holds; `None` while it does not know them all.
-    pub(crate) fn holds(&self, messages: &[MessageId]) -> Option<Vec<Option<u16>>> {
+    /// The hops of the jobs that this shard holds, or had taken before its start; `None` while it does not know them all.
+    pub(crate) fn holds(&self, jobs: &[(MessageId, u16)]) -> Option<Vec<Option<u16>>> {
         let heart = self.heart();
-        (!heart.is_recovering()).then(|| messages.iter().map(|message| heart.hop_of(*message)).collect())
+        let hop = |(message, hop): &(MessageId, u16)| {
+            heart.hop_of(*message).or_else(|| heart.had_taken(*message, *hop).then_some(*hop))
+        };
+        (!heart.is_recovering()).then(|| jobs.iter().map(hop).collect())
     }
 
     /// Stores what has come, at its home.

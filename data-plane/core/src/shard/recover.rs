@@ -106,6 +106,7 @@ impl Shard {
 
     pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
         let job = &meta.job;
+        self.remember_taken(job.id, job.hop);
         if self.holds(job.id) || self.recovered.is_given(job.id, job.hop) {
             // Compaction had copied it before the crash: the copy that was found first serves, this one is released. Or
             // another host has it.

@@ -47,6 +47,9 @@ pub(super) struct Transfers {
     neighbours: Option<Arc<Neighbours>>,
     ways: BTreeMap<HostName, Way>,
     bound: Map<MessageId, HostName>,
+    /// Jobs that were taken before the start, with the hop of each: their givers may not have heard of it yet, and ask
+    /// when they have settled here. As many as the spool held at the start.
+    taken: Map<MessageId, u16>,
     /// Of the last offer.
     turn: u64,
     /// The next slot of jobs that is looked at, and how many are left of this look.
@@ -92,6 +95,7 @@ impl Transfers {
             neighbours: None,
             ways: BTreeMap::new(),
             bound: seed.map(),
+            taken: seed.map(),
             // Above whatever an earlier process can have used.
             turn: now.wall.unix_ms() << 20,
             cursor: 0,
@@ -139,6 +143,19 @@ impl Shard {
     /// How often the job that is held here has gone to another host; `None`: it is not held here.
     pub fn hop_of(&self, message: MessageId) -> Option<u16> {
         self.job_of(message).map(|job| self.jobs[job as usize].hop.into())
+    }
+
+    /// Whether the job was taken at `hop`, or at a later one, before the start.
+    pub fn had_taken(&self, message: MessageId, hop: u16) -> bool {
+        self.transfers.taken.get(&message).is_some_and(|taken| *taken >= hop)
+    }
+
+    /// Recovery has found a job that came from another host.
+    pub(super) fn remember_taken(&mut self, message: MessageId, hop: u16) {
+        if hop > 0 && self.recovering {
+            let taken = self.transfers.taken.entry(message).or_default();
+            *taken = hop.max(*taken);
+        }
     }
 
     /// When [`Self::look_for_transfers`] has something to do.

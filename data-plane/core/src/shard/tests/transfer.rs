@@ -254,6 +254,19 @@ fn a_restart_goes_on_with_what_was_bound() {
 }
 
 #[test]
+fn what_was_taken_before_a_start_is_known_when_it_has_settled() {
+    let job = away(&[THERE]).job(&["a@one.test"]);
+    let job = Job { hop: 2, ..(*job).clone() };
+    let mut world = restarted(&job, Vec::new(), None);
+    assert_eq!(world.shard.command(world.now, &Command::Cancel(job.id)), Ok(1));
+    assert_eq!((world.shard.waiting(), world.shard.hop_of(job.id)), (0, None));
+    let taken = [1, 2, 3].map(|hop| world.shard.had_taken(job.id, hop));
+    assert_eq!(taken, [true, true, false], "a later hop is another coming");
+    let own = Job { hop: 0, ..job };
+    assert!(!restarted(&own, Vec::new(), None).shard.had_taken(own.id, 1), "it was accepted here");
+}
+
+#[test]
 fn what_is_bound_to_a_host_that_was_forgotten_goes_on_here() {
     let mut world = away(&[THERE]);
     let job = world.accept(&["a@one.test"]);
