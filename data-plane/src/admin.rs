@@ -11,7 +11,9 @@
 //! | `GET /journal?shard=&segment=&offset=&wait_ms=` | length-prefixed event buffers; `x-next-segment`, `x-next-offset` |
 //! | `POST /journal/trim` | `{"shard":,"segment":,"offset":}`: the ledger holds all before |
 //! | `GET /listeners` | what this host listens on, and what it cannot |
+//! | `GET /status` | how many recipients wait, octets of events that the ledger does not have, whether that is known |
 //! | `GET /queue` | sites, what waits and why, by shard |
+//! | `GET /quarantine?tenant=&after=&limit=` | jobs that wait for a person, the first to expire first; `total` of all |
 //! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
 //! | `GET /messages/{id}` | what waits of one message |
 //! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}`; 409 `being_moved` while another host may have it |
@@ -28,10 +30,11 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use futures_lite::future::or;
 use futures_util::io::{AsyncRead, AsyncWrite};
+use postrail_core::base::Timestamp;
 use postrail_core::http::{Config, Method, Problem, Request, Response};
-use postrail_core::shard::{Command, CommandTarget};
-use postrail_schema::ids::{MessageId, ShardId};
-use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, TRANSFER_BYTES_MAX};
+use postrail_core::shard::{Command, CommandTarget, QuarantinePage, QuarantineQuery};
+use postrail_schema::ids::{MessageId, ShardId, TenantId};
+use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, PAGE_RECORDS_MAX, TRANSFER_BYTES_MAX};
 use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -50,6 +53,8 @@ use crate::transfer::Arrival;
 pub const REFUSING: &str = "refusing";
 /// Where data planes hand each other mail.
 pub const TRANSFERS: &str = "/transfers";
+/// Jobs in quarantine of one answer: a page of the control API, and one that says that more follow.
+const QUARANTINE_PAGE_MAX: usize = PAGE_RECORDS_MAX as usize + 1;
 /// Octets of the body of a request, but of a parcel.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
@@ -230,7 +235,8 @@ impl<P: Platform> Admin<P> {
             (Method::Get, ["journal"]) => self.pull(&request.query).await,
             (Method::Post, ["journal", "trim"]) => self.trim(&request.body).await,
             (Method::Get, ["queue"]) => self.queue().await,
-            (Method::Get, ["quarantine"]) => self.quarantine().await,
+            (Method::Get, ["quarantine"]) => self.quarantine(&request.query).await,
+            (Method::Get, ["status"]) => self.status().await,
             (Method::Post, ["queue", "retry"]) => self.retry(&request.body).await,
             (Method::Get, ["messages", id]) => self.message(id).await,
             (Method::Post, ["transfers"]) => self.take(request.body.clone()).await,
@@ -375,14 +381,29 @@ impl<P: Platform> Admin<P> {
         json(&serde_json::json!({ "shards": shards }))
     }
 
-    async fn quarantine(&self) -> Result<Response, Problem> {
-        let mut jobs = Vec::new();
+    /// What waits here, and whether what happened here is told.
+    async fn status(&self) -> Result<Response, Problem> {
+        let statuses = self.statuses().await?;
+        let is_whole = statuses.len() == self.runtime.mesh().shards();
+        json(&serde_json::json!({
+            "waiting": statuses.iter().map(|status| status.waiting).sum::<usize>(),
+            "journal_unread_bytes": statuses.iter().map(|status| status.journal_unread_bytes).sum::<u64>(),
+            "is_known": is_whole && !statuses.iter().any(|status| status.recovering),
+        }))
+    }
+
+    async fn quarantine(&self, query: &str) -> Result<Response, Problem> {
+        let query = quarantine_query(query)?;
+        let mut all = QuarantinePage::default();
         for shard in self.shards() {
-            if let Reply::Quarantine(mut held) = self.ask(shard, Question::Quarantine).await? {
-                jobs.append(&mut held);
+            if let Reply::Quarantine(mut page) = self.ask(shard, Question::Quarantine(query)).await? {
+                all.jobs.append(&mut page.jobs);
+                all.total += page.total;
             }
         }
-        json(&serde_json::json!({ "jobs": jobs }))
+        all.jobs.sort_unstable_by(|a, b| (a.expires_ms, &a.job).cmp(&(b.expires_ms, &b.job)));
+        all.jobs.truncate(query.jobs_max);
+        json(&all)
     }
 
     async fn retry(&self, body: &[u8]) -> Result<Response, Problem> {
@@ -477,6 +498,23 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Problem> {
     value.parse().map_err(|_| Problem::new(400, "invalid_parameter", format!("{name} is not a number in range")))
+}
+
+/// Of `tenant=ID&after=MS.JOB&limit=N`; all may be left out.
+fn quarantine_query(query: &str) -> Result<QuarantineQuery, Problem> {
+    let mut asked = QuarantineQuery { tenant: None, after: None, jobs_max: QUARANTINE_PAGE_MAX };
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        match name {
+            "tenant" => asked.tenant = Some(TenantId(number(name, value)?)),
+            "limit" => asked.jobs_max = number::<usize>(name, value)?.min(QUARANTINE_PAGE_MAX),
+            "after" => {
+                let (expires, job) = value.split_once('.').unwrap_or((value, ""));
+                asked.after = Some((Timestamp::from_unix_ms(number(name, expires)?), message_id(job)?));
+            }
+            _ => return Err(Problem::new(400, "unknown_parameter", format!("there is no parameter {name}"))),
+        }
+    }
+    Ok(asked)
 }
 
 fn message_id(text: &str) -> Result<MessageId, Problem> {

@@ -11,7 +11,9 @@ use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
-use postrail_core::shard::{BeingMoved, Command, Counters, HandBack, MessageView, QuarantineView, QueueView, Work};
+use postrail_core::shard::{
+    BeingMoved, Command, Counters, HandBack, MessageView, QuarantinePage, QuarantineQuery, QueueView, Work,
+};
 use postrail_core::transfer::{Fate, Neighbours};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
@@ -49,7 +51,7 @@ pub enum Question {
     },
     Queue,
     /// What waits for a person.
-    Quarantine,
+    Quarantine(QuarantineQuery),
     /// How many outgoing sessions there are from an address.
     Sessions(IpAddr),
     Message(MessageId),
@@ -78,7 +80,7 @@ pub enum Reply {
     Unavailable(String),
     Done,
     Queue(Box<QueueView>),
-    Quarantine(Vec<QuarantineView>),
+    Quarantine(QuarantinePage),
     Message(Option<Box<MessageView>>),
     Affected(usize),
     BeingMoved(BeingMoved),

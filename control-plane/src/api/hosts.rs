@@ -1,5 +1,6 @@
 //! `/v2/hosts`: the hosts of a fleet, which addresses they have and why, and orders about them; the operator's.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axum::Json;
@@ -12,7 +13,7 @@ use super::Shared;
 use super::extract::Operator;
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{FleetSeen, HostSeen, sources_of};
+use crate::app::{FleetSeen, HostSeen, HostStatus, sources_of};
 use crate::plan::Desired;
 
 /// A host.
@@ -38,6 +39,12 @@ pub(crate) struct HostView {
     lease_ms: u64,
     /// Its admin listener, while it runs.
     admin: Option<String>,
+    /// Recipients that wait there; null: it does not run, does not answer, or still reads its spool.
+    waiting: Option<u64>,
+    /// Octets of its events that the ledger does not have yet; null as above.
+    journal_unread_bytes: Option<u64>,
+    /// It is drained, nothing waits there, and the ledger has all that happened there.
+    safe_to_stop: bool,
 }
 
 /// A host with its addresses.
@@ -79,7 +86,8 @@ pub(crate) async fn list(
     listing: Listing,
 ) -> Result<Json<Page<HostView>>, ProblemDocument> {
     let seen = shared.run(|app| app.fleet()).await?;
-    Ok(Json(listing.by_name(seen.hosts.iter(), |host| host.name.as_str(), |host| view(host))))
+    let statuses = shared.app.hosts.statuses().await;
+    Ok(Json(listing.by_name(seen.hosts.iter(), |host| host.name.as_str(), |host| view(host, &statuses))))
 }
 
 #[utoipa::path(get, path = "/v2/hosts/{name}", tag = "hosts", params(("name" = String, Path)),
@@ -90,10 +98,11 @@ pub(crate) async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<HostDetail>, ProblemDocument> {
     let seen = shared.run(|app| app.fleet()).await?;
-    Ok(Json(detail(&shared.app.desired(), &seen, seen.host(&name)?)))
+    Ok(Json(detail(&shared, &seen, &name).await?))
 }
 
 /// Moves its addresses to other hosts, each after what is in flight on it, and gives it no more until `resume`.
+/// `safe_to_stop` tells when it has none, and nothing waits there.
 #[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts", params(("name" = String, Path)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
         (status = 409, body = ProblemDocument)))]
@@ -131,10 +140,12 @@ pub(crate) async fn forget(
 async fn order(shared: &Shared, name: String, order: Option<Order>) -> Result<Json<HostDetail>, ProblemDocument> {
     let host = name.clone();
     let seen = shared.run(move |app| app.order_host(&host, order)).await?;
-    Ok(Json(detail(&shared.app.desired(), &seen, seen.host(&name)?)))
+    Ok(Json(detail(shared, &seen, &name).await?))
 }
 
-fn view(host: &HostSeen) -> HostView {
+fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
+    let status = statuses.get(host.name.as_str()).filter(|status| status.is_known);
+    let is_empty = status.is_some_and(|status| status.waiting == 0 && status.journal_unread_bytes == 0);
     let said = host.record.as_ref().map(|record| record.announcement.clone()).unwrap_or_default();
     HostView {
         name: host.name.to_string(),
@@ -149,12 +160,16 @@ fn view(host: &HostSeen) -> HostView {
         capabilities: said.capabilities.into_iter().collect(),
         lease_ms: host.record.as_ref().map_or(0, |record| record.lease_ms),
         admin: host.admin.clone(),
+        waiting: status.map(|status| status.waiting),
+        journal_unread_bytes: status.map(|status| status.journal_unread_bytes),
+        safe_to_stop: host.standing == "drained" && is_empty,
     }
 }
 
-fn detail(desired: &Desired, seen: &FleetSeen, host: &HostSeen) -> HostDetail {
-    let held = host.grants.iter().map(|grant| held(desired, seen, &host.name, grant));
-    HostDetail { host: view(host), held: held.collect() }
+async fn detail(shared: &Shared, seen: &FleetSeen, name: &str) -> Result<HostDetail, ProblemDocument> {
+    let (host, desired) = (seen.host(name)?, shared.app.desired());
+    let held = host.grants.iter().map(|grant| held(&desired, seen, &host.name, grant)).collect();
+    Ok(HostDetail { host: view(host, &shared.app.hosts.statuses().await), held })
 }
 
 fn held(desired: &Desired, seen: &FleetSeen, host: &HostName, grant: &Grant) -> HeldAddress {

@@ -112,7 +112,9 @@ pub(crate) async fn recipients(
 
 /// Settles what still waits as cancelled.
 #[utoipa::path(post, path = "/v2/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
+    responses((status = 200, body = Value), (status = 404, body = ProblemDocument),
+        (status = 409, description = "it is being moved to another host", body = ProblemDocument),
+        (status = 502, body = ProblemDocument)))]
 pub(crate) async fn cancel(
     State(shared): State<Shared>,
     _: Operator,
@@ -123,7 +125,9 @@ pub(crate) async fn cancel(
 
 /// Settles what still waits as bounced, with a report to the sender.
 #[utoipa::path(post, path = "/v2/jobs/{id}/bounce", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
+    responses((status = 200, body = Value), (status = 404, body = ProblemDocument),
+        (status = 409, description = "it is being moved to another host", body = ProblemDocument),
+        (status = 502, body = ProblemDocument)))]
 pub(crate) async fn bounce(
     State(shared): State<Shared>,
     _: Operator,

@@ -142,7 +142,7 @@ impl From<AppError> for ProblemDocument {
                 ..Self::new(
                     // What is ours to fix (5yz) stays apart from what the caller asked wrongly.
                     theirs(status),
-                    "data_plane_refused",
+                    if body["code"] == "being_moved" { "being_moved" } else { "data_plane_refused" },
                     // The data plane says it in a sentence, unless what answered was something else.
                     body.get("detail").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned),
                 )

@@ -4,16 +4,17 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use postrail_schema::ids::{MessageId, SendingDomainId, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Operator, Scope, TenantParams};
-use super::page::Page;
+use super::extract::Operator;
+use super::page::{Listing, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{AppError, Settling};
+use crate::app::{AppError, HeldJob, HeldQuery, Settling};
 
 /// A job in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,48 +30,57 @@ pub(crate) struct HeldView {
     expires: String,
 }
 
-/// As a data plane tells it.
-#[derive(Debug, Deserialize)]
-struct Held {
-    job: String,
-    tenant_id: u32,
-    domain_id: u32,
-    recipients: u64,
-    expires: String,
+/// Some of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HeldPageView {
+    items: Vec<HeldView>,
+    /// Names the next page; null on the last one.
+    next_cursor: Option<String>,
+    /// How many there are in all, of the tenant where one is named.
+    total: u64,
 }
 
-/// The first to expire of each host, a thousand of each of its shards at most.
-#[utoipa::path(get, path = "/v2/quarantine", tag = "quarantine", params(TenantParams),
-    responses((status = 200, body = Page<HeldView>), (status = 502, body = ProblemDocument)))]
+/// Over all hosts, the first to expire first. A job that is released or dropped is listed no more, so the page without a
+/// cursor shows what comes next.
+#[utoipa::path(get, path = "/v2/quarantine", tag = "quarantine", params(PageParams),
+    responses((status = 200, body = HeldPageView), (status = 502, body = ProblemDocument)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     _: Operator,
-    scope: Scope,
-) -> Result<Json<Page<HeldView>>, ProblemDocument> {
+    listing: Listing,
+) -> Result<Json<HeldPageView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let mut items = Vec::new();
-    for held in shared.app.hosts.quarantine().await? {
-        let unread = |_| AppError::DataPlane { detail: "its answer cannot be read".to_owned() };
-        let held: Held = serde_json::from_value(held).map_err(unread)?;
-        if !scope.sees(TenantId(held.tenant_id)) {
-            continue;
+    if let Some(cursor) = &listing.cursor {
+        let is_ours = |(expires, job): (&str, &str)| expires.parse::<u64>().is_ok() && job.parse::<MessageId>().is_ok();
+        if !cursor.split_once('.').is_some_and(is_ours) {
+            let detail = "this is not a cursor of ours";
+            return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
         }
+    }
+    let Listing { scope, limit, cursor: after } = listing;
+    let held = shared.app.hosts.quarantine(&HeldQuery { tenant: scope.0, after, limit }).await?;
+    let limit = limit as usize;
+    let next_cursor = held.jobs.get(limit).and_then(|_| Some(held.jobs.get(limit - 1)?.key()));
+    let view = |held: HeldJob| {
         let domain = desired.domains.get(&SendingDomainId(held.domain_id));
-        items.push(HeldView {
+        HeldView {
             job: held.job,
             tenant: shared.app.tenant_name(TenantId(held.tenant_id)),
             domain: domain.map(|domain| domain.name.clone()).unwrap_or_default(),
             standing: domain.map(|domain| domain.standing.name().to_owned()).unwrap_or_default(),
             recipients: held.recipients,
             expires: held.expires,
-        });
-    }
-    Ok(Json(Page { items, next_cursor: None }))
+        }
+    };
+    let items = held.jobs.into_iter().take(limit).map(view).collect();
+    Ok(Json(HeldPageView { items, next_cursor, total: held.total }))
 }
 
 /// Sends it, whatever its domain's standing is.
 #[utoipa::path(post, path = "/v2/quarantine/{job}/release", tag = "quarantine", params(("job" = String, Path)),
-    responses((status = 200, body = Value), (status = 404, body = ProblemDocument), (status = 502, body = ProblemDocument)))]
+    responses((status = 200, body = Value), (status = 404, body = ProblemDocument),
+        (status = 409, description = "it is being moved to another host", body = ProblemDocument),
+        (status = 502, body = ProblemDocument)))]
 pub(crate) async fn release(
     State(shared): State<Shared>,
     _: Operator,
@@ -81,7 +91,9 @@ pub(crate) async fn release(
 
 /// Settles it as cancelled; its sender gets no report.
 #[utoipa::path(post, path = "/v2/quarantine/{job}/drop", tag = "quarantine", params(("job" = String, Path)),
-    responses((status = 200, body = Value), (status = 404, body = ProblemDocument), (status = 502, body = ProblemDocument)))]
+    responses((status = 200, body = Value), (status = 404, body = ProblemDocument),
+        (status = 409, description = "it is being moved to another host", body = ProblemDocument),
+        (status = 502, body = ProblemDocument)))]
 pub(crate) async fn drop(
     State(shared): State<Shared>,
     _: Operator,

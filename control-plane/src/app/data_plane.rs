@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::allocation::HostName;
-use postrail_schema::ids::{MessageId, ShardId};
+use postrail_schema::ids::{MessageId, ShardId, TenantId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -52,6 +52,53 @@ pub(crate) enum Settling {
     Release,
     /// Out of quarantine, as cancelled.
     Drop,
+}
+
+/// Which jobs in quarantine are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldQuery {
+    /// `None`: of all.
+    pub tenant: Option<TenantId>,
+    /// [`HeldJob::key`] of the one before.
+    pub after: Option<String>,
+    pub limit: u32,
+}
+
+/// Some of them, the first to expire first.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct HeldPage {
+    pub jobs: Vec<HeldJob>,
+    /// How many there are, those before and behind this page, too.
+    pub total: u64,
+}
+
+/// A job in quarantine.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct HeldJob {
+    pub job: String,
+    pub tenant_id: u32,
+    pub domain_id: u32,
+    pub recipients: u64,
+    pub expires: String,
+    pub expires_ms: u64,
+}
+
+impl HeldJob {
+    /// By what it is found again in the order of pages.
+    pub(crate) fn key(&self) -> String {
+        format!("{}.{}", self.expires_ms, self.job)
+    }
+}
+
+/// What a host says of what it has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct HostStatus {
+    /// Recipients.
+    pub waiting: u64,
+    /// Octets of events that the ledger does not have yet.
+    pub journal_unread_bytes: u64,
+    /// All its shards answer, and have read their spools.
+    pub is_known: bool,
 }
 
 /// Events of a journal.
@@ -183,8 +230,19 @@ impl DataPlane {
     ///
     /// # Errors
     /// The data plane does not answer.
-    pub(crate) async fn quarantine(&self) -> Result<Value, AppError> {
-        json_of(self.get("/quarantine")).await
+    pub(crate) async fn quarantine(&self, query: &HeldQuery) -> Result<HeldPage, AppError> {
+        let asked = self.get("/quarantine").query(&[("limit", u64::from(query.limit))]);
+        let asked = asked.query(&query.tenant.map(|tenant| [("tenant", tenant.0)]));
+        let asked = asked.query(&query.after.as_ref().map(|after| [("after", after)]));
+        serde_json::from_value(json_of(asked).await?).map_err(|_| garbled("/quarantine"))
+    }
+
+    /// What waits there, and whether what happened there is told.
+    ///
+    /// # Errors
+    /// The data plane does not answer.
+    pub(crate) async fn status(&self) -> Result<HostStatus, AppError> {
+        serde_json::from_value(json_of(self.get("/status")).await?).map_err(|_| garbled("/status"))
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

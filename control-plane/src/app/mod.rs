@@ -58,7 +58,9 @@ pub(crate) use access::{Access, Caller, Refusal};
 pub use bootstrap::{Bootstrap, FirstStart, Kept};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{CredentialChange, IssuedSecret, NewCredential};
-pub(crate) use data_plane::{DataPlane, FleetAccess, JournalAnswer, PulledJournal, Settling};
+pub(crate) use data_plane::{
+    DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, Settling,
+};
 pub(crate) use domain_keys::{KeyAct, NewKey};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
 pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};

@@ -55,7 +55,7 @@ impl<P: Platform> Runtime<P> {
                 self.0.journal.trim(cursor, self.0.spool.oldest_birth());
                 Reply::Done
             }
-            Question::Quarantine => Reply::Quarantine(self.0.heart.borrow().quarantine_view()),
+            Question::Quarantine(query) => Reply::Quarantine(self.0.heart.borrow().quarantine_view(&query)),
             Question::Queue => Reply::Queue(Box::new(self.0.heart.borrow().queue_view(self.now()))),
             Question::Message(message) => {
                 let view = self.0.heart.borrow().message_view(self.now(), message);

@@ -79,8 +79,8 @@ pub(crate) fn quarantine(api: &Api, command: QuarantineCommand) -> Result<()> {
     let empty = json!({});
     let done = match command {
         QuarantineCommand::List { tenant } => {
-            let held = api.get(&["quarantine"], &named(tenant.as_deref()))?;
-            return Ok(table::print_list(&held["items"], QUARANTINE, api.wants_json())?);
+            let held = api.list(&["quarantine"], &named(tenant.as_deref()))?;
+            return Ok(table::print_list(&held, QUARANTINE, api.wants_json())?);
         }
         QuarantineCommand::Release { job } => api.post(&["quarantine", &job, "release"], &[], &empty)?,
         QuarantineCommand::Drop { job } => api.post(&["quarantine", &job, "drop"], &[], &empty)?,

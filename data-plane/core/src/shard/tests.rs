@@ -111,6 +111,12 @@ impl World {
         world
     }
 
+    /// What waits for a person.
+    fn quarantined(&self) -> Vec<view::QuarantineView> {
+        let all = QuarantineQuery { tenant: None, after: None, jobs_max: usize::MAX };
+        self.shard.quarantine_view(&all).jobs
+    }
+
     fn input(&mut self, input: Input) {
         self.shard.handle(self.now, input);
         while let Some(output) = self.shard.poll() {

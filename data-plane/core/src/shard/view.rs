@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use postrail_schema::ids::{MessageId, ShapingRuleId};
+use postrail_schema::ids::{MessageId, ShapingRuleId, TenantId};
 use serde::Serialize;
 
 use super::{GroupState, JobRef, Shard};
-use crate::base::Moment;
+use crate::base::{Moment, Timestamp};
 use crate::rules::{Counted, Span};
 use crate::schedule::WaitReason;
 
@@ -108,22 +108,51 @@ pub struct QuarantineView {
     pub recipients: usize,
     /// RFC 3339: it expires then.
     pub expires: String,
+    /// The same as a number, by which a page is sorted: Unix milliseconds.
+    pub expires_ms: u64,
+}
+
+/// Which jobs in quarantine are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuarantineQuery {
+    /// `None`: of all.
+    pub tenant: Option<TenantId>,
+    /// Those behind the one that expires then.
+    pub after: Option<(Timestamp, MessageId)>,
+    pub jobs_max: usize,
+}
+
+/// Some of them, the first to expire first.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QuarantinePage {
+    pub jobs: Vec<QuarantineView>,
+    /// How many there are, those before and behind this page, too.
+    pub total: usize,
 }
 
 impl Shard {
-    /// What waits for a person, the first to expire first; [`ROWS_MAX`] of it at most.
-    pub fn quarantine_view(&self) -> Vec<QuarantineView> {
+    /// What waits for a person.
+    pub fn quarantine_view(&self, query: &QuarantineQuery) -> QuarantinePage {
         let held = self.jobs.iter().map(|(_, job)| job).filter(|job| job.is_quarantined());
-        let mut held: Vec<_> = held.map(|job| (job.expires_at, job)).collect();
-        held.sort_by_key(|(expires, job)| (*expires, job.id));
-        let view = |(expires, job): &(crate::base::Timestamp, &super::JobSlot)| QuarantineView {
-            job: job.id.to_string(),
+        let held = held.filter(|job| query.tenant.is_none_or(|tenant| job.tenant == tenant));
+        let (mut total, mut behind) = (0, Vec::new());
+        for job in held {
+            total += 1;
+            let key = (job.expires_at, job.id);
+            if query.after.is_none_or(|after| key > after) {
+                behind.push((key, job));
+            }
+        }
+        behind.sort_unstable_by_key(|(key, _)| *key);
+        let view = |((expires, id), job): &((Timestamp, MessageId), &super::JobSlot)| QuarantineView {
+            job: id.to_string(),
             tenant_id: job.tenant.0,
             domain_id: job.domain.0,
             recipients: job.open.into(),
             expires: expires.rfc3339(),
+            expires_ms: expires.unix_ms(),
         };
-        held.iter().take(ROWS_MAX).map(view).collect()
+        QuarantinePage { jobs: behind.iter().take(query.jobs_max).map(view).collect(), total }
     }
 
     /// The queue as it is now; domains with most waiting first.

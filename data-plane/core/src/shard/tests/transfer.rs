@@ -180,7 +180,7 @@ fn mail_that_can_leave_from_here_or_waits_for_something_else_stays() {
     assert_eq!(offers.iter().map(|offer| (offer.is_leaving, offer.jobs.len())).collect::<Vec<_>>(), [(true, 2)]);
     let kept = &offers[0];
     answer(&mut world, kept, Fate::Kept(KeptReason::NoRoom));
-    assert_eq!(world.shard.quarantine_view().len(), 1);
+    assert_eq!(world.quarantined().len(), 1);
     let view = world.shard.queue_view(world.now);
     assert_eq!(view.domains[0].reasons, [("quarantined", 1), ("retry", 1)].into(), "each waits as it did before");
 }
