@@ -254,6 +254,8 @@ pub const TRANSFER_BYTES: usize = 1024 * 1024;
 pub const TRANSFER_BYTES_MAX: usize = REST_BODY_BYTES_MAX + 8 * 1024 * 1024;
 /// Jobs that a shard looks at in one step, when it looks for what should be at another host.
 pub const TRANSFER_SCAN_JOBS: usize = 1_024;
+/// Offers that a host sends to others at once; more wait for one of them to end.
+pub const TRANSFERS_AT_ONCE_MAX: usize = 16;
 /// Shards of other hosts whose last offer a host remembers.
 pub const TRANSFER_GIVERS_MAX: usize = 4_096;
 /// Offers of one shard that are in memory at once: more wait until others have their answer.

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -105,6 +106,13 @@ impl Station {
     pub fn has(&self, address: Ipv4Addr) -> bool {
         let shown = try_run(Command::new("ip").args(["-n", &self.namespace, "-4", "address", "show", "dev", "eth0"]));
         shown.1.contains(&format!(" {address}/"))
+    }
+
+    /// From which ports its connections begin.
+    pub fn set_ports(&self, ports: RangeInclusive<u16>) {
+        let range = format!("{} {}", ports.start(), ports.end());
+        let written = self.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range));
+        written.expect("root may set what its own namespace does");
     }
 
     /// Pulls its cable, or plugs it in again: nothing goes either way, and no connection is told.

@@ -20,6 +20,7 @@ mod fleet_leader;
 mod fleet_regions;
 mod fleet_secrets;
 mod fleet_tls;
+mod fleet_transfers;
 mod fleet_tutorial;
 mod input_rest;
 mod input_smtp;

@@ -57,7 +57,7 @@ impl<P: Platform> Runtime<P> {
             },
             Arrival::Stale { turn } => return Some(Answer::Unknown { turn: Some(turn) }),
             Arrival::Busy => tracing::debug!(host = %offer.to, "the host is busy with a transfer"),
-            Arrival::Refused(why) => tracing::info!(host = %offer.to, why, "a transfer was not answered"),
+            Arrival::Refused(why) => tracing::debug!(host = %offer.to, why, "a transfer was not answered"),
         }
         None
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
-use postrail_control_plane::{FleetIdentity, FleetName, speaks_tls, tls_reason};
+use postrail_control_plane::{FleetName, speaks_tls, tls_reason};
 use postrail_data_plane::feed::{Feed, FeedStatus};
 use postrail_schema::keys::{self, ADVANCE, MANIFEST};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
@@ -33,6 +33,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, error, info, warn};
+
+use super::FleetAccess;
 
 /// See the module head.
 pub(crate) struct Follower {
@@ -45,17 +47,9 @@ pub(crate) struct Follower {
     /// When what is in effect is to be synced to disk, and the last sync.
     sync_at: Option<Instant>,
     syncing: Option<JoinHandle<()>>,
-    access: ControlAccess,
+    access: FleetAccess,
     region: String,
     http: reqwest::Client,
-}
-
-/// By what control planes of the cluster know this host, and it them.
-pub(crate) struct ControlAccess {
-    /// Shown on loopback.
-    pub(crate) token: String,
-    /// In a fleet: what is shown elsewhere.
-    pub(crate) identity: Option<FleetIdentity>,
 }
 
 /// Whether the watch can go on.
@@ -69,7 +63,7 @@ impl Follower {
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, access: ControlAccess, region: String) -> Result<Self> {
+    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, access: FleetAccess, region: String) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT);
         let http = match &access.identity {
             Some(identity) => http.tls_backend_preconfigured(identity.client(&FleetName::ControlPlane)?),

@@ -4,10 +4,25 @@
 //! - `follower`: from the store to the data plane,
 //! - `found`: a host by itself becomes the first of a fleet,
 //! - `announce`: a data plane tells that it runs,
-//! - `hold`: the addresses that it may send from.
+//! - `hold`: the addresses that it may send from,
+//! - `neighbours`: what it knows of the other hosts,
+//! - `carrier`: brings them the mail that leaves this one for them.
 
 pub(crate) mod announce;
+pub(crate) mod carrier;
 pub(crate) mod follower;
 pub(crate) mod found;
 pub(crate) mod hold;
+pub(crate) mod neighbours;
 pub(crate) mod settings;
+
+use postrail_control_plane::FleetIdentity;
+
+/// By what the other hosts of the cluster know this one, and it them.
+#[derive(Clone)]
+pub(crate) struct FleetAccess {
+    /// Shown on loopback.
+    pub(crate) token: String,
+    /// In a fleet: what is shown elsewhere.
+    pub(crate) identity: Option<FleetIdentity>,
+}

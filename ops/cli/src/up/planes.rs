@@ -18,8 +18,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use postrail_control_plane as control;
 use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
 use postrail_control_plane::{FleetFacts, FleetIdentity, FleetName};
+use postrail_core::transfer::Neighbours;
 use postrail_data_plane::admin::{AdminAccess, REFUSING};
 use postrail_data_plane::lease::LeaseHandle;
+use postrail_data_plane::mesh::Letter;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle};
 use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::allocation::HostName;
@@ -34,9 +36,12 @@ use tracing::{debug, warn};
 use super::banner::{FirstStart, Txt, url};
 use crate::client::{AUTHORITIES_FILE, TOKEN_FILE};
 use crate::doctor::root::Root;
+use crate::fleet::FleetAccess;
 use crate::fleet::announce::announce;
-use crate::fleet::follower::{ControlAccess, Follower};
+use crate::fleet::carrier::Carrier;
+use crate::fleet::follower::Follower;
 use crate::fleet::hold::{self, Bringing};
+use crate::fleet::neighbours::Watcher;
 use crate::fleet::settings::{Fleet, Role};
 
 /// Time for the control plane's requests to finish once the data plane has ended.
@@ -276,12 +281,12 @@ async fn start_data_plane(
     if beside.is_none() {
         write_authorities(&options.data, identity.as_ref())?;
     }
-    let access = ControlAccess { token: masters.current.fleet_token(), identity: identity.clone() };
+    let access = FleetAccess { token: masters.current.fleet_token(), identity: identity.clone() };
     let config = node_config(options, &masters, identity.as_ref())?;
     let started = tokio::task::spawn_blocking(move || node::start(config)).await;
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
-    let follower = Follower::new(Arc::clone(&store), feed, access, options.region().to_owned())?;
+    let follower = Follower::new(Arc::clone(&store), feed, access.clone(), options.region().to_owned())?;
     let run = follower.run(stopped.clone());
     match store.runtime() {
         Some(runtime) => tasks.spawn_on(run, &runtime),
@@ -300,6 +305,12 @@ async fn start_data_plane(
             };
             let name = options.host_name()?;
             let lease = hold::begin(fleet, &bringing, &name, &options.data, &node, &store)?;
+            let mesh = node.mesh().clone();
+            let tell = move |told: &Arc<Neighbours>| mesh.broadcast(|| Letter::Neighbours(Arc::clone(told)));
+            let watcher = Watcher::new(Arc::clone(&store), name.clone(), fleet.region.clone(), tell);
+            let carrier = Carrier::new(access, watcher.listening());
+            tasks.spawn(carrier.run(node.departures(), stopped.clone()));
+            tasks.spawn(watcher.run(stopped.clone()));
             tasks.spawn(hold::wake(Arc::clone(&store), name.clone(), lease.waker(), stopped.clone()));
             let next = masters.next.filter(|_| beside.is_none());
             tasks.spawn(announce(store, options.data.clone(), next, name, facts, stopped));
