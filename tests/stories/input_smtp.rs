@@ -8,9 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use postrail_tests::child::{run, try_run};
 use postrail_tests::dialogue::Dialogue;
 use postrail_tests::namespace::Namespace;
-use postrail_tests::postrail::DOMAIN;
+use postrail_tests::postrail::{DOMAIN, Postrail};
 use postrail_tests::receiver::Arrived;
 use postrail_tests::scene::Scene;
+use serde_json::json;
 
 /// Sends one more good mail and gives everything that has arrived when it has.
 fn after_one_more(scene: &Scene, expected: usize) -> Vec<Arrived> {
@@ -57,6 +58,36 @@ fn a_session_ends_after_a_few_failures() {
     let mut session = Dialogue::start(scene.postrail.smtp);
     assert!(session.say(&format!("MAIL FROM:<a@{DOMAIN}>")).starts_with("530 5.7.0"));
     assert!(session.say("AUTH CRAM-MD5").starts_with("504 5.5.4"));
+}
+
+#[test]
+fn a_transaction_is_decided_under_the_configuration_that_it_began_under() {
+    let scene = Scene::new("one-revision");
+    let from = format!("a@{DOMAIN}");
+    let content = format!("From: {from}\r\nSubject: long\r\n\r\n{}", "0123456789\r\n".repeat(2_000));
+    let mut session = Dialogue::authenticated(&scene.postrail);
+    assert!(session.say(&format!("MAIL FROM:<{from}>")).starts_with("250"));
+    let limit = json!({ "message_bytes_max": 10_000 });
+    scene.postrail.control_ok("PATCH", "/v2/tenants/default", Some(&limit));
+    scene.postrail.settled_configuration();
+    assert!(session.say("RCPT TO:<a@receiver.test>").starts_with("250"));
+    assert!(session.say("DATA").starts_with("354"));
+    session.send(content.as_bytes());
+    session.send(b"\r\n.\r\n");
+    let reply = session.reply();
+    assert!(reply.starts_with("250"), "it began before: {reply}");
+    let id = Postrail::queued_as(&reply);
+    let reply = session.message(&from, "b@receiver.test", content.as_bytes());
+    assert!(reply.starts_with("552"), "this one did not: {reply}");
+    scene.receiver.wait_for(1);
+    scene.postrail.wait_for_state(&id, "delivered");
+    let events = scene.postrail.control_ok("GET", "/v2/events", None);
+    let of = |kind: &str| {
+        let events = events["items"].as_array().expect("events").iter();
+        events.filter(|event| event["kind"] == kind).map(|event| event["revision"].as_u64()).collect::<Vec<_>>()
+    };
+    let ([accepted], [delivered]) = (&of("accepted")[..], &of("delivered")[..]) else { panic!("{events}") };
+    assert!(accepted < delivered, "each tells under which configuration it was decided: {events}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 
 use postrail_schema::region::Region;
+use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
 use crate::auth::AuthFailure;
@@ -146,7 +148,7 @@ impl<P: Platform> Handler for Submission<P> {
 
 impl<P: Platform> Submission<P> {
     async fn submit(&self, request: Request, peer: SocketAddr) -> Result<Response, Problem> {
-        let principal = self.authenticate(&request, peer).await?;
+        let submitter = self.authenticate(&request, peer).await?;
         let media = request.header("content-type").unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
         if !media.eq_ignore_ascii_case("application/json") {
@@ -155,25 +157,25 @@ impl<P: Platform> Submission<P> {
         }
         let key = request.header("idempotency-key").map(str::to_owned);
         let Some(key) = key else {
-            return submit_here(&self.runtime, &principal, peer, None, request.body).await;
+            return submit_here(&self.runtime, &submitter, None, request.body).await;
         };
         if !idempotency::is_valid_key(&key) {
             let detail = "an Idempotency-Key has 1 to 255 characters of A-Z a-z 0-9 . _ -";
             return Err(Problem::new(400, "invalid_idempotency_key", detail));
         }
-        let hash = idempotency::hashes(principal.tenant, &key, &request.body).key_hash;
+        let hash = idempotency::hashes(submitter.principal.tenant, &key, &request.body).key_hash;
         let owner = ShardId((hash % u128::from(self.runtime.node().shards)) as u16);
         if owner == self.runtime.id() {
-            return submit_here(&self.runtime, &principal, peer, Some(&key), request.body).await;
+            return submit_here(&self.runtime, &submitter, Some(&key), request.body).await;
         }
-        let question = Question::Submit(Box::new(Forwarded { principal, peer, key, body: request.body }));
+        let question = Question::Submit(Box::new(Forwarded { submitter, key, body: request.body }));
         match self.runtime.mesh().ask(owner, question).await {
             Some(Reply::Response(response)) => Ok(*response),
             _ => Err(Problem::new(503, "shutting_down", "the server is shutting down").with_header("Retry-After", "5")),
         }
     }
 
-    async fn authenticate(&self, request: &Request, peer: SocketAddr) -> Result<Principal, Problem> {
+    async fn authenticate(&self, request: &Request, peer: SocketAddr) -> Result<Submitter, Problem> {
         let snapshot = self.runtime.snapshot();
         let header = request.header("authorization").unwrap_or_default();
         let (scheme, value) = header.split_once(' ').unwrap_or((header, ""));
@@ -190,7 +192,7 @@ impl<P: Platform> Submission<P> {
             let detail = "authenticate by Basic (username and secret) or Bearer (API key)";
             return Err(unauthorized(detail));
         };
-        verified.map_err(|failure| match failure {
+        let principal = verified.map_err(|failure| match failure {
             AuthFailure::Invalid => unauthorized("the credentials are not valid"),
             AuthFailure::Elsewhere(region) => wrong_region(&region),
             AuthFailure::Scope => Problem::new(
@@ -205,23 +207,31 @@ impl<P: Platform> Submission<P> {
                 let detail = "too many failed authentications from your address; try again in a minute";
                 Problem::new(429, "too_many_failures", detail).with_header("Retry-After", "60")
             }
-        })
+        })?;
+        Ok(Submitter { principal, peer, snapshot })
     }
 }
 
 /// A request on its way to the shard that owns its idempotency key.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
-    pub principal: Principal,
-    pub peer: SocketAddr,
+    pub submitter: Submitter,
     pub key: String,
     pub body: Bytes,
 }
 
+/// Who submits, and the configuration under which the whole submission is decided.
+#[derive(Clone, Debug)]
+pub struct Submitter {
+    principal: Principal,
+    peer: SocketAddr,
+    snapshot: Arc<Snapshot>,
+}
+
 /// Answers a forwarded request.
 pub async fn submit_forwarded<P: Platform>(runtime: &Runtime<P>, forwarded: Forwarded) -> Response {
-    let Forwarded { principal, peer, key, body } = forwarded;
-    match submit_here(runtime, &principal, peer, Some(&key), body).await {
+    let Forwarded { submitter, key, body } = forwarded;
+    match submit_here(runtime, &submitter, Some(&key), body).await {
         Ok(response) => response,
         Err(problem) => problem.to_response(),
     }
@@ -229,25 +239,24 @@ pub async fn submit_forwarded<P: Platform>(runtime: &Runtime<P>, forwarded: Forw
 
 async fn submit_here<P: Platform>(
     runtime: &Runtime<P>,
-    principal: &Principal,
-    peer: SocketAddr,
+    submitter: &Submitter,
     key: Option<&str>,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let now = runtime.now().wall;
     let Some(key) = key else {
-        return accept(runtime, principal, peer, None, &body, runtime.next_id(), now).await;
+        return accept(runtime, submitter, None, &body, runtime.next_id(), now).await;
     };
     if runtime.is_recovering() {
         // The key may be that of a job which is still to be found.
         let detail = "the keys of earlier jobs are still being restored after a start";
         return Err(Problem::new(503, "recovering", detail).with_header("Retry-After", "1"));
     }
-    let hashes = idempotency::hashes(principal.tenant, key, &body);
+    let hashes = idempotency::hashes(submitter.principal.tenant, key, &body);
     let begun = runtime.keys().borrow_mut().begin(hashes.key_hash, hashes.request_hash, now);
     match begun {
         Begin::New => {}
-        Begin::Replay(job) => return replay(runtime, principal, peer, key, &body, job),
+        Begin::Replay(job) => return replay(runtime, submitter, key, &body, job),
         Begin::InProgress => {
             let detail = "the first request with this Idempotency-Key is still being accepted";
             return Err(Problem::new(409, "idempotency_in_progress", detail).with_header("Retry-After", "1"));
@@ -262,7 +271,7 @@ async fn submit_here<P: Platform>(
         }
     }
     let id = runtime.next_id();
-    let accepted = accept(runtime, principal, peer, Some(key), &body, id, now).await;
+    let accepted = accept(runtime, submitter, Some(key), &body, id, now).await;
     let mut keys = runtime.keys().borrow_mut();
     match &accepted {
         Ok(response) if response.status == 202 => keys.finish(hashes.key_hash, id),
@@ -274,16 +283,14 @@ async fn submit_here<P: Platform>(
 /// The first answer again: it follows from the same body, id and time.
 fn replay<P: Platform>(
     runtime: &Runtime<P>,
-    principal: &Principal,
-    peer: SocketAddr,
+    submitter: &Submitter,
     key: &str,
     body: &[u8],
     job: MessageId,
 ) -> Result<Response, Problem> {
-    let snapshot = runtime.snapshot();
+    let Submitter { principal, peer, snapshot } = submitter;
     let now = Timestamp::from_unix_ms(job.unix_ms());
-    let acceptance =
-        Acceptance { snapshot: &snapshot, principal, id: job, now, peer: peer.ip(), idempotency_key: Some(key) };
+    let acceptance = Acceptance { snapshot, principal, id: job, now, peer: peer.ip(), idempotency_key: Some(key) };
     let accepted = rest::accept(acceptance, body)?;
     Ok(located(runtime, job, accepted.answer.to_response()).with_header("X-Idempotent-Replayed", "true"))
 }
@@ -296,15 +303,14 @@ fn located<P: Platform>(runtime: &Runtime<P>, job: MessageId, mut response: Resp
 
 async fn accept<P: Platform>(
     runtime: &Runtime<P>,
-    principal: &Principal,
-    peer: SocketAddr,
+    submitter: &Submitter,
     key: Option<&str>,
     body: &[u8],
     id: MessageId,
     now: Timestamp,
 ) -> Result<Response, Problem> {
-    let snapshot = runtime.snapshot();
-    let acceptance = Acceptance { snapshot: &snapshot, principal, id, now, peer: peer.ip(), idempotency_key: key };
+    let Submitter { principal, peer, snapshot } = submitter;
+    let acceptance = Acceptance { snapshot, principal, id, now, peer: peer.ip(), idempotency_key: key };
     let accepted = rest::accept(acceptance, body)?;
     let Some(job) = accepted.job else {
         return Ok(accepted.answer.to_response());
@@ -313,7 +319,7 @@ async fn accept<P: Platform>(
     if let Some(why) = runtime.refusal(principal.tenant, recipients) {
         return Err(Problem::new(503, "overloaded", why).with_header("Retry-After", "5"));
     }
-    if !runtime.quotas().borrow_mut().take(&snapshot, principal.tenant, recipients, now) {
+    if !runtime.quotas().borrow_mut().take(snapshot, principal.tenant, recipients, now) {
         let detail = "the tenant's quota for today is used up";
         return Err(Problem::new(429, "quota_exceeded", detail).with_header("Retry-After", "3600"));
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -12,6 +13,7 @@ use postrail_core::intake::smtp::{self as policy, Acceptance, Principal};
 use postrail_core::smtp::reply::Reply;
 use postrail_core::smtp::server::{Answer, Input, Output, Question, Session, SessionConfig, Transaction};
 use postrail_schema::listener::{ListenerProtocol, ListenerTls};
+use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
 use crate::auth::AuthFailure;
@@ -43,7 +45,7 @@ pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stre
         idle: listener.limits.idle(listener.protocol),
     };
     let machine = Session::new(config, runtime.platform().now());
-    let mut pump = Pump { runtime, door, peer, machine, principal: None, drained: false, held: 0 };
+    let mut pump = Pump { runtime, door, peer, machine, principal: None, snapshot: None, drained: false, held: 0 };
     let stream = MaybeTls::Plain(stream);
     let stream = if implicit_tls {
         match pump.shake_hands(stream).await {
@@ -64,6 +66,8 @@ struct Pump<P: Platform> {
     peer: SocketAddr,
     machine: Session,
     principal: Option<Principal>,
+    /// What the transaction that is under way began under: all of it is decided under that.
+    snapshot: Option<Arc<Snapshot>>,
     drained: bool,
     /// Octets told to the shard's count.
     held: usize,
@@ -217,11 +221,13 @@ impl<P: Platform> Pump<P> {
                     let text = "Too many messages are being received at present";
                     return Answer::Refused(Reply::enhanced(452, 3, 1, text));
                 }
-                answer_of(policy::check_sender(&self.runtime.snapshot(), principal, &command))
+                let snapshot = self.snapshot.insert(self.runtime.snapshot());
+                answer_of(policy::check_sender(snapshot, principal, &command))
             }
             Question::Recipient(path) => {
                 let Some(principal) = &self.principal else { return unauthenticated() };
-                answer_of(policy::check_recipient(&self.runtime.snapshot(), principal, &path))
+                let snapshot = self.snapshot.get_or_insert_with(|| self.runtime.snapshot());
+                answer_of(policy::check_recipient(snapshot, principal, &path))
             }
             Question::Message(transaction) => self.accept(*transaction).await,
         }
@@ -233,7 +239,7 @@ impl<P: Platform> Pump<P> {
         if let Some(why) = self.runtime.refusal(principal.tenant, recipients) {
             return Answer::Refused(Reply::enhanced(452, 3, 1, why));
         }
-        let snapshot = self.runtime.snapshot();
+        let snapshot = self.snapshot.take().unwrap_or_else(|| self.runtime.snapshot());
         let now = self.runtime.now();
         let acceptance = Acceptance {
             snapshot: &snapshot,

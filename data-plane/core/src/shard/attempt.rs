@@ -196,6 +196,7 @@ impl Shard {
                 self.counters.attempts += 1;
                 let Group { entry, attempts, .. } = self.groups[group as usize];
                 let snapshot = self.rules.snapshot().clone();
+                self.attempts[attempt as usize].revision = snapshot.revision;
                 self.sessions[session as usize].is_ready = false;
                 self.counters.pipelined += u64::from(self.sessions[session as usize].attempts.len() > 1);
                 let transact = Transact { attempt, entry, recipients, first: attempts == 0, snapshot, job };
@@ -233,7 +234,7 @@ impl Shard {
         }
         let facts = self.attempt_facts(now, session, &slot);
         self.groups[group as usize].requeues = 0;
-        self.settle_group(now, group, &facts, outcome.recipients);
+        self.settle_group(now, group, &facts, slot.revision, outcome.recipients);
     }
 
     /// A reused connection that the receiver had closed: nothing was said about the mail, so nothing is counted.

@@ -38,8 +38,8 @@ pub struct HandBack {
 
 #[derive(Clone, Debug)]
 pub enum HandResult {
-    /// It was tried: one outcome a recipient.
-    Tried { facts: Box<AttemptFacts>, outcomes: Vec<RecipientOutcome> },
+    /// It was tried, under that revision: one outcome a recipient.
+    Tried { facts: Box<AttemptFacts>, revision: Revision, outcomes: Vec<RecipientOutcome> },
     /// Nothing was tried; it may be, after so many nanoseconds (`u64::MAX`: when configuration or addresses change).
     Wait {
         reason: WaitReason,
@@ -83,9 +83,10 @@ impl Shard {
         group: u32,
         work: u32,
         facts: &AttemptFacts,
+        revision: Revision,
         outcomes: Vec<RecipientOutcome>,
     ) {
-        self.give_back(group, work, HandResult::Tried { facts: Box::new(facts.clone()), outcomes });
+        self.give_back(group, work, HandResult::Tried { facts: Box::new(facts.clone()), revision, outcomes });
     }
 
     /// A group of another shard that cannot go on here goes home and waits there.
@@ -109,7 +110,9 @@ impl Shard {
         self.handed -= 1;
         self.groups[back.group as usize].state = GroupState::Moving;
         match back.result {
-            HandResult::Tried { facts, outcomes } => self.settle_group(now, back.group, &facts, outcomes),
+            HandResult::Tried { facts, revision, outcomes } => {
+                self.settle_group(now, back.group, &facts, revision, outcomes);
+            }
             HandResult::Wait { reason, nanos, revision } => {
                 if let JobRef::Local(job) = self.groups[back.group as usize].job
                     && let Some(ending) = self.jobs[job as usize].ending()
@@ -140,7 +143,8 @@ impl Shard {
     /// Drops a group that has no recipients left.
     pub(super) fn drop_group_and_work(&mut self, group: u32) {
         if let JobRef::Remote(work) = self.groups[group as usize].job {
-            self.give_back(group, work, HandResult::Tried { facts: Box::default(), outcomes: Vec::new() });
+            let revision = self.revision();
+            self.give_back(group, work, HandResult::Tried { facts: Box::default(), revision, outcomes: Vec::new() });
         } else {
             self.drop_group(group);
         }

@@ -237,7 +237,7 @@ struct AttemptSlot {
     /// The job is being read from the spool; no transaction has begun.
     loading: bool,
     started: Instant,
-    /// Under which it was given its source.
+    /// Under which it was given its source, then that of its transaction.
     revision: Revision,
 }
 

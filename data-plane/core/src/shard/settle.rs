@@ -42,16 +42,17 @@ impl Shard {
         }
     }
 
-    /// Applies one outcome a recipient to a group (in state `Moving`).
+    /// Applies one outcome a recipient to a group (in state `Moving`). `revision`: under which it was tried.
     pub(super) fn settle_group(
         &mut self,
         now: Moment,
         group: u32,
         facts: &AttemptFacts,
+        revision: Revision,
         outcomes: Vec<RecipientOutcome>,
     ) {
         let job = match self.groups[group as usize].job {
-            JobRef::Remote(work) => return self.return_outcome(group, work, facts, outcomes),
+            JobRef::Remote(work) => return self.return_outcome(group, work, facts, revision, outcomes),
             JobRef::Local(job) => job,
         };
         let recipients = std::mem::take(&mut self.groups[group as usize].recipients);
@@ -78,6 +79,7 @@ impl Shard {
             };
             let mut event = self.event(now, kind, job, index, reason);
             event.attempt = Some(with_reply(facts, &outcome));
+            event.revision = revision;
             if kind == EventKind::Deferred {
                 event.next_attempt_ms = now.wall_of(due).unix_ms();
                 self.groups[group as usize].recipients.push(index);
@@ -213,7 +215,7 @@ impl Shard {
     pub(super) fn settle_alike(&mut self, now: Moment, group: u32, outcome: RecipientOutcome, facts: &AttemptFacts) {
         let count = self.groups[group as usize].recipients.len();
         let facts = AttemptFacts { number: self.groups[group as usize].attempts.saturating_add(1), ..facts.clone() };
-        self.settle_group(now, group, &facts, vec![outcome; count]);
+        self.settle_group(now, group, &facts, self.revision(), vec![outcome; count]);
     }
 
     fn end_group(

@@ -28,6 +28,7 @@ mod addresses;
 mod given;
 mod policies;
 mod quarantine;
+mod revisions;
 mod shaping;
 mod tls;
 mod transfer;
