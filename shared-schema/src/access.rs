@@ -154,6 +154,17 @@ impl Network {
         if network.masked(address) == value(address) { Ok(network) } else { Err(NetworkError::HostBits) }
     }
 
+    /// The one that has `address` alone; of several with a common beginning it is the last.
+    pub fn of(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Whether an address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     pub const fn address(&self) -> IpAddr {
         self.address
     }
@@ -239,6 +250,22 @@ mod tests {
             let found = network.parse::<Network>().unwrap().contains(address.parse().unwrap());
             assert_eq!(found, wanted, "{network} {address}");
         }
+    }
+
+    #[test]
+    fn networks_overlap_where_one_is_in_the_other() {
+        let table = [
+            ("192.0.2.0/24", "192.0.2.128/25", true),
+            ("192.0.2.0/25", "192.0.2.128/25", false),
+            ("192.0.2.0/24", "192.0.2.0/24", true),
+            ("::/0", "192.0.2.0/24", false),
+        ];
+        for (one, other, wanted) in table {
+            let [one, other] = [one, other].map(|network| network.parse::<Network>().unwrap());
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (wanted, wanted), "{one} {other}");
+        }
+        let mapped = Network::of("::ffff:192.0.2.7".parse().unwrap());
+        assert_eq!(mapped.to_string(), "192.0.2.7/32");
     }
 
     #[test]

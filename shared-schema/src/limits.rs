@@ -98,6 +98,8 @@ pub const AUTH_PENALTY: Duration = Duration::from_secs(60);
 /// Peers whose authentication failures are remembered by one shard.
 pub const AUTH_PEERS_MAX: usize = 10_000;
 
+/// The shortest prefixes of networks from which a credential needs no secret, of IPv4 and of IPv6: over it 422.
+pub const TRUSTED_PREFIX_MIN: (u8, u8) = (8, 16);
 /// Listeners of one installation: over it 409.
 pub const LISTENERS_MAX: usize = 256;
 /// Hosts that one listener names: over it 422.

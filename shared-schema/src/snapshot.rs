@@ -9,10 +9,12 @@
 //! a pool has at least one source.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Network;
 use crate::ids::{PoolId, RegionId, Revision, SendingDomainId, SourceId, SuspensionId, TenantId};
 use crate::listener::Listener;
 use crate::policy::{Policies, RetryPolicy, RoutingRule};
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub tenants: Table<TenantId, Arc<Tenant>>,
     /// By username.
     pub credentials: Table<String, Arc<Credential>>,
+    /// By network, the credential that needs no secret from there.
+    trusted: Arc<BTreeMap<Network, Arc<Credential>>>,
     pub domains: Table<SendingDomainId, Arc<SendingDomain>>,
     pub domain_ids: Table<String, SendingDomainId>,
     /// The domain that signs all mail, if there is one.
@@ -228,9 +232,18 @@ impl Snapshot {
         let (gone, come) = differing(gone, come, |credential| credential.id);
         for credential in gone {
             self.credentials.remove(&credential.username);
+            for network in credential.trusted() {
+                Arc::make_mut(&mut self.trusted).remove(network);
+            }
         }
         for credential in come.into_iter().map(Arc::new) {
             self.check_credential(&credential)?;
+            for network in credential.trusted() {
+                if let Some(twice) = Arc::make_mut(&mut self.trusted).insert(*network, Arc::clone(&credential)) {
+                    let subject = format!("{network}, trusted for {} and {},", twice.username, credential.username);
+                    return Err(SnapshotError::Duplicate { subject });
+                }
+            }
             if let Some(twice) = self.credentials.insert(credential.username.clone(), credential) {
                 return Err(SnapshotError::Duplicate { subject: format!("credential/{}", twice.username) });
             }
@@ -374,6 +387,13 @@ impl Snapshot {
     /// The region of a tenant; `None`: it has none, or is not known here.
     pub fn region_of(&self, tenant: TenantId) -> Option<RegionId> {
         self.tenants.get(&tenant).and_then(|tenant| tenant.region)
+    }
+
+    /// The credential of who submits from `peer`, where one needs no secret from there. Networks of several do not overlap:
+    /// the plan sees to it.
+    pub fn trusted_at(&self, peer: IpAddr) -> Option<&Credential> {
+        let (network, credential) = self.trusted.range(..=Network::of(peer)).next_back()?;
+        network.contains(peer).then_some(&**credential)
     }
 
     /// Where the credential with `secret` is served, if some region serves it.

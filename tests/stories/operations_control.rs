@@ -1,7 +1,7 @@
 //! The control API: tenants apart from each other, credentials over their life, quotas, pools and sources.
 
 use postrail_tests::place::Place;
-use postrail_tests::postrail::Postrail;
+use postrail_tests::postrail::{DOMAIN, Postrail};
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -209,6 +209,45 @@ fn a_domain_sends_from_its_pool() {
     for path in ["/v2/sources", "/v2/pools", "/v2/problems", "/v2/audit"] {
         postrail.control_ok("GET", path, None);
     }
+}
+
+#[test]
+fn who_submits_from_a_trusted_network_needs_no_secret() {
+    let world = world("trusted");
+    let postrail = &world.postrail;
+    let app = json!({"username": "rack", "scopes": ["submit"], "networks": ["127.0.0.77/32"], "trusts_networks": true});
+    postrail.control_ok("POST", "/v2/credentials", Some(&app));
+    let other = json!({"username": "other", "networks": ["127.0.0.0/24"], "trusts_networks": true});
+    let (status, problem) = postrail.control("POST", "/v2/credentials", Some(&other));
+    assert!(status == 409 || status == 422, "{status} {problem}");
+    assert!(problem.to_string().contains("trusted_networks_overlap"), "nobody can be two: {problem}");
+    let wide = json!({"username": "wide", "networks": ["0.0.0.0/0"], "trusts_networks": true});
+    let (status, problem) = postrail.control("POST", "/v2/credentials", Some(&wide));
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/networks")), "{problem}");
+    postrail.settled_configuration();
+
+    let by_smtp = |from: &str| {
+        let mut command = std::process::Command::new("swaks");
+        command.args(["--server", "127.0.0.1", "--port", &postrail.smtp.port().to_string(), "--local-interface", from]);
+        command.args(["--from", &format!("a@{DOMAIN}"), "--to", "x@receiver.test"]);
+        postrail_tests::child::try_run(&mut command).1
+    };
+    let by_rest = |from: &str| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-s", "--interface", from, "-H", "Content-Type: application/json", "-w", "%{http_code}"]);
+        command.args(["-d", &job("y@receiver.test").to_string(), &format!("http://{}/v2/jobs", postrail.rest)]);
+        postrail_tests::child::try_run(&mut command).1
+    };
+    assert!(by_smtp("127.0.0.77").contains("queued as"));
+    assert!(by_rest("127.0.0.77").ends_with("202"));
+    assert!(by_smtp("127.0.0.78").contains("530 5.7.0"), "another address has to authenticate");
+    assert!(by_rest("127.0.0.78").ends_with("401"));
+    world.receiver.wait_for(2);
+
+    postrail.control_ok("PATCH", "/v2/credentials/rack", Some(&json!({"trusts_networks": false})));
+    postrail.settled_configuration();
+    assert!(by_smtp("127.0.0.77").contains("530 5.7.0"));
+    assert!(by_rest("127.0.0.77").ends_with("401"));
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn smtp(calls: u32, bytes: usize) {
         requires_tls: false,
         implicit_tls: false,
         message_bytes_max: 20 << 20,
+        is_trusted: false,
         auth_without_tls: true,
         idle: std::time::Duration::from_secs(300),
     };

@@ -30,6 +30,8 @@ pub(crate) struct CredentialView {
     /// Where it may be used from, such as `192.0.2.0/24`; empty: anywhere.
     #[schema(value_type = Vec<String>)]
     networks: Vec<Network>,
+    /// Who submits from one of `networks` needs no secret.
+    trusts_networks: bool,
 }
 
 /// A credential with its new secret, shown this once.
@@ -54,6 +56,9 @@ pub(crate) struct CredentialBody {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     networks: Vec<Network>,
+    /// Who submits from one of `networks` needs no secret, by SMTP and REST. No two credentials may trust one address.
+    #[serde(default)]
+    trusts_networks: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -67,6 +72,9 @@ pub(crate) struct CredentialPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     networks: Option<Vec<Network>>,
+    /// Who submits from one of `networks` needs no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trusts_networks: Option<bool>,
 }
 
 #[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams),
@@ -85,7 +93,8 @@ pub(crate) async fn create(
     ForTenant(tenant): ForTenant,
     Body(body): Body<CredentialBody>,
 ) -> Result<(StatusCode, Tagged<IssuedView>), ProblemDocument> {
-    let new = NewCredential { tenant, username: body.username, scopes: body.scopes, networks: body.networks };
+    let CredentialBody { username, scopes, networks, trusts_networks } = body;
+    let new = NewCredential { tenant, username, scopes, networks, trusts_networks };
     let issued = shared.run(move |app| app.create_credential(&new)).await?;
     Ok((StatusCode::CREATED, issued_view(&shared, issued)))
 }
@@ -115,7 +124,8 @@ pub(crate) async fn change(
     Body(patch): Body<CredentialPatch>,
 ) -> Result<Tagged<CredentialView>, ProblemDocument> {
     let when = when.sending(&patch);
-    let change = CredentialChange { disabled: patch.disabled, scopes: patch.scopes, networks: patch.networks };
+    let CredentialPatch { disabled, scopes, networks, trusts_networks } = patch;
+    let change = CredentialChange { disabled, scopes, networks, trusts_networks };
     let credential = shared.run(move |app| app.change_credential(&username, &change, &when)).await?;
     Ok(tagged(&shared.app.desired(), &credential))
 }
@@ -162,5 +172,6 @@ fn view(desired: &Desired, credential: &Credential) -> CredentialView {
         disabled: credential.disabled,
         scopes: credential.scopes,
         networks: credential.networks.clone(),
+        trusts_networks: credential.trusts_networks,
     }
 }

@@ -169,6 +169,7 @@ fn make_tenant(draft: &mut Draft, secret_hash: &str) -> Result<(), AppError> {
         marks: Vec::new(),
         scopes: Default::default(),
         networks: Vec::new(),
+        trusts_networks: false,
     };
     draft.put(tenant)?;
     draft.put(credential)

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use postrail_schema::access::Network;
 use postrail_schema::allocation::{Carrier, HostName, HostNeeds, is_allocated};
 use postrail_schema::ids::RegionId;
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{EgressSource, SuspensionTarget};
+use postrail_schema::snapshot::{Credential, EgressSource, SuspensionTarget};
 
 use super::{Desired, listeners, policies, routing};
 
@@ -16,6 +17,7 @@ pub(super) fn check(desired: &Desired) -> Problems {
     let mut problems = Problems::new();
     names(desired, &mut problems);
     platform(desired, &mut problems);
+    trust(desired, &mut problems);
     egress(desired, &mut problems);
     addresses(desired, &mut problems);
     regions(desired, &mut problems);
@@ -80,6 +82,25 @@ fn platform(desired: &Desired, to: &mut Problems) {
             add(to, Severity::Error, "platform_of_region", subject(), detail);
         }
         Some(_) => {}
+    }
+}
+
+/// Networks that are trusted: from one address nobody can be two.
+fn trust(desired: &Desired, to: &mut Problems) {
+    let of = |credential: &'_ Credential| {
+        let username = credential.username.clone();
+        credential.trusted().to_vec().into_iter().map(move |network| (network, username.clone()))
+    };
+    let mut trusted: Vec<(Network, String)> = desired.credentials.values().flat_map(of).collect();
+    trusted.sort_unstable();
+    for pair in trusted.windows(2) {
+        let [(one, first), (other, second)] = pair else { continue };
+        if one.overlaps(other) {
+            let detail = format!(
+                "it trusts {other}, which is in {one} that credential {first} trusts: who submits from there would be both"
+            );
+            add(to, Severity::Error, "trusted_networks_overlap", format!("credential/{second}"), detail);
+        }
     }
 }
 

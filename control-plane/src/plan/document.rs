@@ -151,6 +151,9 @@ pub(crate) struct CredentialEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub networks: Vec<Network>,
+    /// Who submits from one of `networks` needs no secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusts_networks: bool,
     /// argon2id hashes of its secrets. Absent: as they are; a new credential has none until it is rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_hashes: Option<Vec<String>>,
@@ -404,6 +407,7 @@ impl CredentialEntry {
             disabled: credential.disabled,
             scopes: credential.scopes,
             networks: credential.networks.clone(),
+            trusts_networks: credential.trusts_networks,
             secret_hashes: Some(credential.secret_hashes.clone()),
             marks: Some(credential.marks.iter().map(|mark| format!("{mark:016x}")).collect::<Vec<_>>())
                 .filter(|marks| !marks.is_empty()),

@@ -80,6 +80,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             marks: Vec::new(),
             scopes: Default::default(),
             networks: Vec::new(),
+            trusts_networks: false,
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),
@@ -126,7 +127,19 @@ fn the_plan_of_a_small_installation_is_as_ever() {
 #[test]
 fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
     type Break = fn(&mut Desired);
-    let table: [(&str, Break); 14] = [
+    let table: [(&str, Break); 15] = [
+        ("trusted_networks_overlap", |d| {
+            let trusting = |id, username: &str, like: &Credential| Credential {
+                id: CredentialId(id),
+                username: username.to_owned(),
+                networks: vec!["192.0.2.0/24".parse().unwrap()],
+                trusts_networks: true,
+                ..like.clone()
+            };
+            let like = d.credentials[&CredentialId(1)].clone();
+            d.credentials.insert(CredentialId(1), trusting(1, &like.username, &like));
+            d.credentials.insert(CredentialId(2), trusting(2, "other", &like));
+        }),
         ("dangling_tenant", |d| d.credentials.get_mut(&CredentialId(1)).unwrap().tenant = TenantId(9)),
         ("dangling_tenant", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().tenant = TenantId(9)),
         ("dangling_pool", |d| d.domains.get_mut(&SendingDomainId(1)).unwrap().pool = Some(PoolId(9))),

@@ -26,7 +26,7 @@ use postrail_schema::region::Region;
 use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
-use crate::auth::AuthFailure;
+use crate::auth::{Auth, AuthFailure};
 use crate::http::{self, Handler};
 use crate::mesh::{Question, Reply};
 use crate::platform::{Net, Platform};
@@ -177,7 +177,13 @@ impl<P: Platform> Submission<P> {
 
     async fn authenticate(&self, request: &Request, peer: SocketAddr) -> Result<Submitter, Problem> {
         let snapshot = self.runtime.snapshot();
-        let header = request.header("authorization").unwrap_or_default();
+        let header = request.header("authorization");
+        if header.is_none()
+            && let Some(principal) = Auth::<P>::trusted(&snapshot, peer.ip())
+        {
+            return Ok(Submitter { principal, peer, snapshot });
+        }
+        let header = header.unwrap_or_default();
         let (scheme, value) = header.split_once(' ').unwrap_or((header, ""));
         let auth = self.runtime.auth();
         let verified = if scheme.eq_ignore_ascii_case("basic") {

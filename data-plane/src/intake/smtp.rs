@@ -16,7 +16,7 @@ use postrail_schema::listener::{ListenerProtocol, ListenerTls};
 use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
-use crate::auth::AuthFailure;
+use crate::auth::{Auth, AuthFailure};
 use crate::platform::{Net, Platform};
 use crate::shard::Runtime;
 use crate::spool::StoreError;
@@ -34,6 +34,7 @@ type Socket<P> = MaybeTls<<<P as Platform>::Net as Net>::Stream>;
 pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr, door: Rc<Door>) {
     let listener = &door.listener;
     let implicit_tls = listener.protocol == ListenerProtocol::Smtps;
+    let trusted = Auth::<P>::trusted(&runtime.snapshot(), peer.ip());
     let config = SessionConfig {
         hostname: runtime.node().hostname.clone(),
         peer,
@@ -41,11 +42,22 @@ pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stre
         requires_tls: listener.tls == ListenerTls::Required,
         implicit_tls,
         message_bytes_max: listener.limits.message_bytes(),
+        is_trusted: trusted.is_some(),
         auth_without_tls: listener.tls == ListenerTls::Off || peer.ip().is_loopback(),
         idle: listener.limits.idle(listener.protocol),
     };
     let machine = Session::new(config, runtime.platform().now());
-    let mut pump = Pump { runtime, door, peer, machine, principal: None, snapshot: None, drained: false, held: 0 };
+    let mut pump = Pump {
+        runtime,
+        door,
+        peer,
+        machine,
+        is_trusted: trusted.is_some(),
+        principal: trusted,
+        snapshot: None,
+        drained: false,
+        held: 0,
+    };
     let stream = MaybeTls::Plain(stream);
     let stream = if implicit_tls {
         match pump.shake_hands(stream).await {
@@ -66,6 +78,8 @@ struct Pump<P: Platform> {
     peer: SocketAddr,
     machine: Session,
     principal: Option<Principal>,
+    /// The peer's network says who it is, until it says it by itself.
+    is_trusted: bool,
     /// What the transaction that is under way began under: all of it is decided under that.
     snapshot: Option<Arc<Snapshot>>,
     drained: bool,
@@ -185,7 +199,7 @@ impl<P: Platform> Pump<P> {
                 let verified = self.runtime.auth().verify(&snapshot, &username, &secret, self.peer.ip()).await;
                 match verified {
                     Ok(principal) => {
-                        self.principal = Some(principal);
+                        (self.principal, self.is_trusted) = (Some(principal), false);
                         Answer::Authenticated
                     }
                     Err(AuthFailure::Invalid) => {
@@ -216,12 +230,15 @@ impl<P: Platform> Pump<P> {
                 }
             }
             Question::Sender(command) => {
-                let Some(principal) = &self.principal else { return unauthenticated() };
                 if !self.runtime.hold_intake_bytes(0, 0) {
                     let text = "Too many messages are being received at present";
                     return Answer::Refused(Reply::enhanced(452, 3, 1, text));
                 }
                 let snapshot = self.snapshot.insert(self.runtime.snapshot());
+                if self.is_trusted {
+                    self.principal = Auth::<P>::trusted(snapshot, self.peer.ip());
+                }
+                let Some(principal) = &self.principal else { return unauthenticated() };
                 answer_of(policy::check_sender(snapshot, principal, &command))
             }
             Question::Recipient(path) => {

@@ -326,6 +326,9 @@ pub(crate) struct AccessOptions {
     /// Where it may be used from, such as 192.0.2.0/24; repeatable [default: anywhere]
     #[arg(long = "network", value_name = "CIDR")]
     pub(crate) networks: Vec<String>,
+    /// Whether who submits from one of its networks needs no secret
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) trust_networks: Option<bool>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -100,8 +100,8 @@ pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
     let all = Collection { api, name: "credentials", columns: CREDENTIALS };
     match command {
         CredentialCommand::Add { username, tenant, access } => {
-            let [scopes, networks] = given(&access);
-            all.add(tenant, body([("username", json!(username)), scopes, networks]))
+            let [scopes, networks, trust] = given(&access);
+            all.add(tenant, body([("username", json!(username)), scopes, networks, trust]))
         }
         CredentialCommand::Set { username, access } => {
             let changed = api.patch(&["credentials", &username], &[], &body(given(&access)))?;
@@ -142,8 +142,9 @@ pub(crate) fn operator(api: &Api, command: OperatorCommand) -> Result<()> {
 }
 
 /// Scopes and networks, where some were named.
-fn given(access: &AccessOptions) -> [(&'static str, Value); 2] {
-    [("scopes", some(&access.scopes)), ("networks", some(&access.networks))]
+fn given(access: &AccessOptions) -> [(&'static str, Value); 3] {
+    let trust = ("trusts_networks", json!(access.trust_networks));
+    [("scopes", some(&access.scopes)), ("networks", some(&access.networks)), trust]
 }
 
 fn some(words: &[String]) -> Value {

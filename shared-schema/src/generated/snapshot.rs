@@ -915,6 +915,7 @@ impl<'a> Credential<'a> {
   pub const VT_MARKS: ::flatbuffers::VOffsetT = 14;
   pub const VT_SCOPES: ::flatbuffers::VOffsetT = 16;
   pub const VT_NETWORKS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TRUSTS_NETWORKS: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -933,6 +934,7 @@ impl<'a> Credential<'a> {
     if let Some(x) = args.username { builder.add_username(x); }
     builder.add_tenant(args.tenant);
     builder.add_id(args.id);
+    builder.add_trusts_networks(args.trusts_networks);
     builder.add_disabled(args.disabled);
     builder.finish()
   }
@@ -994,6 +996,13 @@ impl<'a> Credential<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network>>>>(Credential::VT_NETWORKS, None)}
   }
+  #[inline]
+  pub fn trusts_networks(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Credential::VT_TRUSTS_NETWORKS, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Credential<'_> {
@@ -1010,6 +1019,7 @@ impl ::flatbuffers::Verifiable for Credential<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("marks", Self::VT_MARKS, false)?
      .visit_field::<u32>("scopes", Self::VT_SCOPES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Network>>>>("networks", Self::VT_NETWORKS, false)?
+     .visit_field::<bool>("trusts_networks", Self::VT_TRUSTS_NETWORKS, false)?
      .finish();
     Ok(())
   }
@@ -1023,6 +1033,7 @@ pub struct CredentialArgs<'a> {
     pub marks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
     pub scopes: u32,
     pub networks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Network<'a>>>>>,
+    pub trusts_networks: bool,
 }
 impl<'a> Default for CredentialArgs<'a> {
   #[inline]
@@ -1036,6 +1047,7 @@ impl<'a> Default for CredentialArgs<'a> {
       marks: None,
       scopes: 4294967295,
       networks: None,
+      trusts_networks: false,
     }
   }
 }
@@ -1078,6 +1090,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CredentialBuilder<'a, 'b, A> 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Credential::VT_NETWORKS, networks);
   }
   #[inline]
+  pub fn add_trusts_networks(&mut self, trusts_networks: bool) {
+    self.fbb_.push_slot::<bool>(Credential::VT_TRUSTS_NETWORKS, trusts_networks, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CredentialBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     CredentialBuilder {
@@ -1104,6 +1120,7 @@ impl ::core::fmt::Debug for Credential<'_> {
       ds.field("marks", &self.marks());
       ds.field("scopes", &self.scopes());
       ds.field("networks", &self.networks());
+      ds.field("trusts_networks", &self.trusts_networks());
       ds.finish()
   }
 }

@@ -51,6 +51,7 @@ fn content(tenants: u32) -> SnapshotContent {
                 marks: Vec::new(),
                 scopes: Default::default(),
                 networks: Vec::new(),
+                trusts_networks: false,
             })
             .collect(),
         domains: (1..=2 * tenants)

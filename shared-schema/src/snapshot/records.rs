@@ -83,9 +83,17 @@ pub struct Credential {
     /// Where it may be used from; empty: anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
+    /// Who submits from one of its networks needs no secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusts_networks: bool,
 }
 
 impl Credential {
+    /// The networks from which it needs no secret at present.
+    pub fn trusted(&self) -> &[Network] {
+        if self.trusts_networks && !self.disabled { &self.networks } else { &[] }
+    }
+
     /// Whether it may be used from that address.
     pub fn admits(&self, peer: IpAddr) -> bool {
         self.networks.is_empty() || self.networks.iter().any(|network| network.contains(peer))

@@ -181,6 +181,7 @@ fn put_credential<'b>(to: &mut FlatBufferBuilder<'b>, credential: &Credential) -
         disabled: credential.disabled,
         marks: (!credential.marks.is_empty()).then(|| to.create_vector(&credential.marks)),
         scopes: credential.scopes.bits(),
+        trusts_networks: credential.trusts_networks,
         networks,
     };
     wire::Credential::create(to, &args)
@@ -207,6 +208,7 @@ fn read_credential(credential: wire::Credential<'_>) -> Result<Credential, WireE
         marks: credential.marks().into_iter().flatten().collect(),
         scopes: Scopes::from_bits(credential.scopes()),
         networks: credential.networks().into_iter().flatten().map(read_network).collect::<Result<_, _>>()?,
+        trusts_networks: credential.trusts_networks(),
     })
 }
 
@@ -499,6 +501,7 @@ mod tests {
                 marks: Vec::new(),
                 scopes: Scopes::ALL,
                 networks: Vec::new(),
+                trusts_networks: false,
             }],
             domains: vec![SendingDomain {
                 id: SendingDomainId(1),
@@ -565,6 +568,7 @@ mod tests {
                 marks: n.4,
                 scopes: Scopes::from_bits(n.3),
                 networks,
+                trusts_networks: n.0 % 2 == 1,
             });
         let algorithm = proptest::sample::select(&[KeyAlgorithm::RsaSha256, KeyAlgorithm::Ed25519Sha256][..]);
         let key = (any::<u32>(), word(), algorithm, vec(any::<u8>(), 0..9), word()).prop_map(

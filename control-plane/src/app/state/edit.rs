@@ -25,7 +25,7 @@ use postrail_schema::snapshot::{
 };
 use postrail_schema::standing::Standing;
 
-use super::super::credentials::checked_networks;
+use super::super::credentials::{check_trust, checked_networks};
 use super::super::egress::NewNeeds;
 use super::super::keys::{ALGORITHMS, is_pair, selector_of};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
@@ -371,6 +371,7 @@ impl Editor<'_> {
             self.hashes(wanted.place(at, "secret_hashes"), entry.secret_hashes.as_deref());
             let networks = self.checked(wanted.place(at, "networks"), checked_networks(&entry.networks));
             let (Some(username), Some(tenant), Some(networks)) = (username, tenant, networks) else { continue };
+            self.checked(wanted.place(at, "trusts_networks"), check_trust(entry.trusts_networks, &networks));
             let pointer = wanted.place(at, "username");
             if !self.once(&mut wanted, pointer, username.clone()) {
                 continue;
@@ -385,8 +386,18 @@ impl Editor<'_> {
             let kept = if secret_hashes == former { former_marks } else { Vec::new() };
             let marks = marks.unwrap_or(kept);
             let id = id.unwrap_or_else(|| self.draft.counters().next_credential());
-            let CredentialEntry { disabled, scopes, .. } = *entry;
-            wanted.want(Credential { id, tenant, username, secret_hashes, disabled, marks, scopes, networks });
+            let CredentialEntry { disabled, scopes, trusts_networks, .. } = *entry;
+            wanted.want(Credential {
+                id,
+                tenant,
+                username,
+                secret_hashes,
+                disabled,
+                marks,
+                scopes,
+                networks,
+                trusts_networks,
+            });
         }
         self.settle(wanted)
     }

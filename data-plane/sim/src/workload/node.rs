@@ -92,6 +92,7 @@ fn content(shaped: &Shaped) -> SnapshotContent {
             marks: Vec::new(),
             scopes: Default::default(),
             networks: Vec::new(),
+            trusts_networks: false,
         }],
         domains: vec![SendingDomain {
             id: SendingDomainId(1),

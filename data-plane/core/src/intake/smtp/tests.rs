@@ -48,6 +48,7 @@ fn snapshot_with(change: impl FnOnce(&mut SnapshotContent)) -> Snapshot {
             marks: Vec::new(),
             scopes: Default::default(),
             networks: Vec::new(),
+            trusts_networks: false,
         }],
         domains: vec![domain(11, 1, "a.example"), domain(12, 1, "b.example"), domain(21, 2, "other.example")],
         ..SnapshotContent::default()

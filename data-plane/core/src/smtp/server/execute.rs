@@ -145,7 +145,7 @@ impl Session {
         if self.config.requires_tls && self.tls.is_none() {
             return self.refuse(&Reply::enhanced(530, 7, 0, "TLS is required: give STARTTLS first"));
         }
-        if self.username.is_none() {
+        if !self.is_known() {
             return self.refuse(&self.authentication_required());
         }
         if self.transaction.is_some() {
@@ -295,8 +295,12 @@ impl Session {
     // --- refusals -----------------------------------------------------------------------------------------------------
 
     fn refuse_without_mail(&mut self) {
-        let reply = if self.username.is_none() { self.authentication_required() } else { sequence("Give MAIL first") };
+        let reply = if self.is_known() { sequence("Give MAIL first") } else { self.authentication_required() };
         self.refuse(&reply);
+    }
+
+    const fn is_known(&self) -> bool {
+        self.username.is_some() || self.config.is_trusted
     }
 
     fn authentication_required(&self) -> Reply {

@@ -54,6 +54,8 @@ pub struct SessionConfig {
     pub message_bytes_max: usize,
     /// AUTH is offered without TLS (peers at loopback).
     pub auth_without_tls: bool,
+    /// MAIL is taken without AUTH: the peer's network says who it is.
+    pub is_trusted: bool,
     /// How long the peer may say nothing.
     pub idle: Duration,
 }

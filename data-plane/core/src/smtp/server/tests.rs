@@ -22,6 +22,7 @@ fn config() -> SessionConfig {
         requires_tls: false,
         implicit_tls: false,
         message_bytes_max: 1_000,
+        is_trusted: false,
         auth_without_tls: true,
         idle: INTAKE_IDLE,
     }
@@ -112,6 +113,20 @@ const GO: &str = "354 End data with <CR><LF>.<CR><LF>\r\n";
 const BARE: &str = "550 5.6.0 bare CR or LF in the message: lines end with CR and LF\r\n";
 const ENVELOPE: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<x@y.test>\r\n";
 const ENVELOPE_OK: &str = "250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n";
+
+#[test]
+fn a_trusted_peer_needs_no_auth_and_may_give_it() {
+    let mut dialogue = Dialogue::new(SessionConfig { is_trusted: true, ..config() });
+    dialogue.drain(Instant::ZERO);
+    let ehlo = format!("{EHLO}250-STARTTLS\r\n250 AUTH PLAIN LOGIN\r\n");
+    dialogue.run(&[
+        ("EHLO c.test\r\n", &ehlo),
+        ("RCPT TO:<a@b.test>\r\n", "503 5.5.1 Give MAIL first\r\n"),
+        ("MAIL FROM:<a@b.test>\r\n", "250 2.1.0 Sender ok\r\n"),
+        ("RSET\r\n", "250 2.0.0 Ok\r\n"),
+        ("AUTH PLAIN AGJvYgBwdw==\r\n", "235 2.7.0 Authentication succeeded\r\n"),
+    ]);
+}
 
 #[test]
 fn a_listener_that_requires_tls_takes_nothing_in_clear() {
