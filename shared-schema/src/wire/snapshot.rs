@@ -26,7 +26,9 @@ use crate::standing::{DomainRecord, Standing};
 const FORMAT_NARROW: u16 = 2;
 /// The format of a snapshot with what is new since: a domain that signs for all others, policies, classes of pools, a tenant
 /// that quarantines, providers, shaping rules, listeners.
-const FORMAT_LATEST: u16 = 3;
+const FORMAT_RULES: u16 = 3;
+/// The format of a snapshot with TLS rules: whoever overlooks one sends in clear what must not be.
+const FORMAT_LATEST: u16 = 4;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -121,10 +123,11 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let is_shaped = !content.providers.is_empty() || !content.shaping_rules.is_empty();
     let has_platform = content.domains.iter().any(|domain| domain.is_platform);
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
-    let has_rules_of_late = !content.listeners.is_empty() || !content.tls_rules.is_empty();
-    let is_latest = has_rules_of_late || has_policies || is_shaped || has_platform || quarantines;
-    if is_latest || content.pools.iter().any(is_picky) {
+    let has_rules = !content.listeners.is_empty() || has_policies || is_shaped || has_platform || quarantines;
+    if !content.tls_rules.is_empty() {
         FORMAT_LATEST
+    } else if has_rules || content.pools.iter().any(is_picky) {
+        FORMAT_RULES
     } else if content.credentials.iter().any(is_narrow) {
         FORMAT_NARROW
     } else {
@@ -468,6 +471,14 @@ mod tests {
     const GOLDEN: &[u8] = include_bytes!("../../golden/snapshot-1.bin");
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
     const GOLDEN_3: &[u8] = include_bytes!("../../golden/snapshot-3.bin");
+    const GOLDEN_4: &[u8] = include_bytes!("../../golden/snapshot-4.bin");
+    /// What former versions wrote of format 3, when it had less in it.
+    const FORMER_3: [&[u8]; 4] = [
+        include_bytes!("../../golden/snapshot-3a.bin"),
+        include_bytes!("../../golden/snapshot-3b.bin"),
+        include_bytes!("../../golden/snapshot-3c.bin"),
+        include_bytes!("../../golden/snapshot-3d.bin"),
+    ];
 
     fn sample() -> SnapshotContent {
         let key = |id, selector: &str, algorithm| DkimKey {
@@ -831,8 +842,32 @@ mod tests {
         content
     }
 
-    /// What format 3 is for: earlier versions would overlook these.
+    /// What format 4 is for, and what older formats had no sample of.
     fn latest_sample() -> SnapshotContent {
+        let mut content = rules_sample();
+        content.regions =
+            vec![Region { id: RegionId(1), name: "eu".into(), submission_host: "eu.sender.example".into() }];
+        content.signposts = vec![Signpost { mark: 7, region: RegionId(1), credential: CredentialId(9) }];
+        (content.tenants[0].region, content.tenants[0].reserved_per_s) = (Some(RegionId(1)), Some(100));
+        (content.credentials[0].marks, content.credentials[0].trusts_networks) = (vec![5, 6], true);
+        content.domains[0].standing = Standing::Unproved { missing: DomainRecord::Dkim };
+        content.sources[0].needs = HostNeeds {
+            carrier: Carrier::Nic("eth1".into()),
+            host: HostName::new("mx1").ok(),
+            capabilities: ["net-a".to_owned()].into(),
+        };
+        content.tls_rules = vec![TlsRule {
+            name: "bank".into(),
+            selector: Selector { recipient_domain: Some("bank.example".into()), ..Selector::default() },
+            level: TlsLevel::Verified,
+            minimum_version: TlsVersion::V1_3,
+            hosts: vec![".bank.example".into()],
+        }];
+        content
+    }
+
+    /// What format 3 is for: earlier versions would overlook these.
+    fn rules_sample() -> SnapshotContent {
         let selector = |class, recipient_domain: Option<&str>| Selector {
             recipient_domain: recipient_domain.map(str::to_owned),
             site: None,
@@ -926,10 +961,24 @@ mod tests {
 
     #[test]
     fn what_is_new_in_format_3_is_refused_by_readers_of_format_2() {
-        let bytes = encode_snapshot(&latest_sample());
+        let bytes = encode_snapshot(&rules_sample());
         assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 3);
-        assert_eq!(decode_snapshot(GOLDEN_3).unwrap(), latest_sample());
+        assert_eq!(decode_snapshot(GOLDEN_3).unwrap(), rules_sample());
         assert_eq!(bytes, GOLDEN_3, "a change of the form needs a new format");
+        for former in FORMER_3 {
+            let read = decode_snapshot(former).unwrap();
+            let SnapshotContent { revision, domains, .. } = rules_sample();
+            assert_eq!((read.revision, &read.domains), (revision, &domains));
+            assert_eq!(decode_snapshot(&encode_snapshot(&read)).unwrap(), read);
+        }
+    }
+
+    #[test]
+    fn what_is_new_in_format_4_is_refused_by_readers_of_format_3() {
+        let bytes = encode_snapshot(&latest_sample());
+        assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 4);
+        assert_eq!(decode_snapshot(GOLDEN_4).unwrap(), latest_sample());
+        assert_eq!(bytes, GOLDEN_4, "a change of the form needs a new format");
     }
 
     #[test]
