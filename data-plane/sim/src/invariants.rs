@@ -28,6 +28,8 @@ use postrail_core::base::Instant;
 use postrail_schema::event::EventKind;
 use postrail_schema::limits::{MESSAGE_LINE_BYTES_MAX, TRANSACTION_RECIPIENTS_MAX};
 
+use crate::NodeId;
+
 /// Something that was seen from outside the product.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fact {
@@ -38,13 +40,19 @@ pub enum Fact {
     /// A receiver has taken the message, and is about to say 250 to the end of data.
     Received { recipient: String, connection: u64 },
     /// The reply to the end of data has been read.
-    ReplyHeard { recipient: String },
+    ReplyHeard { recipient: String, connection: u64 },
     /// An event of the journal; the same event may be read again after a crash, and carries the same identity.
     Event { recipient: String, kind: EventKind, identity: u64 },
     /// The product's node has lost its power.
     Crashed,
-    /// A receiver has taken a connection; `open`: those that its source then holds to each receiver.
-    ConnectionOpened { connection: u64, source: IpAddr, receiver: IpAddr, open: BTreeMap<IpAddr, usize> },
+    /// A receiver has taken a connection of `node`; `open`: those that its source then holds to each receiver.
+    ConnectionOpened {
+        connection: u64,
+        node: Option<NodeId>,
+        source: IpAddr,
+        receiver: IpAddr,
+        open: BTreeMap<IpAddr, usize>,
+    },
     /// A client has begun a mail on a connection (MAIL).
     MailBegun { connection: u64, receiver: IpAddr },
     /// A message for so many recipients was taken on a connection; its longest line has so many octets.
@@ -58,6 +66,11 @@ pub struct Facts(Rc<RefCell<Vec<(Instant, Fact)>>>);
 impl Facts {
     pub fn record(&self, at: Instant, fact: Fact) {
         self.0.borrow_mut().push((at, fact));
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> Vec<(Instant, Fact)> {
+        self.0.borrow().clone()
     }
 
     /// Number of the facts that `is_wanted`.
@@ -196,7 +209,7 @@ impl Ledger {
             Fact::Submitted { recipient } => self.of(recipient).is_submitted = true,
             Fact::Acknowledged { recipient } => self.of(recipient).is_acknowledged = true,
             Fact::Received { recipient, connection } => self.receive(at, recipient, *connection, violations),
-            Fact::ReplyHeard { recipient } => self.of(recipient).is_heard = true,
+            Fact::ReplyHeard { recipient, .. } => self.of(recipient).is_heard = true,
             Fact::Event { recipient, kind, identity } if kind.settles() => {
                 let entry = self.of(recipient);
                 let is_new = entry.settlements.insert(*identity, *kind).is_none();
@@ -208,7 +221,7 @@ impl Ledger {
             Fact::Event { .. } => {}
             Fact::Crashed => self.crashes += 1,
             Fact::MailBegun { .. } => {}
-            Fact::ConnectionOpened { connection, source, receiver, open } => {
+            Fact::ConnectionOpened { connection, source, receiver, open, .. } => {
                 self.crashes_at_opening.insert(*connection, self.crashes);
                 self.receivers.insert(*connection, *receiver);
                 let (source, receiver) = (*source, *receiver);
@@ -319,7 +332,7 @@ mod tests {
     }
 
     fn heard() -> Fact {
-        Fact::ReplyHeard { recipient: recipient() }
+        Fact::ReplyHeard { recipient: recipient(), connection: 1 }
     }
 
     fn event(kind: EventKind, identity: u64) -> Fact {
@@ -344,6 +357,7 @@ mod tests {
         ];
         let opened = Fact::ConnectionOpened {
             connection: 1,
+            node: None,
             source: "10.0.0.1".parse().unwrap(),
             receiver: "10.0.2.1".parse().unwrap(),
             open: BTreeMap::new(),
@@ -417,14 +431,14 @@ mod tests {
         let (source, receiver): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.2.1".parse().unwrap());
         let open = |connection, open| {
             let open = BTreeMap::from([(receiver, open)]);
-            Fact::ConnectionOpened { connection, source, receiver, open }
+            Fact::ConnectionOpened { connection, node: None, source, receiver, open }
         };
         assert_eq!(check(&[open(1, 1), open(2, 2), open(3, 2)], End::Somewhere), []);
         let violation = Violation::TooManyConnections { source, receiver, open: 3 };
         assert_eq!(check(&[open(1, 2), open(2, 3)], End::Somewhere), [violation]);
         let other: IpAddr = "10.0.2.2".parse().unwrap();
         let both = BTreeMap::from([(receiver, 2), (other, 2)]);
-        let fact = Fact::ConnectionOpened { connection: 1, source, receiver, open: both };
+        let fact = Fact::ConnectionOpened { connection: 1, node: None, source, receiver, open: both };
         let together = vec![(BTreeSet::from([receiver, other]), 3)];
         let facts = Facts::default();
         facts.record(Instant::ZERO, fact);

@@ -16,6 +16,8 @@
 //! [`leases`] is a world of its own, without pumps: which host may use which address, decided by the control plane's
 //! allocator and the data plane's lease machine together.
 //!
+//! [`transfers`] is a world of several nodes, between which addresses move, and mail after them.
+//!
 //! Deliberately absent: real sockets, files, threads and clocks.
 
 mod clock;
@@ -28,6 +30,7 @@ pub mod net;
 mod platform;
 pub mod remote_mta;
 mod trace;
+pub mod transfers;
 pub mod workload;
 mod world;
 

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::io::{AsyncRead, AsyncWrite};
-use postrail_core::base::Random;
+use postrail_core::base::{Instant, Random};
 use postrail_data_plane::platform::{Listener, Net, Stream};
 
 use crate::clock::Clock;
@@ -99,6 +99,17 @@ pub(crate) struct NetState {
     listeners: BTreeMap<SocketAddr, Vec<Listening>>,
     connections: BTreeMap<u64, Connection>,
     endpoints: BTreeMap<SocketAddr, Endpoint>,
+    /// Noted where a world asks for it.
+    seen: Option<Vec<(Instant, Seen)>>,
+}
+
+/// What clients do, as the network sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// One begins to connect from an address that it names, whether its node has that or not.
+    Begins { node: NodeId, source: IpAddr },
+    /// One has let go of its end.
+    Ends { connection: u64 },
 }
 
 /// One listening socket; several may share an address.
@@ -122,12 +133,40 @@ impl NetState {
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            seen: None,
+        }
+    }
+
+    /// What was seen since the last call; it is noted from the first call on.
+    pub(crate) fn take_seen(&mut self) -> Vec<(Instant, Seen)> {
+        self.seen.replace(Vec::new()).unwrap_or_default()
+    }
+
+    fn note(&mut self, at: Instant, what: Seen) {
+        if let Some(seen) = &mut self.seen {
+            seen.push((at, what));
         }
     }
 
     pub(crate) fn add_host(&mut self, node: NodeId, addresses: &[IpAddr]) {
         self.hosts.extend(addresses.iter().map(|address| (*address, node)));
         self.sources.insert(node, addresses.to_vec());
+    }
+
+    /// Brings an address to `node`, from wherever it was; its connections there end in silence.
+    pub(crate) fn bring_address(&mut self, node: NodeId, address: IpAddr) {
+        self.take_address(address);
+        self.hosts.insert(address, node);
+        self.sources.entry(node).or_default().push(address);
+    }
+
+    /// Takes an address off the node that has it; its connections end in silence.
+    pub(crate) fn take_address(&mut self, address: IpAddr) {
+        let Some(node) = self.hosts.remove(&address) else { return };
+        self.sources.entry(node).or_default().retain(|source| *source != address);
+        for connection in self.connections.values_mut() {
+            connection.silence(address);
+        }
     }
 
     pub(crate) fn set_faults(&mut self, faults: NetFaults) {
@@ -151,8 +190,11 @@ impl NetState {
         }
         self.listeners.retain(|_, listeners| !listeners.is_empty());
         self.endpoints.retain(|_, endpoint| endpoint.node() != node);
-        let Self { connections, random, faults, .. } = self;
+        let Self { connections, random, faults, seen, .. } = self;
         for (id, connection) in connections.iter_mut() {
+            if let (Some(seen), true) = (&mut *seen, connection.client() == Some(node)) {
+                seen.push((clock.now(), Seen::Ends { connection: *id }));
+            }
             connection.crash(*id, node, random, faults, clock);
         }
         connections.retain(|_, connection| connection.has_owner());
@@ -280,13 +322,21 @@ impl SimNet {
         })
     }
 
+    /// The node whose client holds a connection.
+    pub fn client_of(&self, connection: u64) -> Option<NodeId> {
+        self.with(|net, _| net.connections.get(&connection).and_then(Connection::client))
+    }
+
     async fn one_way(&self) {
         let latency = self.with(|net, _| net.faults.draw_latency(&mut net.random));
         self.life.sleep(latency).await;
     }
 
     async fn open(&self, source: Option<IpAddr>, to: SocketAddr) -> io::Result<SimStream> {
-        let local = self.with(|net, _| {
+        let local = self.with(|net, clock| {
+            if let Some(source) = source {
+                net.note(clock.now(), Seen::Begins { node: self.life.node, source });
+            }
             let ip = net.source(self.life.node, source, to.ip())?;
             io::Result::Ok(SocketAddr::new(ip, net.next_port()))
         })?;
@@ -401,6 +451,9 @@ impl Drop for SimListener {
 impl NetState {
     /// One owner of a connection lets go of it.
     fn abandon(&mut self, id: u64, end: End, clock: &mut Clock) {
+        if end == End::Client {
+            self.note(clock.now(), Seen::Ends { connection: id });
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.abandon(id, end, &mut self.random, &self.faults, clock);
         if !connection.has_owner() {

@@ -129,6 +129,11 @@ impl Drop for Timer<'_> {
     }
 }
 
+/// When the wall clock of a run showed so many milliseconds.
+pub(crate) const fn instant(unix_ms: u64) -> Instant {
+    Instant::from_nanos(unix_ms.saturating_sub(BEGIN_UNIX_MS) * 1_000_000)
+}
+
 /// The wall clock at the beginning of every run: 2026-11-23T00:00:00Z.
 const BEGIN_UNIX_MS: u64 = 1_795_392_000_000;
 /// Longest that blocking work takes, microseconds of virtual time.

@@ -182,9 +182,10 @@ impl Session {
     async fn converse(mut self) -> io::Result<()> {
         let (source, receiver) = (self.stream.peer().map(|peer| peer.ip()), self.receiver.0.at.ip());
         if let Some(source) = source {
-            let open = self.receiver.0.platform.net().connections_of(source);
+            let net = self.receiver.0.platform.net();
             let connection = self.stream.id();
-            self.receiver.record(Fact::ConnectionOpened { connection, source, receiver, open });
+            let (open, node) = (net.connections_of(source), net.client_of(connection));
+            self.receiver.record(Fact::ConnectionOpened { connection, node, source, receiver, open });
         }
         if self.behaviour == Behaviour::Busy {
             return self.reply(Stage::Greeting, "421 4.3.2 too busy").await.map(drop);
@@ -292,11 +293,11 @@ impl Session {
         self.receiver.0.mails.borrow_mut().push(mail);
         let next = self.reply(Stage::EndOfData, "250 2.0.0 taken").await?;
         if next == Next::Goes && self.behaviour != Behaviour::Garbage {
-            let (receiver, heard) = (self.receiver.clone(), self.stream.heard());
+            let (receiver, heard, connection) = (self.receiver.clone(), self.stream.heard(), self.stream.id());
             self.receiver.0.platform.spawn("receiver, reply heard", async move {
                 if heard.await {
                     for recipient in recipients {
-                        receiver.record(Fact::ReplyHeard { recipient });
+                        receiver.record(Fact::ReplyHeard { recipient, connection });
                     }
                 }
             });

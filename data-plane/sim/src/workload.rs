@@ -17,6 +17,7 @@ use postrail_data_plane::mesh::{Mesh, Question, Reply};
 use postrail_data_plane::platform::Platform;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::ShardId;
+use postrail_schema::snapshot::SnapshotContent;
 use postrail_schema::wire;
 
 use crate::disk::DiskFaults;
@@ -25,10 +26,11 @@ use crate::invariants::{End, Fact, Facts, Limits, Violation};
 use crate::net::NetFaults;
 use crate::remote_mta::{Behaviour, RemoteMta, Stage};
 use crate::{Failure, NodeId, Settings, Sim};
+use node::Seat;
 use shaping::Shaped;
 
-mod client;
-mod node;
+pub(crate) mod client;
+pub(crate) mod node;
 mod shaping;
 #[cfg(test)]
 mod tests;
@@ -107,7 +109,7 @@ fn run_under(seed: u64, plan: &Plan, shaped: Shaped, limits: &Limits) -> Result<
     let mut field = Field::lay_out(&sim, seed, shaped);
     field.storm(plan)?;
     field.calm()?;
-    let events = field.events()?;
+    let events = sim.run(field.clients, events(field.mesh.clone()))?;
     field.record(&events);
     Ok(Outcome {
         seed,
@@ -152,7 +154,7 @@ impl<'a> Field<'a> {
             receiver
         });
         let receivers = receivers.collect();
-        let mesh = node::start(sim, node, &shaped);
+        let mesh = node::start(sim, node, seat(&shaped)).mesh;
         Self { sim, random: Random::new(seed ^ 0x5708), node, clients, receivers, facts, mesh, shaped }
     }
 
@@ -177,7 +179,7 @@ impl<'a> Field<'a> {
             self.facts.record(self.sim.now(), Fact::Crashed);
             let until_start = self.millis(10_000);
             self.pass(until_start)?;
-            self.mesh = node::start(self.sim, self.node, &self.shaped);
+            self.mesh = node::start(self.sim, self.node, seat(&self.shaped)).mesh;
         }
         self.pass(STORM)
     }
@@ -185,7 +187,8 @@ impl<'a> Field<'a> {
     fn start_client(&mut self, number: u32, bursts_at: Option<u8>, mails: u32) {
         let (facts, random) = (self.facts.clone(), self.random.fork());
         let platform = self.sim.platform(self.clients);
-        let client = client::Client { platform, facts, number, random, bursts_at };
+        let entries = vec![node::submission(NODE)];
+        let client = client::Client { platform, facts, number, random, entries, bursts_at };
         self.sim.platform(self.clients).spawn("client", client.submit(mails));
     }
 
@@ -197,26 +200,6 @@ impl<'a> Field<'a> {
             receiver.set_behaviours(vec![Behaviour::Good]);
         }
         self.pass(CALM)
-    }
-
-    /// All events of the journal, from its beginning.
-    fn events(&self) -> Result<Vec<Event>, Failure> {
-        let mesh = self.mesh.clone();
-        let pull = async move {
-            let (mut events, mut cursor) = (Vec::new(), Cursor::default());
-            loop {
-                let question = Question::Pull { cursor, bytes_max: 1 << 20, wait_ms: 0 };
-                let Some(Reply::Events { buffers, next }) = mesh.ask(ShardId(0), question).await else {
-                    panic!("the journal does not answer");
-                };
-                if next == cursor {
-                    return events;
-                }
-                decode_into(&buffers, &mut events);
-                cursor = next;
-            }
-        };
-        self.sim.run(self.clients, pull)
     }
 
     /// Records the events of the clients' recipients. Only `Accepted` names the address; reports to our own senders,
@@ -243,6 +226,29 @@ impl<'a> Field<'a> {
     }
 }
 
+/// What the node is started with.
+fn seat(shaped: &Shaped) -> Seat {
+    let (providers, shaping_rules) = (shaped.providers.clone(), shaped.rules.clone());
+    let content = SnapshotContent { providers, shaping_rules, ..node::content(NODE) };
+    Seat { address: NODE, host: String::new(), content }
+}
+
+/// All events of a journal, from its beginning.
+pub(crate) async fn events(mesh: Mesh) -> Vec<Event> {
+    let (mut events, mut cursor) = (Vec::new(), Cursor::default());
+    loop {
+        let question = Question::Pull { cursor, bytes_max: 1 << 20, wait_ms: 0 };
+        let Some(Reply::Events { buffers, next }) = mesh.ask(ShardId(0), question).await else {
+            panic!("the journal does not answer");
+        };
+        if next == cursor {
+            return events;
+        }
+        decode_into(&buffers, &mut events);
+        cursor = next;
+    }
+}
+
 fn decode_into(buffers: &[u8], events: &mut Vec<Event>) {
     let mut rest = buffers;
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
@@ -253,14 +259,14 @@ fn decode_into(buffers: &[u8], events: &mut Vec<Event>) {
 }
 
 /// A number for the content of an event: one that is written again after a crash is the same.
-fn identity(event: &Event) -> u64 {
+pub(crate) fn identity(event: &Event) -> u64 {
     wire::encode_events(std::slice::from_ref(event))
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The receiver of a site.
-fn receiver_address(site: u8) -> IpAddr {
+pub(crate) fn receiver_address(site: u8) -> IpAddr {
     IpAddr::from([10, 0, 2, site + 1])
 }
 
@@ -293,12 +299,13 @@ fn draw_behaviour(random: &mut Random) -> Behaviour {
 /// The node under test.
 const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 /// All clients; a loopback address, from which a password is taken without TLS.
-const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
-const NAME_SERVER: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 53), 53));
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+pub(crate) const NAME_SERVER: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 53), 53));
 /// Violations that a summary names.
 const SUMMARY_VIOLATIONS: usize = 5;
 /// Receiving sites, one a domain.
-const SITES: u8 = 4;
+pub(crate) const SITES: u8 = 4;
 /// Clients that send to one site at once, where a run has them.
 const BURSTING_CLIENTS: u32 = 16;
 /// What follows the last crash with faults.

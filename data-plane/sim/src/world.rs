@@ -17,7 +17,7 @@ use postrail_core::base::{Instant, Random};
 use crate::clock::{Clock, Due};
 use crate::disk::{DiskFaults, DiskState};
 use crate::executor::{Executor, TaskFuture, Turn};
-use crate::net::{NetFaults, NetState};
+use crate::net::{NetFaults, NetState, Seen};
 use crate::platform::SimPlatform;
 use crate::trace::{Step, Trace};
 
@@ -145,6 +145,21 @@ impl Sim {
     /// Lets nothing pass between two nodes any more, or all again.
     pub fn set_cut(&self, one: NodeId, other: NodeId, is_cut: bool) {
         self.0.net.borrow_mut().set_cut(one, other, is_cut);
+    }
+
+    /// Brings an address to `node`, from wherever it was; its connections there end in silence.
+    pub fn bring_address(&self, node: NodeId, address: IpAddr) {
+        self.0.net.borrow_mut().bring_address(node, address);
+    }
+
+    /// Takes an address off the node that has it; its connections end in silence.
+    pub fn take_address(&self, address: IpAddr) {
+        self.0.net.borrow_mut().take_address(address);
+    }
+
+    /// What clients did since the last call, as the network saw it; it is noted from the first call on.
+    pub fn take_seen(&self) -> Vec<(Instant, Seen)> {
+        self.0.net.borrow_mut().take_seen()
     }
 
     /// Runs `work` as a task of `node` until it ends, and with it everything else.

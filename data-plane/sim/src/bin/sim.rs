@@ -1,5 +1,5 @@
 //! Runs a world under many seeds and says which broke what: `sim --first 0 --count 200` the whole node,
-//! `sim leases --count 10000` the addresses that move between hosts.
+//! `sim leases --count 10000` the addresses that move between hosts, `sim transfers --count 1000` the mail that moves after them.
 //!
 //! Seeds know nothing of each other, so each thread takes the next one; what is printed comes in the order of the seeds
 //! whichever is ready first. Exit status 0: no seed broke an invariant.
@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use postrail_sim::leases;
 use postrail_sim::workload::{Plan, run};
+use postrail_sim::{Failure, leases, transfers};
 
 /// Tries the data plane under seeds: crashes, torn writes, broken connections, receivers that misbehave.
 #[derive(Parser)]
@@ -36,6 +36,11 @@ enum World {
         /// What hosts hold less than their lease, milliseconds; 0 breaks the invariants.
         #[arg(long)]
         margin_ms: Option<u64>,
+    },
+    /// Tries mail that moves between hosts: addresses change hosts, parcels are lost and doubled, givers and takers crash.
+    Transfers {
+        #[command(flatten)]
+        seeds: Seeds,
     },
 }
 
@@ -74,6 +79,7 @@ fn main() -> ExitCode {
             let plan = margin.map_or_else(leases::Plan::default, |margin| leases::Plan { margin });
             try_all(seeds, |seed| try_leases(seed, &plan, seeds))
         }
+        Some(World::Transfers { seeds }) => try_all(seeds, |seed| try_transfers(seed, seeds)),
     }
 }
 
@@ -121,27 +127,34 @@ fn in_order<T: Send>(seeds: Range<u64>, jobs: usize, work: impl Fn(u64) -> T + S
 
 fn try_seed(seed: u64, seeds: &Seeds) -> Verdict {
     let plan = Plan::default();
+    judged(seed, seeds, || {
+        run(seed, &plan).map(|outcome| (outcome.trace, outcome.violations.is_empty(), outcome.summary()))
+    })
+}
+
+fn try_transfers(seed: u64, seeds: &Seeds) -> Verdict {
+    let plan = transfers::Plan::default();
+    judged(seed, seeds, || {
+        transfers::run(seed, &plan).map(|outcome| (outcome.trace, outcome.violations.is_empty(), outcome.summary()))
+    })
+}
+
+/// `work` gives its trace, whether nothing is broken, and a line about it.
+fn judged(seed: u64, seeds: &Seeds, work: impl Fn() -> Result<(u64, bool, String), Failure>) -> Verdict {
     let broken = |line: String| Verdict { lines: vec![line], is_broken: true };
-    let outcome = match run(seed, &plan) {
-        Ok(outcome) => outcome,
+    let (trace, summary) = match work() {
+        Ok((trace, true, summary)) => (trace, summary),
+        Ok((_, false, summary)) => return broken(summary),
         Err(failure) => return broken(failure.to_string()),
     };
-    if !outcome.violations.is_empty() {
-        return broken(outcome.summary());
-    }
     if seeds.twice {
-        match run(seed, &plan) {
-            Ok(again) if again.trace == outcome.trace => {}
-            Ok(again) => {
-                return broken(format!(
-                    "seed {seed}: two runs differ: {:016x} and {:016x}",
-                    outcome.trace, again.trace
-                ));
-            }
+        match work() {
+            Ok((again, ..)) if again == trace => {}
+            Ok((again, ..)) => return broken(format!("seed {seed}: two runs differ: {trace:016x} and {again:016x}")),
             Err(failure) => return broken(failure.to_string()),
         }
     }
-    let lines = if seeds.verbose { vec![outcome.summary()] } else { Vec::new() };
+    let lines = if seeds.verbose { vec![summary] } else { Vec::new() };
     Verdict { lines, is_broken: false }
 }
 

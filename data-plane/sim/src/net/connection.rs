@@ -131,6 +131,16 @@ impl Connection {
         self.is_held(source, receiver).then_some(receiver)
     }
 
+    /// The node of a client that holds it.
+    pub(super) fn client(&self) -> Option<NodeId> {
+        self.client.is_owned.then_some(self.client.node)
+    }
+
+    /// Nothing passes any more if one of its ends is at `address`.
+    pub(super) fn silence(&mut self, address: IpAddr) {
+        self.is_silent |= [&self.client, &self.server].into_iter().any(|half| half.address.ip() == address);
+    }
+
     pub(super) const fn has_owner(&self) -> bool {
         self.client.is_owned || self.server.is_owned
     }

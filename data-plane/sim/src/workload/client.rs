@@ -1,7 +1,7 @@
 //! A client that submits by SMTP, and knows what it was told.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,18 +14,20 @@ use crate::invariants::{Fact, Facts};
 use crate::net::SimStream;
 
 /// One client; its mail goes to recipients that no other mail goes to.
-pub(super) struct Client {
-    pub(super) platform: SimPlatform,
-    pub(super) facts: Facts,
-    pub(super) number: u32,
-    pub(super) random: Random,
+pub(crate) struct Client {
+    pub(crate) platform: SimPlatform,
+    pub(crate) facts: Facts,
+    pub(crate) number: u32,
+    pub(crate) random: Random,
+    /// Where it may hand in, one drawn for each session.
+    pub(crate) entries: Vec<SocketAddr>,
     /// It sends all of its mail in one go, each to one recipient of this site, so that a backlog gathers there.
-    pub(super) bursts_at: Option<u8>,
+    pub(crate) bursts_at: Option<u8>,
 }
 
 impl Client {
     /// Submits so many mails over some sessions. What fails is not tried again: whether it was taken is not known.
-    pub(super) async fn submit(mut self, mails: u32) {
+    pub(crate) async fn submit(mut self, mails: u32) {
         let mut mail = 0;
         while mail < mails {
             let pause = Duration::from_millis(self.random.below(8_000));
@@ -41,7 +43,8 @@ impl Client {
     }
 
     async fn session(&mut self, mails: std::ops::Range<u32>) -> io::Result<()> {
-        let mut stream = self.platform.net().connect(None, SUBMISSION, Duration::from_secs(30)).await?;
+        let entry = self.entries[self.random.below(self.entries.len() as u64) as usize];
+        let mut stream = self.platform.net().connect(None, entry, Duration::from_secs(30)).await?;
         let mut unread = Vec::new();
         expect(&mut stream, &mut unread, "220").await?;
         for line in ["EHLO client.example", AUTHENTICATION] {
@@ -89,7 +92,7 @@ impl Client {
 }
 
 /// The domain of a receiving site.
-pub(super) fn domain(site: u8) -> String {
+pub(crate) fn domain(site: u8) -> String {
     format!("site{site}.example")
 }
 
@@ -117,11 +120,9 @@ async fn expect(stream: &mut SimStream, unread: &mut Vec<u8>, code: &str) -> io:
     }
 }
 
-/// Where the node takes submissions.
-pub(super) const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 2_525);
 /// How the addresses of our senders end.
-pub(super) const SENDERS: &str = "@us.example";
-pub(super) const SECRET: &str = "secret";
+pub(crate) const SENDERS: &str = "@us.example";
+pub(crate) const SECRET: &str = "secret";
 /// User `client` with [`SECRET`].
 const AUTHENTICATION: &str = "AUTH PLAIN AGNsaWVudABzZWNyZXQ=";
 /// Longest a client stays at one session.

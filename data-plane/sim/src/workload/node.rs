@@ -1,11 +1,13 @@
-//! The node under test: its configuration, and one life of it.
+//! A node under test: its configuration, and one life of it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
+use async_channel::Receiver;
 use postrail_core::dns::ResolverConfig;
 use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::rules::SourceOwners;
@@ -15,7 +17,7 @@ use postrail_data_plane::node::{ShardSetup, run_shard};
 use postrail_data_plane::platform::Platform;
 use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
-use postrail_data_plane::transfer::departures;
+use postrail_data_plane::transfer::{Departure, departures};
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
 use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::policy::{RetryDelays, RetryPolicy};
@@ -25,14 +27,35 @@ use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, PoolMember, Route, SendingDomain, Snapshot, SnapshotContent, Tenant,
 };
 
-use super::shaping::Shaped;
-use super::{NAME_SERVER, NODE, client};
+use super::{NAME_SERVER, client};
 use crate::{NodeId, Sim};
 
-/// Starts the next life of the node with one shard, and returns the way to it.
-pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
+/// What a node is started with.
+pub(crate) struct Seat {
+    /// Its own address, where it takes submissions.
+    pub(crate) address: IpAddr,
+    /// Its name in a fleet in which addresses move; empty: they do not.
+    pub(crate) host: String,
+    pub(crate) content: SnapshotContent,
+}
+
+/// Where the node at `address` takes submissions.
+pub(crate) const fn submission(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 2_525)
+}
+
+/// The ways to and from a life of a node.
+pub(crate) struct Started {
+    pub(crate) mesh: Mesh,
+    /// What goes to other hosts.
+    pub(crate) departures: Receiver<Departure>,
+}
+
+/// Starts the next life of a node with one shard.
+pub(crate) fn start(sim: &Sim, node: NodeId, seat: Seat) -> Started {
     let platform = sim.platform(node);
     let (mesh, inboxes) = Mesh::new(1);
+    let (sender, receiver) = departures();
     let setup = ShardSetup {
         node: NodeFacts {
             data: PathBuf::from("data"),
@@ -42,34 +65,35 @@ pub(super) fn start(sim: &Sim, node: NodeId, shaped: &Shaped) -> Mesh {
             acceptor: None,
             identity: None,
             listening: ListeningHost {
-                options: vec![Listener::of_options(ListenerProtocol::Smtp, client::SUBMISSION)],
+                options: vec![Listener::of_options(ListenerProtocol::Smtp, submission(seat.address))],
+                name: seat.host.clone(),
                 ..ListeningHost::default()
             },
             ports: Arc::default(),
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
-            is_leasing: false,
+            is_leasing: !seat.host.is_empty(),
             feed: Arc::default(),
             admin_access: AdminAccess::Anyone,
-            departures: departures().0,
+            departures: sender,
         },
         resolver: ResolverConfig::new(vec![NAME_SERVER]),
         admin: None,
         drain: Duration::from_secs(60),
         mesh: mesh.clone(),
         inboxes: inboxes.into(),
-        snapshot: Arc::new(Snapshot::new(content(shaped)).expect("the content holds together")),
+        snapshot: Arc::new(Snapshot::new(seat.content).expect("the content holds together")),
     };
     platform.clone().spawn("shard", async move {
         let ended = run_shard(platform, ShardId(0), setup, || {}).await;
         panic!("the shard ended: {ended:?}");
     });
-    mesh
+    Started { mesh, departures: receiver }
 }
 
-/// One tenant with one domain, and one source for all.
-fn content(shaped: &Shaped) -> SnapshotContent {
+/// One tenant with one domain, and one source for all: `address`.
+pub(crate) fn content(address: IpAddr) -> SnapshotContent {
     let (tenant, source) = (TenantId(1), SourceId(1));
     SnapshotContent {
         revision: Revision(1),
@@ -106,7 +130,7 @@ fn content(shaped: &Shaped) -> SnapshotContent {
         sources: vec![EgressSource {
             id: source,
             name: "source".to_owned(),
-            address: NODE,
+            address,
             ehlo_name: "node.example".to_owned(),
             needs: Default::default(),
         }],
@@ -125,8 +149,6 @@ fn content(shaped: &Shaped) -> SnapshotContent {
             expiry_s: None,
         }],
         routes: vec![Route { domain: "*".to_owned(), routing_domain: None, port: 25, allow_private: true }],
-        providers: shaped.providers.clone(),
-        shaping_rules: shaped.rules.clone(),
         ..SnapshotContent::default()
     }
 }
