@@ -143,6 +143,11 @@ impl Receiver {
         self.shared.arrived.lock().expect("no panic while locked").clone()
     }
 
+    /// How many mails have arrived.
+    pub fn count(&self) -> usize {
+        self.shared.arrived.lock().expect("no panic while locked").len()
+    }
+
     /// Waits for `count` mails.
     pub fn wait_for(&self, count: usize) -> Vec<Arrived> {
         crate::wait::until(&format!("{count} mails at the receiver"), || {

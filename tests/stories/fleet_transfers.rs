@@ -1,9 +1,10 @@
 //! Mail that is accepted where its address is not: it goes to the host that has the address, and leaves from there. Hosts
 //! in namespaces of their own, a real etcd, TLS between the hosts, and a receiver that sees who sends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use postrail_tests::child::try_run;
 use postrail_tests::etcd::Etcd;
@@ -11,10 +12,15 @@ use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::lan::{Lan, Station};
 use postrail_tests::place::Place;
 use postrail_tests::postrail::binary;
-use postrail_tests::receiver::{Arrived, Receiver};
+use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// Mails that wait when a host is killed, and who submits them.
+const MAILS: usize = 1_000;
+const CLIENTS: usize = 8;
+const GIVEN: &str = "postrail_transfer_given_recipients_total";
 
 /// Two hosts with one address between them.
 struct World {
@@ -71,6 +77,86 @@ impl World {
         (status.success(), text)
     }
 
+    /// Keeps mail where it is accepted; [`Self::release`] with what is returned ends it.
+    fn suspend(&self) -> String {
+        let suspension = self.fleet.change("POST", "/v2/suspensions", &json!({"source": "out", "reason": "a test"}));
+        self.fleet.settle();
+        suspension["id"].to_string()
+    }
+
+    fn release(&self, suspension: &str) {
+        self.fleet.change("DELETE", &format!("/v2/suspensions/{suspension}"), &Value::Null);
+    }
+
+    /// Submits many mails at a host: recipients are `n<number>@receiver.test`.
+    fn submit_many(&self, host: usize, count: usize) {
+        let submitter = self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret);
+        std::thread::scope(|scope| {
+            for first in 0..CLIENTS {
+                let submitter = submitter.clone();
+                scope.spawn(move || {
+                    for n in (first..count).step_by(CLIENTS) {
+                        let answer = submitter.submit(&format!("n{n}@receiver.test"));
+                        assert!(matches!(answer, Some((202, _))), "{answer:?}");
+                    }
+                });
+            }
+        });
+    }
+
+    /// A counter of a host, over its shards.
+    fn counted(&self, host: usize, name: &str) -> u64 {
+        let text = self.fleet.hosts[host].metrics();
+        let rows = text.lines().filter(|line| line.starts_with(name));
+        rows.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    /// Kills a host once some of the mails have gone over, and starts it again; when it was killed.
+    fn kill_in_between(&mut self, giver: usize, victim: usize, count: usize) -> Instant {
+        let given = wait::until("some mail to have gone over", || {
+            Some(self.counted(giver, GIVEN)).filter(|given| *given >= 64)
+        });
+        self.fleet.hosts[victim].child().kill();
+        let killed = Instant::now();
+        assert!(given < count as u64, "all {count} had gone over before");
+        self.fleet.hosts[victim].start_again();
+        killed
+    }
+
+    /// How often each mail arrived, once all have; and the ledger has the whole history of each.
+    fn all_arrived(&self, count: usize) -> BTreeMap<String, Vec<Instant>> {
+        let arrived = wait::within(Duration::from_secs(90), "all mail to arrive", || {
+            if self.receiver.count() < count {
+                return None;
+            }
+            let mut times: BTreeMap<String, Vec<Instant>> = BTreeMap::new();
+            for mail in self.receiver.arrived() {
+                times.entry(mail.rcpt[0].clone()).or_default().extend(mail.at);
+            }
+            (times.len() == count).then_some(times)
+        });
+        wait::until("the ledger to have it all", || {
+            let mut jobs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            let mut cursor = "0".to_owned();
+            loop {
+                let path = format!("/v2/events?limit=1000&cursor={cursor}");
+                let page = self.fleet.change("GET", &path, &Value::Null);
+                let items = page["items"].as_array().expect("a page has items");
+                for event in items {
+                    let [job, kind] = ["job", "kind"].map(|key| event[key].as_str().unwrap_or_default().to_owned());
+                    jobs.entry(job).or_default().insert(kind);
+                }
+                if items.is_empty() {
+                    break;
+                }
+                cursor = page["next_cursor"].as_str().expect("there is always one").to_owned();
+            }
+            let is_whole = |kinds: &BTreeSet<String>| kinds.contains("accepted") && kinds.contains("delivered");
+            (jobs.len() == count && jobs.values().all(is_whole)).then_some(())
+        });
+        arrived
+    }
+
     /// All mail that has arrived came from the address, and each once.
     fn arrived(&self, count: usize) -> Vec<Arrived> {
         self.receiver.wait_for(count);
@@ -118,4 +204,98 @@ fn mail_for_a_host_that_cannot_be_asked_is_told_of_once_and_goes_when_it_can() {
     }
     let told = ["mail for the host waits here", "mail goes to the host again"].map(said);
     assert_eq!(told, [1, 1], "{}", other.output());
+}
+
+#[test]
+fn a_giver_that_is_killed_in_between_loses_nothing_and_sends_nothing_twice() {
+    let mut world = World::new("transfers-giver-killed");
+    let giver = 1 - world.holder();
+    let suspension = world.suspend();
+    world.submit_many(giver, MAILS);
+    world.release(&suspension);
+    world.kill_in_between(giver, giver, MAILS);
+    let arrived = world.all_arrived(MAILS);
+    let twice: Vec<_> = arrived.iter().filter(|(_, times)| times.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+#[test]
+fn a_taker_that_is_killed_in_between_loses_nothing_and_repeats_only_what_it_had_sent_before() {
+    let mut world = World::new("transfers-taker-killed");
+    let (taker, giver) = (world.holder(), 1 - world.holder());
+    let suspension = world.suspend();
+    world.submit_many(giver, MAILS);
+    world.release(&suspension);
+    let killed = world.kill_in_between(giver, taker, MAILS);
+    let arrived = world.all_arrived(MAILS);
+    let twice: Vec<_> = arrived.iter().filter(|(_, times)| times.len() > 1).collect();
+    println!("{} of {MAILS} came twice", twice.len());
+    for (to, times) in twice {
+        assert!(times.len() == 2 && times[0] <= killed, "{to} came at {times:?}, the host ended at {killed:?}");
+    }
+}
+
+#[test]
+fn a_host_that_is_drained_is_emptied_and_said_to_be_safe_to_stop() {
+    let mut world = World::new("transfers-drain");
+    let (leaving, other) = (world.holder(), 1 - world.holder());
+    // What waits there waits for its next attempt, with a time of its own.
+    world.receiver.script(Stage::Rcpt, Act::Say("450 4.2.0 later\r\n".to_owned()), 1_000);
+    let jobs: Vec<_> = (0..30).map(|n| world.fleet.accepted(leaving, &format!("n{n}@receiver.test"))).collect();
+    let name = world.fleet.hosts[leaving].name.clone();
+    let shown = || world.fleet.change("GET", &format!("/v2/hosts/{name}"), &Value::Null);
+    wait::until("its mail to be seen", || (shown()["waiting"] == 30).then_some(()));
+    assert_eq!(shown()["safe_to_stop"], false);
+    let (done, told) = world.operator(&["host", "drain", &name, "--wait", "40"]);
+    assert!(done && told.contains("it is safe to stop") && told.contains("has left"), "{told}");
+    let empty = shown();
+    assert_eq!((&empty["waiting"], &empty["safe_to_stop"]), (&json!(0), &json!(true)), "{empty}");
+    let (_, list) = world.operator(&["host", "list"]);
+    let row = list.lines().find(|line| line.starts_with(&name)).unwrap_or_default();
+    assert!(row.contains("drained") && row.contains("true"), "{list}");
+    world.fleet.hosts[leaving].stop();
+    world.receiver.script(Stage::Rcpt, Act::Say(String::new()), 0);
+    let (retried, told) = world.operator(&["queue", "retry", "--all"]);
+    assert!(retried, "{told}");
+    assert_eq!(world.holder(), other);
+    world.arrived(jobs.len());
+    for job in &jobs {
+        world.fleet.delivered(job);
+    }
+    // What does not run is not waited for.
+    let (done, told) = world.operator(&["host", "drain", &name, "--wait", "40"]);
+    assert!(!done && told.contains("does not run"), "{told}");
+}
+
+#[test]
+fn a_job_is_cancelled_wherever_it_is_and_on_its_way_the_operator_is_told() {
+    let world = World::new("transfers-cancel");
+    let accepting = 1 - world.holder();
+    let [holder, other] = [1 - accepting, accepting].map(|host| &world.fleet.hosts[host]);
+    world.receiver.script(Stage::Rcpt, Act::Say("450 4.2.0 later\r\n".to_owned()), 1_000);
+    let state = |job: &str| {
+        let told = world.fleet.change("GET", &format!("/v2/jobs/{job}/recipients"), &Value::Null);
+        told["items"][0]["state"].as_str().unwrap_or_default().to_owned()
+    };
+    let cancel = |job: &str| world.operator(&["queue", "cancel", job]);
+    let is_over = |job: &str| wait::until("it to be cancelled", || (state(job) == "cancelled").then_some(()));
+    // At the host that took it; its id names the other one.
+    let taken = world.fleet.accepted(accepting, "taken@receiver.test");
+    wait::until("it to have been tried there", || (state(&taken) == "deferred").then_some(()));
+    let (done, told) = cancel(&taken);
+    assert!(done && told.contains('1'), "{told}");
+    is_over(&taken);
+    // On its way.
+    other.station().cut_off(holder.station().address);
+    let bound = world.fleet.accepted(accepting, "bound@receiver.test");
+    wait::until("it to be on its way", || world.operator(&["queue"]).1.contains("being_moved=").then_some(()));
+    let (done, told) = cancel(&bound);
+    assert!(!done && told.contains("on its way to host") && told.contains(&holder.name), "{told}");
+    other.station().reach(holder.station().address);
+    wait::until("it to be cancelled where it comes to", || cancel(&bound).0.then_some(()));
+    is_over(&bound);
+    // What nobody has is nobody's.
+    let (done, told) = cancel(&bound);
+    assert!(!done && told.contains("nothing of"), "{told}");
+    assert!(world.receiver.arrived().is_empty());
 }

@@ -101,8 +101,8 @@ pub(crate) async fn show(
     Ok(Json(detail(&shared, &seen, &name).await?))
 }
 
-/// Moves its addresses to other hosts, each after what is in flight on it, and gives it no more until `resume`.
-/// `safe_to_stop` tells when it has none, and nothing waits there.
+/// Moves its addresses to other hosts, each after what is in flight on it, and then the mail that waits there; it gets no
+/// addresses until `resume`. `safe_to_stop` tells when nothing is left.
 #[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts", params(("name" = String, Path)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
         (status = 409, body = ProblemDocument)))]

@@ -18,6 +18,8 @@ const HOSTS: &[(&str, &str)] = &[
     ("STANDING", "standing"),
     ("ADDRESSES", "addresses"),
     ("LEAVING", "leaving"),
+    ("WAITING", "waiting"),
+    ("SAFE TO STOP", "safe_to_stop"),
     ("SHARE", "share"),
     ("REGION", "region"),
     ("NICS", "nics"),
@@ -44,7 +46,7 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         }
         HostCommand::Drain { name, wait: None } => {
             let host = order(api, &name, "drain")?;
-            tell(api, &host, &format!("{name} is asked for its addresses; see `postrail host show {name}`\n"))
+            tell(api, &host, &format!("{name} is being emptied; see `postrail host show {name}`\n"))
         }
         HostCommand::Drain { name, wait: Some(seconds) } => drain(api, &name, Duration::from_secs(seconds)),
         HostCommand::Resume { name } => {
@@ -78,55 +80,61 @@ fn tell(api: &Api, host: &Value, words: &str) -> Result<()> {
     Ok(io::stdout().lock().write_all(words.as_bytes())?)
 }
 
-/// Waits until a host has no address any more, and says of each where it went.
+/// Waits until a host may be stopped; says on stderr what leaves it meanwhile.
 fn drain(api: &Api, name: &str, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     let mut host = order(api, name, "drain")?;
-    let mut left = addresses(&host);
-    let mut quiet_until = Instant::now() + WORD_PERIOD;
-    while !left.is_empty() && Instant::now() < until {
+    eprintln!("{name} is being emptied; if you end this command, that goes on (until `postrail host resume {name}`)");
+    let mut told = (Instant::now(), left(&host));
+    while host["safe_to_stop"] != true {
+        let standing = table::plain(&host["standing"]);
+        if matches!(standing.as_str(), "stopped" | "gone" | "forgotten") {
+            bail!("{name} does not run ({standing}): what waits in its spool stays there until it is started again");
+        }
+        if Instant::now() > until {
+            let left = left(&host).join("\n  ");
+            bail!("{name} is not empty after {} s, and goes on being emptied:\n  {left}", patience.as_secs());
+        }
         std::thread::sleep(LOOK);
+        let before = addresses(&host);
         host = api.get(&["hosts", name], &[])?;
         let now = addresses(&host);
-        let gone: Vec<_> = left.keys().filter(|address| !now.contains_key(*address)).cloned().collect();
-        if !api.wants_json() {
-            gone.iter().for_each(|address| println!("{address} has left"));
-            if gone.is_empty() && Instant::now() > quiet_until {
-                println!("{} left to move", count(now.len()));
-            }
+        before.keys().filter(|address| !now.contains_key(*address)).for_each(|gone| eprintln!("{gone} has left"));
+        let left = left(&host);
+        if told.0.elapsed() > WORD_PERIOD && told.1 != left {
+            left.iter().for_each(|left| eprintln!("{left}"));
+            told = (Instant::now(), left);
         }
-        if !gone.is_empty() || Instant::now() > quiet_until {
-            quiet_until = Instant::now() + WORD_PERIOD;
-        }
-        left = now;
     }
-    if !left.is_empty() {
-        let named = left.iter().map(|(address, because)| format!("\n  {address}: {because}"));
-        bail!("{name} still has {} after {} s:{}", count(left.len()), patience.as_secs(), named.collect::<String>());
-    }
-    let waiting = waiting(&api.get(&["queue"], &[])?, name);
-    let kept = match waiting {
-        0 => "nothing waits in its spool: it may be stopped".to_owned(),
-        some => format!("{some} recipients wait in its spool, and go on when it has addresses again"),
-    };
-    tell(api, &host, &format!("{name} has no addresses any more; {kept}\n"))
+    tell(
+        api,
+        &host,
+        &format!("{name} has no addresses, nothing waits there, and the ledger has all: it is safe to stop\n"),
+    )
 }
 
-fn count(addresses: usize) -> String {
-    if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") }
+/// What keeps a host from being stopped, in lines.
+fn left(host: &Value) -> Vec<String> {
+    let addresses = addresses(host).into_iter().map(|(address, because)| format!("{address} is there: {because}"));
+    let mut left: Vec<_> = addresses.collect();
+    match (host["waiting"].as_u64(), host["journal_unread_bytes"].as_u64()) {
+        (Some(waiting), Some(unread)) => {
+            if waiting > 0 {
+                left.push(format!("recipients that wait there: {waiting}"));
+            }
+            if unread > 0 {
+                left.push(format!("octets of its events that the ledger does not have yet: {unread}"));
+            }
+        }
+        _ => left.push("what waits there is not known: it does not answer, or still reads its spool".to_owned()),
+    }
+    left
 }
 
 /// The addresses of a host, each with why it is there.
 fn addresses(host: &Value) -> BTreeMap<String, String> {
     let held = host["held"].as_array().map(Vec::as_slice).unwrap_or_default();
     held.iter().map(|one| (table::plain(&one["address"]), table::plain(&one["because"]))).collect()
-}
-
-/// Recipients that wait at a host, as the queue tells; of a queue of one host no shard names it.
-fn waiting(queue: &Value, name: &str) -> u64 {
-    let shards = table::records(queue).iter();
-    let theirs = shards.filter(|shard| shard.get("host").is_none_or(|host| host == name));
-    theirs.filter_map(|shard| shard["waiting"].as_u64()).sum()
 }
 
 /// A host, its addresses, and why each is there.
@@ -161,8 +169,10 @@ fn facts(host: &Value) -> String {
     let mut lines = format!("{}: {}{order}\n", text("name"), text("standing"));
     let puts = if host["routed"] == true { "the network brings them".to_owned() } else { text("nics") };
     let lease = host["lease_ms"].as_u64().unwrap_or_default() / 1_000;
+    let safe = if host["safe_to_stop"] == true { ", safe to stop" } else { "" };
     for (name, value) in [
         ("addresses", text("addresses")),
+        ("waiting", format!("{}{safe}", text("waiting"))),
         ("put on", puts),
         ("shards", text("share")),
         ("capabilities", text("capabilities")),
@@ -187,12 +197,13 @@ mod tests {
     fn a_host_is_told_in_lines() {
         let host = json!({
             "name": "mx1", "standing": "draining", "order": "drain", "addresses": 1, "leaving": 1, "region": null,
-            "share": 4, "nics": ["eth0", "eth1"], "routed": false, "capabilities": [], "lease_ms": 10_000, "admin": null,
+            "waiting": 12, "safe_to_stop": false, "share": 4, "nics": ["eth0", "eth1"], "routed": false, "capabilities": [], "lease_ms": 10_000, "admin": null,
             "held": [{"address": "192.0.2.1", "because": "it is asked back for mx2"}],
         });
         let expected = "\
 mx1: draining, by order: drain
   addresses     1
+  waiting       12
   put on        eth0 eth1
   shards        4
   capabilities  -
@@ -205,9 +216,15 @@ mx1: draining, by order: drain
     }
 
     #[test]
-    fn what_waits_is_counted_at_the_host_that_is_named() {
-        let of_two = json!({"shards": [{"host": "mx1", "waiting": 2}, {"host": "mx2", "waiting": 5}, {"host": "mx1", "waiting": 1}]});
-        assert_eq!(waiting(&of_two, "mx1"), 3);
-        assert_eq!(waiting(&json!({"shards": [{"waiting": 4}]}), "mx1"), 4);
+    fn what_keeps_a_host_from_being_stopped_is_told_line_by_line() {
+        let left = |waiting: Option<u64>, unread: Option<u64>, held: Value| {
+            left(&json!({"waiting": waiting, "journal_unread_bytes": unread, "held": held})).join("; ")
+        };
+        let held = json!([{"address": "192.0.2.1", "because": "it is fixed to this host"}]);
+        assert_eq!(left(Some(0), Some(0), json!([])), "");
+        assert_eq!(left(Some(0), Some(0), held), "192.0.2.1 is there: it is fixed to this host");
+        let both = "recipients that wait there: 7; octets of its events that the ledger does not have yet: 900";
+        assert_eq!(left(Some(7), Some(900), json!([])), both);
+        assert!(left(None, None, json!([])).starts_with("what waits there is not known"));
     }
 }
