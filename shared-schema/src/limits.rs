@@ -262,6 +262,8 @@ pub const TRANSFERS_AT_ONCE_MAX: usize = 16;
 pub const TRANSFER_GIVERS_MAX: usize = 4_096;
 /// Offers of one shard that are in memory at once: more wait until others have their answer.
 pub const TRANSFERS_OUT_MAX: usize = 4;
+/// Jobs of other hosts that a shard remembers over its start, the last ones, so that it takes none of them twice.
+pub const TRANSFERS_REMEMBERED_MAX: usize = 256 * 1024;
 /// Octets of the answer to an offer.
 pub const TRANSFER_ANSWER_BYTES_MAX: usize = 1_024;
 /// How long a shard waits for the answer to an offer, until it makes it again.

@@ -79,7 +79,7 @@ impl RecoveredStates {
         match self.notes.get(&message).filter(|note| note.hop == hop).map(|note| &note.kind) {
             Some(NoteKind::Bound(to)) => Some(to.clone()),
             Some(NoteKind::Kept | NoteKind::Given) => None,
-            None => carried,
+            Some(NoteKind::Taken) | None => carried,
         }
     }
 }
@@ -101,12 +101,18 @@ impl Shard {
     }
 
     pub(super) fn replay_note(&mut self, note: Note) {
+        if note.kind == NoteKind::Taken {
+            self.remember_taken(note.message, note.hop);
+        }
         self.recovered.notes.insert(note.message, note);
     }
 
     pub(super) fn recover(&mut self, now: Moment, meta: JobMeta, at: Location) {
         let job = &meta.job;
-        self.remember_taken(job.id, job.hop);
+        if self.recovering && job.hop > 0 {
+            // The journal may have been trimmed behind its note.
+            self.remember_taken(job.id, job.hop);
+        }
         if self.holds(job.id) || self.recovered.is_given(job.id, job.hop) {
             // Compaction had copied it before the crash: the copy that was found first serves, this one is released. Or
             // another host has it.
@@ -158,6 +164,9 @@ impl Shard {
             self.bind(job.id, &to);
         }
         if !self.recovering {
+            // Before any event of it: whoever knows of a settlement here knows of this.
+            let note = Note { message: job.id, hop: job.hop, kind: NoteKind::Taken };
+            self.outputs.push_back(Output::Record(Box::new(Record { notes: vec![note], ..Record::default() })));
             self.counters.taken += open.len() as u64;
         }
     }

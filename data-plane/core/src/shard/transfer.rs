@@ -13,13 +13,13 @@
 //! Invariants worth naming: a group of a bound job is `Offered`, and in no queue; a way has one offer without an answer,
 //! and what is bound to its host goes in no other. Absent here: how an offer reaches the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::allocation::{HostName, is_allocated};
 use postrail_schema::ids::{MessageId, RecipientIndex};
-use postrail_schema::limits::{TRANSFER_JOBS_MAX, TRANSFER_SCAN_JOBS};
+use postrail_schema::limits::{TRANSFER_JOBS_MAX, TRANSFER_SCAN_JOBS, TRANSFERS_REMEMBERED_MAX};
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::EgressSource;
 
@@ -48,8 +48,9 @@ pub(super) struct Transfers {
     ways: BTreeMap<HostName, Way>,
     bound: Map<MessageId, HostName>,
     /// Jobs that were taken before the start, with the hop of each: their givers may not have heard of it yet, and ask
-    /// when they have settled here. As many as the spool held at the start.
+    /// when they have settled here. The last [`TRANSFERS_REMEMBERED_MAX`] that the journal tells of, in their order.
     taken: Map<MessageId, u16>,
+    taken_order: VecDeque<MessageId>,
     /// Of the last offer.
     turn: u64,
     /// The next slot of jobs that is looked at, and how many are left of this look.
@@ -96,6 +97,7 @@ impl Transfers {
             ways: BTreeMap::new(),
             bound: seed.map(),
             taken: seed.map(),
+            taken_order: VecDeque::new(),
             // Above whatever an earlier process can have used.
             turn: now.wall.unix_ms() << 20,
             cursor: 0,
@@ -150,11 +152,17 @@ impl Shard {
         self.transfers.taken.get(&message).is_some_and(|taken| *taken >= hop)
     }
 
-    /// Recovery has found a job that came from another host.
+    /// The journal tells of a job that came from another host.
     pub(super) fn remember_taken(&mut self, message: MessageId, hop: u16) {
-        if hop > 0 && self.recovering {
-            let taken = self.transfers.taken.entry(message).or_default();
-            *taken = hop.max(*taken);
+        let Transfers { taken, taken_order, .. } = &mut self.transfers;
+        if taken.insert(message, hop).is_some() {
+            return;
+        }
+        taken_order.push_back(message);
+        if taken_order.len() > TRANSFERS_REMEMBERED_MAX
+            && let Some(oldest) = taken_order.pop_front()
+        {
+            taken.remove(&oldest);
         }
     }
 

@@ -7,6 +7,7 @@
 //! | 1 | bound | required | text, the host's name |
 //! | 2 | kept | required | nothing |
 //! | 3 | given | required | nothing |
+//! | 4 | taken | required | nothing |
 //!
 //! The last note of a job counts. Deliberately absent: which notes still say something of a job ([`crate::shard`]).
 
@@ -21,6 +22,7 @@ use crate::transfer::{Note, NoteKind};
 const BOUND: u8 = 1;
 const KEPT: u8 = 2;
 const GIVEN: u8 = 3;
+const TAKEN: u8 = 4;
 
 /// Notes of one payload: with every name at its bound they still fit a frame.
 const NOTES_PER_FRAME_MAX: usize = 8 * 1024;
@@ -42,6 +44,7 @@ fn encode_some(notes: &[Note]) -> Vec<u8> {
             NoteKind::Bound(host) => (BOUND, host.as_str()),
             NoteKind::Kept => (KEPT, ""),
             NoteKind::Given => (GIVEN, ""),
+            NoteKind::Taken => (TAKEN, ""),
         };
         to.put_with(tag, Need::Required, |bytes| {
             bytes.extend_from_slice(&note.message.bits().to_le_bytes());
@@ -66,7 +69,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Note>, DecodeError> {
 
 /// `None`: a record that needs not be known.
 fn decode_note(record: &Record<'_>) -> Result<Option<Note>, DecodeError> {
-    if !matches!(record.tag, BOUND | KEPT | GIVEN) {
+    if !matches!(record.tag, BOUND | KEPT | GIVEN | TAKEN) {
         return record.skip().map(|()| None);
     }
     let mut fields = record.fields();
@@ -75,6 +78,7 @@ fn decode_note(record: &Record<'_>) -> Result<Option<Note>, DecodeError> {
         (BOUND, name) => NoteKind::Bound(host(text(name)?, "bound")?),
         (KEPT, []) => NoteKind::Kept,
         (GIVEN, []) => NoteKind::Given,
+        (TAKEN, []) => NoteKind::Taken,
         _ => return Err(DecodeError::Value { record: "note" }),
     };
     Ok(Some(Note { message, hop, kind }))

@@ -129,4 +129,6 @@ pub enum NoteKind {
     Kept,
     /// It did: nothing of it is this host's any more.
     Given,
+    /// It came from another host, which may ask again whether it did.
+    Taken,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use postrail_schema::allocation::HostName;
+use postrail_schema::limits::TRANSFERS_REMEMBERED_MAX;
 
 use super::addresses::held;
 use super::*;
@@ -237,6 +238,8 @@ fn a_restart_goes_on_with_what_was_bound() {
         // A copy that was made while it was bound, and what came after it.
         (vec![], Some(host("b")), Some("b")),
         (vec![note(2, NoteKind::Kept)], Some(host("b")), Some("c")),
+        (vec![note(2, NoteKind::Taken)], None, Some("c")),
+        (vec![note(2, NoteKind::Taken), note(2, bound("b"))], None, Some("b")),
         (vec![note(2, NoteKind::Given)], Some(host("b")), None),
     ];
     for (notes, bound_to, offered) in cases {
@@ -257,13 +260,20 @@ fn a_restart_goes_on_with_what_was_bound() {
 fn what_was_taken_before_a_start_is_known_when_it_has_settled() {
     let job = away(&[THERE]).job(&["a@one.test"]);
     let job = Job { hop: 2, ..(*job).clone() };
-    let mut world = restarted(&job, Vec::new(), None);
+    let note = Note { message: MessageId::from_bits(9), hop: 2, kind: NoteKind::Taken };
+    let mut world = restarted(&job, vec![note], None);
+    assert!(world.shard.had_taken(MessageId::from_bits(9), 2), "by the journal, whatever the spool has");
     assert_eq!(world.shard.command(world.now, &Command::Cancel(job.id)), Ok(1));
     assert_eq!((world.shard.waiting(), world.shard.hop_of(job.id)), (0, None));
     let taken = [1, 2, 3].map(|hop| world.shard.had_taken(job.id, hop));
     assert_eq!(taken, [true, true, false], "a later hop is another coming");
     let own = Job { hop: 0, ..job };
     assert!(!restarted(&own, Vec::new(), None).shard.had_taken(own.id, 1), "it was accepted here");
+    for id in (0..TRANSFERS_REMEMBERED_MAX as u128).map(|id| id + 10) {
+        world.shard.remember_taken(MessageId::from_bits(id), 1);
+    }
+    let known = [own.id, MessageId::from_bits(10)].map(|id| world.shard.had_taken(id, 1));
+    assert_eq!(known, [false, true], "the oldest give way");
 }
 
 #[test]
@@ -306,6 +316,7 @@ fn a_host_takes_what_it_can_send_and_has_room_for() {
         world.input(Input::Recovered { meta: Box::new(offered.clone()), at });
     }
     assert_eq!((world.shard.waiting(), world.shard.counters().taken), (1, 1));
+    assert_eq!(notes(&mut world), [Note { message: job.id, hop: 0, kind: NoteKind::Taken }]);
     assert_eq!(world.events(), [], "what was told of it before is not told again");
     world.pass(Duration::from_millis(1));
     world.resolve();

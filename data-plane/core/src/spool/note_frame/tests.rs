@@ -36,6 +36,15 @@ fn the_notes_of_version_1_still_read_and_are_still_written() {
 }
 
 #[test]
+fn a_note_of_a_job_that_was_taken_is_its_tag_its_length_its_id_and_its_hop() {
+    let taken = [Note { message: MessageId::from_bits(0x0102), hop: 3, kind: NoteKind::Taken }];
+    let mut octets = vec![4, 1, 18, 0, 0, 0, 2, 1];
+    octets.extend([0; 14]);
+    octets.extend([3, 0]);
+    assert_eq!((payload(&taken), decode(&octets)), (octets, Ok(taken.to_vec())));
+}
+
+#[test]
 fn more_notes_than_a_frame_holds_take_several_and_every_frame_fits() {
     let note = |number| Note {
         message: MessageId::from_bits(number),
