@@ -32,6 +32,8 @@ struct Inner {
     lives: RefCell<BTreeMap<String, Life>>,
     notes: Notes,
     is_rough: Cell<bool>,
+    /// Hosts that are to crash now, since a parcel of theirs is in question.
+    doomed: RefCell<Vec<NodeId>>,
 }
 
 /// The present life of a host, or that it is down.
@@ -45,7 +47,8 @@ struct Life {
 impl Wire {
     pub(super) fn new(platform: SimPlatform, random: Random, notes: Notes, is_rough: bool) -> Self {
         let (random, is_rough) = (RefCell::new(random), Cell::new(is_rough));
-        Self(Rc::new(Inner { platform, random, lives: RefCell::default(), notes, is_rough }))
+        let (lives, doomed) = (RefCell::default(), RefCell::default());
+        Self(Rc::new(Inner { platform, random, lives, notes, is_rough, doomed }))
     }
 
     pub(super) fn began(&self, host: &str, node: NodeId, mesh: Mesh) {
@@ -63,6 +66,11 @@ impl Wire {
     /// Nothing is lost, doubled or late any more.
     pub(super) fn calm(&self) {
         self.0.is_rough.set(false);
+    }
+
+    /// Hosts that are to crash now.
+    pub(super) fn doomed(&self) -> Vec<NodeId> {
+        self.0.doomed.take()
     }
 
     fn life(&self, host: &str) -> Option<Life> {
@@ -110,6 +118,11 @@ impl Wire {
         };
         if !had.is_empty() {
             notes.add(platform.now(), Note::Taken { giver, taker: taker.node, messages: had });
+        }
+        // Some crashes come while the giver does not know yet.
+        if self.errs(4) {
+            let whose = if self.errs(50) { giver } else { taker.node };
+            self.0.doomed.borrow_mut().push(whose);
         }
         let Some(arrival) = arrival else { return };
         if self.errs(15) {

@@ -45,7 +45,8 @@ use script::Act;
 /// How rough a run is.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Crashes at most; the seed draws how many there are.
+    /// Crashes at most, of those at any time and again of those while a parcel is in question; the seed draws how many there
+    /// are.
     pub crashes_max: u64,
     pub disk: DiskFaults,
     /// The network of the storm.
@@ -135,6 +136,8 @@ struct Field<'a> {
     wire: Wire,
     content: SnapshotContent,
     violations: Vec<Violation>,
+    /// Crashes of hosts in the middle of a transfer that may still be.
+    dooms: u64,
 }
 
 impl<'a> Field<'a> {
@@ -161,8 +164,8 @@ impl<'a> Field<'a> {
         let fleet = Fleet::new(random.fork(), hosts.iter().map(|host| (host.name.clone(), host.node)), &MOVING);
         let content = content(&mut random);
         sim.take_seen();
-        let violations = Vec::new();
-        Self { sim, random, hosts, fleet, clients, receivers, facts, notes, wire, content, violations }
+        let (violations, dooms) = (Vec::new(), random.below(plan.crashes_max + 1));
+        Self { sim, random, hosts, fleet, clients, receivers, facts, notes, wire, content, violations, dooms }
     }
 
     /// Load, and everything that can go wrong.
@@ -276,6 +279,14 @@ impl<'a> Field<'a> {
         while self.sim.now() < until {
             self.sim.run_until(until.min(self.sim.now() + TICK))?;
             let now = self.sim.now();
+            for node in self.wire.doomed() {
+                let away = Duration::from_millis(100 + self.random.below(10_000));
+                let host = self.hosts.iter().position(|host| host.node == node);
+                if let Some(host) = host.filter(|_| self.dooms > 0) {
+                    self.dooms -= 1;
+                    self.crash(host, now + away, None);
+                }
+            }
             for host in 0..self.hosts.len() {
                 if self.hosts[host].mesh.is_none() && now >= self.hosts[host].forgotten_at {
                     self.hosts[host].forgotten_at = Instant::FAR;
