@@ -128,10 +128,12 @@ pub fn hold(
 ) -> std::io::Result<LeaseHandle> {
     let (messages, inbox) = channel();
     let path = data.join(FIXED_FILE);
+    // Half of theirs, so that a look is due before each keepalive.
+    let (period, look_at) = (settings.period() / 2, Duration::ZERO);
     let lease = Lease::new(boottime(), settings, remembered(&path));
     let thread = std::thread::Builder::new().name("postrail-lease".to_owned());
     let thread = thread.spawn(move || {
-        let mut pump = Pump { lease, registry, interfaces, mesh, path, ending: Vec::new(), end: None };
+        let mut pump = Pump { lease, registry, interfaces, mesh, path, period, look_at, ending: Vec::new(), end: None };
         pump.run(&inbox)
     })?;
     Ok(LeaseHandle { messages, thread })
@@ -149,6 +151,9 @@ struct Pump<R> {
     interfaces: Interfaces,
     mesh: Mesh,
     path: PathBuf,
+    /// At least so long between two looks at what this host has by its own configuration, and when the next is due.
+    period: Duration,
+    look_at: Duration,
     /// Addresses on which what is in flight is waited for, with their epochs.
     ending: Vec<(IpAddr, u64)>,
     end: Option<End>,
@@ -156,6 +161,8 @@ struct Pump<R> {
 
 impl<R: Registry> Pump<R> {
     fn run(&mut self, inbox: &Receiver<Message>) -> End {
+        // The first keepalive says it.
+        self.look_at_own();
         loop {
             while let Some(output) = self.lease.poll() {
                 if let Some(input) = self.carry_out(output) {
@@ -177,8 +184,25 @@ impl<R: Registry> Pump<R> {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => Input::Stop,
                 Err(RecvTimeoutError::Timeout) => Input::Timeout,
             };
+            self.look_at_own();
             self.lease.handle(boottime(), input);
             self.look_for_ends();
+        }
+    }
+
+    /// Tells the machine what this host has by its own configuration, at least as often as it sends keepalives.
+    fn look_at_own(&mut self) {
+        let now = boottime();
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now + self.period;
+        match self.interfaces.look() {
+            Ok(own) => self.lease.handle(now, Input::Own(own)),
+            // What was said last stays said.
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "this host's own addresses are not known");
+            }
         }
     }
 

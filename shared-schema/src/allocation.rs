@@ -160,6 +160,10 @@ pub struct Announcement {
     pub addresses_max: u32,
     /// Its part of the load beside other hosts: the shards that send. 0 counts as 1.
     pub share: u32,
+    /// Addresses that are on its interfaces by its own configuration, not because they were granted. Where nothing but an
+    /// interface brings them, no other host may have them. Earlier versions do not say it.
+    #[serde(default)]
+    pub own: BTreeSet<IpAddr>,
 }
 
 /// What a host says of itself with each keepalive.
@@ -208,6 +212,7 @@ pub fn is_allocated(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{HOST_GRANTS_MAX, HOST_OWN_ADDRESSES_MAX, HOST_RECORD_BYTES_MAX};
 
     #[test]
     fn names_that_could_not_be_keys_are_refused() {
@@ -234,6 +239,33 @@ mod tests {
             let carried = [&wire, &routed, &Announcement::default()].map(|host| host.carries(&carrier));
             assert_eq!(carried, [by_wire, by_routed, by_none], "{carrier:?}");
         }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_names_no_own_addresses() {
+        let earlier = r#"{"incarnation":1,"sequence":2,"lease_ms":10000,"state":"live","released":[],"announcement":
+            {"region":null,"capabilities":[],"nics":["eth0"],"routed":false,"addresses_max":4096,"share":2}}"#;
+        let record: HostRecord = serde_json::from_str(earlier).unwrap();
+        assert_eq!((record.announcement.share, record.announcement.own.len()), (2, 0));
+    }
+
+    #[test]
+    fn the_longest_record_may_be_written() {
+        let addresses =
+            || (0..).map(|number| IpAddr::from([u16::MAX, 0xabcd, 0xabcd, 0xabcd, 0xabcd, 0xabcd, 0xabcd, number]));
+        let announcement =
+            Announcement { own: addresses().take(HOST_OWN_ADDRESSES_MAX).collect(), ..Announcement::default() };
+        let released = addresses().take(HOST_GRANTS_MAX).map(|address| (address, u64::MAX)).collect();
+        let record = HostRecord {
+            incarnation: u64::MAX,
+            sequence: u64::MAX,
+            lease_ms: 1,
+            state: HostState::Live,
+            released,
+            announcement,
+        };
+        let octets = serde_json::to_vec(&record).unwrap().len();
+        assert!(octets < HOST_RECORD_BYTES_MAX, "{octets}");
     }
 
     #[test]

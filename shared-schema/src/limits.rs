@@ -375,6 +375,8 @@ pub const HOSTS_MAX: usize = 100;
 pub const HOST_RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Addresses that one host is given.
 pub const HOST_GRANTS_MAX: usize = 4_096;
+/// Addresses that a host says it has by its own configuration.
+pub const HOST_OWN_ADDRESSES_MAX: usize = 4_096;
 /// Capabilities that a host announces, or that a source asks for.
 pub const CAPABILITIES_MAX: usize = 16;
 /// Interfaces that a host names for addresses.

@@ -128,7 +128,7 @@ impl FleetSeen {
     /// Addresses without a host, and pools that have none other.
     fn problems(&self, desired: &Desired) -> Vec<Problem> {
         // What is planned is wanted of the hosts that there are.
-        let fleet = Fleet { addresses: demands(desired), hosts: self.fleet.hosts.clone() };
+        let fleet = Fleet::new(demands(desired), self.fleet.hosts.clone());
         let assignment = assign(&fleet, &self.known.allocation.places(), 0);
         let mut problems = assignment.problems;
         let has_host =

@@ -13,13 +13,14 @@
 mod announce;
 mod netlink;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink::{Link, Netlink};
 use postrail_schema::allocation::Carrier;
+use postrail_schema::limits::HOST_OWN_ADDRESSES_MAX;
 
 /// Why an address could not be put on or taken off.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub enum AddressError {
     TakeOff { address: IpAddr, source: io::Error },
     #[error("the kernel's routing socket cannot be opened")]
     Open(#[source] io::Error),
+    #[error("the kernel does not say which addresses are on the interfaces")]
+    List(#[source] io::Error),
 }
 
 /// The interfaces of this host, as far as addresses that move are concerned.
@@ -43,6 +46,8 @@ pub struct Interfaces {
     netlink: Option<Netlink>,
     default: Option<String>,
     on: BTreeMap<IpAddr, Presence>,
+    /// What this host has by its own configuration, as of the last look.
+    own: BTreeSet<IpAddr>,
 }
 
 /// An address that is on an interface.
@@ -72,16 +77,38 @@ impl Interfaces {
     /// [`AddressError::Open`].
     pub fn open(default: Option<String>) -> Result<Self, AddressError> {
         let netlink = Netlink::open().map_err(AddressError::Open)?;
-        Ok(Self { netlink: Some(netlink), default, on: BTreeMap::new() })
+        Ok(Self { netlink: Some(netlink), default, on: BTreeMap::new(), own: BTreeSet::new() })
     }
 
     /// Of a host to which the network routes every address that it is granted: nothing is changed or announced here.
     pub fn routed() -> Self {
-        Self { netlink: None, default: None, on: BTreeMap::new() }
+        Self { netlink: None, default: None, on: BTreeMap::new(), own: BTreeSet::new() }
+    }
+
+    /// The addresses that this host has by its own configuration: all that are of use beyond a link, but for those that a
+    /// data plane has put on, which are known by being deprecated /32 or /128. What is on the loopback interface is left
+    /// out, since it is how a host takes what is routed to it; a routed host has none for the same reason.
+    ///
+    /// # Errors
+    /// [`AddressError::List`].
+    pub fn look(&mut self) -> Result<BTreeSet<IpAddr>, AddressError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(BTreeSet::new()) };
+        let mut found = netlink.own().map_err(AddressError::List)?;
+        if let Some(first_over) = found.iter().nth(HOST_OWN_ADDRESSES_MAX).copied() {
+            found.split_off(&first_over);
+            if found != self.own {
+                let most = HOST_OWN_ADDRESSES_MAX;
+                tracing::warn!(
+                    "this host has more than {most} addresses; other hosts may be given those from {first_over} on"
+                );
+            }
+        }
+        self.own.clone_from(&found);
+        Ok(found)
     }
 
     /// Puts `address` on, for `lifetime` at most (`None`: for good), and tells the neighbours. An address that is on
-    /// already gets the new lifetime.
+    /// already gets the new lifetime; one that is the host's own is used as it is, here and below.
     ///
     /// # Errors
     /// The interface is not known, or the kernel refuses. That neighbours could not be told is logged.
@@ -91,6 +118,9 @@ impl Interfaces {
         carrier: &Carrier,
         lifetime: Option<Duration>,
     ) -> Result<(), AddressError> {
+        if self.own.contains(&address) {
+            return Ok(());
+        }
         let (Some(netlink), Some(name)) = (&mut self.netlink, carried_by(carrier, self.default.as_deref())) else {
             return Ok(());
         };
@@ -110,6 +140,11 @@ impl Interfaces {
     /// # Errors
     /// The kernel refuses.
     pub fn extend(&mut self, address: IpAddr, lifetime: Duration) -> Result<(), AddressError> {
+        if self.own.contains(&address) {
+            // It has come to be so: a lifetime would end what was configured.
+            self.on.remove(&address);
+            return Ok(());
+        }
         let (Some(netlink), Some(presence)) = (&mut self.netlink, self.on.get_mut(&address)) else { return Ok(()) };
         presence.announce(address);
         let link = &presence.link;
@@ -122,6 +157,10 @@ impl Interfaces {
     /// # Errors
     /// The kernel refuses.
     pub fn take_off(&mut self, address: IpAddr, carrier: &Carrier) -> Result<(), AddressError> {
+        if self.own.contains(&address) {
+            self.on.remove(&address);
+            return Ok(());
+        }
         let Some(netlink) = &mut self.netlink else { return Ok(()) };
         let failed = |source| AddressError::TakeOff { address, source };
         let link = match self.on.remove(&address) {

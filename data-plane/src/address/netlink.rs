@@ -1,8 +1,9 @@
 //! The few messages of rtnetlink(7) that addresses need, each acknowledged by the kernel.
 //!
-//! Written out here, because they are four and fixed: the crates for all of netlink bring an actor, a runtime and a
+//! Written out here, because they are five and fixed: the crates for all of netlink bring an actor, a runtime and a
 //! hundred types for them (see `docs/decisions`).
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -70,8 +71,27 @@ impl Netlink {
         }
     }
 
-    /// Sends one request and gives the body of its answer, empty for an acknowledgement.
-    fn ask(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<Vec<u8>> {
+    /// The addresses on interfaces that are there by the host's own configuration: see [`own`].
+    pub(super) fn own(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        let flags = libc::NLM_F_ROOT | libc::NLM_F_MATCH;
+        // ifaddrmsg: of any family.
+        self.send(libc::RTM_GETADDR, flags, &[0; 8])?;
+        let mut found = BTreeSet::new();
+        let mut buffer = vec![0_u8; ANSWER_BYTES];
+        for _ in 0..LISTING_DATAGRAMS_MAX {
+            let length = self.socket.read(&mut buffer)?;
+            for message in messages(&buffer[..length]).filter(|message| message.sequence == self.sequence) {
+                match message.kind {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => return Err(refusal(message.body)),
+                    _ => found.extend(own(message.body)),
+                }
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn send(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let length = u32::try_from(HEADER_BYTES + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let flags = u16::try_from(flags | libc::NLM_F_REQUEST).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -82,7 +102,12 @@ impl Netlink {
         request.extend(self.sequence.to_ne_bytes());
         request.extend(0_u32.to_ne_bytes());
         request.extend(body);
-        self.socket.send(&request)?;
+        self.socket.send(&request).map(drop)
+    }
+
+    /// Sends one request and gives the body of its answer, empty for an acknowledgement.
+    fn ask(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(kind, flags, body)?;
         let mut buffer = vec![0_u8; ANSWER_BYTES];
         for _ in 0..STRAYS_MAX {
             let length = self.socket.read(&mut buffer)?;
@@ -94,20 +119,58 @@ impl Netlink {
     }
 }
 
+/// One message of the kernel.
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+/// The messages of a datagram, up to the first that is not whole.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let word = |at: usize| rest.get(at..at + 4).and_then(|octets| octets.try_into().ok()).map(u32::from_ne_bytes);
+        let (length, sequence) = (word(0)? as usize, word(8)?);
+        let kind = rest.get(4..6).and_then(|octets| octets.try_into().ok()).map(u16::from_ne_bytes)?;
+        let body = rest.get(HEADER_BYTES..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind, sequence, body })
+    })
+}
+
 /// What a datagram of the kernel answers to the request `sequence`; `None`: it is the late answer to another.
 fn answer(datagram: &[u8], sequence: u32) -> Option<io::Result<Vec<u8>>> {
-    let word = |at: usize| datagram.get(at..at + 4).and_then(|octets| octets.try_into().ok());
-    let length = word(0).map(u32::from_ne_bytes)? as usize;
-    let kind = datagram.get(4..6).and_then(|octets| octets.try_into().ok()).map(u16::from_ne_bytes)?;
-    if word(8).map(u32::from_ne_bytes)? != sequence {
-        return None;
-    }
-    let body = datagram.get(HEADER_BYTES..length.min(datagram.len()))?;
-    if kind != NLMSG_ERROR {
-        return Some(Ok(body.to_vec()));
-    }
-    let code = word(HEADER_BYTES).map(i32::from_ne_bytes)?;
-    Some(if code == 0 { Ok(Vec::new()) } else { Err(io::Error::from_raw_os_error(code.saturating_neg())) })
+    let message = messages(datagram).next().filter(|message| message.sequence == sequence)?;
+    Some(match message.kind {
+        NLMSG_ERROR if message.body.get(..4) == Some(&[0; 4]) => Ok(Vec::new()),
+        NLMSG_ERROR => Err(refusal(message.body)),
+        _ => Ok(message.body.to_vec()),
+    })
+}
+
+/// Why the kernel refuses, of the body of NLMSG_ERROR.
+fn refusal(body: &[u8]) -> io::Error {
+    let code = body.get(..4).and_then(|octets| octets.try_into().ok()).map(i32::from_ne_bytes);
+    code.map_or(io::ErrorKind::InvalidData.into(), |code| io::Error::from_raw_os_error(code.saturating_neg()))
+}
+
+/// The address of an ifaddrmsg, if the host has it by its own configuration and others could reach it there: not by
+/// [`Netlink::put_on`], on the loopback interface, of the link alone, of somebody else too, or soon another.
+fn own(body: &[u8]) -> Option<IpAddr> {
+    let [family, prefix, _, scope, index @ ..] = *body.first_chunk::<8>()?;
+    let attributes = attributes(body.get(8..)?);
+    let value = |wanted: u16| attributes.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
+    let octets = value(libc::IFA_LOCAL).or_else(|| value(libc::IFA_ADDRESS))?;
+    let address = match i32::from(family) {
+        libc::AF_INET => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+        libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+        _ => return None,
+    };
+    let flags = u32::from_ne_bytes(value(libc::IFA_FLAGS)?.try_into().ok()?);
+    let is_ours = flags & libc::IFA_F_DEPRECATED != 0 && usize::from(prefix) == octets.len() * 8;
+    let is_useless = address.is_ipv6() && flags & (libc::IFA_F_TEMPORARY | libc::IFA_F_DADFAILED) != 0;
+    let is_near = scope >= libc::RT_SCOPE_LINK || u32::from_ne_bytes(index) == LOOPBACK_INDEX;
+    (!is_ours && !is_useless && !is_near).then_some(address)
 }
 
 /// ifaddrmsg with the address, as what it is and as what it is called.
@@ -151,6 +214,11 @@ const ANSWER_BYTES: usize = 32 * 1024;
 const STRAYS_MAX: usize = 8;
 const HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
+/// Datagrams of one listing: each has a hundred addresses, or more.
+const LISTING_DATAGRAMS_MAX: usize = 10_000;
+/// The kernel's number of `lo` in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -167,6 +235,17 @@ mod tests {
         }
         assert_eq!(attributes(&[2, 0, 1, 0]), []);
         assert_eq!(attributes(&[0xff, 0xff, 1, 0, 1]), []);
+    }
+
+    #[test]
+    fn addresses_that_are_cut_short_are_none() {
+        let link = Link { name: "x".to_owned(), index: 2, hardware: None };
+        let mut body = address_body(&link, [192, 0, 2, 1].into());
+        attribute(&mut body, libc::IFA_FLAGS, &libc::IFA_F_PERMANENT.to_ne_bytes());
+        assert_eq!(own(&body), Some([192, 0, 2, 1].into()));
+        for cut in 0..body.len() {
+            assert_eq!(own(&body[..cut]), None, "{cut}");
+        }
     }
 
     #[test]

@@ -134,6 +134,52 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
+fn what_a_host_has_by_its_own_configuration_is_known_and_left_as_it_is() {
+    between(|| {
+        ip("link set lo up");
+        let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
+        for (address, lifetime) in [("192.0.2.9", Some(100)), ("192.0.2.10", None), ("2001:db8::10", None)] {
+            interfaces.put_on(address.parse().unwrap(), &CHOICE, lifetime.map(Duration::from_secs)).unwrap();
+        }
+        ip("address add 192.0.2.40/32 dev lo");
+        assert_eq!(
+            interfaces.look().unwrap(),
+            [].into(),
+            "what was put on, of the link, and on the loopback interface"
+        );
+        let own = ["192.0.2.20", "192.0.2.21", "192.0.2.22", "2001:db8::20", "2001:db8::21"];
+        for (address, options) in own.iter().zip(["/24", "/32", "/32 valid_lft 900 preferred_lft 900", "/64", "/128"]) {
+            ip(&format!("address add {address}{options} dev near"));
+        }
+        let own: BTreeSet<IpAddr> = own.iter().map(|address| address.parse().unwrap()).collect();
+        assert_eq!(interfaces.look().unwrap(), own);
+        let before = ip("-o address show dev near");
+        for address in &own {
+            interfaces.put_on(*address, &CHOICE, Some(Duration::from_secs(1))).unwrap();
+            interfaces.extend(*address, Duration::from_secs(1)).unwrap();
+            interfaces.take_off(*address, &CHOICE).unwrap();
+        }
+        let without_times = |shown: &str| shown.replace("900sec", "899sec").replace("898sec", "899sec");
+        assert_eq!(without_times(&ip("-o address show dev near")), without_times(&before));
+        assert_eq!(Interfaces::routed().look().unwrap(), [].into(), "a routed host says nothing");
+    });
+}
+
+#[test]
+fn an_address_that_comes_to_be_configured_is_not_ended() {
+    between(|| {
+        let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
+        let address: IpAddr = "2001:db8::9".parse().unwrap();
+        interfaces.put_on(address, &CHOICE, Some(Duration::from_secs(100))).unwrap();
+        ip("address replace 2001:db8::9/128 dev near");
+        assert_eq!(interfaces.look().unwrap(), [address].into());
+        interfaces.extend(address, Duration::from_secs(100)).unwrap();
+        interfaces.take_off(address, &CHOICE).unwrap();
+        assert!(is_on("2001:db8::9") && ip("-6 address show dev near scope global").contains("valid_lft forever"));
+    });
+}
+
+#[test]
 fn a_lifetime_is_whole_seconds() {
     let ms = Duration::from_millis;
     for (now, until, seconds) in [(0, 7_500, 8), (0, 7_000, 7), (6_900, 7_000, 1)] {

@@ -22,7 +22,8 @@ use super::{Demand, Fleet, Host, HostStanding};
 pub struct Assignment {
     /// Addresses that have a host.
     pub targets: BTreeMap<IpAddr, HostName>,
-    /// One for each address that has none, or that cannot leave a host that drains.
+    /// One for each address that has none, or that cannot leave a host that drains; and where what hosts have by their
+    /// own configuration contradicts itself or a source.
     pub problems: Vec<Problem>,
 }
 
@@ -89,6 +90,7 @@ fn outcome(fleet: &Fleet, board: &Board<'_>, present: &BTreeMap<IpAddr, HostName
     let mut targets = BTreeMap::new();
     let mut problems = Vec::new();
     for ((address, demand), at) in board.addresses.iter().zip(&board.at) {
+        problems.extend(owned(*address, demand));
         if let Some(host) = at {
             targets.insert(*address, board.hosts[*host].0.clone());
             continue;
@@ -99,6 +101,38 @@ fn outcome(fleet: &Fleet, board: &Board<'_>, present: &BTreeMap<IpAddr, HostName
         problems.push(without_host(fleet, *address, demand, holder));
     }
     Assignment { targets, problems }
+}
+
+/// What is wrong with who has an address by its own configuration.
+fn owned(address: IpAddr, demand: &Demand) -> Option<Problem> {
+    let names = || {
+        let mut names: Vec<String> = demand.owners.iter().take(NAMED_MAX).map(HostName::to_string).collect();
+        if let more @ 1.. = demand.owners.len().saturating_sub(NAMED_MAX) {
+            names.push(format!("{more} more"));
+        }
+        names.join(", ")
+    };
+    let (code, detail) = match &demand.fixed {
+        Some(fixed) if !demand.owners.is_empty() && !demand.owners.contains(fixed) => {
+            let detail = format!(
+                "its source names {fixed} as its host, but it is on an interface of {0} by the configuration there, so \
+                 nobody is given it: take it off there, or name {0} at the source",
+                names()
+            );
+            ("address_is_another_hosts", detail)
+        }
+        _ if demand.owners.len() > 1 => {
+            let detail = format!(
+                "it is on interfaces of {} by the configuration there, and what is sent to it may come to either: take it \
+                 off all but one, `host forget` those that are off for good, or say `routed` at its source if the network \
+                 brings it to one of them",
+                names()
+            );
+            ("address_on_two_hosts", detail)
+        }
+        _ => return None,
+    };
+    Some(Problem { severity: Severity::Warning, code, subject: format!("address/{address}"), detail })
 }
 
 fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<&HostName>) -> Problem {

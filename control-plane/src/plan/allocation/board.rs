@@ -185,6 +185,8 @@ pub(super) fn refusal(demand: &Demand, name: &HostName, host: &Host) -> Option<&
     let announced = &host.announcement;
     if demand.fixed.as_ref().is_some_and(|fixed| fixed != name) {
         Some("is not the host that the address is fixed to")
+    } else if !demand.owners.is_empty() && !demand.owners.contains(name) {
+        Some("is not the host that has the address by its own configuration")
     } else if demand.region.is_some() && demand.region != announced.region {
         Some("is in another region")
     } else if !demand.capabilities.is_subset(&announced.capabilities) {

@@ -36,7 +36,7 @@ impl Known {
     /// The fleet at `now`, as far as `observer` has seen it.
     pub fn fleet(&self, observer: &Observer, now: Duration) -> Fleet {
         let hosts = self.hosts().map(|name| (name.clone(), self.host(name, observer, now)));
-        Fleet { addresses: self.demands.clone(), hosts: hosts.collect() }
+        Fleet::new(self.demands.clone(), hosts.collect())
     }
 
     /// The revision that each host's record must still have for a step that relies on it; 0: it must not exist.

@@ -48,6 +48,8 @@ pub struct Demand {
     pub carrier: Carrier,
     /// No other host may have it, and this one keeps it without keepalives.
     pub fixed: Option<HostName>,
+    /// Hosts that have it on an interface by their own configuration: no other may have it. [`Fleet::new`] says it.
+    pub owners: BTreeSet<HostName>,
 }
 
 impl Demand {
@@ -91,6 +93,21 @@ pub struct Host {
 pub struct Fleet {
     pub addresses: BTreeMap<IpAddr, Demand>,
     pub hosts: BTreeMap<HostName, Host>,
+}
+
+impl Fleet {
+    /// Addresses with what they ask for, and the hosts that there are.
+    pub fn new(mut addresses: BTreeMap<IpAddr, Demand>, hosts: BTreeMap<HostName, Host>) -> Self {
+        // One that is gone may come back at any moment, with its addresses on.
+        let there = hosts.iter().filter(|(_, host)| host.standing != HostStanding::Forgotten);
+        for (name, address) in there.flat_map(|(name, host)| host.announcement.own.iter().map(move |own| (name, own))) {
+            // What the network brings may be on an interface of each host that it could bring it to.
+            if let Some(demand) = addresses.get_mut(address).filter(|demand| demand.carrier != Carrier::Routed) {
+                demand.owners.insert(name.clone());
+            }
+        }
+        Self { addresses, hosts }
+    }
 }
 
 /// What is given: the content of the store.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postrail_schema::allocation::{HostRecord, HostState, Order, Standing, Tenure};
+use postrail_schema::problem::Problem;
 use proptest::prelude::*;
 
 use super::*;
@@ -151,10 +152,77 @@ fn each_constraint_is_kept_and_told() {
             routed: false,
             addresses_max: 1,
             share: 1,
+            own: BTreeSet::new(),
         };
         fleet.hosts.insert(name(3), Host { announcement, ..host() });
         assert_eq!(assign(&fleet, &BTreeMap::new(), 0).targets, [(address(1), name(3))].into());
     }
+}
+
+/// The fleet with these addresses as those that a host has by its own configuration.
+fn owning(fleet: &Fleet, own: &[(usize, usize)]) -> Fleet {
+    let mut fleet = fleet.clone();
+    for (host, number) in own {
+        fleet.hosts.get_mut(&name(*host)).unwrap().announcement.own.insert(address(*number));
+    }
+    Fleet::new(fleet.addresses, fleet.hosts)
+}
+
+fn codes(problems: &[Problem]) -> Vec<&'static str> {
+    problems.iter().map(|problem| problem.code).collect()
+}
+
+#[test]
+fn an_address_that_a_host_has_already_is_given_to_no_other() {
+    let mut allocation = Allocation::default();
+    let mut plain = fleet(4, 2);
+    settle(&mut plain, &mut allocation);
+    let at = |allocation: &Allocation| held(allocation)[&address(1)].clone();
+    let (before, owner) = if at(&allocation) == name(1) { (1, 2) } else { (2, 1) };
+    let mut owned = owning(&plain, &[(owner, 1)]);
+    let asked = step(&owned, &allocation);
+    let releasing = asked.changed[&name(before)].iter().find(|grant| grant.standing == Standing::Releasing);
+    assert_eq!(releasing.map(|grant| (grant.address, grant.next.clone())), Some((address(1), Some(name(owner)))));
+    settle(&mut owned, &mut allocation);
+    assert_eq!(at(&allocation), name(owner));
+    assert!(allocation.grants().all(|(_, grant)| grant.tenure == Tenure::Leased), "it is not fixed");
+    // It may come back with its address on, so nobody has it meanwhile.
+    let host = owned.hosts.get_mut(&name(owner)).unwrap();
+    (host.standing, host.lapsed) = (HostStanding::Gone, true);
+    let lost = assign(&owned, &BTreeMap::new(), 0);
+    assert_eq!((lost.targets.get(&address(1)), codes(&lost.problems)), (None, vec!["address_without_host"]));
+    let detail = &lost.problems[0].detail;
+    assert!(detail.contains("is gone") && detail.contains("not the host that has the address"), "{detail}");
+    owned.hosts.get_mut(&name(owner)).unwrap().standing = HostStanding::Forgotten;
+    owned.addresses = fleet(4, 2).addresses;
+    let passed = assign(&Fleet::new(owned.addresses, owned.hosts), &BTreeMap::new(), 0);
+    assert_eq!((passed.targets.get(&address(1)), passed.problems), (Some(&name(before)), vec![]));
+}
+
+#[test]
+fn what_the_network_brings_may_be_on_every_host() {
+    let mut fleet = fleet(1, 3);
+    fleet.addresses.get_mut(&address(1)).unwrap().carrier = Carrier::Routed;
+    let assignment = assign(&owning(&fleet, &[(2, 1), (3, 1)]), &BTreeMap::new(), 0);
+    assert_eq!((assignment.targets, assignment.problems), ([(address(1), name(1))].into(), vec![]));
+}
+
+#[test]
+fn hosts_and_sources_that_contradict_each_other_about_an_address_are_findings() {
+    let both = owning(&fleet(1, 3), &[(2, 1), (3, 1)]);
+    let assignment = assign(&both, &BTreeMap::new(), 0);
+    assert_eq!(assignment.targets, [(address(1), name(2))].into(), "one of them");
+    assert_eq!(codes(&assignment.problems), ["address_on_two_hosts"]);
+    assert!(assignment.problems[0].detail.contains("interfaces of h2, h3"), "{:?}", assignment.problems);
+    let mut other = fleet(1, 3);
+    other.addresses.get_mut(&address(1)).unwrap().fixed = Some(name(1));
+    let assignment = assign(&owning(&other, &[(2, 1)]), &BTreeMap::new(), 0);
+    assert_eq!(assignment.targets, BTreeMap::new());
+    assert_eq!(codes(&assignment.problems), ["address_is_another_hosts", "address_without_host"]);
+    let detail = &assignment.problems[0].detail;
+    assert!(detail.contains("names h1 as its host") && detail.contains("name h2 at the source"), "{detail}");
+    let assignment = assign(&owning(&other, &[(1, 1)]), &BTreeMap::new(), 0);
+    assert_eq!((assignment.targets.len(), assignment.problems), (1, vec![]), "the source says what is so");
 }
 
 #[test]
@@ -360,7 +428,8 @@ fn order(known: &mut Known, order: Order) {
 }
 
 fn any_fleet() -> impl Strategy<Value = Fleet> {
-    let any_host = (0_u8..3, 0_u8..3, 0_u8..4, 1_u32..4, 0_u32..9).prop_map(|(region, nic, standing, share, room)| {
+    let of_host = (0_u8..3, 0_u8..3, 0_u8..4, 1_u32..4, 0_u32..9, 0_usize..60);
+    let any_host = of_host.prop_map(|(region, nic, standing, share, room, own)| {
         let announcement = Announcement {
             region: (region > 0).then(|| format!("r{region}")),
             capabilities: BTreeSet::new(),
@@ -368,6 +437,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
             routed: false,
             addresses_max: room,
             share,
+            own: [address(own)].into(),
         };
         let standing = if standing == 0 { HostStanding::Draining } else { HostStanding::Live };
         Host { announcement, standing, ..host() }
@@ -379,10 +449,10 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
         ..Demand::default()
     });
     (prop::collection::vec(any_demand, 0..30), prop::collection::vec(any_host, 0..7)).prop_map(|(demands, hosts)| {
-        Fleet {
-            addresses: (1..).zip(demands).map(|(number, demand)| (address(number), demand)).collect(),
-            hosts: (1..).zip(hosts).map(|(number, host)| (name(number), host)).collect(),
-        }
+        Fleet::new(
+            (1..).zip(demands).map(|(number, demand)| (address(number), demand)).collect(),
+            (1..).zip(hosts).map(|(number, host)| (name(number), host)).collect(),
+        )
     })
 }
 
@@ -395,7 +465,8 @@ fn assert_constraints(fleet: &Fleet, assignment: &Assignment) {
         let count = assignment.targets.values().filter(|other| *other == name).count();
         assert!(count <= host.announcement.addresses_max as usize, "{name} has {count}");
     }
-    assert_eq!(assignment.targets.len() + assignment.problems.len(), fleet.addresses.len(), "placed, or told why not");
+    let untold = assignment.problems.iter().filter(|problem| problem.code != "address_on_two_hosts").count();
+    assert_eq!(assignment.targets.len() + untold, fleet.addresses.len(), "placed, or told why not");
 }
 
 proptest! {

@@ -120,6 +120,7 @@ impl Lease {
                     entry.is_ended |= entry.is_asked_back();
                 }
             }
+            Input::Own(addresses) => self.settings.announcement.own = addresses,
             Input::Stop => self.stop(now),
             Input::Found { .. } | Input::Timeout => {}
         }

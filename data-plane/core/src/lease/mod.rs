@@ -31,6 +31,7 @@ mod held;
 mod machine;
 mod nic;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -112,6 +113,8 @@ pub enum Input {
         address: IpAddr,
         epoch: u64,
     },
+    /// The addresses that this host has by its own configuration are these now; the next keepalive says it.
+    Own(BTreeSet<IpAddr>),
     /// Give everything up in order.
     Stop,
     Timeout,

@@ -133,6 +133,19 @@ fn a_host_without_a_past_uses_its_addresses_at_once() {
 }
 
 #[test]
+fn what_a_host_has_by_its_own_configuration_is_said_with_each_keepalive() {
+    let mut scene = Scene::new(None, vec![]);
+    let said = |scene: &Scene| scene.record.as_ref().unwrap().1.announcement.own.clone();
+    assert_eq!(said(&scene), [].into());
+    for own in [BTreeSet::from([address(7), address(8)]), [address(8)].into()] {
+        let now = at(scene.revision as f64 * 3.0);
+        scene.tell(now, Input::Own(own.clone()));
+        scene.pass(now, now + at(2.0));
+        assert_eq!(said(&scene), own);
+    }
+}
+
+#[test]
 fn holding_is_counted_from_when_the_keepalive_was_sent() {
     let mut scene = Scene::new(None, vec![grant(1, 1)]);
     scene.answers = false;

@@ -86,7 +86,8 @@ impl Host {
     /// Whether the interface has `address` at `now`, with or without a process.
     pub(super) fn has_on(&self, address: IpAddr, now: Duration) -> bool {
         let shown = self.clock.shows(now);
-        self.on.get(&address).is_some_and(|until| until.is_none_or(|until| shown < until))
+        self.announcement.own.contains(&address)
+            || self.on.get(&address).is_some_and(|until| until.is_none_or(|until| shown < until))
     }
 
     pub(super) fn tell(&mut self, now: Duration, input: Input) {

@@ -8,6 +8,7 @@
 //! - no two processes may start a connection or transaction on one address at one time, those that stand still included,
 //! - once an address was used under an epoch, it is never used under an earlier one again,
 //! - no two machines have one address on their interfaces at one time,
+//! - an address that a machine has by its own configuration is used there alone, in the half of the runs that have one,
 //! - an address of a region is used by hosts of the region alone, in the half of the runs that have regions,
 //! - in the calm at the end, every address is in use.
 //!

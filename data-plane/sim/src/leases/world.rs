@@ -134,6 +134,8 @@ const CALM: Duration = Duration::from_secs(150);
 const TICK: Duration = Duration::from_millis(300);
 /// The store's lease of the leading control plane: shorter than the hosts', so that a successor leads when they end.
 const LEADER_LEASE: Duration = Duration::from_secs(5);
+/// When an address that a host has already is wanted first: nobody knows what a host has before it has spoken once.
+const OWN_WANTED: Duration = Duration::from_secs(8);
 /// The region of some addresses and hosts.
 const REGION: &str = "north";
 /// Violations that one run tells.
@@ -179,6 +181,13 @@ impl World {
             }
             world.demands.insert(address, world.demand(address, pools));
         }
+        if world.random.chance(50) {
+            // Not the first: it may have a twin, which would have its addresses as well.
+            let host = 1 + world.random.below(world.hosts.len() as u64 - 1) as usize;
+            let address = IpAddr::from([192, 0, 1, 1]);
+            world.hosts[host].announcement.own.insert(address);
+            world.after(OWN_WANTED, Event::Want { address });
+        }
         for control in 0..world.controls.len() {
             world.after(Duration::from_millis(10), Event::Tick { control, life: 0 });
         }
@@ -190,8 +199,12 @@ impl World {
         Demand { pools, region, ..Demand::default() }
     }
 
-    /// Whether the address may be on that host for all that its region says.
+    /// Whether the address may be on that host for all that its region says, and who has it already.
     fn is_within(&self, address: IpAddr, host: usize) -> bool {
+        let is_own = |host: &Host| host.announcement.own.contains(&address);
+        if self.hosts.iter().any(is_own) && !is_own(&self.hosts[host]) {
+            return false;
+        }
         !self.regional.contains(&address) || self.hosts[host].announcement.region.as_deref() == Some(REGION)
     }
 

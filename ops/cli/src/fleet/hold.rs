@@ -97,6 +97,8 @@ pub(crate) fn begin(
         nics,
         addresses_max: u32::try_from(HOST_GRANTS_MAX).unwrap_or(u32::MAX),
         share: u32::from(node.shards()),
+        // The thread that holds looks before it first speaks.
+        own: BTreeSet::new(),
     };
     let settings = Settings { lease: fleet.lease, ..Settings::new(incarnation()?, announcement) };
     // A call may not take so long that the lease ends in it.

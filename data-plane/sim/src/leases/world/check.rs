@@ -48,7 +48,7 @@ impl World {
             }
             self.starts += 1;
             if !self.is_within(*address, host) {
-                self.violate(format!("machine {host} uses {address} outside its region"));
+                self.violate(format!("machine {host} uses {address} outside its region, or though another has it"));
             }
             if let Some(other) =
                 (0..self.hosts.len()).find(|other| *other != host && self.hosts[*other].may_use(*address, self.now))
