@@ -346,6 +346,12 @@ pub const STATE_BYTES_MAX: usize = 96 * 1024 * 1024;
 pub const STATE_REQUESTS_MAX: usize = 2;
 /// Resources that a plan tells one by one; the rest are counted.
 pub const STATE_CHANGES_SHOWN_MAX: usize = 10_000;
+/// What a record of the audit trail tells of a change, octets; further changes are counted.
+pub const AUDIT_DETAIL_BYTES_MAX: usize = 16 * 1024;
+/// Resources that one record of the audit trail names; the rest are counted.
+pub const AUDIT_CHANGES_MAX: usize = 100;
+/// One value in a record of the audit trail, octets; a longer one is cut, and says so.
+pub const AUDIT_VALUE_BYTES_MAX: usize = 512;
 /// Mistakes of one document that are reported together.
 pub const STATE_ERRORS_MAX: usize = 100;
 /// RSA keys that applying one document makes: over it 422, since each takes a tenth of a second of a CPU.

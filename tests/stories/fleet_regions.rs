@@ -354,6 +354,12 @@ fn a_host_keeps_its_region_and_a_region_without_one_is_told() {
     assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{problem}");
     let place = world.regions[0].control.api.to_string();
     assert!(problem["detail"].as_str().is_some_and(|text| text.contains(&place)), "{problem}");
+    // Nor does what is looked for there seem not to be.
+    for path in ["/v2/events?tenant=loja-azul", "/v2/suppressions?tenant=loja-azul"] {
+        let (status, problem) = world.regions[1].control.control(&token, "GET", path, None);
+        assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{path}: {problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains(&place)), "{problem}");
+    }
     world.regions[0].host.stop();
     wait::until("the region to be told as one without a host", || {
         codes(&world).contains(&"region_without_host region/eu".to_owned()).then_some(())

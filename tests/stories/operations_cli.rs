@@ -141,6 +141,20 @@ const COMMANDS: &[&str] = &[
     "apply -f FILE --yes",
 ];
 
+/// What is in the commands that only look; each is asked for JSON as well.
+const READS: &[&str] = &[
+    " list",
+    " show",
+    " status",
+    "queue suspensions",
+    "queue suspension",
+    "job recipients",
+    "trace",
+    "events",
+    "audit",
+    "problems",
+];
+
 /// Passes requests on to the control API, one a connection, and remembers method and path of each.
 struct Recorder {
     address: SocketAddr,
@@ -234,6 +248,12 @@ fn every_operation_of_the_control_api_has_a_command() {
         let may_fail = may_fail.iter().any(|one| command.starts_with(one));
         assert!(status.success() || may_fail, "postrail {command} ended with {status}:\n{text}");
         assert!(!text.contains("panicked"), "{text}");
+        let looks = READS.iter().any(|read| command.ends_with(read) || command.contains(&format!("{read} ")));
+        if looks || *command == "queue" {
+            let (status, text) = try_run(asked.arg("--json"));
+            let read = serde_json::from_str::<Value>(&text);
+            assert!(may_fail || status.success() && read.is_ok(), "postrail {command} --json is no JSON:\n{text}");
+        }
         if *command == "export" {
             std::fs::write(&document, text).expect("a file can be written");
         }

@@ -1,14 +1,16 @@
-//! `/v2/audit`: who did what; the operator's.
+//! `/v2/audit`: who did what, and what it changed; the operator's.
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::Operator;
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
+use crate::app::AuditDetail;
 
 /// One request that was no reading.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,6 +22,11 @@ pub(crate) struct AuditView {
     action: String,
     /// The answer's status; 0: the process ended before.
     status: u16,
+    /// What it changed: written before it was done, so it holds if the status is below 400, and may if it is 0 or from 500 on.
+    /// Absent: nothing that is configured.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    #[schema(value_type = Option<AuditDetail>)]
+    detail: Value,
 }
 
 /// Newest first.
@@ -41,6 +48,11 @@ pub(crate) async fn list(
         actor: record.actor,
         action: record.action,
         status: record.status,
+        // What does not read is told as it is.
+        detail: match record.detail.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)),
+        },
     });
     Ok(Json(Page { items: items.collect(), next_cursor }))
 }

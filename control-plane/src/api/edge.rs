@@ -16,6 +16,16 @@ use super::{Shared, rights};
 use crate::app::{App, Caller, Refusal, now_ms};
 use crate::listen::Peer;
 
+tokio::task_local! {
+    /// The record of the audit trail of the request that this task answers.
+    static ACT: u64;
+}
+
+/// The record of the audit trail that is being acted for; readings have none.
+pub(crate) fn act() -> Option<u64> {
+    ACT.try_with(|act| *act).ok()
+}
+
 /// Counts requests by class of status, and refuses those over the bound.
 pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let response = match Arc::clone(&shared.room).try_acquire_owned() {
@@ -52,7 +62,7 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
         Ok(sequence) => sequence,
         Err(problem) => return problem.into_response(),
     };
-    let response = answer(refused, request, next).await;
+    let response = ACT.scope(sequence, answer(refused, request, next)).await;
     let status = response.status().as_u16();
     match shared.run(move |app| Ok(app.ledger.audit_end(sequence, status)?)).await {
         Ok(()) => response,

@@ -88,8 +88,13 @@ pub(crate) async fn list(
     listing: Listing,
 ) -> Result<Json<Page<EventView>>, ProblemDocument> {
     let cursor = listing.number()?;
-    let (tenant, limit) = (listing.scope.0, listing.limit);
-    let page = shared.run(move |app| Ok(app.ledger.events(tenant, cursor, limit)?)).await?;
+    let (scope, limit) = (listing.scope, listing.limit);
+    let page = shared
+        .run(move |app| {
+            scope.check_region(app)?;
+            Ok(app.ledger.events(scope.0, cursor, limit)?)
+        })
+        .await?;
     let items = page.events.into_iter().map(|recorded| view(&shared.app, recorded)).collect();
     Ok(Json(Page { items, next_cursor: Some(page.cursor.to_string()) }))
 }

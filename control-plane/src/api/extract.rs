@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 
 use super::Shared;
 use super::problem::ProblemDocument;
-use crate::app::{Caller, Precondition};
+use crate::app::{App, AppError, Caller, Precondition};
 use crate::plan::Role;
 
 /// A JSON body; unknown fields are refused by the types, and every refusal tells where.
@@ -96,17 +96,6 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
     }
 }
 
-/// The caller's name in the audit trail.
-pub(crate) struct Actor(pub(crate) String);
-
-impl FromRequestParts<Shared> for Actor {
-    type Rejection = ProblemDocument;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
-        caller(parts).map(|caller| Self(caller.name()))
-    }
-}
-
 /// Query of everything that belongs to a tenant.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -142,6 +131,14 @@ impl Scope {
     /// Whether something of that owner is seen; shared things are.
     pub(crate) fn sees(self, owner: impl Into<Option<TenantId>>) -> bool {
         owner.into().is_none_or(|owner| self.0.is_none_or(|tenant| tenant == owner))
+    }
+
+    /// Refuses to look here for what is in the ledger of another region, or on its hosts.
+    ///
+    /// # Errors
+    /// As [`App::check_region`].
+    pub(crate) fn check_region(self, app: &App) -> Result<(), AppError> {
+        self.0.map_or(Ok(()), |tenant| app.check_region(tenant))
     }
 
     /// The scope of a request whose query names `tenant`.

@@ -138,6 +138,7 @@ pub(crate) async fn bounce(
 
 /// The message of that id, if `scope` sees it.
 pub(crate) fn seen(app: &App, scope: Scope, id: &str) -> Result<Message, AppError> {
+    scope.check_region(app)?;
     let message = app.ledger.message(parse(id)?)?.filter(|message| scope.sees(message.tenant));
     message.ok_or_else(|| AppError::not_found("job", id))
 }

@@ -1,7 +1,7 @@
 //! The HTTP edge: axum, one resource a file.
 //!
 //! Every request under `/v2` proves who is asking; what changes something is written to the audit trail before it is done
-//! and completed with the status of its answer. Tenants' credentials need a scope, operators a role (`rights`). Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
+//! and completed with what it changes and the status of its answer. Tenants' credentials need a scope, operators a role (`rights`). Errors are RFC 9457 problems with JSON pointers. A tenant sees only what
 //! is its own; anything else is 404 for it, and changes are the operator's (403).
 //!
 //! Absent here: decisions about configuration (`app`), TLS (`listen`), CORS.
@@ -52,7 +52,7 @@ use axum::routing::{delete, get, post};
 use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
 use tokio::sync::Semaphore;
 
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, acting};
 use crate::reconcile::JournalGauges;
 use problem::ProblemDocument;
 
@@ -185,8 +185,8 @@ impl Shared {
         &self,
         call: impl FnOnce(&App) -> Result<T, AppError> + Send + 'static,
     ) -> Result<T, ProblemDocument> {
-        let app = Arc::clone(&self.app);
-        let done = tokio::task::spawn_blocking(move || call(&app)).await;
+        let (app, act) = (Arc::clone(&self.app), edge::act());
+        let done = tokio::task::spawn_blocking(move || acting(act, || call(&app))).await;
         Ok(done.map_err(|_| ProblemDocument::internal())??)
     }
 }

@@ -58,6 +58,7 @@ pub(crate) async fn list(
         }
     }
     let Listing { scope, limit, cursor: after } = listing;
+    shared.run(move |app| scope.check_region(app)).await?;
     let held = shared.app.hosts.quarantine(&HeldQuery { tenant: scope.0, after, limit }).await?;
     let limit = limit as usize;
     let next_cursor = held.jobs.get(limit).and_then(|_| Some(held.jobs.get(limit - 1)?.key()));

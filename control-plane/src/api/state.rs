@@ -14,11 +14,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Actor, Body, IfMatch, Operator, StateParams, Tagged};
+use super::extract::{Body, IfMatch, Operator, StateParams, Tagged};
 use super::problem::ProblemDocument;
 use super::rights::need_role;
 use super::status::ProblemView;
-use crate::app::now_ms;
 use crate::plan::{Change, Document, Role};
 
 /// What a document would change.
@@ -115,7 +114,6 @@ pub(crate) async fn plan(
 pub(crate) async fn replace(
     State(shared): State<Shared>,
     Operator(role): Operator,
-    Actor(actor): Actor,
     IfMatch(when): IfMatch,
     _: Room,
     Body(document): Body<Document>,
@@ -127,30 +125,8 @@ pub(crate) async fn replace(
         let detail = "say by If-Match which state you have planned on: the etag of POST /v2/state/plan, or *";
         return Err(ProblemDocument::new(StatusCode::PRECONDITION_REQUIRED, "if_match_required", detail));
     }
-    let applied = shared
-        .run(move |app| {
-            let applied = app.apply_state(&document, &when)?;
-            if !applied.changes.is_empty() {
-                let told = app.ledger.audit_begin(now_ms(), &actor, &summary(applied.revision.0, &applied.changes))?;
-                app.ledger.audit_end(told, StatusCode::OK.as_u16())?;
-            }
-            Ok(applied)
-        })
-        .await?;
+    let applied = shared.run(move |app| app.apply_state(&document, &when)).await?;
     let [added, changed, removed] = Change::counts(&applied.changes);
     let view = AppliedView { revision: applied.revision.0, etag: applied.tag.clone(), added, changed, removed };
     Ok(Tagged(applied.tag, view))
 }
-
-/// What the audit trail says of it, besides that it was asked for.
-fn summary(revision: u64, changes: &[Change]) -> String {
-    let named: Vec<_> = changes.iter().take(AUDITED_CHANGES_MAX).map(Change::line).collect();
-    let mut text = format!("applied revision {revision}: {}", named.join(", "));
-    if changes.len() > AUDITED_CHANGES_MAX {
-        text.push_str(&format!(", and {} more", changes.len() - AUDITED_CHANGES_MAX));
-    }
-    text
-}
-
-/// Changes that one record of the audit trail names.
-const AUDITED_CHANGES_MAX: usize = 50;

@@ -52,8 +52,13 @@ pub(crate) async fn list(
         let (tenant, address) = cursor.split_once(':').unwrap_or(("0", cursor));
         Suppression { tenant: TenantId(tenant.parse().unwrap_or(0)), address: address.to_owned() }
     });
-    let (tenant, limit) = (listing.scope.0, listing.limit);
-    let mut records = shared.run(move |app| Ok(app.ledger.suppressions(tenant, after.as_ref(), limit + 1)?)).await?;
+    let (scope, limit) = (listing.scope, listing.limit);
+    let mut records = shared
+        .run(move |app| {
+            scope.check_region(app)?;
+            Ok(app.ledger.suppressions(scope.0, after.as_ref(), limit + 1)?)
+        })
+        .await?;
     let more = records.len() > limit as usize;
     records.truncate(limit as usize);
     let last = records.last().filter(|_| more);

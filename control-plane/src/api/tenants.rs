@@ -21,7 +21,8 @@ use crate::plan::{Desired, TenantEntry};
 pub(crate) struct TenantView {
     id: u32,
     name: String,
-    /// Recipients a UTC day; null: no quota.
+    /// Recipients a UTC day, counted by each host for itself and in memory: a fleet of N hosts accepts N times as many at most,
+    /// and a restart begins anew. Null: no quota.
     quota_per_day: Option<u64>,
     weight: u32,
     message_bytes_max: u32,
@@ -37,6 +38,7 @@ pub(crate) struct TenantView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantBody {
     name: String,
+    /// Recipients a UTC day, on each host; no quota by default.
     #[serde(default)]
     quota_per_day: Option<u64>,
     /// 1 by default.

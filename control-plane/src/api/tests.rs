@@ -23,11 +23,12 @@ use super::*;
 use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
 use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
 use crate::plan::content;
-use crate::store::{ConfigStore, EmbeddedStore};
+use crate::store::{ConfigStore, EmbeddedStore, Write};
 
 mod access;
 mod keys;
 mod state;
+mod trail;
 
 /// An installation after its first start, with nobody at the data plane's address.
 struct World {
@@ -615,6 +616,7 @@ async fn a_tenant_of_a_region_is_told_elsewhere_by_marks_that_follow_its_secrets
     assert_eq!(world.operator("POST", "/v2/suppressions?tenant=red", gone.clone()).await.0, 201);
     let (status, problem) = world.operator("POST", "/v2/suppressions?tenant=blue", gone).await;
     assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{problem}");
+    reads_of_another_region_name_it(&world).await;
 
     assert_eq!(world.operator("DELETE", "/v2/regions/us", Value::Null).await.0, 409);
     assert_eq!(world.operator("DELETE", "/v2/tenants/blue", Value::Null).await.0, 204);
@@ -625,6 +627,40 @@ async fn a_tenant_of_a_region_is_told_elsewhere_by_marks_that_follow_its_secrets
     let (shown, whole) = (world.latest(), open(world._folder.path(), &world.store).desired());
     let whole = SnapshotContent { suppressions: shown.suppressions.clone(), ..content(&whole, shown.revision) };
     assert_eq!(shown, whole);
+}
+
+/// What is of tenant blue and in the ledger, or on the hosts, of region us.
+async fn reads_of_another_region_name_it(world: &World) {
+    let job = MessageId::from_bits(7);
+    let paths = [
+        "/v2/suppressions".to_owned(),
+        "/v2/suppressions/gone@receiver.example".to_owned(),
+        "/v2/events".to_owned(),
+        format!("/v2/jobs/{job}"),
+        format!("/v2/jobs/{job}/recipients"),
+        format!("/v2/trace/{job}"),
+    ];
+    let leader = Write::Put { key: postrail_schema::keys::leader("us"), value: b"10.2.0.1:8081".to_vec() };
+    world.store.txn(&[], &[leader]).unwrap();
+    let (_, made) = world.operator("POST", "/v2/credentials?tenant=blue", json!({ "username": "blue-app" })).await;
+    let blue = format!("Bearer {}", made["secret"].as_str().unwrap());
+    let of_operators = paths.iter().map(|path| ("Bearer po_token", format!("{path}?tenant=blue")));
+    let of_operators = of_operators.chain([("Bearer po_token", "/v2/quarantine?tenant=blue".to_owned())]);
+    for (who, path) in of_operators.chain(paths.iter().map(|path| (blue.as_str(), path.clone()))) {
+        let (status, problem) = world.call(who, "GET", &path, Value::Null).await;
+        assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{path}: {problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().ends_with("region us: ask its control plane, 10.2.0.1:8081"),
+            "{problem}"
+        );
+    }
+    // Who names no tenant asks for what is here, and what is no secret of a region is told everywhere.
+    for path in
+        ["/v2/events", "/v2/suppressions", "/v2/suppressions?tenant=red", "/v2/tenants/blue", "/v2/domains?tenant=blue"]
+    {
+        world.get(path).await;
+    }
+    assert_eq!(world.operator("DELETE", "/v2/credentials/blue-app", Value::Null).await.0, 204);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Use cases. They know no HTTP and no store but its trait.
 //!
 //! ```text
-//! change: read desired state -> edit a draft -> check -> assemble its publication -> write both with guards
+//! change: read desired state -> edit a draft -> check -> assemble its publication -> tell the audit trail what changes
+//!         -> write both with guards
 //! ```
 //!
 //! Invariants worth naming: desired state and its manifest are written in one transaction; revisions grow; one change at a
@@ -39,6 +40,7 @@ mod state;
 mod suppressions;
 mod suspensions;
 mod tenants;
+mod trail;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -81,6 +83,7 @@ pub(crate) use settings::SettingsChange;
 pub(crate) use suppressions::SuppressionEntry;
 pub(crate) use suspensions::NewSuspension;
 pub(crate) use tenants::{NewTenant, TenantChange};
+pub(crate) use trail::{AuditDetail, acting};
 
 use crate::dns::Resolver;
 use crate::ledger::Ledger;
@@ -318,7 +321,14 @@ impl App {
             staged = Some(aside);
         }
         writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
-        let revision = self.store.txn(&guards, &writes)?;
+        self.tell_change(&current.desired, &desired)?;
+        let revision = match self.store.txn(&guards, &writes) {
+            Err(error @ StoreError::Conflict { .. }) => {
+                self.untell_change()?;
+                return Err(error.into());
+            }
+            done => done?,
+        };
         next.publication.manifest_revision = revision;
         Ok(Current {
             desired: Arc::new(desired),

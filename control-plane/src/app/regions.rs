@@ -62,7 +62,8 @@ impl App {
         })
     }
 
-    /// Refuses what would store something of `tenant` in the ledger of another region.
+    /// Refuses what would store something of `tenant` in the ledger of another region, or look for it there: it would find
+    /// nothing and seem to say that there is nothing.
     ///
     /// # Errors
     /// [`AppError::WrongRegion`].

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::{App, AppError, Precondition, names, now_ms};
 use crate::ledger::{LedgerError, SuppressionRecord};
-use crate::plan::DocumentEntry;
+use crate::plan::{Change, DocumentEntry};
 
 /// A suppression as its entity tag is of.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct SuppressionEntry {
     address: String,
     reason: String,
@@ -50,7 +50,9 @@ impl App {
             reason: names::reason("/reason", reason)?,
             created_ms: now_ms(),
         };
+        let was = self.ledger.suppression(&record.suppression)?;
         let new = self.guarded(&record.suppression, when, |was| self.ledger.suppress(&record, was))?;
+        self.tell(self.changed_suppression(was.as_ref(), Some(&record)))?;
         if new {
             self.announce_suppressions()?;
         }
@@ -64,10 +66,19 @@ impl App {
     pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
         self.check_region(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
+        let was = self.ledger.suppression(&suppression)?;
         if !self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))? {
             return Err(AppError::not_found("suppression", suppression.address));
         }
+        self.tell(self.changed_suppression(was.as_ref(), None))?;
         self.announce_suppressions()
+    }
+
+    /// For the audit trail, which tells the tenant by name as well.
+    fn changed_suppression(&self, was: Option<&SuppressionRecord>, is: Option<&SuppressionRecord>) -> Option<Change> {
+        let tenant = is.or(was).map(|record| self.tenant_name(record.suppression.tenant))?;
+        let change = Change::of(was.map(SuppressionEntry::of).as_ref(), is.map(SuppressionEntry::of).as_ref())?;
+        Some(Change { name: format!("{} of {tenant}", change.name), ..change })
     }
 
     /// Makes a change of what was checked, and of nothing else: where another's came between, it is looked at again.

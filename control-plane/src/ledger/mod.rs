@@ -137,6 +137,8 @@ pub(crate) struct AuditRecord {
     pub action: String,
     /// The status of the answer; 0: the process ended before there was one.
     pub status: u16,
+    /// What it changes, as JSON; empty: nothing.
+    pub detail: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -264,6 +266,12 @@ pub(crate) trait Ledger: Send + Sync {
     /// # Errors
     /// The database fails.
     fn audit_begin(&self, at_ms: u64, actor: &str, action: &str) -> Result<u64, LedgerError>;
+
+    /// Writes what that act changes, in place of what was written before.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn audit_detail(&self, sequence: u64, detail: &str) -> Result<(), LedgerError>;
 
     /// # Errors
     /// The database fails.

@@ -139,8 +139,8 @@ const KINDS: &[Kind] = &[
         what: "records of the audit trail",
         table: "audit",
         there: [
-            "SELECT count(*), ifnull(sum(length(CAST(action AS BLOB))), 0) FROM audit",
-            "SELECT count(*), coalesce(sum(octet_length(action)), 0)::bigint FROM audit",
+            "SELECT count(*), ifnull(sum(length(CAST(action || detail AS BLOB))), 0) FROM audit",
+            "SELECT count(*), coalesce(sum(octet_length(action || detail)), 0)::bigint FROM audit",
         ],
         page: audit,
     },
@@ -222,12 +222,14 @@ fn suppressions(source: &Connection, target: &mut Session) -> Result<u64, Ledger
 
 fn audit(source: &Connection, target: &mut Session) -> Result<u64, LedgerError> {
     let last: i64 = target.query("SELECT coalesce(max(seq), -1) FROM audit", &[])?[0].get(0);
-    let sql = "SELECT seq, at_ms, actor, action, status FROM audit WHERE seq > ?1 ORDER BY seq LIMIT 4096";
+    let sql = "SELECT seq, at_ms, actor, action, status, detail FROM audit WHERE seq > ?1 ORDER BY seq LIMIT 4096";
     each(source, target, sql, [last.into()], |target, row| {
         let status = i32::try_from(int(row, 4)?).map_err(|_| unreadable("audit"))?;
-        let values: [&(dyn ToSql + Sync); 5] = [&int(row, 0)?, &int(row, 1)?, &text(row, 2)?, &text(row, 3)?, &status];
+        let values: [&(dyn ToSql + Sync); 6] =
+            [&int(row, 0)?, &int(row, 1)?, &text(row, 2)?, &text(row, 3)?, &status, &text(row, 5)?];
         target.execute(
-            "INSERT INTO audit (seq, at_ms, actor, action, status) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO audit (seq, at_ms, actor, action, status, detail) OVERRIDING SYSTEM VALUE
+             VALUES ($1, $2, $3, $4, $5, $6)",
             &values,
         )?;
         Ok(())

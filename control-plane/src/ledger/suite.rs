@@ -567,6 +567,8 @@ fn acts_are_written_before_they_are_done_and_read_from_the_newest(mut world: Wor
     let begun: Vec<_> =
         (0..5).map(|n| world.ledger.audit_begin(1_000 + n, "operator", &format!("POST /v2/{n}")).unwrap()).collect();
     assert!(begun.is_sorted_by(|one, next| one < next));
+    world.ledger.audit_detail(begun[3], r#"{"revision":1}"#).unwrap();
+    world.ledger.audit_detail(begun[3], r#"{"revision":2}"#).unwrap();
     world.ledger.audit_end(begun[3], 201).unwrap();
     world.reopen();
     let records = world.ledger.audit(0, 2).unwrap();
@@ -574,6 +576,7 @@ fn acts_are_written_before_they_are_done_and_read_from_the_newest(mut world: Wor
     let wanted = [(begun[4], 1_004, "POST /v2/4".to_owned(), 0), (begun[3], 1_003, "POST /v2/3".to_owned(), 201)];
     assert_eq!(records.iter().map(told).collect::<Vec<_>>(), wanted);
     assert_eq!(records[0].actor, "operator");
+    assert_eq!((records[0].detail.as_str(), records[1].detail.as_str()), ("", r#"{"revision":2}"#));
     let rest: Vec<_> = world.ledger.audit(begun[3], 10).unwrap().iter().map(|record| record.sequence).collect();
     assert_eq!(rest, [begun[2], begun[1], begun[0]]);
     assert_eq!(world.ledger.audit(begun[0], 10).unwrap(), []);

@@ -48,18 +48,19 @@ impl Change {
         [count(Action::Added), count(Action::Changed), count(Action::Removed)]
     }
 
-    /// Such as `~ tenant/red`.
-    pub(crate) fn line(&self) -> String {
-        let sign = match self.action {
-            Action::Added => '+',
-            Action::Changed => '~',
-            Action::Removed => '-',
-        };
-        if self.name.is_empty() {
-            format!("{sign} {}", self.kind)
-        } else {
-            format!("{sign} {}/{}", self.kind, self.name)
+    /// What leads from one state of an entry to another, with all that went; `None`: nothing.
+    pub(crate) fn of<E: DocumentEntry + PartialEq>(before: Option<&E>, after: Option<&E>) -> Option<Self> {
+        let named = after.or(before)?;
+        if before == after {
+            return None;
         }
+        let action = match (before, after) {
+            (None, _) => Action::Added,
+            (_, None) => Action::Removed,
+            _ => Action::Changed,
+        };
+        let record = |entry: Option<&E>| entry.map(record).unwrap_or_default();
+        Some(Self { action, kind: E::KIND, name: named.name(), fields: fields(&record(before), &record(after)) })
     }
 }
 
@@ -100,12 +101,30 @@ pub(crate) fn fields(before: &Map<String, Value>, after: &Map<String, Value>) ->
 
 impl FieldChange {
     fn hide_secrets(&mut self) {
-        if SECRET_FIELDS.contains(&self.field.as_str()) {
-            for (value, shown) in [(&mut self.from, "(former)"), (&mut self.to, "(new)")] {
+        if self.field == SEALED_KEYS {
+            hide_keys(&mut self.from, &mut self.to);
+        } else if SECRET_FIELDS.contains(&self.field.as_str()) {
+            for (value, shown) in [(&mut self.from, FORMER), (&mut self.to, NEW)] {
                 if !value.is_null() {
                     *value = Value::from(shown);
                 }
             }
+        }
+    }
+}
+
+/// Of keys, what everybody may know is shown, and whether the private one is another than before.
+fn hide_keys(from: &mut Value, to: &mut Value) {
+    let sealed = |keys: &Value| -> Vec<Value> {
+        let keys = keys.as_array().map(Vec::as_slice).unwrap_or_default();
+        keys.iter().map(|key| key[PRIVATE_KEY].clone()).collect()
+    };
+    let (former, new) = (sealed(from), sealed(to));
+    for (keys, others, shown) in [(from, &new, FORMER), (to, &former, NEW)] {
+        for key in keys.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            let is_kept = key.get(PRIVATE_KEY).is_some_and(|private| others.contains(private));
+            key.remove(PUBLIC_KEY);
+            key.insert(PRIVATE_KEY.to_owned(), Value::from(if is_kept { "(as it was)" } else { shown }));
         }
     }
 }
@@ -119,14 +138,10 @@ fn compare<E: DocumentEntry + PartialEq>(before: &[E], after: &[E], to: &mut Vec
     let wanted: BTreeMap<String, &E> = after.iter().map(|entry| (entry.name(), entry)).collect();
     let names: BTreeSet<&String> = known.keys().chain(wanted.keys()).collect();
     for name in names {
-        let (action, fields) = match (known.get(name), wanted.get(name)) {
-            (Some(before), Some(after)) if before == after => continue,
-            (Some(before), Some(after)) => (Action::Changed, fields(&record(*before), &record(*after))),
-            (None, Some(after)) => (Action::Added, fields(&Map::new(), &record(*after))),
-            (Some(_), None) => (Action::Removed, Vec::new()),
-            (None, None) => continue,
-        };
-        to.push(Change { action, kind: E::KIND, name: name.clone(), fields });
+        let (before, after) = (known.get(name).copied(), wanted.get(name).copied());
+        let change = Change::of(before, after);
+        // What goes needs no more than its name.
+        to.extend(change.map(|change| if after.is_some() { change } else { Change { fields: Vec::new(), ..change } }));
     }
 }
 
@@ -139,7 +154,15 @@ pub(crate) fn record(entry: &impl Serialize) -> Map<String, Value> {
 }
 
 /// Fields whose values are not shown.
-const SECRET_FIELDS: [&str; 2] = ["secret_hashes", "sealed_keys"];
+const SECRET_FIELDS: [&str; 2] = ["secret_hashes", "marks"];
+/// One whose values are shown in part.
+const SEALED_KEYS: &str = "sealed_keys";
+const PRIVATE_KEY: &str = "sealed_private_key";
+/// It is long, and in DNS.
+const PUBLIC_KEY: &str = "public_key";
+/// What is said in the place of a secret.
+const FORMER: &str = "(former)";
+const NEW: &str = "(new)";
 
 #[cfg(test)]
 mod tests {
@@ -162,11 +185,44 @@ mod tests {
             "credentials": [{ "username": "app", "tenant": "red", "secret_hashes": ["$new"] }],
         }));
         let found = difference(&before, &after);
-        let lines: Vec<_> = found.iter().map(Change::line).collect();
-        assert_eq!(lines, ["- tenant/blue", "+ tenant/green", "~ tenant/red", "~ credential/app"]);
+        let told: Vec<_> = found.iter().map(|change| (change.action, change.kind, change.name.as_str())).collect();
+        let (added, changed, removed) = (Action::Added, Action::Changed, Action::Removed);
+        let wanted = [
+            (removed, "tenant", "blue"),
+            (added, "tenant", "green"),
+            (changed, "tenant", "red"),
+            (changed, "credential", "app"),
+        ];
+        assert_eq!(told, wanted);
         assert_eq!(found[2].fields, [FieldChange { field: "weight".into(), from: json!(2), to: json!(3) }]);
         let shown = serde_json::to_string(&found).unwrap();
         assert!(!shown.contains("$old") && !shown.contains("$new"), "{shown}");
         assert_eq!(difference(&before, &before), []);
+    }
+
+    #[test]
+    fn keys_are_told_by_what_is_public_and_by_whether_they_are_new() {
+        let key = |selector: &str, sealed: &str, stage: &str| {
+            json!({ "selector": selector, "algorithm": "ed25519-sha256", "public_key": "cHVibGlj",
+                "sealed_private_key": sealed, "stage": { "state": stage } })
+        };
+        let with = |keys: Value| {
+            document(json!({ "domains": [{ "name": "a.example", "tenant": "red", "sealed_keys": keys }],
+                "credentials": [{ "username": "app", "tenant": "red", "marks": [keys[0]["sealed_private_key"]] }] }))
+        };
+        let before = with(json!([key("one", "c2VhbGVkMQ", "signing")]));
+        let after = with(json!([key("one", "c2VhbGVkMQ", "retired"), key("two", "c2VhbGVkMg", "signing")]));
+        let found = difference(&before, &after);
+        let FieldChange { from, to, .. } = &found[0].fields[0];
+        assert_eq!((&from[0]["selector"], &from[0]["sealed_private_key"]), (&json!("one"), &json!("(as it was)")));
+        assert_eq!(
+            (&to[0]["stage"]["state"], &to[1]["sealed_private_key"]),
+            (&json!("retired"), &json!("(new)")),
+            "{to}"
+        );
+        let again = difference(&before, &with(json!([key("one", "YW5vdGhlcg", "signing")])));
+        let shown = serde_json::to_string(&[&found, &again]).unwrap();
+        assert!(!shown.contains("c2Vhb") && !shown.contains("YW5v"), "{shown}");
+        assert_eq!(again[0].fields[0].to, "(new)", "marks of a secret");
     }
 }

@@ -4,6 +4,7 @@
 //! [`Snapshot::new`](postrail_schema::snapshot::Snapshot::new). Absent here: publication (that is `app`).
 
 pub mod allocation;
+mod changed;
 mod check;
 mod desired;
 mod difference;
@@ -21,10 +22,11 @@ mod tls;
 use postrail_schema::ids::Revision;
 use postrail_schema::snapshot::SnapshotContent;
 
+pub(crate) use changed::Changed;
 pub(crate) use desired::{
     Counters, Desired, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
 };
-pub(crate) use difference::{Action, Change, difference, fields, record};
+pub(crate) use difference::{Action, Change, FieldChange, difference, fields, record};
 pub(crate) use document::{
     CredentialEntry, DkimAlgorithm, Document, DocumentEntry, DomainEntry, OperatorEntry, PoolEntry, RegionEntry,
     RouteEntry, SealedKey, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry, entity_tag, is_live,

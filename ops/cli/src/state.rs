@@ -17,7 +17,7 @@ use crate::args::{ApplyOptions, ExportOptions, PlanOptions};
 use crate::client::Api;
 use crate::table;
 
-pub(crate) use difference::lines;
+pub(crate) use difference::{line, lines};
 
 /// Exit status of `plan` where something would change.
 const DIFFERS: u8 = 3;

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 /// A cell, characters; longer ones are cut in lists.
 const CELL_CHARS_MAX: usize = 60;
+/// The same in the last column, which pushes nothing aside.
+const LAST_CELL_CHARS_MAX: usize = 240;
 
 /// Prints `list` with these columns: a heading and the key (a JSON pointer's path without its first slash) of its value.
 pub(crate) fn print_list(list: &Value, columns: &[(&str, &str)], json: bool) -> io::Result<()> {
@@ -42,7 +44,9 @@ fn list_text(records: &[Value], columns: &[(&str, &str)]) -> String {
     }
     let mut rows: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     for record in records {
-        rows.push(columns.iter().map(|(_, key)| cell(record.pointer(&format!("/{key}")))).collect());
+        let max = |at| if at + 1 == columns.len() { LAST_CELL_CHARS_MAX } else { CELL_CHARS_MAX };
+        let cells = columns.iter().enumerate();
+        rows.push(cells.map(|(at, (_, key))| cell(record.pointer(&format!("/{key}")), max(at))).collect());
     }
     let widths: Vec<usize> =
         (0..columns.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
@@ -55,12 +59,12 @@ fn list_text(records: &[Value], columns: &[(&str, &str)]) -> String {
     text
 }
 
-fn cell(value: Option<&Value>) -> String {
+fn cell(value: Option<&Value>, chars_max: usize) -> String {
     let text = value.map_or_else(|| "-".to_owned(), plain);
-    if text.chars().count() <= CELL_CHARS_MAX {
+    if text.chars().count() <= chars_max {
         return text;
     }
-    text.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
+    text.chars().take(chars_max - 1).chain(['…']).collect()
 }
 
 /// A value without JSON's quotes and braces, where it is simple.

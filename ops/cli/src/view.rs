@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::args::{AuditOptions, EventsOptions, JobCommand};
 use crate::client::Api;
 use crate::resources::{Columns, named};
-use crate::table;
 use crate::trace::utc;
+use crate::{state, table};
 
 const RECIPIENTS: Columns =
     &[("RECIPIENT", "index"), ("ADDRESS", "address"), ("STATE", "state"), ("ATTEMPTS", "attempts"), ("SINCE", "since")];
@@ -19,7 +19,14 @@ const EVENTS: Columns = &[
     ("RECIPIENT", "recipient"),
     ("WHY", "reason"),
 ];
-const AUDIT: Columns = &[("WHEN", "at"), ("WHO", "actor"), ("WHAT", "action"), ("STATUS", "status")];
+const AUDIT: Columns = &[
+    ("WHEN", "at"),
+    ("WHO", "actor"),
+    ("WHAT", "action"),
+    ("STATUS", "status"),
+    ("REVISION", "detail/revision"),
+    ("CHANGE", "change"),
+];
 const PROBLEMS: Columns = &[("SEVERITY", "severity"), ("CODE", "code"), ("SUBJECT", "subject")];
 
 pub(crate) fn job(api: &Api, command: JobCommand) -> Result<()> {
@@ -48,7 +55,28 @@ pub(crate) fn events(api: &Api, options: &EventsOptions) -> Result<()> {
 
 pub(crate) fn audit(api: &Api, options: &AuditOptions) -> Result<()> {
     let page = api.get(&["audit"], &[("limit", &options.limit.to_string())])?;
-    print(api, page, AUDIT, ("at_ms", "at"))
+    if api.wants_json() {
+        return Ok(table::print_json(&page)?);
+    }
+    let rows: Vec<_> = table::records(&page).iter().flat_map(change_rows).collect();
+    print(api, Value::from(rows), AUDIT, ("at_ms", "at"))
+}
+
+/// A record of the audit trail once for each of its changes, so that every line says who made it.
+fn change_rows(record: &Value) -> Vec<Value> {
+    let changes = record["detail"]["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut told: Vec<_> = changes.iter().map(state::line).collect();
+    match record["detail"]["left_out"].as_u64() {
+        Some(more) => told.push(format!("and {more} more")),
+        None if told.is_empty() => told.push(String::new()),
+        None => {}
+    }
+    let row = |change| {
+        let mut row = record.clone();
+        row["change"] = Value::from(change);
+        row
+    };
+    told.into_iter().map(row).collect()
 }
 
 /// Severities and subjects as a table, with a sentence below each: it is too long for a cell.

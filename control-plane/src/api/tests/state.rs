@@ -7,7 +7,7 @@ use postrail_schema::keys::{DESIRED, PENDING, STAGED};
 
 use super::*;
 use crate::store::suite::Etcd;
-use crate::store::{Guard, Hold, Listing, StoreError, Watch, Write};
+use crate::store::{Guard, Hold, Listing, StoreError, Watch};
 
 impl World {
     async fn plan(&self, document: &Value) -> Value {
@@ -37,10 +37,12 @@ fn worlds() -> Vec<(Option<Etcd>, World)> {
     vec![(None, World::new()), (Some(etcd), World::on(tempfile::tempdir().unwrap(), store))]
 }
 
-/// One resource of each kind beside those of the first start.
-async fn fill(world: &World) {
+/// A resource of each kind at least, beside those of the first start.
+pub(super) async fn fill(world: &World) {
     world.tenant("red").await;
     for (path, body) in [
+        ("/v2/regions", json!({ "name": "eu", "submission_host": "mail.eu.example" })),
+        ("/v2/operators", json!({ "name": "anna", "role": "viewer" })),
         ("/v2/sources", json!({ "name": "one", "address": "192.0.2.1", "ehlo_name": "one.sender.example" })),
         ("/v2/pools", json!({ "name": "reds", "tenant": "red", "members": [{ "source": "one", "weight": 3 }] })),
         ("/v2/domains?tenant=red", json!({ "name": "red.example", "pool": "reds", "dkim_keys": ["ed25519-sha256"] })),
@@ -48,6 +50,15 @@ async fn fill(world: &World) {
         ("/v2/routes", json!({ "domain": "*", "routing_domain": "relay.example", "port": 2525 })),
         ("/v2/suspensions", json!({ "tenant": "red", "reason": "asked to" })),
         ("/v2/suspensions", json!({ "site": "slow.example", "reason": "their outage" })),
+        (
+            "/v2/retry-policies",
+            json!({ "name": "slow", "match": { "tenant": "red" }, "first_delay_s": 300, "factor_percent": 150, "longest_delay_s": 14_400 }),
+        ),
+        ("/v2/routing-rules", json!({ "name": "reds", "match": { "tenant": "red" }, "pool": "reds" })),
+        (
+            "/v2/tls-rules",
+            json!({ "name": "bank", "match": { "recipient_domain": "bank.example" }, "level": "verified", "hosts": [".bank.example"] }),
+        ),
         ("/v2/providers", json!({ "name": "google", "hosts": [".google.com", "mx.partner.example"] })),
         (
             "/v2/shaping-rules",
@@ -80,7 +91,7 @@ async fn an_export_that_is_applied_to_an_empty_installation_exports_the_same() {
     for (_etcd, empty) in worlds() {
         let before = empty.latest().revision;
         let (plan, applied) = empty.apply(&export).await;
-        assert_eq!((&plan["added"], &plan["removed"]), (&json!(13), &json!(0)), "{plan}");
+        assert_eq!((&plan["added"], &plan["removed"]), (&json!(18), &json!(0)), "{plan}");
         assert_eq!(empty.get("/v2/state?secrets=true").await, export);
         assert_eq!((empty.latest().revision.0, &applied["revision"]), (before.0 + 1, &json!(before.0 + 1)));
         let key =
@@ -90,10 +101,11 @@ async fn an_export_that_is_applied_to_an_empty_installation_exports_the_same() {
         let (plan, applied) = empty.apply(&export).await;
         assert_eq!((&plan["changes"], &applied["revision"]), (&json!([]), &json!(before.0 + 1)));
         let audit = empty.get("/v2/audit").await;
-        let told = audit["items"].as_array().unwrap().iter().find(|told| {
-            told["actor"] == "operator" && told["action"].as_str().unwrap().starts_with("applied revision 2: ")
-        });
-        assert!(told.unwrap()["action"].as_str().unwrap().contains("+ tenant/red"), "{audit}");
+        let told = &audit["items"].as_array().unwrap().iter().rfind(|told| told["action"] == "PUT /v2/state").unwrap()
+            ["detail"];
+        let is_red = |change: &Value| change["kind"] == "tenant" && change["name"] == "red";
+        assert!(told["changes"].as_array().unwrap().iter().any(is_red), "{audit}");
+        assert_eq!((&told["revision"], &told["left_out"]), (&json!(2), &Value::Null), "{audit}");
     }
 }
 
@@ -224,7 +236,7 @@ async fn a_tenant_cannot_read_or_write_the_whole_state() {
 }
 
 /// Path, method and body of a change to each of what [`fill`] made, and the fields in which it differs.
-fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
+pub(super) fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
     vec![
         ("/v2/tenants/red", "PATCH", json!({ "weight": 7 }), json!([{ "field": "weight", "from": 1, "to": 7 }])),
         (
@@ -282,7 +294,90 @@ fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
                 "certificate": "mail.example", "networks": ["192.0.2.0/24"], "connections": 100, "idle_s": 30 }),
             json!([{ "field": "idle_s", "from": 60, "to": 30 }]),
         ),
+        (
+            "/v2/regions/eu",
+            "PUT",
+            json!({ "submission_host": "mx.eu.example" }),
+            json!([{ "field": "submission_host", "from": "mail.eu.example", "to": "mx.eu.example" }]),
+        ),
+        (
+            "/v2/operators/anna",
+            "PATCH",
+            json!({ "role": "operator" }),
+            json!([{ "field": "role", "from": "viewer", "to": "operator" }]),
+        ),
+        (
+            "/v2/retry-policies/slow",
+            "PUT",
+            json!({ "match": { "tenant": "red" }, "first_delay_s": 600, "factor_percent": 150, "longest_delay_s": 14_400 }),
+            json!([{ "field": "first_delay_s", "from": 300, "to": 600 }]),
+        ),
+        (
+            "/v2/routing-rules/reds",
+            "PUT",
+            json!({ "match": { "tenant": "red" }, "pool": "default" }),
+            json!([{ "field": "pool", "from": "reds", "to": "default" }]),
+        ),
+        (
+            "/v2/tls-rules/bank",
+            "PUT",
+            json!({ "match": { "recipient_domain": "bank.example" }, "level": "verified", "hosts": ["mx.bank.example"] }),
+            json!([{ "field": "hosts", "from": [".bank.example"], "to": ["mx.bank.example"] }]),
+        ),
     ]
+}
+
+/// What [`fill`] made, in an order in which it can be removed.
+pub(super) fn removals() -> Vec<&'static str> {
+    vec![
+        "/v2/suppressions/a@b.example",
+        "/v2/suspensions/1",
+        "/v2/listeners/submission",
+        "/v2/shaping-rules/google",
+        "/v2/shaping-rules/sale",
+        "/v2/providers/google",
+        "/v2/retry-policies/slow",
+        "/v2/routing-rules/reds",
+        "/v2/tls-rules/bank",
+        "/v2/domains/red.example",
+        "/v2/domains/plain.example",
+        "/v2/pools/reds",
+        "/v2/sources/one",
+        "/v2/credentials/red-app",
+        "/v2/routes/*",
+        "/v2/operators/anna",
+        "/v2/regions/eu",
+        "/v2/tenants/red",
+    ]
+}
+
+/// The kinds of desired state, by the list that documents have, with their paths.
+pub(super) async fn kinds(world: &World) -> Vec<(String, String)> {
+    let document = world.get("/v2/state").await;
+    let kinds = document.as_object().unwrap().keys();
+    kinds.map(|kind| (kind.clone(), format!("/v2/{}", kind.replace('_', "-")))).collect()
+}
+
+#[tokio::test]
+async fn no_kind_of_desired_state_is_missing_from_what_is_made_changed_and_removed_here() {
+    let (empty, world) = (World::new(), World::new());
+    fill(&world).await;
+    let (before, after) = (empty.get("/v2/state").await, world.get("/v2/state").await);
+    let kinds = kinds(&world).await;
+    assert_eq!(kinds.len(), 16, "{kinds:?}");
+    for (kind, path) in kinds {
+        assert_ne!(before[&kind], after[&kind], "fill() makes no {kind}");
+        let is_of = |changed: &str| changed == path || changed.starts_with(&format!("{path}/"));
+        let removable = removals().into_iter().find(|removed| is_of(removed));
+        assert!(removable.is_some() || kind == "settings", "removals() has no {kind}");
+        let is_changed = changes().iter().any(|(changed, ..)| is_of(changed));
+        if let (false, Some(made)) = (is_changed, removable) {
+            for method in ["PUT", "PATCH"] {
+                let (status, _) = world.operator(method, made, json!({})).await;
+                assert_eq!(status, 405, "changes() has no {kind}, and {method} {made} changes one");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -304,20 +399,7 @@ async fn every_change_is_made_only_of_what_was_read_and_a_stale_one_shows_the_di
         let (_, read, _) = world.guarded("Bearer po_token", "GET", path, "", Value::Null).await;
         assert!(next != tag && read == next, "{path}: another tag, and the one that is read");
     }
-    for path in [
-        "/v2/suppressions/a@b.example",
-        "/v2/suspensions/1",
-        "/v2/listeners/submission",
-        "/v2/shaping-rules/google",
-        "/v2/shaping-rules/sale",
-        "/v2/providers/google",
-        "/v2/domains/red.example",
-        "/v2/pools/reds",
-        "/v2/sources/one",
-        "/v2/credentials/red-app",
-        "/v2/routes/*",
-        "/v2/tenants/red",
-    ] {
+    for path in removals() {
         let (status, now, problem) = world.guarded("Bearer po_token", "DELETE", path, "\"0\"", Value::Null).await;
         assert_eq!((status, &problem["difference"][0]["action"]), (412, &json!("removed")), "{path}: {problem}");
         if path != "/v2/tenants/red" {

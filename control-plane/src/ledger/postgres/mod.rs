@@ -193,6 +193,14 @@ impl Ledger for PostgresLedger {
         })
     }
 
+    fn audit_detail(&self, sequence: u64, detail: &str) -> Result<(), LedgerError> {
+        let sql = "UPDATE audit SET detail = $2 WHERE seq = $1";
+        self.pool.with(|session| {
+            session.execute(sql, &[&signed(sequence), &detail])?;
+            Ok(())
+        })
+    }
+
     fn audit_end(&self, sequence: u64, status: u16) -> Result<(), LedgerError> {
         let sql = "UPDATE audit SET status = $2 WHERE seq = $1";
         self.pool.with(|session| {
@@ -205,7 +213,7 @@ impl Ledger for PostgresLedger {
         let before = if before == 0 { i64::MAX } else { signed(before) };
         self.pool.with(|session| {
             let rows = session.query(
-                "SELECT seq, at_ms, actor, action, status FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+                "SELECT seq, at_ms, actor, action, status, detail FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
                 &[&before, &i64::from(limit)],
             )?;
             let record = |row: &Row| AuditRecord {
@@ -214,6 +222,7 @@ impl Ledger for PostgresLedger {
                 actor: row.get(2),
                 action: row.get(3),
                 status: u16::try_from(row.get::<_, i32>(4)).unwrap_or(0),
+                detail: row.get(5),
             };
             Ok(rows.iter().map(record).collect())
         })

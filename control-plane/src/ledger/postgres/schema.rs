@@ -13,7 +13,7 @@ use super::session::{Session, signed};
 /// # Errors
 /// The server fails or lets us not; [`LedgerError::NewerFormat`]; [`PostgresError::OtherInstallation`].
 pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
-    if is_ready(session, installation)? {
+    if is_ready(session, installation)? && has_details(session)? {
         return Ok(());
     }
     session.transaction(|session| {
@@ -22,7 +22,7 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
         session.script(&limits, PREPARE_TIMEOUT)?;
         session.script(&format!("SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"), PREPARE_TIMEOUT)?;
         if is_ready(session, installation)? {
-            return Ok(());
+            return Ok(session.script(ADD_DETAILS, PREPARE_TIMEOUT)?);
         }
         session.script(SCHEMA, PREPARE_TIMEOUT)?;
         let (format, id) = (i64::from(FORMAT), Uuid(installation));
@@ -38,7 +38,9 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
 /// As [`prepare`]; [`PostgresError::Occupied`].
 pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
     match prepare(session, installation) {
-        Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => return Ok(()),
+        Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => {
+            return Ok(session.script(ADD_DETAILS, PREPARE_TIMEOUT)?);
+        }
         prepared => prepared?,
     }
     let server = Arc::clone(session.server_name());
@@ -80,6 +82,14 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
     LedgerError::NewerFormat { found: u32::try_from(found).unwrap_or(0) }
 }
 
+/// Whether the audit trail has the column that says what an act changed. Earlier versions of this format did without, name the
+/// columns that they read and write, and go on beside us in a database that has it.
+fn has_details(session: &mut Session) -> Result<bool, LedgerError> {
+    let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
+                     AND attrelid = to_regclass('postrail_ledger.audit')";
+    Ok(!session.query(there, &[])?.is_empty())
+}
+
 /// Whether the tables are there, and ours.
 fn is_ready(session: &mut Session, installation: u128) -> Result<bool, LedgerError> {
     // A look at the catalogue, which sees what was committed while we waited; a look-up by name may not.
@@ -112,6 +122,9 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The advisory lock under which tables are made; the number has no meaning.
 const SCHEMA_LOCK: i64 = 0x706f_7374_7363_6865;
 
+/// See [`has_details`]. It changes the catalogue only, however long the trail is.
+const ADD_DETAILS: &str = "ALTER TABLE postrail_ledger.audit ADD COLUMN IF NOT EXISTS detail text NOT NULL DEFAULT ''";
+
 /// What is in a chunk does not shrink by much, so compressing it costs more than it saves. Rows of recipients are written
 /// when mail is accepted and again when it is delivered: the room left in their pages lets the second be put beside the
 /// first.
@@ -143,6 +156,6 @@ const SCHEMA: &str = "
     );
     CREATE TABLE audit (
         seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at_ms bigint NOT NULL, actor text NOT NULL,
-        action text NOT NULL, status integer NOT NULL DEFAULT 0
+        action text NOT NULL, status integer NOT NULL DEFAULT 0, detail text NOT NULL DEFAULT ''
     );
 ";

@@ -86,6 +86,24 @@ fn postgresql_passes_the_suite_of_ledgers() {
     }
 }
 
+#[test]
+fn an_audit_trail_of_before_there_were_details_is_kept_and_gets_some() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let former = database.try_open().unwrap();
+    let begun = former.audit_begin(5, "operator", "POST /v2/tenants").unwrap();
+    database.session().script("ALTER TABLE audit DROP COLUMN detail", session::CALL_TIMEOUT).unwrap();
+    for _ in 0..2 {
+        let ledger = database.try_open().unwrap();
+        assert_eq!(ledger.audit(0, 10).unwrap()[0].action, "POST /v2/tenants");
+        ledger.audit_detail(begun, "{}").unwrap();
+        assert_eq!(ledger.audit(0, 10).unwrap()[0].detail, "{}");
+    }
+    // Who is of that version goes on beside us.
+    former.audit_end(begun, 201).unwrap();
+    assert_eq!(database.number("SELECT count(*) FROM audit WHERE status = 201 AND detail = '{}'"), 1);
+}
+
 /// A file with several pages of chunks, and some of everything else; the number of events.
 fn filled(path: &std::path::Path) -> u64 {
     let file = SqliteLedger::open(path).unwrap();
@@ -102,6 +120,7 @@ fn filled(path: &std::path::Path) -> u64 {
         let suppression = Suppression { tenant: TenantId(1), address: format!("ä{n}@receiver.example") };
         file.suppress(&SuppressionRecord { suppression, reason: "asked to".into(), created_ms: n }, None).unwrap();
         let begun = file.audit_begin(n, "operator", "POST /v2/tenants").unwrap();
+        file.audit_detail(begun, r#"{"revision":2}"#).unwrap();
         file.audit_end(begun, 201).unwrap();
     }
     600

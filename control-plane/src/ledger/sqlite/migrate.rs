@@ -3,6 +3,7 @@
 //! - Format 1 held each event and each recipient's state in a row of its own. The events are stored again in the present
 //!   form, in their order and with their sequences; suppressions and the audit trail stay as they are.
 //! - Format 2 had the journals of one host only: cursors and unread octets did not name it.
+//! - Format 3 had, at first, no details in the audit trail. They are a column more, and no other format.
 
 use postrail_schema::event::Event;
 use postrail_schema::ids::HostId;
@@ -40,6 +41,19 @@ pub(super) fn from_format_2(connection: &mut Connection) -> Result<(), LedgerErr
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Gives the audit trail the column that says what an act changed, where it has none: earlier versions of this format did
+/// without, read their columns by name, and go on with a file that has it.
+///
+/// # Errors
+/// The database fails.
+pub(super) fn add_details(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let there = "SELECT count(*) FROM pragma_table_info('audit') WHERE name = 'detail'";
+    match connection.query_row(there, [], |row| row.get::<_, u32>(0))? {
+        0 => connection.execute_batch("ALTER TABLE audit ADD COLUMN detail TEXT NOT NULL DEFAULT ''"),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the tables of this format; what was there of journals is the single process's own.
@@ -193,6 +207,21 @@ mod tests {
             assert_eq!(moved, [(3, 4_096), (2, 0), (0, 0)]);
             let unread = "SELECT seq * 100 + shard * 10 + length(body) FROM unread WHERE host = 0";
             assert_eq!(connection.query_row(unread, [], |row| row.get::<_, u32>(0)).unwrap(), 712);
+        }
+    }
+
+    #[test]
+    fn an_audit_trail_of_before_there_were_details_is_kept_and_gets_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        let begun = SqliteLedger::open(&path).unwrap().audit_begin(5, "operator", "POST /v2/tenants").unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("ALTER TABLE audit DROP COLUMN detail").unwrap();
+        for _ in 0..2 {
+            let ledger = SqliteLedger::open(&path).unwrap();
+            assert_eq!(ledger.audit(0, 10).unwrap()[0].action, "POST /v2/tenants");
+            ledger.audit_detail(begun, "{}").unwrap();
+            assert_eq!(ledger.audit(0, 10).unwrap()[0].detail, "{}");
         }
     }
 }

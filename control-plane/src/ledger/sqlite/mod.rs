@@ -62,6 +62,7 @@ impl SqliteLedger {
             2 => migrate::from_format_2(&mut connection)?,
             _ => return Err(LedgerError::NewerFormat { found }),
         }
+        migrate::add_details(&connection)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         connection.set_prepared_statement_cache_capacity(32);
         let reader = connect(path, READER_CACHE_KIB)?;
@@ -208,6 +209,11 @@ impl Ledger for SqliteLedger {
         Ok(writer.last_insert_rowid().unsigned_abs())
     }
 
+    fn audit_detail(&self, sequence: u64, detail: &str) -> Result<(), LedgerError> {
+        self.writer().connection.execute("UPDATE audit SET detail = ?2 WHERE seq = ?1", params![sequence, detail])?;
+        Ok(())
+    }
+
     fn audit_end(&self, sequence: u64, status: u16) -> Result<(), LedgerError> {
         self.writer().connection.execute("UPDATE audit SET status = ?2 WHERE seq = ?1", params![sequence, status])?;
         Ok(())
@@ -298,7 +304,8 @@ fn suppressions(
 fn audit(connection: &Connection, before: u64, limit: u32) -> Result<Vec<AuditRecord>, rusqlite::Error> {
     connection
         .prepare_cached(
-            "SELECT seq, at_ms, actor, action, status FROM audit WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
+            "SELECT seq, at_ms, actor, action, status, detail FROM audit
+             WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
         )?
         .query_map(params![before, limit], |row| {
             Ok(AuditRecord {
@@ -307,6 +314,7 @@ fn audit(connection: &Connection, before: u64, limit: u32) -> Result<Vec<AuditRe
                 actor: row.get(2)?,
                 action: row.get(3)?,
                 status: row.get(4)?,
+                detail: row.get(5)?,
             })
         })?
         .collect()
@@ -353,7 +361,7 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS audit (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
-        status INTEGER NOT NULL DEFAULT 0
+        status INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT ''
     );
 ";
 

@@ -46,7 +46,11 @@ pub(crate) struct EventsOptions {
 const AUDIT_EXAMPLES: &str = "\
 Examples:
   postrail audit
-  postrail audit --limit 1000 --json";
+  postrail audit --limit 1000 | grep 'tenant shop'
+  postrail audit --limit 1000 --json
+
+A line a change: + added, ~ changed with the former and the new value, - removed. Secrets are told to differ, never shown.
+The status is the answer's: from 400 on it was refused, and 0 or from 500 on it may have been made nevertheless.";
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = AUDIT_EXAMPLES)]

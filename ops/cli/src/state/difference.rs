@@ -11,15 +11,9 @@ use crate::table::plain;
 pub(crate) fn lines(changes: &Value) -> String {
     let mut text = String::new();
     for change in changes.as_array().map(Vec::as_slice).unwrap_or_default() {
-        let said = |key: &str| change[key].as_str().unwrap_or_default();
-        let sign = match said("action") {
-            "added" => '+',
-            "removed" => '-',
-            _ => '~',
-        };
+        let sign = sign(change);
         // Writing to a string does not fail.
-        let _ =
-            writeln!(text, "{}", format!("{sign} {} {}", said("kind"), plain(&change["name"])).trim_end_matches(" -"));
+        let _ = writeln!(text, "{}", subject(change));
         let fields = change["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
         let names = fields.iter().filter_map(|field| field["field"].as_str());
         let width = names.map(str::len).max().unwrap_or(0);
@@ -36,6 +30,39 @@ pub(crate) fn lines(changes: &Value) -> String {
         }
     }
     text
+}
+
+/// A change on one line: what it is about, and each field that differs.
+pub(crate) fn line(change: &Value) -> String {
+    let (sign, mut text) = (sign(change), subject(change));
+    let fields = change["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut before = ": ";
+    for field in fields.iter().filter(|_| sign != '-') {
+        let name = plain(&field["field"]);
+        if sign == '+' && NAMES.contains(&name.as_str()) {
+            continue;
+        }
+        let _ = match sign {
+            '+' => write!(text, "{before}{name} {}", plain(&field["to"])),
+            _ => write!(text, "{before}{name} {} -> {}", plain(&field["from"]), plain(&field["to"])),
+        };
+        before = ", ";
+    }
+    text
+}
+
+fn sign(change: &Value) -> char {
+    match change["action"].as_str() {
+        Some("added") => '+',
+        Some("removed") => '-',
+        _ => '~',
+    }
+}
+
+/// Such as `~ tenant shop`.
+fn subject(change: &Value) -> String {
+    let text = format!("{} {} {}", sign(change), plain(&change["kind"]), plain(&change["name"]));
+    text.trim_end_matches(" -").to_owned()
 }
 
 /// A plan: its changes, what was left out of them, and its findings.
@@ -90,5 +117,19 @@ mod tests {
                       findings of the plan:\n  note     source/a: no pool holds it\n\
                       1 to add, 1 to change, 1 to remove, planned on revision 7\n";
         assert_eq!(plan_text(&planned), wanted);
+    }
+
+    #[test]
+    fn a_change_on_one_line_has_every_field_but_its_name() {
+        let change = |action: &str, fields: Value| json!({ "action": action, "kind": "tenant", "name": "shop", "fields": fields });
+        let field = |name: &str, from: Value, to: Value| json!({ "field": name, "from": from, "to": to });
+        let (name, weight) = (field("name", json!(null), json!("shop")), field("weight", json!(null), json!(1)));
+        assert_eq!(line(&change("added", json!([name, weight]))), "+ tenant shop: weight 1");
+        let (weight, quota) = (field("weight", json!(1), json!(7)), field("quota_per_day", json!(5), json!(null)));
+        assert_eq!(
+            line(&change("changed", json!([weight, quota]))),
+            "~ tenant shop: weight 1 -> 7, quota_per_day 5 -> -"
+        );
+        assert_eq!(line(&change("removed", json!([weight]))), "- tenant shop");
     }
 }
