@@ -177,7 +177,14 @@ impl Shard {
     }
 
     pub(super) fn apply_neighbours(&mut self, now: Moment, neighbours: Arc<Neighbours>) {
-        self.transfers.neighbours = Some(neighbours);
+        let before = self.transfers.neighbours.replace(Arc::clone(&neighbours));
+        let took = |name: &HostName| before.iter().flat_map(|before| &before.hosts).any(|it| it.takes && it.name == *name);
+        for host in neighbours.hosts.iter().filter(|host| host.takes && !took(&host.name)) {
+            // It is back: what kept it from answering is over.
+            if let Some(way) = self.transfers.ways.get_mut(&host.name) {
+                (way.rest, way.rests_until) = (Duration::ZERO, now.instant);
+            }
+        }
         self.transfers.look_at = now.instant;
         self.look_for_transfers(now);
     }

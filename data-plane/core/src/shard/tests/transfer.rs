@@ -158,6 +158,27 @@ fn a_host_without_an_answer_is_asked_ever_less_and_keeps_nobody_else_waiting() {
 }
 
 #[test]
+fn a_host_that_is_back_is_asked_at_once() {
+    let mut world = away(&[THERE]);
+    world.accept(&["a@one.test"]);
+    let back = || neighbours(vec![neighbour("b", &[THERE])]);
+    world.input(back());
+    let first = offers(&mut world).remove(0);
+    unknown(&mut world, &first);
+    for _ in 0..4 {
+        world.pass(Duration::from_secs(60));
+        let again = offer(&mut world).expect("it has rested");
+        unknown(&mut world, &again);
+    }
+    world.input(back());
+    assert_eq!(offers(&mut world), [], "that it is there is no news");
+    world.input(neighbours(vec![Neighbour { takes: false, ..neighbour("b", &[THERE]) }]));
+    assert_eq!(offers(&mut world), []);
+    world.input(back());
+    assert_eq!(offers(&mut world).len(), 1);
+}
+
+#[test]
 fn mail_that_can_leave_from_here_or_waits_for_something_else_stays() {
     let mut world = away(&[HERE, THERE]);
     world.publish(second_pool);
