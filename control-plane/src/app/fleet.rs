@@ -149,7 +149,8 @@ impl FleetSeen {
         problems
     }
 
-    /// Pools of which some hosts take mail and have no address: it waits there, since mail does not move between hosts.
+    /// Pools of which some hosts take mail and have no address, nor has another host of their region, which it would go to: it
+    /// waits there.
     fn pools_elsewhere(&self, desired: &Desired) -> Vec<Problem> {
         let mut regions: BTreeMap<PoolId, BTreeSet<Option<&str>>> = BTreeMap::new();
         let default = desired.pool("default").map(|pool| pool.id);
@@ -171,12 +172,14 @@ impl FleetSeen {
                 return None;
             }
             let has_some = |host: &HostSeen| host.grants.iter().any(|grant| addresses.contains(&grant.address));
+            let region_of =
+                |host: &HostSeen| host.record.as_ref().and_then(|record| record.announcement.region.clone());
             let takes = |host: &HostSeen| {
-                let region = host.record.as_ref().and_then(|record| record.announcement.region.as_deref());
-                host.is_alive() && (regions.contains(&None) || regions.contains(&region))
+                host.is_alive() && (regions.contains(&None) || regions.contains(&region_of(host).as_deref()))
             };
-            let (with, without): (Vec<_>, Vec<_>) =
+            let (with, mut without): (Vec<_>, Vec<_>) =
                 self.hosts.iter().filter(|host| takes(host)).partition(|host| has_some(host));
+            without.retain(|host| !with.iter().any(|other| region_of(other) == region_of(host)));
             (!without.is_empty()).then(|| elsewhere(&pool.name, &with, &without))
         });
         found.collect()
@@ -200,8 +203,8 @@ fn elsewhere(pool: &str, with: &[&HostSeen], without: &[&HostSeen]) -> Problem {
         code: "pool_not_on_host",
         subject: format!("pool/{pool}"),
         detail: format!(
-            "none of its addresses is on {}, and mail that is taken there waits there (address_elsewhere): give the pool an \
-             address for each host{instead}",
+            "none of its addresses is on {}, nor on another host of that region, and mail that is taken there waits there \
+             (address_elsewhere): give the pool an address for each region{instead}",
             named(without)
         ),
     }

@@ -27,6 +27,11 @@ async fn fleet(names: &[&str]) -> World {
 
 /// A host's first keepalive.
 fn speak(world: &World, name: &str) {
+    speak_in(world, name, None);
+}
+
+/// That of one in a region.
+fn speak_in(world: &World, name: &str, region: Option<&str>) {
     let record = HostRecord {
         incarnation: 1,
         sequence: 1,
@@ -34,6 +39,7 @@ fn speak(world: &World, name: &str) {
         state: HostState::Live,
         released: Vec::new(),
         announcement: Announcement {
+            region: region.map(str::to_owned),
             addresses_max: 9,
             share: 4,
             nics: ["eth0".to_owned()].into(),
@@ -152,7 +158,7 @@ async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
 }
 
 #[tokio::test]
-async fn a_host_that_takes_mail_for_a_pool_and_has_none_of_its_addresses_is_a_finding() {
+async fn a_pool_without_an_address_in_a_region_whose_hosts_take_its_mail_is_a_finding() {
     let world = fleet(&["mx1", "mx2"]).await;
     world.tenant("red").await;
     assert_eq!(world.operator("POST", "/v2/domains?tenant=red", json!({ "name": "red.example" })).await.0, 201);
@@ -164,9 +170,10 @@ async fn a_host_that_takes_mail_for_a_pool_and_has_none_of_its_addresses_is_a_fi
     };
     assert_eq!(found().await, None, "each host has one of the two");
     assert_eq!(world.operator("PUT", "/v2/pools/default", json!({ "members": [{ "source": "s1" }] })).await.0, 200);
-    let (subject, detail) = found().await.expect("one host has none of what is left");
+    assert_eq!(found().await, None, "what the other one takes goes to the host that has it");
+    speak_in(&world, "mx3", Some("eu"));
+    let (subject, detail) = found().await.expect("mail goes to hosts of its region alone");
     let with = if world.get("/v2/hosts/mx1").await["held"][0]["address"] == "192.0.2.1" { "mx1" } else { "mx2" };
-    let without = if with == "mx1" { "mx2" } else { "mx1" };
     assert_eq!(subject, json!("pool/default"));
-    assert!(detail.contains(&format!("is on {without}, and")) && detail.contains(&format!("at {with}")), "{detail}");
+    assert!(detail.contains("is on mx3, nor") && detail.contains(&format!("at {with}")), "{detail}");
 }
