@@ -98,20 +98,30 @@ impl KnownHosts {
         asked.join_all().await.into_iter().flatten().collect()
     }
 
-    /// Makes waiting mail due at once, on all of them.
+    /// Makes waiting mail due at once, on all of them that answer; the others are named.
     ///
     /// # Errors
-    /// One does not answer, or refuses.
+    /// None answers, or the only one refuses.
     pub(crate) async fn retry(&self, filter: &Value) -> Result<Value, AppError> {
         let hosts = self.all();
         if let [only] = &*hosts {
             return only.client.retry(filter).await;
         }
-        let mut recipients = 0;
+        let (mut recipients, mut unanswered, mut failure) = (0, Vec::new(), None);
         for host in hosts.iter() {
-            recipients += host.client.retry(filter).await?["recipients"].as_u64().unwrap_or(0);
+            match host.client.retry(filter).await {
+                Ok(answer) => recipients += answer["recipients"].as_u64().unwrap_or(0),
+                Err(error) => {
+                    unanswered.push(host.name.clone());
+                    failure = Some(error);
+                }
+            }
         }
-        Ok(json!({ "recipients": recipients }))
+        match failure {
+            Some(error) if unanswered.len() == hosts.len() => Err(error),
+            Some(_) => Ok(json!({ "recipients": recipients, "unanswered": unanswered })),
+            None => Ok(json!({ "recipients": recipients })),
+        }
     }
 
     /// Settles what still waits of a job, wherever it waits.
@@ -201,6 +211,22 @@ mod tests {
         };
         let answers: Answers = Arc::new(Mutex::new(answers.iter().cloned().collect()));
         listen(Router::new().route("/jobs/{id}/cancel", post(answer)).with_state(answers)).await
+    }
+
+    #[tokio::test]
+    async fn waiting_mail_is_tried_on_every_host_that_answers_and_the_others_are_named() {
+        let good = async || {
+            let answer = async || Json(json!({ "recipients": 2 }));
+            listen(Router::new().route("/queue/retry", post(answer))).await
+        };
+        let gone = async || listen(Router::new()).await;
+        let lost = gone().await;
+        let known = KnownHosts::new(vec![lost.clone(), good().await, good().await]);
+        let answer = known.retry(&json!({})).await.unwrap();
+        assert_eq!(answer, json!({ "recipients": 4, "unanswered": [lost.name] }));
+        let known = KnownHosts::new(vec![good().await, good().await]);
+        assert_eq!(known.retry(&json!({})).await.unwrap(), json!({ "recipients": 4 }));
+        assert!(KnownHosts::new(vec![gone().await, gone().await]).retry(&json!({})).await.is_err());
     }
 
     #[tokio::test]

@@ -178,7 +178,8 @@ impl Shard {
 
     pub(super) fn apply_neighbours(&mut self, now: Moment, neighbours: Arc<Neighbours>) {
         let before = self.transfers.neighbours.replace(Arc::clone(&neighbours));
-        let took = |name: &HostName| before.iter().flat_map(|before| &before.hosts).any(|it| it.takes && it.name == *name);
+        let took =
+            |name: &HostName| before.iter().flat_map(|before| &before.hosts).any(|it| it.takes && it.name == *name);
         for host in neighbours.hosts.iter().filter(|host| host.takes && !took(&host.name)) {
             // It is back: what kept it from answering is over.
             if let Some(way) = self.transfers.ways.get_mut(&host.name) {
