@@ -12,6 +12,8 @@
 //! Invariants worth naming: all entries of a job share one body ([`body`]); the output is 7-bit but for addresses that
 //! need SMTPUTF8; no line is over 998 octets; Bcc is never written.
 
+use std::io::Write as _;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use mail_builder::headers::Header;
@@ -27,13 +29,32 @@ use super::encode;
 use crate::mail::job::{Attachment, MailFields, Mailbox, Priority};
 use crate::mail::{Content, FinalMessage, Job, RestContent};
 
-/// What all entries of a job share: the body, and the MIME fields that describe it.
+/// What all entries of a job share: the body, the MIME fields that describe it, and the fields that are the same in every
+/// copy which has none of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SharedBody {
+    /// `None` for SMTP.
+    fields: Option<SharedFields>,
     /// `MIME-Version` and `Content-*` with the empty line; for SMTP the whole header section.
     header: Bytes,
     body: Bytes,
     eight_bit: bool,
+}
+
+/// The fields of a REST job as they go into a copy, each with its name and line end. Empty: there is none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct SharedFields {
+    date: Vec<u8>,
+    /// What is before the number of the entry, and behind it: `<job id>.<entry>@<sending domain>`.
+    message_id: [String; 2],
+    from: Vec<u8>,
+    reply_to: Vec<u8>,
+    subject: Vec<u8>,
+    in_reply_to: Vec<u8>,
+    priority: Vec<u8>,
+    list_unsubscribe: Vec<u8>,
+    /// As [`MailFields::headers`], in their order.
+    headers: Vec<Vec<u8>>,
 }
 
 impl SharedBody {
@@ -58,7 +79,7 @@ pub fn render(job: &Job, entry: usize) -> FinalMessage {
 pub fn body(job: &Job) -> SharedBody {
     match &job.content {
         Content::Mime { header, body } => {
-            SharedBody { header: header.clone(), body: body.clone(), eight_bit: !body.is_ascii() }
+            SharedBody { fields: None, header: header.clone(), body: body.clone(), eight_bit: !body.is_ascii() }
         }
         Content::Rest(content) => {
             let mut out = Vec::with_capacity(job.content.len() * 3 / 2 + 1_024);
@@ -70,7 +91,8 @@ pub fn body(job: &Job) -> SharedBody {
             let end = memchr::memmem::find(&all, b"\r\n\r\n").map_or(all.len(), |at| at + 4);
             let mut header = b"MIME-Version: 1.0\r\n".to_vec();
             header.extend_from_slice(&all[..end]);
-            SharedBody { header: header.into(), body: all.slice(end..), eight_bit: false }
+            let fields = Some(SharedFields::new(job, content));
+            SharedBody { fields, header: header.into(), body: all.slice(end..), eight_bit: false }
         }
     }
 }
@@ -81,11 +103,13 @@ pub fn body(job: &Job) -> SharedBody {
 /// If the job has no such entry.
 pub fn render_with(job: &Job, entry: usize, shared: &SharedBody) -> FinalMessage {
     assert!(entry < job.entries.len(), "an entry is rendered by its job");
-    let header = match &job.content {
-        Content::Mime { .. } => shared.header.clone(),
-        Content::Rest(content) => {
+    let header = match (&job.content, &shared.fields) {
+        (Content::Mime { .. }, _) | (_, None) => shared.header.clone(),
+        (Content::Rest(content), Some(fields)) => {
             let mut out = Vec::with_capacity(1_024 + shared.header.len());
-            write_fields(job, content, entry, &mut out);
+            let none = MailFields::default();
+            let own = job.entries[entry].fields.as_ref().unwrap_or(&none);
+            fields.write_copy(&content.fields, own, entry, &mut out);
             out.extend_from_slice(&shared.header);
             out.into()
         }
@@ -99,46 +123,76 @@ pub fn render_with(job: &Job, entry: usize, shared: &SharedBody) -> FinalMessage
     }
 }
 
-/// The fields of one entry, without those of MIME.
-fn write_fields(job: &Job, content: &RestContent, entry: usize, out: &mut Vec<u8>) {
-    let none = MailFields::default();
-    let own = job.entries[entry].fields.as_ref().unwrap_or(&none);
-    let shared = &content.fields;
-    let mut message = FieldWriter { out };
-    message.put("Date", Raw::new(job.accepted_at.rfc5322()));
-    message.put("Message-ID", HeaderMessageId::new(message_id(job, entry)));
-    if let Some(from) = own.from.as_ref().or(shared.from.as_ref()) {
-        message.put("From", header_address(from));
-    }
-    if let Some(reply_to) = own.reply_to.as_ref().or(shared.reply_to.as_ref()) {
-        message.put("Reply-To", header_address(reply_to));
-    }
-    match (own.to.is_empty(), own.cc.is_empty()) {
-        (true, true) => message.put("To", Raw::new("undisclosed-recipients:;")),
-        (true, false) => {}
-        (false, _) => message.put("To", header_list(&own.to)),
-    }
-    if !own.cc.is_empty() {
-        message.put("Cc", header_list(&own.cc));
-    }
-    message.put_text("Subject", &content.subject);
-    if let Some(id) = own.in_reply_to.as_ref().or(shared.in_reply_to.as_ref()) {
-        message.put("In-Reply-To", HeaderMessageId::new(bare(id)));
-    }
-    if let Some(priority) = own.priority.or(shared.priority) {
-        let (number, word) = match priority {
-            Priority::High => ("1", "high"),
-            Priority::Normal => ("3", "normal"),
+impl SharedFields {
+    fn new(job: &Job, content: &RestContent) -> Self {
+        let line = |put: &dyn Fn(&mut FieldWriter<'_>)| {
+            let mut out = Vec::new();
+            put(&mut FieldWriter { out: &mut out });
+            out
         };
-        message.put("X-Priority", Raw::new(number));
-        message.put("Importance", Raw::new(word));
+        let shared = &content.fields;
+        let field = job.message_id_header.trim_end_matches('>');
+        let domain = field.rsplit('@').next().unwrap_or_default();
+        Self {
+            date: line(&|to| to.put("Date", Raw::new(job.accepted_at.rfc5322()))),
+            message_id: [format!("Message-ID: <{}.", job.id), format!("@{domain}>\r\n")],
+            from: line(&|to| to.put_mailbox("From", shared.from.as_ref())),
+            reply_to: line(&|to| to.put_mailbox("Reply-To", shared.reply_to.as_ref())),
+            subject: line(&|to| to.put_text("Subject", &content.subject)),
+            in_reply_to: line(&|to| to.put_in_reply_to(shared.in_reply_to.as_deref())),
+            priority: line(&|to| to.put_priority(shared.priority)),
+            list_unsubscribe: line(&|to| to.put_list(shared.list_unsubscribe.as_deref())),
+            headers: shared.headers.iter().map(|(name, value)| line(&|to| to.put_text(name, value))).collect(),
+        }
     }
-    if let Some(list) = own.list_unsubscribe.as_ref().or(shared.list_unsubscribe.as_ref()) {
-        message.put_uris("List-Unsubscribe", list);
-    }
-    let overridden = |name: &str| own.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
-    for (name, value) in shared.headers.iter().filter(|(name, _)| !overridden(name)).chain(&own.headers) {
-        message.put_text(name, value);
+
+    /// Appends the fields of one copy, without those of MIME: those of `own`, and where it has none the shared ones.
+    fn write_copy(&self, shared: &MailFields, own: &MailFields, entry: usize, out: &mut Vec<u8>) {
+        let mut message = FieldWriter { out };
+        message.out.extend_from_slice(&self.date);
+        let [before, behind] = &self.message_id;
+        message.out.extend_from_slice(before.as_bytes());
+        // A vector takes whatever is written to it.
+        let _ = write!(message.out, "{entry}{behind}");
+        match &own.from {
+            None => message.out.extend_from_slice(&self.from),
+            from => message.put_mailbox("From", from.as_ref()),
+        }
+        match &own.reply_to {
+            None => message.out.extend_from_slice(&self.reply_to),
+            reply_to => message.put_mailbox("Reply-To", reply_to.as_ref()),
+        }
+        match (&own.to[..], own.cc.is_empty()) {
+            ([], true) => message.out.extend_from_slice(b"To: undisclosed-recipients:;\r\n"),
+            ([], false) => {}
+            ([one], _) => message.put("To", header_address(one)),
+            (to, _) => message.put("To", header_list(to)),
+        }
+        if !own.cc.is_empty() {
+            message.put("Cc", header_list(&own.cc));
+        }
+        message.out.extend_from_slice(&self.subject);
+        match &own.in_reply_to {
+            None => message.out.extend_from_slice(&self.in_reply_to),
+            id => message.put_in_reply_to(id.as_deref()),
+        }
+        match own.priority {
+            None => message.out.extend_from_slice(&self.priority),
+            priority => message.put_priority(priority),
+        }
+        match &own.list_unsubscribe {
+            None => message.out.extend_from_slice(&self.list_unsubscribe),
+            list => message.put_list(list.as_deref()),
+        }
+        let overridden = |name: &str| own.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
+        for ((name, _), line) in shared.headers.iter().zip(&self.headers) {
+            if !overridden(name) {
+                message.out.extend_from_slice(line);
+            }
+        }
+        for (name, value) in &own.headers {
+            message.put_text(name, value);
+        }
     }
 }
 
@@ -153,9 +207,44 @@ impl FieldWriter<'_> {
         value.write_header(self.out, name.len() + 2);
     }
 
+    fn put_mailbox(&mut self, name: &str, mailbox: Option<&Mailbox>) {
+        if let Some(mailbox) = mailbox {
+            self.put(name, header_address(mailbox));
+        }
+    }
+
+    fn put_in_reply_to(&mut self, id: Option<&str>) {
+        if let Some(id) = id {
+            self.put("In-Reply-To", HeaderMessageId::new(bare(id)));
+        }
+    }
+
+    fn put_priority(&mut self, priority: Option<Priority>) {
+        let fields: &[u8] = match priority {
+            Some(Priority::High) => b"X-Priority: 1\r\nImportance: high\r\n",
+            Some(Priority::Normal) => b"X-Priority: 3\r\nImportance: normal\r\n",
+            None => b"",
+        };
+        self.out.extend_from_slice(fields);
+    }
+
+    fn put_list(&mut self, uris: Option<&str>) {
+        if let Some(uris) = uris {
+            self.put_uris("List-Unsubscribe", uris);
+        }
+    }
+
     /// Unstructured text: as it is and folded where it is ASCII, in encoded words (RFC 2047) where it is not. A word
     /// that would lengthen its line over the bound beside the name starts on a line of its own.
     fn put_text(&mut self, name: &str, text: &str) {
+        let is_one_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'=');
+        if is_one_word && name.len() + 2 + text.len() <= FOLD_COLUMN {
+            // There is nothing to fold or to encode.
+            for part in [name, ": ", text, "\r\n"] {
+                self.out.extend_from_slice(part.as_bytes());
+            }
+            return;
+        }
         if !text.is_ascii() || text.contains("=?") {
             return self.put(name, Text::new(text));
         }
@@ -185,13 +274,6 @@ impl FieldWriter<'_> {
         }
         self.out.extend_from_slice(b"\r\n");
     }
-}
-
-/// `<job id>.<entry>@<sending domain>`.
-fn message_id(job: &Job, entry: usize) -> String {
-    let field = job.message_id_header.trim_end_matches('>');
-    let domain = field.rsplit('@').next().unwrap_or_default();
-    format!("{}.{entry}@{domain}", job.id)
 }
 
 fn bare(text: &str) -> &str {

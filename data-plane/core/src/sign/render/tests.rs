@@ -224,3 +224,33 @@ proptest::proptest! {
         assert_clean(&render(&job(given, vec![fields]), 0));
     }
 }
+
+#[test]
+fn a_field_of_one_word_is_as_any_other() {
+    for (name, text) in [("X-Run", "7-7"), ("Subject", "word"), ("X-Run", "x"), ("X-Equal", "a=b"), ("X-Long", LONG)] {
+        let [mut plain, mut usual] = [Vec::new(), Vec::new()];
+        FieldWriter { out: &mut plain }.put_text(name, text);
+        FieldWriter { out: &mut usual }.put(name, Raw::new(text));
+        assert_eq!(String::from_utf8_lossy(&plain), String::from_utf8_lossy(&usual));
+    }
+}
+
+const LONG: &str =
+    "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
+
+#[test]
+fn a_copy_is_the_same_whether_its_fields_are_shared_or_its_own() {
+    let shared = content();
+    let fields = MailFields { to: vec![mailbox("", "ann@there.example")], ..MailFields::default() };
+    let own = MailFields { headers: Vec::new(), ..shared.fields.clone() };
+    let job_of = |content: &RestContent, own: &MailFields| {
+        let entry = MailFields { to: fields.to.clone(), ..own.clone() };
+        job(content.clone(), vec![fields.clone(), entry])
+    };
+    let bare = RestContent {
+        fields: MailFields { headers: shared.fields.headers.clone(), ..Default::default() },
+        ..shared.clone()
+    };
+    let (with_shared, with_own) = (render(&job_of(&shared, &fields), 1), render(&job_of(&bare, &own), 1));
+    assert_eq!(String::from_utf8_lossy(&with_shared.header), String::from_utf8_lossy(&with_own.header));
+}
