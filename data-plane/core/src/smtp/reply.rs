@@ -37,6 +37,11 @@ impl EnhancedStatus {
 
 impl fmt::Display for EnhancedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By hand where it has three digits, as most have: it is written for each mail.
+        if let (class @ 0..=9, subject @ 0..=9, detail @ 0..=9) = (self.class, self.subject, self.detail) {
+            let text = [b'0' + class, b'.', b'0' + subject as u8, b'.', b'0' + detail as u8];
+            return f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?);
+        }
         write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
     }
 }
@@ -197,19 +202,24 @@ impl ReplyParser {
                 return Err(ReplyError::TooLong);
             }
             let room = SMTP_REPLY_LINE_BYTES_MAX - self.line.len();
-            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
-            if end.is_some()
-                && let Some(reply) = self.end_line()?
-            {
+            let piece = &piece[..piece.len().min(room)];
+            if end.is_none() || !self.line.is_empty() {
+                self.line.extend_from_slice(piece);
+            }
+            if end.is_none() {
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            // A line that came as a whole is read where it is.
+            if let Some(reply) = self.end_line(if line.is_empty() { piece } else { &line })? {
                 return Ok(Some(reply));
             }
         }
         Ok(None)
     }
 
-    fn end_line(&mut self) -> Result<Option<Reply>, ReplyError> {
-        let line = std::mem::take(&mut self.line);
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    fn end_line(&mut self, line: &[u8]) -> Result<Option<Reply>, ReplyError> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let (code, last, text) = split_line(line)?;
         if self.code.is_some_and(|first| first != code) {
@@ -228,7 +238,11 @@ impl ReplyParser {
             self.text.push('\n');
             if status == self.enhanced { rest } else { &text }
         };
-        self.text.extend(text.chars().map(|c| if c.is_control() { '?' } else { c }));
+        if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_control()) {
+            self.text.push_str(text);
+        } else {
+            self.text.extend(text.chars().map(|c| if c.is_control() { '?' } else { c }));
+        }
         self.code = Some(code);
         if !last {
             return Ok(None);
@@ -254,7 +268,14 @@ fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
 
 /// The enhanced status that `text` begins with, and what follows it.
 fn split_status(text: &str) -> (Option<EnhancedStatus>, &str) {
+    if !matches!(text.as_bytes(), [b'2' | b'4' | b'5', b'.', ..]) {
+        return (None, text); // as any word of a text, without looking for its end
+    }
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    if let [class, b'.', subject @ b'0'..=b'9', b'.', detail @ b'0'..=b'9'] = word.as_bytes() {
+        let digit = |octet: &u8| octet - b'0';
+        return (Some(EnhancedStatus::new(digit(class), digit(subject).into(), digit(detail).into())), rest);
+    }
     match word.parse() {
         Ok(status) => (Some(status), rest),
         Err(InvalidEnhancedStatus) => (None, text),

@@ -8,6 +8,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use postrail_schema::limits::{CHUNK_PIPELINED_BYTES_MAX, SMTP_REPLY_TEXT_BYTES_MAX};
+use smallvec::SmallVec;
 
 use super::super::Reply;
 use super::content::{Content, whole};
@@ -53,9 +54,9 @@ pub(super) struct Running {
     tag: u64,
     commands: Commands,
     recipients: Vec<ForwardPath>,
-    settled: Vec<Option<Settled>>,
+    settled: SmallVec<[Option<Settled>; 1]>,
     /// Indices of the recipients that RCPT is sent for.
-    asked: Vec<usize>,
+    asked: SmallVec<[usize; 4]>,
     /// How many of them were answered.
     answered: usize,
     pub(super) mail_refused: bool,
@@ -70,12 +71,15 @@ pub(super) struct Running {
     last_piece: u64,
 }
 
+/// A message that goes with its envelope.
+pub(super) type Pieces = SmallVec<[Bytes; 4]>;
+
 impl Running {
     /// Begins `transaction`; recipients that the receiver lacks an extension for are settled at once. The pieces are the
     /// message where it goes with its envelope as one chunk, which needs `chunked`.
-    pub(super) fn new(transaction: Transaction, extensions: &Extensions, chunked: bool) -> (Self, Vec<Bytes>) {
+    pub(super) fn new(transaction: Transaction, extensions: &Extensions, chunked: bool) -> (Self, Pieces) {
         let lacking = lacking(&transaction, extensions);
-        let settled: Vec<_> = transaction
+        let settled: SmallVec<[_; 1]> = transaction
             .recipients
             .iter()
             .map(|recipient| match &lacking {
@@ -92,7 +96,7 @@ impl Running {
             let (octets, pieces) = whole(transaction.message);
             (Content::nothing_more(), octets, pieces.collect())
         } else {
-            (Content::new(transaction.message), 0, Vec::new())
+            (Content::new(transaction.message), 0, Pieces::new())
         };
         let running = Self {
             tag,
@@ -132,7 +136,7 @@ impl Running {
     }
 
     /// Whether every RCPT was answered.
-    pub(super) const fn all_answered(&self) -> bool {
+    pub(super) fn all_answered(&self) -> bool {
         self.answered == self.asked.len()
     }
 
