@@ -410,9 +410,10 @@ impl Snapshot {
         self.routes.get(recipient_domain).or_else(|| self.routes.get("*"))
     }
 
-    /// Whether `tenant` must not send to `address` (lower case).
-    pub fn is_suppressed(&self, tenant: TenantId, address: &str) -> bool {
-        self.suppressions.contains(&Suppression { tenant, address: address.to_owned() })
+    /// Whether `tenant` must not send to an address, which is given in lower case if it is asked for: without suppressions
+    /// it is not.
+    pub fn is_suppressed(&self, tenant: TenantId, address: impl FnOnce() -> String) -> bool {
+        !self.suppressions.is_empty() && self.suppressions.contains(&Suppression { tenant, address: address() })
     }
 }
 

@@ -78,7 +78,8 @@ pub fn accept(a: Acceptance<'_>, body: &[u8]) -> Result<Accepted, Problem> {
     })?;
     let idempotency = a.idempotency_key.map(|key| idempotency(a.principal.tenant, key, body)).transpose()?;
     let mut findings = Findings::default();
-    let request = read(&a, json::parse(body)?, &mut findings);
+    let tree = json::parse(body)?;
+    let request = read(&a, tree.root(), &mut findings);
     let Some(request) = request.filter(|_| findings.is_empty()) else {
         return Err(findings.into_problem());
     };
@@ -86,7 +87,7 @@ pub fn accept(a: Acceptance<'_>, body: &[u8]) -> Result<Accepted, Problem> {
     if request.entries.recipients.is_empty() {
         return Ok(Accepted { job: None, answer: Answer::rejected(a.id, a.now, &request.entries.results) });
     }
-    let answer = Answer::accepted(a.id, a.now, &request.entries.results);
+    let answer = Answer::accepted(a.id, a.now, &request.entries.results, &request.entries.recipients);
     Ok(Accepted { job: Some(request.into_job(&a, idempotency)), answer })
 }
 
@@ -156,7 +157,7 @@ fn read_labels(json: json::Json<'_>, place: &Place<'_>, findings: &mut Findings)
         Members::read(options, &place.key("options"), &[], findings);
     }
     let class = members.text("class", place, findings).map_or(TrafficClass::default(), |name| {
-        TrafficClass::from_name(&name).unwrap_or_else(|| {
+        TrafficClass::from_name(name).unwrap_or_else(|| {
             let names = TrafficClass::ALL.map(TrafficClass::name).join(", ");
             findings.add(&place.key("class"), "unknown_class", format!("a class is one of {names}"));
             TrafficClass::default()
@@ -181,7 +182,7 @@ fn label(members: &mut Members<'_>, name: &'static str, place: &Place<'_>, findi
     } else if text.chars().any(char::is_control) {
         findings.add(&place.key(name), "control_character", "control characters are not allowed");
     }
-    text.into_owned()
+    text.to_owned()
 }
 
 /// The `features` object of a job or an entry: what is not built may be named only to be off.
@@ -200,11 +201,8 @@ fn refuse_features(json: json::Json<'_>, place: &Place<'_>, findings: &mut Findi
 
 /// An object with an `active` that must be false; what else it holds does not matter then.
 fn refuse_unless_inactive(json: json::Json<'_>, place: &Place<'_>, findings: &mut Findings) {
-    let active = match &json {
-        json::Json::Object(members) => members.iter().find(|(name, _)| name == "active").map(|(_, value)| value),
-        _ => None,
-    };
-    if !active.is_some_and(is_false) {
+    let active = json.members().and_then(|mut members| members.find(|(name, _)| *name == "active"));
+    if !active.is_some_and(|(_, value)| is_false(value)) {
         findings.add(
             &place.key("active"),
             "not_supported",
@@ -214,12 +212,8 @@ fn refuse_unless_inactive(json: json::Json<'_>, place: &Place<'_>, findings: &mu
 }
 
 /// The JSON value, or the text that the reference service takes for it.
-fn is_false(json: &json::Json<'_>) -> bool {
-    match json {
-        json::Json::Bool(value) => !value,
-        json::Json::String(text) => text == "false",
-        _ => false,
-    }
+fn is_false(json: json::Json<'_>) -> bool {
+    json.boolean() == Some(false) || json.text() == Some("false")
 }
 
 /// Bounds the message as it will be rendered, from above.

@@ -299,7 +299,7 @@ impl Shard {
         let snapshot = self.rules.snapshot().clone();
         let is_suppressed = |index: &RecipientIndex| {
             let recipient = &job.recipients[usize::from(index.0)];
-            snapshot.is_suppressed(job.tenant, &recipient.address.normalized())
+            snapshot.is_suppressed(job.tenant, || recipient.address.normalized())
         };
         let dropped: SmallVec<[RecipientIndex; 4]> =
             self.groups[group as usize].recipients.iter().copied().filter(is_suppressed).collect();

@@ -1,13 +1,13 @@
 //! What a submission is answered: the job's id and state, and one result for each address in the order given.
 
 use bytes::Bytes;
-use postrail_schema::ids::{MessageId, RecipientIndex, RecipientKey};
-use serde::Serialize;
+use postrail_schema::ids::{MessageId, RecipientIndex};
+use serde::{Serialize, Serializer};
 
 use super::recipients::{AddressResult, EntryResult, Refusal};
 use crate::base::Timestamp;
 use crate::http::{Problem, Response};
-use crate::mail::{Content, Job};
+use crate::mail::{Content, Job, JobRecipient};
 
 /// An answer that waits for the job to be durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,14 +22,14 @@ pub struct Answer {
 
 #[derive(Serialize)]
 struct Document<'a> {
-    meta: Meta,
+    meta: Meta<'a>,
     content: ContentPart<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Meta {
-    job_id: String,
+struct Meta<'a> {
+    job_id: &'a str,
     received_ts: String,
     state: StatePart,
 }
@@ -46,7 +46,17 @@ struct StatePart {
 
 #[derive(Serialize)]
 struct ContentPart<'a> {
-    recipients: Vec<EntryPart<'a>>,
+    #[serde(serialize_with = "put_entries")]
+    recipients: Given<'a>,
+}
+
+/// The results, and what they are about. They are written as they are: a job may have a thousand.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    /// The job's id as text.
+    job: &'a str,
+    results: &'a [EntryResult],
+    recipients: &'a [JobRecipient],
 }
 
 #[derive(Serialize)]
@@ -56,22 +66,58 @@ struct EntryPart<'a> {
 
 #[derive(Serialize)]
 struct MailPart<'a> {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    to: Vec<AddressPart<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    cc: Vec<AddressPart<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    bcc: Vec<AddressPart<'a>>,
+    #[serde(skip_serializing_if = "List::is_empty")]
+    to: List<'a>,
+    #[serde(skip_serializing_if = "List::is_empty")]
+    cc: List<'a>,
+    #[serde(skip_serializing_if = "List::is_empty")]
+    bcc: List<'a>,
+}
+
+struct List<'a> {
+    of: Given<'a>,
+    results: &'a [AddressResult],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AddressPart<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    id: Option<Id<'a>>,
     email: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     validation_result: Option<ValidationPart<'a>>,
+}
+
+/// A recipient's key, as [`RecipientKey`](postrail_schema::ids::RecipientKey) is written.
+struct Id<'a> {
+    job: &'a str,
+    index: RecipientIndex,
+}
+
+impl Serialize for Id<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{}.{}", self.job, self.index.0))
+    }
+}
+
+impl List<'_> {
+    fn is_empty(&self) -> bool {
+        self.results.is_empty()
+    }
+}
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.results.iter().map(|result| address_part(&self.of, result)))
+    }
+}
+
+fn put_entries<S: Serializer>(of: &Given<'_>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(of.results.iter().map(|result| {
+        let list = |results| List { of: *of, results };
+        EntryPart { mail: MailPart { to: list(&result.to), cc: list(&result.cc), bcc: list(&result.bcc) } }
+    }))
 }
 
 #[derive(Serialize)]
@@ -81,24 +127,32 @@ struct ValidationPart<'a> {
 }
 
 impl Answer {
-    pub(super) fn accepted(job: MessageId, at: Timestamp, results: &[EntryResult]) -> Self {
-        let is_refused = |result: &AddressResult| result.outcome.is_err();
-        let part = results.iter().any(|entry| entry.all().any(is_refused));
-        let document = document(job, at, "ACCEPTED", Some(if part { "PART" } else { "FULL" }), results);
-        Self { status: 202, content_type: "application/json", body: encode(&document), job, replayed: false }
+    pub(super) fn accepted(
+        job: MessageId,
+        at: Timestamp,
+        results: &[EntryResult],
+        recipients: &[JobRecipient],
+    ) -> Self {
+        let part = results.iter().any(|entry| entry.all().any(AddressResult::is_err));
+        let kind = ("ACCEPTED", Some(if part { "PART" } else { "FULL" }));
+        let body = encode(job, at, kind, results, recipients);
+        Self { status: 202, content_type: "application/json", body, job, replayed: false }
     }
 
     /// The problem document of a job without a valid address, with the results as further members.
     pub(super) fn rejected(job: MessageId, at: Timestamp, results: &[EntryResult]) -> Self {
         let problem = Problem::new(422, "no_valid_recipient", "no address of the job is valid: nothing was accepted");
         let mut members = problem.to_json();
-        let document = document(job, at, "REJECTED", Some("NO_VALID_RECIPIENT"), results);
+        let id = job.to_string();
+        let given = Given { job: &id, results, recipients: &[] };
+        let document = document(given, at, ("REJECTED", Some("NO_VALID_RECIPIENT")));
         if let (Some(members), Ok(serde_json::Value::Object(more))) =
             (members.as_object_mut(), serde_json::to_value(&document))
         {
             members.extend(more);
         }
-        Self { status: 422, content_type: Problem::CONTENT_TYPE, body: encode(&members), job, replayed: false }
+        let body = members.to_string().into();
+        Self { status: 422, content_type: Problem::CONTENT_TYPE, body, job, replayed: false }
     }
 
     /// The answer to a repeated request, from the job that the first one made. It lists what was accepted: what was
@@ -108,8 +162,8 @@ impl Answer {
             Content::Rest(_) => accepted_results(job),
             Content::Mime { .. } => Vec::new(),
         };
-        let document = document(job.id, job.accepted_at, "ACCEPTED", None, &results);
-        Self { status: 202, content_type: "application/json", body: encode(&document), job: job.id, replayed: true }
+        let body = encode(job.id, job.accepted_at, ("ACCEPTED", None), &results, &job.recipients);
+        Self { status: 202, content_type: "application/json", body, job: job.id, replayed: true }
     }
 
     /// The response. A 202 has the job's place on the control API.
@@ -142,42 +196,47 @@ fn accepted_results(job: &Job) -> Vec<EntryResult> {
             _ => &mut result.bcc,
         };
         let index = u16::try_from(index).expect("a job has at most 1,000 recipients");
-        list.push(AddressResult { email: recipient.address.as_str().to_owned(), outcome: Ok(RecipientIndex(index)) });
+        list.push(Ok(RecipientIndex(index)));
     }
     results
 }
 
-fn document<'a>(
-    job: MessageId,
-    at: Timestamp,
-    kind: &'static str,
-    sub_type: Option<&'static str>,
-    results: &'a [EntryResult],
-) -> Document<'a> {
-    let list = |results: &'a [AddressResult]| results.iter().map(|result| address_part(job, result)).collect();
-    let entry = |result: &'a EntryResult| EntryPart {
-        mail: MailPart { to: list(&result.to), cc: list(&result.cc), bcc: list(&result.bcc) },
-    };
+fn document<'a>(given: Given<'a>, at: Timestamp, (kind, sub_type): Kind) -> Document<'a> {
     Document {
         meta: Meta {
-            job_id: job.to_string(),
+            job_id: given.job,
             received_ts: at.rfc3339(),
             state: StatePart { kind, sub_type, phase: "PRE_PROCESS" },
         },
-        content: ContentPart { recipients: results.iter().map(entry).collect() },
+        content: ContentPart { recipients: given },
     }
 }
 
-fn address_part(job: MessageId, result: &AddressResult) -> AddressPart<'_> {
-    let (id, refusal) = match &result.outcome {
-        Ok(index) => (Some(RecipientKey { message: job, index: *index }.to_string()), None),
-        Err(refusal) => (None, Some(refusal)),
-    };
-    let validation_result =
-        refusal.map(|Refusal { classifier, message }| ValidationPart { classifier: classifier.name(), message });
-    AddressPart { id, email: &result.email, validation_result }
+/// The type of a state, and its sub-type.
+type Kind = (&'static str, Option<&'static str>);
+
+fn address_part<'a>(of: &Given<'a>, result: &'a AddressResult) -> AddressPart<'a> {
+    match result {
+        Ok(index) => {
+            let recipient = &of.recipients[usize::from(index.0)];
+            let id = Some(Id { job: of.job, index: *index });
+            AddressPart { id, email: recipient.address.as_str(), validation_result: None }
+        }
+        Err(refusal) => {
+            let Refusal { email, classifier, message } = &**refusal;
+            let validation_result = Some(ValidationPart { classifier: classifier.name(), message });
+            AddressPart { id: None, email, validation_result }
+        }
+    }
 }
 
-fn encode(document: &impl Serialize) -> Bytes {
-    serde_json::to_vec(document).expect("strings are JSON").into()
+/// Octets of an answer for a recipient, as room that is made for it.
+const RECIPIENT_BYTES: usize = 128;
+
+fn encode(job: MessageId, at: Timestamp, kind: Kind, results: &[EntryResult], recipients: &[JobRecipient]) -> Bytes {
+    let id = job.to_string();
+    let mut body = Vec::with_capacity(256 + results.len() * RECIPIENT_BYTES);
+    let document = document(Given { job: &id, results, recipients }, at, kind);
+    serde_json::to_writer(&mut body, &document).expect("strings are JSON");
+    body.into()
 }

@@ -87,11 +87,11 @@ fn read_text<'j>(members: &mut Members<'j>, place: &Place<'_>, findings: &mut Fi
         return None;
     }
     let content = members.text("content", place, findings)?;
-    let text = match encoding.as_deref().unwrap_or("plain") {
-        "plain" => content,
-        "base64" => decoded_text(base64_bytes(&content).ok_or("the content is not base64"), &here, findings)?,
+    let text = match encoding.unwrap_or("plain") {
+        "plain" => Cow::Borrowed(content),
+        "base64" => decoded_text(base64_bytes(content).ok_or("the content is not base64"), &here, findings)?,
         "quoted-printable" => {
-            let bytes = quoted_printable_bytes(&content);
+            let bytes = quoted_printable_bytes(content);
             decoded_text(bytes.ok_or("the content is not quoted-printable"), &here, findings)?
         }
         _ => {
@@ -118,13 +118,15 @@ fn decoded_text(bytes: Result<Vec<u8>, &str>, place: &Place<'_>, findings: &mut 
 }
 
 fn read_attachments(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Vec<Attachment> {
-    let items = array(json, place, findings).unwrap_or_default();
-    if items.len() > ATTACHMENTS_MAX {
+    let Some(items) = array(json, place, findings) else {
+        return Vec::new();
+    };
+    if items.clone().count() > ATTACHMENTS_MAX {
         findings.add(place, "too_many_attachments", format!("at most {ATTACHMENTS_MAX} attachments are allowed"));
         return Vec::new();
     }
-    let mut attachments: Vec<Attachment> = Vec::with_capacity(items.len());
-    for (index, item) in items.into_iter().enumerate() {
+    let mut attachments: Vec<Attachment> = Vec::new();
+    for (index, item) in items.enumerate() {
         let here = place.item(index);
         let Some(attachment) = read_attachment(item, &here, findings) else {
             continue;
@@ -141,8 +143,10 @@ fn read_attachments(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) 
 fn read_attachment(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Option<Attachment> {
     let mut members = Members::read(json, place, &ATTACHMENT_KEYS, findings)?;
     match members.take("secureDocument") {
-        Some(secure) if is_false(&secure) => {}
-        Some(secure @ Json::Object(_)) => refuse_unless_inactive(secure, &place.key("secureDocument"), findings),
+        Some(secure) if is_false(secure) => {}
+        Some(secure) if secure.members().is_some() => {
+            refuse_unless_inactive(secure, &place.key("secureDocument"), findings);
+        }
         Some(_) => findings.add(&place.key("secureDocument"), "not_supported", "secureDocument is not supported"),
         None => {}
     }
@@ -152,9 +156,8 @@ fn read_attachment(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -
             format!("a name has at most {ATTACHMENT_NAME_BYTES_MAX} octets, no control character and no slash");
         findings.add(&place.key("name"), "invalid_name", detail);
     }
-    let content_type =
-        members.text("contentType", place, findings).unwrap_or(Cow::Borrowed("application/octet-stream"));
-    if let Some(detail) = content_type_defect(&content_type) {
+    let content_type = members.text("contentType", place, findings).unwrap_or("application/octet-stream");
+    if let Some(detail) = content_type_defect(content_type) {
         findings.add(&place.key("contentType"), "invalid_content_type", detail);
     }
     let content_id = members.text("contentId", place, findings).map(|id| {
@@ -175,11 +178,11 @@ fn read_attachment(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -
         return None;
     }
     let text = members.text("content", place, findings)?;
-    let Some(content) = base64_bytes(&text) else {
+    let Some(content) = base64_bytes(text) else {
         findings.add(&here, "invalid_encoding", "the content is not base64");
         return None;
     };
-    Some(Attachment { name, content_type: content_type.into_owned(), content_id, content: Bytes::from(content) })
+    Some(Attachment { name, content_type: content_type.to_owned(), content_id, content: Bytes::from(content) })
 }
 
 /// `type/subtype` with parameters at will. Parts that hold parts are no files (RFC 2046 section 5): they cannot be

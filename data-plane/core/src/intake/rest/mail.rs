@@ -108,7 +108,7 @@ fn sender_mailbox<'s>(
 ) -> Option<(Mailbox, Address, &'s SendingDomain)> {
     let text = read_email(json, place, findings)?;
     let here = place.key("email");
-    let (mailbox, address) = match parse_mailbox(&text) {
+    let (mailbox, address) = match parse_mailbox(text) {
         Ok(parsed) => parsed,
         Err(error) => {
             findings.add(&here, "invalid_address", error.to_string());
@@ -129,12 +129,12 @@ fn sender_mailbox<'s>(
 }
 
 /// The text of `{"email": ".."}`.
-pub(super) fn read_email(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Option<String> {
+pub(super) fn read_email<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<&'j str> {
     let mut members = Members::read(json, place, &["email"], findings)?;
     if !members.has("email") {
         findings.add(&place.key("email"), "missing", "email is needed");
     }
-    members.text("email", place, findings).map(|text| text.into_owned())
+    members.text("email", place, findings)
 }
 
 /// The fields that a job and an entry may both have; `from`, `to` and `cc` stay empty.
@@ -142,17 +142,17 @@ pub(super) fn read_fields(members: &mut Members<'_>, place: &Place<'_>, findings
     let reply_to = members.take("replyTo").and_then(|json| {
         let here = place.key("replyTo");
         let text = read_email(json, &here, findings)?;
-        let parsed = parse_mailbox(&text);
+        let parsed = parse_mailbox(text);
         parsed.map_err(|error| findings.add(&here.key("email"), "invalid_address", error.to_string())).ok()
     });
     let in_reply_to = members.text("inReplyTo", place, findings).map(|text| {
-        if !is_message_id(&text) {
+        if !is_message_id(text) {
             let detail = "a message id has the form <left@right>, in ASCII and without white space";
             findings.add(&place.key("inReplyTo"), "invalid_message_id", detail);
         }
         text.trim().to_owned()
     });
-    let priority = members.text("priority", place, findings).and_then(|text| match text.as_ref() {
+    let priority = members.text("priority", place, findings).and_then(|text| match text {
         "HIGH" => Some(Priority::High),
         "NORMAL" => Some(Priority::Normal),
         _ => {
@@ -161,7 +161,7 @@ pub(super) fn read_fields(members: &mut Members<'_>, place: &Place<'_>, findings
         }
     });
     let list_unsubscribe = members.text("listUnsubscribe", place, findings).map(|text| {
-        if !is_uri_list(&text) {
+        if !is_uri_list(text) {
             let detail = "https, http and mailto URIs are expected, separated by commas";
             findings.add(&place.key("listUnsubscribe"), "invalid_uri", detail);
         }
@@ -182,26 +182,27 @@ pub(super) fn read_fields(members: &mut Members<'_>, place: &Place<'_>, findings
 }
 
 fn read_headers(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Vec<(String, String)> {
-    let Json::Object(members) = json else {
+    let Some(members) = json.members() else {
         findings.add(place, "wrong_type", format!("an object is expected, not {}", json.kind()));
         return Vec::new();
     };
-    if members.len() > USER_HEADERS_MAX {
+    let count = members.clone().count();
+    if count > USER_HEADERS_MAX {
         findings.add(place, "too_many_headers", format!("at most {USER_HEADERS_MAX} fields are allowed"));
         return Vec::new();
     }
-    let mut headers: Vec<(String, String)> = Vec::with_capacity(members.len());
+    let mut headers: Vec<(String, String)> = Vec::with_capacity(count);
     for (name, value) in members {
-        let here = place.key(&name);
-        if let Some((code, detail)) = name_defect(&name) {
+        let here = place.key(name);
+        if let Some((code, detail)) = name_defect(name) {
             findings.add(&here, code, detail);
-        } else if headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(&name)) {
+        } else if headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name)) {
             findings.add(&here, "duplicate_key", "the field occurs twice");
         } else if let Some(value) = string(value, &here, findings) {
-            if let Some((code, detail)) = value_defect(&value) {
+            if let Some((code, detail)) = value_defect(value) {
                 findings.add(&here, code, detail);
             }
-            headers.push((name.into_owned(), value.trim().to_owned()));
+            headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
     headers
@@ -212,8 +213,8 @@ fn name_defect(name: &str) -> Option<(&'static str, &'static str)> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !is_name {
         return Some(("invalid_header_name", "a field name has 1 to 76 visible ASCII characters and no colon"));
     }
-    let lower = name.to_ascii_lowercase();
-    if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+    let begins = |prefix: &&str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+    if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) || RESERVED_PREFIXES.iter().any(begins) {
         return Some(("reserved_header", "this field is written by the product, or has a key of its own"));
     }
     None
@@ -223,7 +224,7 @@ fn value_defect(value: &str) -> Option<(&'static str, &'static str)> {
     if value.trim().is_empty() {
         return Some(("empty_value", "a key that is present must not be empty"));
     }
-    if value.chars().any(|c| c.is_control() && c != '\t') {
+    if has_control(value, |c| c != '\t') {
         return Some(("control_character", "line ends and other control characters are not allowed"));
     }
     if value.len() > USER_HEADER_BYTES_MAX {
@@ -232,9 +233,16 @@ fn value_defect(value: &str) -> Option<(&'static str, &'static str)> {
     None
 }
 
+/// Whether the text has a control character that counts.
+fn has_control(text: &str, counts: impl Fn(char) -> bool) -> bool {
+    // Most text is ASCII, and most of that without any: it is looked at octet by octet.
+    let may_have = !text.is_ascii() || text.bytes().any(|byte| byte.is_ascii_control());
+    may_have && text.chars().any(|c| c.is_control() && counts(c))
+}
+
 /// `name <address>`, `name<address>`, or `address`.
 pub(super) fn parse_mailbox(text: &str) -> Result<(Mailbox, Address), MailboxError> {
-    if text.chars().any(char::is_control) {
+    if has_control(text, |_| true) {
         return Err(MailboxError::Control);
     }
     let text = text.trim();

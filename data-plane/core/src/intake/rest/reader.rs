@@ -3,7 +3,6 @@
 //! Nothing is ignored: a key that is not known is an error, and so is one that is empty or occurs twice. Errors are
 //! collected up to [`REST_ERRORS_MAX`], so that a caller can mend all of them at once.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use postrail_schema::limits::REST_ERRORS_MAX;
@@ -83,12 +82,17 @@ impl Findings {
     }
 }
 
+/// Keys that are known of one object, at most.
+const KEYS_MAX: usize = 12;
+
 /// The members of one object, taken out one by one.
 pub(super) struct Members<'j> {
-    members: Vec<(Cow<'j, str>, Json<'j>)>,
+    object: Json<'j>,
     known: &'static [&'static str],
     /// Bit n: the n-th known key is there, be its value of use or not.
     given: u32,
+    /// Where the value of the n-th known key is that was not taken yet; 0: there is none.
+    places: [u32; KEYS_MAX],
 }
 
 impl<'j> Members<'j> {
@@ -99,34 +103,35 @@ impl<'j> Members<'j> {
         known: &'static [&'static str],
         findings: &mut Findings,
     ) -> Option<Self> {
-        assert!(known.len() <= 32, "known keys are counted in 32 bits");
-        let Json::Object(given) = json else {
+        assert!(known.len() <= KEYS_MAX, "each known key has its place");
+        let Some(given) = json.members() else {
             findings.add(place, "wrong_type", format!("an object is expected, not {}", json.kind()));
             return None;
         };
-        let mut members: Vec<(Cow<'j, str>, Json<'j>)> = Vec::with_capacity(given.len().min(known.len()));
+        let mut places = [0; KEYS_MAX];
         let mut seen = 0;
         for (name, value) in given {
-            let here = place.key(&name);
+            let here = place.key(name);
             let Some(at) = known.iter().position(|known| *known == name) else {
                 findings.add(&here, "unknown_key", "no such key is known here");
                 continue;
             };
             if seen & (1 << at) != 0 {
                 findings.add(&here, "duplicate_key", "the key occurs twice");
-            } else if is_empty(&value) {
+            } else if is_empty(value) {
                 findings.add(&here, "empty_value", "a key that is present must not be empty");
             } else {
-                members.push((name, value));
+                places[at] = value.place();
             }
             seen |= 1 << at;
         }
-        Some(Self { members, known, given: seen })
+        Some(Self { object: json, known, given: seen, places })
     }
 
     pub(super) fn take(&mut self, name: &str) -> Option<Json<'j>> {
-        let at = self.members.iter().position(|(have, _)| have == name)?;
-        Some(self.members.swap_remove(at).1)
+        let at = self.known.iter().position(|known| *known == name)?;
+        let place = std::mem::take(&mut self.places[at]);
+        (place != 0).then(|| self.object.at(place))
     }
 
     /// Whether the key was given, even if its value became a finding.
@@ -135,7 +140,7 @@ impl<'j> Members<'j> {
     }
 
     /// A string member.
-    pub(super) fn text(&mut self, name: &str, place: &Place<'_>, findings: &mut Findings) -> Option<Cow<'j, str>> {
+    pub(super) fn text(&mut self, name: &str, place: &Place<'_>, findings: &mut Findings) -> Option<&'j str> {
         string(self.take(name)?, &place.key(name), findings)
     }
 
@@ -150,35 +155,32 @@ impl<'j> Members<'j> {
 }
 
 /// A string, or a finding.
-pub(super) fn string<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<Cow<'j, str>> {
-    match json {
-        Json::String(text) => Some(text),
-        other => {
-            findings.add(place, "wrong_type", format!("a string is expected, not {}", other.kind()));
-            None
-        }
+pub(super) fn string<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<&'j str> {
+    let text = json.text();
+    if text.is_none() {
+        findings.add(place, "wrong_type", format!("a string is expected, not {}", json.kind()));
     }
+    text
 }
 
-/// An array, or a finding.
-pub(super) fn array<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<Vec<Json<'j>>> {
-    match json {
-        Json::Array(items) => Some(items),
-        other => {
-            findings.add(place, "wrong_type", format!("an array is expected, not {}", other.kind()));
-            None
-        }
+/// The elements of an array, or a finding.
+pub(super) fn array<'j>(
+    json: Json<'j>,
+    place: &Place<'_>,
+    findings: &mut Findings,
+) -> Option<impl Iterator<Item = Json<'j>> + Clone + use<'j>> {
+    let items = json.items();
+    if items.is_none() {
+        findings.add(place, "wrong_type", format!("an array is expected, not {}", json.kind()));
     }
+    items
 }
 
 /// null, "", [] and white space ask for nothing; {} is an object with all its defaults.
-fn is_empty(json: &Json<'_>) -> bool {
-    match json {
-        Json::Null => true,
-        Json::String(text) => text.trim().is_empty(),
-        Json::Array(items) => items.is_empty(),
-        Json::Bool(_) | Json::Number | Json::Object(_) => false,
-    }
+fn is_empty(json: Json<'_>) -> bool {
+    json.is_null()
+        || json.text().is_some_and(|text| text.trim().is_empty())
+        || json.items().is_some_and(|mut items| items.next().is_none())
 }
 
 /// The code of a registered domain that DNS does not let send; alone it makes the answer a 403.
@@ -201,9 +203,10 @@ mod tests {
     #[test]
     fn whatever_is_not_understood_is_found() {
         let mut findings = Findings::default();
-        let json = json::parse(br#"{"a":"x","b":"","b":null,"c":1,"a":"y","d":{},"e":[]}"#).unwrap();
-        let mut members = Members::read(json, &Place::Root, &["a", "b", "d", "e"], &mut findings).unwrap();
-        assert_eq!(members.text("a", &Place::Root, &mut findings).as_deref(), Some("x"));
+        let tree = json::parse(br#"{"a":"x","b":"","b":null,"c":1,"a":"y","d":{},"e":[]}"#).unwrap();
+        let mut members = Members::read(tree.root(), &Place::Root, &["a", "b", "d", "e"], &mut findings).unwrap();
+        assert_eq!(members.text("a", &Place::Root, &mut findings), Some("x"));
+        assert!(members.take("a").is_none(), "what was taken is gone");
         assert!(members.has("d"));
         let problem = findings.into_problem();
         let seen: Vec<_> = problem.errors.iter().map(|error| (error.pointer.as_str(), error.code)).collect();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use postrail_schema::ids::RecipientIndex;
 use postrail_schema::limits::JOB_RECIPIENTS_MAX;
+use smallvec::SmallVec;
 
 use super::json::Json;
 use super::mail;
@@ -27,10 +28,13 @@ pub(super) struct Entries {
 /// What became of the addresses of one entry, in the order given.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct EntryResult {
-    pub(super) to: Vec<AddressResult>,
-    pub(super) cc: Vec<AddressResult>,
-    pub(super) bcc: Vec<AddressResult>,
+    pub(super) to: Results,
+    pub(super) cc: Results,
+    pub(super) bcc: Results,
 }
+
+/// Most entries have one address.
+pub(super) type Results = SmallVec<[AddressResult; 1]>;
 
 impl EntryResult {
     pub(super) fn all(&self) -> impl Iterator<Item = &AddressResult> {
@@ -38,16 +42,14 @@ impl EntryResult {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AddressResult {
-    /// The address, or the text that is none.
-    pub(super) email: String,
-    pub(super) outcome: Result<RecipientIndex, Refusal>,
-}
+/// Which of [`Entries::recipients`] an address became.
+pub(super) type AddressResult = Result<RecipientIndex, Box<Refusal>>;
 
 /// Why an address is not part of the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refusal {
+    /// The text as given, be it an address or none.
+    pub(super) email: String,
     pub(super) classifier: Classifier,
     pub(super) message: String,
 }
@@ -78,12 +80,12 @@ pub(super) fn read(a: &Acceptance<'_>, json: Json<'_>, place: &Place<'_>, findin
     let items = array(json, place, findings)?;
     let mut entries = Entries::default();
     let mut addresses = 0;
-    for (index, item) in items.into_iter().enumerate() {
+    for (index, item) in items.enumerate() {
         let here = place.item(index);
         let Some(entry) = read_entry(item, &here, findings) else {
             continue;
         };
-        addresses += entry.mailboxes.iter().map(Vec::len).sum::<usize>();
+        addresses += entry.addresses();
         if addresses > JOB_RECIPIENTS_MAX {
             let detail = format!("a job has at most {JOB_RECIPIENTS_MAX} addresses, in to, cc and bcc together");
             findings.add(place, "too_many_recipients", detail);
@@ -95,14 +97,22 @@ pub(super) fn read(a: &Acceptance<'_>, json: Json<'_>, place: &Place<'_>, findin
 }
 
 /// An entry as given; its addresses are not looked at yet.
-struct Given {
+struct Given<'j> {
     reference: String,
     fields: MailFields,
     /// To, cc and bcc.
-    mailboxes: [Vec<String>; 3],
+    mailboxes: [Emails<'j>; 3],
 }
 
-fn read_entry(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Option<Given> {
+type Emails<'j> = SmallVec<[&'j str; 1]>;
+
+impl Given<'_> {
+    fn addresses(&self) -> usize {
+        self.mailboxes.iter().map(SmallVec::len).sum()
+    }
+}
+
+fn read_entry<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Option<Given<'j>> {
     let mut members = Members::read(json, place, &ENTRY_KEYS, findings)?;
     members.refuse(&["sendAt"], place, findings);
     if let Some(document) = members.take("secureDocument") {
@@ -122,16 +132,16 @@ fn read_entry(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Opt
     }
     let mailboxes = ["to", "cc", "bcc"].map(|name| {
         let list = mail.take(name);
-        list.map_or_else(Vec::new, |list| read_emails(list, &here.key(name), findings))
+        list.map_or_else(Emails::new, |list| read_emails(list, &here.key(name), findings))
     });
     let fields = mail::read_fields(&mut mail, &here, findings);
     Some(Given { reference, fields, mailboxes })
 }
 
 /// `[{"email": ".."}, ..]`.
-fn read_emails(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Vec<String> {
-    let mut emails = Vec::new();
-    for (index, item) in array(json, place, findings).unwrap_or_default().into_iter().enumerate() {
+fn read_emails<'j>(json: Json<'j>, place: &Place<'_>, findings: &mut Findings) -> Emails<'j> {
+    let mut emails = Emails::new();
+    for (index, item) in array(json, place, findings).into_iter().flatten().enumerate() {
         emails.extend(mail::read_email(item, &place.item(index), findings));
     }
     emails
@@ -139,27 +149,21 @@ fn read_emails(json: Json<'_>, place: &Place<'_>, findings: &mut Findings) -> Ve
 
 impl Entries {
     /// Judges the addresses of one entry and keeps those that go on.
-    fn add(&mut self, a: &Acceptance<'_>, given: Given) {
+    fn add(&mut self, a: &Acceptance<'_>, given: Given<'_>) {
+        let alone = given.addresses() == 1;
         let Given { reference, mut fields, mailboxes: [to, cc, bcc] } = given;
         let entry = u16::try_from(self.entries.len()).expect("a job has at most 1,000 entries");
         let before = self.recipients.len();
-        let mut seen = BTreeSet::new();
-        let mut judge = |list: Vec<String>, shown: &mut Vec<Mailbox>| -> Vec<AddressResult> {
-            let mut results = Vec::with_capacity(list.len());
-            for text in list {
-                let (email, outcome) = match check(a, &text, &mut seen) {
-                    Ok((mailbox, address)) => {
-                        let index = u16::try_from(self.recipients.len()).expect("a job has at most 1,000 recipients");
-                        let email = address.as_str().to_owned();
-                        self.recipients.push(JobRecipient { address, entry, notify: Notify::Unspecified, orcpt: None });
-                        shown.push(mailbox);
-                        (email, Ok(RecipientIndex(index)))
-                    }
-                    Err(refusal) => (text, Err(refusal)),
-                };
-                results.push(AddressResult { email, outcome });
-            }
-            results
+        let mut seen = (!alone).then(BTreeSet::new);
+        let mut judge = |list: Emails<'_>, shown: &mut Vec<Mailbox>| -> Results {
+            let judged = list.into_iter().map(|text| {
+                let (mailbox, address) = check(a, text, seen.as_mut())?;
+                let index = u16::try_from(self.recipients.len()).expect("a job has at most 1,000 recipients");
+                self.recipients.push(JobRecipient { address, entry, notify: Notify::Unspecified, orcpt: None });
+                shown.push(mailbox);
+                Ok(RecipientIndex(index))
+            });
+            judged.collect()
         };
         let result = EntryResult {
             to: judge(to, &mut fields.to),
@@ -174,15 +178,21 @@ impl Entries {
     }
 }
 
-fn check(a: &Acceptance<'_>, text: &str, seen: &mut BTreeSet<String>) -> Result<(Mailbox, Address), Refusal> {
-    let refusal = |classifier, message: &str| Refusal { classifier, message: message.to_owned() };
+/// `seen`: the addresses of the entry so far, where it has others.
+fn check(
+    a: &Acceptance<'_>,
+    text: &str,
+    seen: Option<&mut BTreeSet<String>>,
+) -> Result<(Mailbox, Address), Box<Refusal>> {
+    let refusal = |classifier, message: &str| {
+        Box::new(Refusal { email: text.to_owned(), classifier, message: message.to_owned() })
+    };
     let (mailbox, address) =
         mail::parse_mailbox(text).map_err(|error| refusal(Classifier::InvalidFormat, &error.to_string()))?;
-    let normalized = address.normalized();
-    if a.snapshot.is_suppressed(a.principal.tenant, &normalized) {
+    if a.snapshot.is_suppressed(a.principal.tenant, || address.normalized()) {
         return Err(refusal(Classifier::PreviouslyBounced, "the address is on the suppression list"));
     }
-    if !seen.insert(normalized) {
+    if seen.is_some_and(|seen| !seen.insert(address.normalized())) {
         return Err(refusal(Classifier::Duplicate, "the address occurs before in this entry"));
     }
     Ok((mailbox, address))
