@@ -3,6 +3,7 @@
 //! The wire form is flatbuffers (`schema/event.fbs`), several events a buffer.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +97,9 @@ pub struct Event {
     pub tenant: TenantId,
     /// The recipient's address.
     pub address: String,
-    pub job: Option<JobFacts>,
+    /// The recipients of a job have it in common.
+    #[serde(with = "job_facts")]
+    pub job: Option<Arc<JobFacts>>,
     pub attempt: Option<AttemptFacts>,
     /// Why, as a stable snake_case word (`greylisted`, `suppressed`, `expired`, `cancelled_by_operator`, …).
     pub reason: String,
@@ -163,6 +166,22 @@ pub struct AttemptFacts {
     pub phase: String,
     /// Milliseconds from the attempt's start to its outcome.
     pub duration_ms: u32,
+}
+
+mod job_facts {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::JobFacts;
+
+    pub(super) fn serialize<S: Serializer>(facts: &Option<Arc<JobFacts>>, to: S) -> Result<S::Ok, S::Error> {
+        facts.as_deref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<JobFacts>>, D::Error> {
+        Ok(Option::<JobFacts>::deserialize(from)?.map(Arc::new))
+    }
 }
 
 mod message_id_text {

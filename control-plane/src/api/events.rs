@@ -1,6 +1,7 @@
 //! `/v2/events` and `/v2/trace/{key}`: what happened, in order.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -130,7 +131,7 @@ fn split(key: &str) -> Result<(&str, Option<RecipientIndex>), AppError> {
 fn view(app: &App, recorded: Recorded) -> EventView {
     let Event { kind, message, index, at_ms, revision, tenant, address, job, attempt, reason, next_attempt_ms } =
         recorded.event;
-    let submission = job.map(|job| SubmissionView {
+    let submission = job.map(Arc::unwrap_or_clone).map(|job| SubmissionView {
         interface: job.interface,
         reverse_path: job.reverse_path,
         bytes: job.bytes,

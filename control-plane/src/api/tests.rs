@@ -172,7 +172,7 @@ fn event(kind: EventKind, message: u128, tenant: u32, at_ms: u64) -> Event {
         revision: Revision(1),
         tenant: TenantId(tenant),
         address: "a@receiver.example".into(),
-        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }),
+        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }.into()),
         attempt: (!accepted).then_some(attempt),
         reason: String::new(),
         next_attempt_ms: 0,

@@ -9,6 +9,7 @@
 //! batches; one batch of each size where nothing is asked for, or a few. Absent here: the pull over HTTP. `TMPDIR` says
 //! where the ledger is; it is no figure on a tmpfs.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use postrail_schema::event::{AttemptFacts, JobFacts};
@@ -30,7 +31,7 @@ fn mail(n: u64, at_ms: u64) -> [Event; 2] {
         revision: Revision(7),
         tenant: TenantId(1),
         address: format!("user{n}@sink.bench.test"),
-        job: Some(JobFacts {
+        job: Some(Arc::new(JobFacts {
             credential: CredentialId(1),
             domain: SendingDomainId(1),
             interface: "smtp".into(),
@@ -42,7 +43,7 @@ fn mail(n: u64, at_ms: u64) -> [Event; 2] {
             class: "transactional".into(),
             message_id_header: format!("<{n}.{at_ms}@sender.bench.test>"),
             recipients: 1,
-        }),
+        })),
         attempt: None,
         reason: String::new(),
         next_attempt_ms: 0,

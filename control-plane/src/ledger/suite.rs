@@ -58,7 +58,7 @@ fn event(kind: EventKind, message: u128, index: u16, at_ms: u64) -> Event {
         revision: Revision(1),
         tenant: TenantId(1),
         address: if accepted { format!("r{index}@receiver.example") } else { String::new() },
-        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }),
+        job: accepted.then(|| JobFacts { interface: "smtp".into(), recipients: 1, ..JobFacts::default() }.into()),
         attempt: (!accepted).then_some(attempt),
         reason: kind.name().into(),
         next_attempt_ms: 0,
@@ -299,7 +299,8 @@ fn events_keep_their_order_and_sequence_over_the_borders_of_chunks(mut world: Wo
 }
 
 fn a_buffer_larger_than_a_chunk_has_one_of_its_own(mut world: World) {
-    let long = |n| Event { reason: "x".repeat(1_000), ..event(EventKind::Accepted, n, 0, 10) };
+    // Each is another, or a buffer would hold it once.
+    let long = |n: u128| Event { reason: format!("{n:04}").repeat(250), ..event(EventKind::Accepted, n, 0, 10) };
     let events: Vec<_> = (1..=200).map(long).collect();
     world.record(&events[..1], 1);
     world.record(&events[1..], 100);

@@ -76,7 +76,7 @@ fn accepted(message: u128) -> Vec<u8> {
         revision: Revision(1),
         tenant: TenantId(1),
         address: "a@receiver.example".into(),
-        job: Some(JobFacts::default()),
+        job: Some(JobFacts::default().into()),
         attempt: None,
         reason: String::new(),
         next_attempt_ms: 0,

@@ -33,7 +33,8 @@ impl<P: Platform> Runtime<P> {
             while let Ok(next) = self.0.records.1.try_recv() {
                 records.push(next);
             }
-            let (mut events, mut notes, mut finished) = (Vec::new(), Vec::new(), Vec::new());
+            let mut events = Vec::with_capacity(records.iter().map(|record| record.events.len()).sum());
+            let (mut notes, mut finished) = (Vec::new(), Vec::new());
             for record in records {
                 if let Some((at, request)) = record.report {
                     self.report(at, request).await;

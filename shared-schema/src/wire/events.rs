@@ -1,10 +1,12 @@
 //! Events as flatbuffers: several events a buffer, in the order of their journal.
 
 use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
-use super::{FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
+use super::{AddressVector, FORMAT, WireError, check_format, check_frame, put_address, read_address, verifier};
 use crate::event::{AttemptFacts, Event, EventBrief, EventKind, JobFacts};
 use crate::generated::event as wire;
 use crate::ids::{CredentialId, MessageId, RecipientIndex, Revision, SendingDomainId, SourceId, TenantId};
@@ -14,7 +16,8 @@ use crate::limits::EVENTS_BYTES_MAX;
 pub fn encode_events(events: &[Event]) -> Vec<u8> {
     let kept = BUILDER.take();
     let mut to = kept.unwrap_or_else(|| FlatBufferBuilder::with_capacity(64 + events.len() * 512));
-    let offsets: Vec<_> = events.iter().map(|event| put_event(&mut to, event)).collect();
+    let mut written = Written::default();
+    let offsets: Vec<_> = events.iter().map(|event| put_event(&mut to, &mut written, event)).collect();
     let events = to.create_vector(&offsets);
     let root = wire::Events::create(&mut to, &wire::EventsArgs { format: FORMAT, events: Some(events) });
     wire::finish_events_buffer(&mut to, root);
@@ -91,6 +94,85 @@ fn verified(bytes: &[u8]) -> Result<wire::Events<'_>, WireError> {
     Ok(root)
 }
 
+/// What of a buffer may be pointed at again: recipients of one job have its facts in common, and attempts at one site
+/// theirs. It forgets, and what was forgotten is written again.
+#[derive(Default)]
+struct Written<'e, 'b> {
+    job: Option<(&'e JobFacts, WIPOffset<wire::JobFacts<'b>>)>,
+    attempt: Option<(&'e AttemptFacts, WIPOffset<wire::AttemptFacts<'b>>)>,
+    /// By their hash.
+    texts: [Option<(&'e str, WIPOffset<&'b str>)>; TEXTS_REMEMBERED],
+    /// By their last octet.
+    addresses: [Option<(IpAddr, AddressVector<'b>)>; ADDRESSES_REMEMBERED],
+}
+
+const TEXTS_REMEMBERED: usize = 32;
+const ADDRESSES_REMEMBERED: usize = 16;
+
+impl<'e, 'b> Written<'e, 'b> {
+    /// A text that others may have too. The empty string is absent on the wire.
+    fn text(&mut self, to: &mut FlatBufferBuilder<'b>, value: &'e str) -> Option<WIPOffset<&'b str>> {
+        if value.is_empty() {
+            return None;
+        }
+        let place = &mut self.texts[hash(value) % TEXTS_REMEMBERED];
+        if let Some((_, offset)) = place.filter(|(text, _)| *text == value) {
+            return Some(offset);
+        }
+        *place = text(to, value).map(|offset| (value, offset));
+        place.map(|(_, offset)| offset)
+    }
+
+    fn address(&mut self, to: &mut FlatBufferBuilder<'b>, value: IpAddr) -> AddressVector<'b> {
+        let last = match value {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        let place = &mut self.addresses[usize::from(last) % ADDRESSES_REMEMBERED];
+        if let Some((_, offset)) = place.filter(|(address, _)| *address == value) {
+            return offset;
+        }
+        let offset = put_address(to, value);
+        *place = Some((value, offset));
+        offset
+    }
+
+    fn job(&mut self, to: &mut FlatBufferBuilder<'b>, value: &'e JobFacts) -> WIPOffset<wire::JobFacts<'b>> {
+        if let Some((_, offset)) = self.job.filter(|(job, _)| std::ptr::eq(*job, value) || *job == value) {
+            return offset;
+        }
+        let offset = put_job(to, self, value);
+        self.job = Some((value, offset));
+        offset
+    }
+
+    fn attempt(
+        &mut self,
+        to: &mut FlatBufferBuilder<'b>,
+        value: &'e AttemptFacts,
+    ) -> WIPOffset<wire::AttemptFacts<'b>> {
+        // What differs at all differs mostly in how long it took.
+        let is_same = |attempt: &AttemptFacts| attempt.duration_ms == value.duration_ms && attempt == value;
+        if let Some((_, offset)) = self.attempt.filter(|(attempt, _)| is_same(attempt)) {
+            return offset;
+        }
+        let offset = put_attempt(to, self, value);
+        self.attempt = Some((value, offset));
+        offset
+    }
+}
+
+/// Says where a text is remembered; always the same, so that encoding is.
+fn hash(text: &str) -> usize {
+    let mix = |hash: u64, octets: [u8; 8]| {
+        (hash ^ u64::from_le_bytes(octets)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    };
+    let (whole, rest) = text.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    mix(whole.iter().fold(text.len() as u64, |hash, octets| mix(hash, *octets)), last) as usize
+}
+
 /// The empty string is absent on the wire.
 fn text<'b>(to: &mut FlatBufferBuilder<'b>, value: &str) -> Option<WIPOffset<&'b str>> {
     (!value.is_empty()).then(|| to.create_string(value))
@@ -100,11 +182,15 @@ fn owned(value: Option<&str>) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-fn put_event<'b>(to: &mut FlatBufferBuilder<'b>, event: &Event) -> WIPOffset<wire::Event<'b>> {
+fn put_event<'e, 'b>(
+    to: &mut FlatBufferBuilder<'b>,
+    written: &mut Written<'e, 'b>,
+    event: &'e Event,
+) -> WIPOffset<wire::Event<'b>> {
     let bits = event.message.bits();
     let message = wire::MessageId::new((bits >> 64) as u64, bits as u64);
-    let job = event.job.as_ref().map(|job| put_job(to, job));
-    let attempt = event.attempt.as_ref().map(|attempt| put_attempt(to, attempt));
+    let job = event.job.as_ref().map(|job| written.job(to, job));
+    let attempt = event.attempt.as_ref().map(|attempt| written.attempt(to, attempt));
     let args = wire::EventArgs {
         kind: wire::EventKind(event.kind as u8),
         message: Some(&message),
@@ -115,42 +201,50 @@ fn put_event<'b>(to: &mut FlatBufferBuilder<'b>, event: &Event) -> WIPOffset<wir
         address: text(to, &event.address),
         job,
         attempt,
-        reason: text(to, &event.reason),
+        reason: written.text(to, &event.reason),
         next_attempt_ms: event.next_attempt_ms,
     };
     wire::Event::create(to, &args)
 }
 
-fn put_job<'b>(to: &mut FlatBufferBuilder<'b>, job: &JobFacts) -> WIPOffset<wire::JobFacts<'b>> {
+fn put_job<'e, 'b>(
+    to: &mut FlatBufferBuilder<'b>,
+    written: &mut Written<'e, 'b>,
+    job: &'e JobFacts,
+) -> WIPOffset<wire::JobFacts<'b>> {
     let args = wire::JobFactsArgs {
         credential: job.credential.0,
         domain: job.domain.0,
-        interface: text(to, &job.interface),
-        reverse_path: text(to, &job.reverse_path),
+        interface: written.text(to, &job.interface),
+        reverse_path: written.text(to, &job.reverse_path),
         bytes: job.bytes,
-        reference: text(to, &job.reference),
-        campaign: text(to, &job.campaign),
-        cost_center: text(to, &job.cost_center),
-        traffic_class: text(to, &job.class),
+        reference: written.text(to, &job.reference),
+        campaign: written.text(to, &job.campaign),
+        cost_center: written.text(to, &job.cost_center),
+        traffic_class: written.text(to, &job.class),
         message_id_header: text(to, &job.message_id_header),
         recipients: job.recipients,
     };
     wire::JobFacts::create(to, &args)
 }
 
-fn put_attempt<'b>(to: &mut FlatBufferBuilder<'b>, attempt: &AttemptFacts) -> WIPOffset<wire::AttemptFacts<'b>> {
+fn put_attempt<'e, 'b>(
+    to: &mut FlatBufferBuilder<'b>,
+    written: &mut Written<'e, 'b>,
+    attempt: &'e AttemptFacts,
+) -> WIPOffset<wire::AttemptFacts<'b>> {
     let args = wire::AttemptFactsArgs {
         number: attempt.number,
         source: attempt.source.0,
-        source_address: attempt.source_address.map(|address| put_address(to, address)),
-        site: text(to, &attempt.site),
-        host: text(to, &attempt.host),
-        host_address: attempt.host_address.map(|address| put_address(to, address)),
-        tls: text(to, &attempt.tls),
+        source_address: attempt.source_address.map(|address| written.address(to, address)),
+        site: written.text(to, &attempt.site),
+        host: written.text(to, &attempt.host),
+        host_address: attempt.host_address.map(|address| written.address(to, address)),
+        tls: written.text(to, &attempt.tls),
         reply_code: attempt.reply_code,
-        enhanced_status: text(to, &attempt.enhanced_status),
-        reply: text(to, &attempt.reply),
-        phase: text(to, &attempt.phase),
+        enhanced_status: written.text(to, &attempt.enhanced_status),
+        reply: written.text(to, &attempt.reply),
+        phase: written.text(to, &attempt.phase),
         duration_ms: attempt.duration_ms,
     };
     wire::AttemptFacts::create(to, &args)
@@ -202,7 +296,7 @@ fn read_event(event: wire::Event<'_>) -> Result<Event, WireError> {
         revision: Revision(event.revision()),
         tenant: TenantId(event.tenant()),
         address: owned(event.address()),
-        job: event.job().map(read_job),
+        job: event.job().map(read_job).map(Arc::new),
         attempt: event.attempt().map(read_attempt).transpose()?,
         reason: owned(event.reason()),
         next_attempt_ms: event.next_attempt_ms(),
@@ -260,7 +354,7 @@ mod tests {
             revision: Revision(7),
             tenant: TenantId(1),
             address: "someone@receiver.example".into(),
-            job: Some(JobFacts {
+            job: Some(Arc::new(JobFacts {
                 credential: CredentialId(2),
                 domain: SendingDomainId(3),
                 interface: "smtp".into(),
@@ -272,7 +366,7 @@ mod tests {
                 class: "transactional".into(),
                 message_id_header: "<1@sender.example>".into(),
                 recipients: 1,
-            }),
+            })),
             attempt: None,
             reason: String::new(),
             next_attempt_ms: 0,
@@ -317,7 +411,7 @@ mod tests {
             class: w[5].clone(),
             message_id_header: w[6].clone(),
         });
-        let address = proptest::option::of(any::<std::net::IpAddr>());
+        let address = proptest::option::of(any::<IpAddr>());
         let numbers = any::<(u16, u32, u16, u32)>();
         let attempt = (numbers, address.clone(), address, proptest::collection::vec(word, 6)).prop_map(
             |(n, source_address, host_address, w)| AttemptFacts {
@@ -353,7 +447,7 @@ mod tests {
                 next_attempt_ms: n.5,
                 address,
                 reason,
-                job,
+                job: job.map(Arc::new),
                 attempt,
             });
         proptest::collection::vec(event, 0..8)
@@ -411,6 +505,27 @@ mod tests {
     fn the_committed_bytes_are_read_and_written_as_ever() {
         assert_eq!(decode_events(GOLDEN).unwrap(), sample());
         assert_eq!(encode_events(&sample()), GOLDEN, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn what_recipients_have_in_common_is_written_once() {
+        let [accepted, deferred] = <[Event; 2]>::try_from(sample()).unwrap();
+        let job = |index| Event { index: RecipientIndex(index), ..accepted.clone() };
+        let tried = |index| Event { index: RecipientIndex(index), ..deferred.clone() };
+        let size = |events: &[Event]| encode_events(events).len();
+        for event in [&job as &dyn Fn(u16) -> Event, &tried] {
+            let (one, hundred) = (size(&[event(0)]), size(&(0..100).map(event).collect::<Vec<_>>()));
+            assert!(hundred < one + 99 * 120, "{hundred} octets for a hundred of {one}");
+        }
+        // Attempts that differ still share their texts, and a text that comes again later is the same.
+        let mut events: Vec<_> = (0..100).map(tried).collect();
+        for (attempt, n) in events.iter_mut().filter_map(|event| event.attempt.as_mut()).zip(0..) {
+            attempt.duration_ms = n;
+            attempt.site = format!("mx.{}.example", n % 3);
+        }
+        let bytes = encode_events(&events);
+        assert!(bytes.len() < 100 * 190, "{} octets", bytes.len());
+        assert_eq!(decode_events(&bytes).unwrap(), events);
     }
 
     #[test]

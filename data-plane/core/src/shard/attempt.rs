@@ -234,7 +234,7 @@ impl Shard {
         }
         let facts = self.attempt_facts(now, session, &slot);
         self.groups[group as usize].requeues = 0;
-        self.settle_group(now, group, &facts, slot.revision, outcome.recipients);
+        self.settle_group(now, group, facts, slot.revision, outcome.recipients);
     }
 
     /// A reused connection that the receiver had closed: nothing was said about the mail, so nothing is counted.

@@ -82,11 +82,11 @@ impl Shard {
         &mut self,
         group: u32,
         work: u32,
-        facts: &AttemptFacts,
+        facts: AttemptFacts,
         revision: Revision,
         outcomes: Vec<RecipientOutcome>,
     ) {
-        self.give_back(group, work, HandResult::Tried { facts: Box::new(facts.clone()), revision, outcomes });
+        self.give_back(group, work, HandResult::Tried { facts: Box::new(facts), revision, outcomes });
     }
 
     /// A group of another shard that cannot go on here goes home and waits there.
@@ -111,7 +111,7 @@ impl Shard {
         self.groups[back.group as usize].state = GroupState::Moving;
         match back.result {
             HandResult::Tried { facts, revision, outcomes } => {
-                self.settle_group(now, back.group, &facts, revision, outcomes);
+                self.settle_group(now, back.group, *facts, revision, outcomes);
             }
             HandResult::Wait { reason, nanos, revision } => {
                 if let JobRef::Local(job) = self.groups[back.group as usize].job

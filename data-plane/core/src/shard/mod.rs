@@ -24,6 +24,7 @@
 //!
 //! Deliberately absent: message content (sign renders it), sockets, files, clocks.
 
+mod accepted;
 mod active;
 mod attempt;
 mod campaigns;

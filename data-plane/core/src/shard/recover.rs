@@ -144,7 +144,7 @@ impl Shard {
             }
         }
         if !missing.is_empty() {
-            let mut events = super::route::accepted_events(job);
+            let mut events = super::accepted::accepted_events(job);
             events.retain(|event| missing.contains(&event.index));
             self.outputs.push_back(Output::Record(Box::new(Record { events, ..Record::default() })));
         }

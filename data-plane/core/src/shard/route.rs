@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_schema::event::{Event, EventKind, JobFacts};
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
 use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{SendingDomain, Snapshot};
 
+use super::accepted::accepted_events;
 use super::tls::allowed_hosts;
 use super::{
     Aim, AttemptSlot, Group, GroupState, JobRef, JobSlot, Lookup, NONE, Output, Reports, SessionPlan, SessionSlot,
@@ -551,44 +551,4 @@ fn places_alike(before: &Snapshot, after: &Snapshot) -> bool {
     before.pools.is_shared_with(&after.pools)
         && Arc::ptr_eq(&before.policies, &after.policies)
         && after.domains.changes(&before.domains).into_iter().all(|(_, was, is)| of(was) == of(is))
-}
-
-/// The `Accepted` events of a job, each with a `Quarantined` one behind it where the job waits for a person.
-pub(super) fn accepted_events(job: &Job) -> Vec<Event> {
-    let facts = |recipient: &JobRecipient| {
-        let entry = job.entries.get(usize::from(recipient.entry));
-        let own = entry.map(|entry| entry.reference.as_str()).filter(|reference| !reference.is_empty());
-        JobFacts {
-            credential: job.credential,
-            domain: job.domain,
-            interface: job.interface.name().to_owned(),
-            reverse_path: job.reverse_path.as_ref().map(ToString::to_string).unwrap_or_default(),
-            bytes: job.content.len() as u64,
-            reference: own.unwrap_or(&job.reference).to_owned(),
-            campaign: job.campaign.clone(),
-            cost_center: job.cost_center.clone(),
-            class: job.class.name().to_owned(),
-            message_id_header: job.message_id_header.clone(),
-            recipients: job.recipients.len() as u16,
-        }
-    };
-    let event = |(index, recipient): (usize, &JobRecipient)| Event {
-        kind: EventKind::Accepted,
-        message: job.id,
-        index: RecipientIndex(index as u16),
-        at_ms: job.accepted_at.unix_ms(),
-        revision: job.revision,
-        tenant: job.tenant,
-        address: recipient.address.to_string(),
-        job: Some(facts(recipient)),
-        attempt: None,
-        reason: String::new(),
-        next_attempt_ms: 0,
-    };
-    let held = |accepted: &Event| {
-        let reason = "domain_failing".to_owned();
-        job.quarantined.then(|| Event { kind: EventKind::Quarantined, job: None, reason, ..accepted.clone() })
-    };
-    let accepted = job.recipients.iter().enumerate().map(event);
-    accepted.flat_map(|accepted| [held(&accepted), Some(accepted)].into_iter().rev().flatten()).collect()
 }

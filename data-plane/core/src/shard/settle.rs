@@ -47,7 +47,7 @@ impl Shard {
         &mut self,
         now: Moment,
         group: u32,
-        facts: &AttemptFacts,
+        mut facts: AttemptFacts,
         revision: Revision,
         outcomes: Vec<RecipientOutcome>,
     ) {
@@ -67,8 +67,10 @@ impl Shard {
         let due = now.instant + delay;
         let mut record = Record { events: Vec::with_capacity(recipients.len()), ..Record::default() };
         let mut reports = Vec::new();
+        let may_report = self.jobs[job as usize].reports.may_follow(ending, &outcomes);
         let mut settled = 0;
-        for (index, outcome) in recipients.into_iter().zip(outcomes) {
+        let last = outcomes.len().saturating_sub(1);
+        for (at, (index, outcome)) in recipients.into_iter().zip(outcomes).enumerate() {
             let (kind, reason) = match (outcome.verdict, ending) {
                 (Verdict::Delivered { .. }, _) => (EventKind::Delivered, "delivered"),
                 (Verdict::Permanent, _) => (EventKind::Bounced, egress::reason(&outcome)),
@@ -78,14 +80,17 @@ impl Shard {
                 (Verdict::Transient, None) => (EventKind::Deferred, egress::reason(&outcome)),
             };
             let mut event = self.event(now, kind, job, index, reason);
-            event.attempt = Some(with_reply(facts, &outcome));
             event.revision = revision;
+            if may_report {
+                reports.extend(report_of(kind, index, &outcome, &facts));
+            }
+            let own = if at == last { std::mem::take(&mut facts) } else { facts.clone() };
+            event.attempt = Some(with_reply(own, outcome));
             if kind == EventKind::Deferred {
                 event.next_attempt_ms = now.wall_of(due).unix_ms();
                 self.groups[group as usize].recipients.push(index);
             } else {
                 settled += 1;
-                reports.extend(report_of(kind, index, &outcome, facts));
             }
             self.count(kind);
             record.events.push(event);
@@ -215,7 +220,7 @@ impl Shard {
     pub(super) fn settle_alike(&mut self, now: Moment, group: u32, outcome: RecipientOutcome, facts: &AttemptFacts) {
         let count = self.groups[group as usize].recipients.len();
         let facts = AttemptFacts { number: self.groups[group as usize].attempts.saturating_add(1), ..facts.clone() };
-        self.settle_group(now, group, &facts, self.revision(), vec![outcome; count]);
+        self.settle_group(now, group, facts, self.revision(), vec![outcome; count]);
     }
 
     fn end_group(
@@ -320,9 +325,21 @@ impl Shard {
     }
 }
 
+impl Reports {
+    /// Whether some of these outcomes may have to be told.
+    fn may_follow(self, ending: Option<Ending>, outcomes: &[RecipientOutcome]) -> bool {
+        let fails = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Permanent;
+        match self {
+            Self::Never => false,
+            Self::OfFailures => ending == Some(Ending::Bounce) || outcomes.iter().any(fails),
+            Self::OfAll => true,
+        }
+    }
+}
+
 /// The attempt's facts with what the receiver said of one recipient.
-fn with_reply(facts: &AttemptFacts, outcome: &RecipientOutcome) -> AttemptFacts {
-    let mut reply = outcome.reply.text.clone();
+fn with_reply(facts: AttemptFacts, outcome: RecipientOutcome) -> AttemptFacts {
+    let mut reply = outcome.reply.text;
     if reply.len() > REPLY_BYTES_MAX {
         let end = (0..=REPLY_BYTES_MAX).rev().find(|at| reply.is_char_boundary(*at)).unwrap_or(0);
         reply.truncate(end);
@@ -332,7 +349,7 @@ fn with_reply(facts: &AttemptFacts, outcome: &RecipientOutcome) -> AttemptFacts 
         enhanced_status: outcome.reply.enhanced.as_ref().map(ToString::to_string).unwrap_or_default(),
         reply,
         phase: outcome.phase.name().to_owned(),
-        ..facts.clone()
+        ..facts
     }
 }
 

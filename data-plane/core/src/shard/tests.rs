@@ -575,7 +575,7 @@ fn a_reused_connection_that_died_counts_no_attempt() {
 fn recovery_knows_what_had_settled_and_what_had_been_tried() {
     let mut before = World::new(&["0.0.0.0"], 0, 1);
     let job = before.accept(&["a@one.test", "b@one.test"]);
-    let mut events: Vec<Event> = route::accepted_events(&job);
+    let mut events: Vec<Event> = accepted::accepted_events(&job);
     let settled = Event { kind: EventKind::Delivered, job: None, ..events[0].clone() };
     events.push(settled);
     let mut after = World::new(&["0.0.0.0"], 0, 1);
@@ -733,7 +733,7 @@ fn a_cancelled_job_ends_when_another_shard_gives_its_work_back() {
 fn a_second_copy_of_a_settled_job_is_released_and_not_sent() {
     let mut before = World::new(&["0.0.0.0"], 0, 1);
     let job = before.accept(&["a@one.test"]);
-    let mut events = route::accepted_events(&job);
+    let mut events = accepted::accepted_events(&job);
     events.push(Event { kind: EventKind::Delivered, job: None, ..events[0].clone() });
     let mut after = World::new(&["0.0.0.0"], 0, 1);
     events.iter().for_each(|event| after.input(Input::Replayed(event.into())));
