@@ -185,6 +185,37 @@ fn mail_that_is_accepted_where_its_address_is_not_leaves_from_the_host_that_has_
 }
 
 #[test]
+fn an_answer_that_is_lost_sends_nothing_twice_and_a_giver_that_is_killed_then_asks_again() {
+    let mut world = World::new("transfers-answer");
+    let (holder, accepting) = (world.holder(), 1 - world.holder());
+    let waiting = |world: &World| {
+        let metrics = world.fleet.hosts[accepting].metrics();
+        let rows = metrics.lines().filter(|line| line.starts_with("postrail_waiting_recipients{"));
+        rows.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>()
+    };
+    // The first goes as it should; the second goes by the same connection, on which no answer comes back.
+    let mut jobs = vec![world.fleet.accepted(accepting, "first@receiver.test")];
+    world.fleet.delivered(&jobs[0]);
+    let giver = world.fleet.hosts[accepting].station().address;
+    world.fleet.hosts[holder].station().cut_off(giver);
+    jobs.push(world.fleet.accepted(accepting, "second@receiver.test"));
+    world.arrived(2);
+    assert_eq!(waiting(&world), 1, "it does not know that the other host has it");
+    let (done, said) = world.operator(&["queue", "cancel", &jobs[1]]);
+    assert!(!done && said.contains("on its way"), "{said}");
+    world.fleet.hosts[accepting].child().kill();
+    world.fleet.hosts[accepting].start_again();
+    wait::until("the bound job to be there again", || (waiting(&world) == 1).then_some(()));
+    world.fleet.hosts[holder].station().reach(giver);
+    wait::until("nothing to wait any more", || (waiting(&world) == 0).then_some(()));
+    jobs.push(world.fleet.accepted(accepting, "third@receiver.test"));
+    for job in &jobs {
+        world.fleet.delivered(job);
+    }
+    assert_eq!(world.arrived(3).len(), 3, "each once");
+}
+
+#[test]
 fn mail_for_a_host_that_cannot_be_asked_is_told_of_once_and_goes_when_it_can() {
     let world = World::new("transfers-cut-off");
     let accepting = 1 - world.holder();
