@@ -235,8 +235,15 @@ async fn a_tenant_cannot_read_or_write_the_whole_state() {
     }
 }
 
-/// Path, method and body of a change to each of what [`fill`] made, and the fields in which it differs.
-pub(super) fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
+/// Path, method and body of a change, and the fields in which it differs.
+type Change = (&'static str, &'static str, Value, Value);
+
+/// A change to each of what [`fill`] made.
+pub(super) fn changes() -> Vec<Change> {
+    [changes_of_records(), changes_of_rules()].concat()
+}
+
+fn changes_of_records() -> Vec<Change> {
     vec![
         ("/v2/tenants/red", "PATCH", json!({ "weight": 7 }), json!([{ "field": "weight", "from": 1, "to": 7 }])),
         (
@@ -275,6 +282,11 @@ pub(super) fn changes() -> Vec<(&'static str, &'static str, Value, Value)> {
             json!({ "reason": "bounced" }),
             json!([{ "field": "reason", "from": "asked", "to": "bounced" }]),
         ),
+    ]
+}
+
+fn changes_of_rules() -> Vec<Change> {
+    vec![
         (
             "/v2/providers/google",
             "PUT",
