@@ -115,6 +115,16 @@ impl Station {
         written.expect("root may set what its own namespace does");
     }
 
+    /// Puts an address on its interface by hand, for good, as an operator does.
+    pub fn configure(&self, address: Ipv4Addr) {
+        ip(&format!("-n {} address add {address}/24 dev eth0", self.namespace));
+    }
+
+    /// Takes [`Self::configure`] back.
+    pub fn unconfigure(&self, address: Ipv4Addr) {
+        ip(&format!("-n {} address delete {address}/24 dev eth0", self.namespace));
+    }
+
     /// Pulls its cable, or plugs it in again: nothing goes either way, and no connection is told.
     pub fn set_plugged(&self, is_plugged: bool) {
         ip(&format!("link set {} {}", self.near, if is_plugged { "up" } else { "down" }));

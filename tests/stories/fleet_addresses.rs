@@ -121,6 +121,12 @@ impl World {
         (status.success(), text)
     }
 
+    /// The finding of that code, if there is one.
+    fn problem(&self, code: &str) -> Option<Value> {
+        let problems = self.fleet.change("GET", "/v2/problems", &Value::Null);
+        problems["items"].as_array().expect("a list").iter().find(|one| one["code"] == code).cloned()
+    }
+
     fn stream(&self, host: usize) -> Stream {
         let submitter = self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret);
         // Each mail's address says by which host it was accepted.
@@ -345,6 +351,90 @@ fn a_host_whose_records_are_lost_from_etcd_writes_them_again_and_nothing_moves()
     for address in world.addresses {
         assert_eq!(uses(&arrived, address).len(), 1, "one host used it");
     }
+}
+
+#[test]
+fn an_address_that_a_host_has_by_its_own_configuration_stays_with_it() {
+    let mut world = World::new("addresses-own");
+    // The station's own: on its interface before Postrail is, and while it is not.
+    let own = world.station(1).address;
+    let source = json!({"name": "own", "address": own, "ehlo_name": "own.sender.test"});
+    world.fleet.change("POST", "/v2/sources", &source);
+    world.fleet.change("PUT", "/v2/pools/default", &json!({"members": [{"source": "own"}]}));
+    world.fleet.settle();
+    let job = world.fleet.accepted(1, "first@receiver.test");
+    world.fleet.delivered(&job);
+    let from_own = |mail: &Arrived| mail.peer.is_some_and(|peer| peer.ip() == IpAddr::V4(own));
+    assert!(world.receiver.arrived().iter().all(from_own), "mail goes from it: {:?}", world.receiver.arrived());
+    assert!(!world.station(0).has(own), "it is not put on another host");
+    let shown = run(world.station(1).command("ip").args(["-o", "-4", "address", "show", "dev", "eth0"]));
+    let on: Vec<_> = shown.lines().filter(|line| line.contains(&format!(" {own}/"))).collect();
+    assert!(on.len() == 1 && on[0].contains("valid_lft forever"), "it is used as it is: {shown}");
+    // Its host is away for longer than its lease: nobody else is given what is on that machine.
+    world.fleet.hosts[1].child().kill();
+    wait::within(LEASE * 3, "the host to be gone", || {
+        let (_, list) = world.host(&["list"]);
+        list.lines().any(|line| line.starts_with("host-2") && line.contains("gone")).then_some(())
+    });
+    assert!(world.station(1).has(own) && !world.station(0).has(own), "it stays where it is");
+    let waits = wait::until("the finding", || world.problem("address_without_host"));
+    assert!(waits["detail"].as_str().is_some_and(|text| text.contains("host-2 is gone")), "{waits}");
+    assert!(!world.station(0).has(own), "it is not put on another host");
+    world.fleet.hosts[1].start_again();
+    let job = wait::until("the host to accept mail", || {
+        let submitter = world.fleet.hosts[1].submitter(&world.fleet.username, &world.fleet.secret);
+        let (status, answer) = submitter.submit("second@receiver.test")?;
+        (status == 202).then(|| answer.pointer("/meta/jobId")?.as_str().map(str::to_owned)).flatten()
+    });
+    world.fleet.delivered(&job);
+    assert!(world.receiver.arrived().iter().all(from_own), "{:?}", world.receiver.arrived());
+    // What contradicts itself is told, and what to do.
+    world.station(0).configure(own);
+    let twice = wait::until("the finding", || world.problem("address_on_two_hosts"));
+    assert!(twice["detail"].as_str().is_some_and(|text| text.contains("host-1, host-2")), "{twice}");
+    world.station(0).unconfigure(own);
+    wait::until("the finding to go", || world.problem("address_on_two_hosts").is_none().then_some(()));
+    let elsewhere = json!({"address": own, "ehlo_name": "own.sender.test", "host": "host-1"});
+    world.fleet.change("PUT", "/v2/sources/own", &elsewhere);
+    let other = wait::until("the finding", || world.problem("address_is_another_hosts"));
+    assert!(other["detail"].as_str().is_some_and(|text| text.contains("name host-2 at the source")), "{other}");
+    assert!(!world.station(0).has(own), "it is not put on another host");
+}
+
+#[test]
+fn a_fixed_address_sends_through_an_outage_of_etcd_and_over_a_restart_in_it() {
+    let mut world = World::new("addresses-fixed");
+    let (fixed, leased) = (world.address_of(0), world.address_of(1));
+    let name = format!("out-{}", fixed.octets()[3]);
+    let source = json!({"address": fixed, "ehlo_name": format!("{name}.sender.test"), "host": "host-1"});
+    world.fleet.change("PUT", &format!("/v2/sources/{name}"), &source);
+    world.fleet.settle();
+    wait::until("the address to be fixed", || {
+        let held = world.fleet.change("GET", "/v2/hosts/host-1", &Value::Null)["held"][0].clone();
+        let is_fixed = held["tenure"] == "fixed" && held["state"] == "held";
+        (is_fixed && world.station(0).has(fixed)).then_some(())
+    });
+    let peer_of = |world: &World, to: &str| {
+        let arrived = world.receiver.arrived();
+        arrived.iter().find(|mail| recipient(mail) == to).map(|mail| mail.peer.expect("a peer").ip())
+    };
+    world.fleet.etcd.kill();
+    wait::within(LEASE * 2, "the leased address to go", || (!world.station(1).has(leased)).then_some(()));
+    world.fleet.accepted(1, "leased@receiver.test");
+    world.fleet.accepted(0, "fixed@receiver.test");
+    let from = wait::until("mail from the fixed address", || peer_of(&world, "fixed@receiver.test"));
+    assert_eq!(from, IpAddr::V4(fixed));
+    world.fleet.hosts[0].stop();
+    world.fleet.hosts[0].start_again();
+    wait::until("the restarted host to accept mail", || {
+        let submitter = world.fleet.hosts[0].submitter(&world.fleet.username, &world.fleet.secret);
+        (submitter.submit("restarted@receiver.test")?.0 == 202).then_some(())
+    });
+    let from = wait::until("mail after the restart", || peer_of(&world, "restarted@receiver.test"));
+    assert_eq!(from, IpAddr::V4(fixed));
+    world.fleet.etcd.start_again();
+    let from = wait::within(LEASE * 5, "what waited to go", || peer_of(&world, "leased@receiver.test"));
+    println!("what waited at the other host went from {from}, where {leased} was leased");
 }
 
 #[test]
