@@ -122,18 +122,36 @@ fn a_plan_with_a_mistake_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_change_of_configuration_touches_one_chunk_and_reaches_every_data_plane() {
-    let place = Place::new("bench-publication");
+fn a_change_of_a_throttle_or_a_weight_touches_one_chunk_and_reaches_every_data_plane() {
+    for change in ["throttle", "weight"] {
+        changes_touch_one_chunk(change);
+    }
+}
+
+fn changes_touch_one_chunk(change: &str) {
+    let place = Place::new(&format!("bench-publication-{change}"));
     let json = place.join("publication.json");
     let mut command = Command::new(bench());
     command
-        .args(["publication", "--tenants", "100", "--data-planes", "4", "--changes", "10", "--server"])
+        .args([
+            "publication",
+            "--tenants",
+            "100",
+            "--data-planes",
+            "4",
+            "--changes",
+            "10",
+            "--change",
+            change,
+            "--server",
+        ])
         .arg(binary());
     command.arg("--folder").arg(place.join("")).arg("--json").arg(&json);
     let (status, text) = try_run(&mut command);
     assert!(status.success() && text.contains("one chunk, the manifest and the way to it"), "{text}");
     let figures = std::fs::read(&json).expect("written");
     let figures: Value = serde_json::from_slice(&figures).expect("JSON");
+    assert_eq!(figures["change"], change);
     assert_eq!((number(&figures, "domains"), number(&figures["reached_ms"], "samples")), (200, 40), "{figures}");
     assert!(number(&figures, "chunks") > 5 && figures["reached_ms"]["p99"].is_number(), "{figures}");
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use postrail_schema::keys;
-use reqwest::blocking::Client;
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde_json::json;
 
+use super::Change;
 use super::etcd::Etcd;
 use super::fill::tenant_name;
 use super::planes::{ControlPlane, DataPlanes};
@@ -31,17 +32,54 @@ pub(super) struct Changer<'a> {
     etcd: &'a Etcd,
     planes: &'a mut DataPlanes,
     http: Client,
+    kind: Change,
     url: String,
     token: String,
     revision: u64,
-    weight: u32,
+    /// What is written next: a rate or a weight.
+    value: u32,
 }
 
 impl<'a> Changer<'a> {
-    pub(super) fn new(etcd: &'a Etcd, control: &ControlPlane, planes: &'a mut DataPlanes) -> Result<Self> {
-        let url = format!("http://{}/v2/tenants/{}", control.api, tenant_name(0));
+    /// Of one kind of change. What it changes is there afterwards: the first change of a throttle makes it.
+    pub(super) fn new(
+        kind: Change,
+        etcd: &'a Etcd,
+        control: &ControlPlane,
+        planes: &'a mut DataPlanes,
+    ) -> Result<Self> {
+        let path = match kind {
+            Change::Throttle => "shaping-rules".to_owned(),
+            Change::Weight => format!("tenants/{}", tenant_name(0)),
+        };
+        let url = format!("http://{}/v2/{path}", control.api);
         let (token, revision) = (control.token()?, control.revision()?);
-        Ok(Self { etcd, planes, http: client()?, url, token, revision, weight: 1 })
+        let mut made = Self { etcd, planes, http: client()?, kind, url, token, revision, value: 1 };
+        if kind == Change::Throttle {
+            made.revision += 1;
+            let answer = made.http.post(&made.url).bearer_auth(&made.token).json(&json!({
+                "name": RULE, "match": { "recipient_domain": "throttled.example" }, "mail_rate": made.rate()
+            }));
+            succeeded(answer.send())?;
+            for _ in 0..made.planes.count() {
+                made.planes.next(made.revision)?;
+            }
+            made.url = format!("{}/{RULE}", made.url);
+        }
+        Ok(made)
+    }
+
+    fn rate(&self) -> String {
+        format!("{}/m", self.value)
+    }
+
+    fn request(&self) -> RequestBuilder {
+        match self.kind {
+            Change::Throttle => self.http.put(&self.url).json(&json!({
+                "match": { "recipient_domain": "throttled.example" }, "mail_rate": self.rate()
+            })),
+            Change::Weight => self.http.patch(&self.url).json(&json!({ "weight": self.value })),
+        }
     }
 
     pub(super) fn warm_up(&mut self, changes: u32) -> Result<()> {
@@ -61,14 +99,12 @@ impl<'a> Changer<'a> {
     fn change(&mut self, to: &mut Measured) -> Result<()> {
         let (_, before) = self.etcd.range(keys::MANIFEST, 0)?;
         self.revision += 1;
-        self.weight = self.weight % 999 + 1;
-        let request = self.http.patch(&self.url).bearer_auth(&self.token).json(&json!({ "weight": self.weight }));
+        self.value = self.value % 999 + 1;
+        let request = self.request().bearer_auth(&self.token);
         let begun = Instant::now();
-        let answer = request.send().context("the control plane does not answer")?;
+        let answer = request.send();
         to.answered.record(micros(begun.elapsed()))?;
-        if !answer.status().is_success() {
-            bail!("the change is refused with {}: {}", answer.status(), answer.text().unwrap_or_default());
-        }
+        succeeded(answer)?;
         let mut last = Duration::ZERO;
         for _ in 0..self.planes.count() {
             let took = self.planes.next(self.revision)?.at.saturating_duration_since(begun);
@@ -91,6 +127,17 @@ impl<'a> Changer<'a> {
     }
 }
 
+fn succeeded(answer: reqwest::Result<Response>) -> Result<()> {
+    let answer = answer.context("the control plane does not answer")?;
+    if !answer.status().is_success() {
+        bail!("the change is refused with {}: {}", answer.status(), answer.text().unwrap_or_default());
+    }
+    Ok(())
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// The shaping rule whose rate is changed.
+const RULE: &str = "throttle";

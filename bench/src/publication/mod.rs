@@ -3,7 +3,8 @@
 //! ```text
 //! etcd   control plane   data plane x N       each a process: the real ones, with their own client, watch and disk
 //! made-up state -> etcd -> published -> N times fetched, checked, kept on disk, in effect
-//! then, again and again: change one tenant's weight -> one chunk, the manifest and the way to it -> in effect on all N
+//! then, again and again: change one throttle, or one tenant's weight
+//!               -> one chunk, the manifest and the way to it -> in effect on all N
 //! ```
 //!
 //! A change counts from before its request to the control API until a data plane has written that it is in effect. The
@@ -54,6 +55,9 @@ pub struct Args {
     /// Changes that are measured, after some that are not
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     changes: u32,
+    /// What a change changes
+    #[arg(long, value_enum, default_value_t)]
+    change: Change,
     /// Exit status 1 where the 99th percentile is above this
     #[arg(long, value_name = "MS")]
     p99_ms: Option<u32>,
@@ -69,6 +73,17 @@ pub struct Args {
     /// Keep the folder
     #[arg(long)]
     keep: bool,
+}
+
+/// What is changed, again and again: one record of one chunk.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The rate of one shaping rule, which is made for it
+    #[default]
+    Throttle,
+    /// The weight of one tenant
+    Weight,
 }
 
 /// Measures and prints.
@@ -99,7 +114,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     eprintln!("in effect on one data plane after {:.1?}, on the others after {:.1?}", started.one, started.others);
 
     let programs = [("control plane", vec![control.pid()]), ("etcd", vec![etcd.pid()]), ("data planes", planes.pids())];
-    let mut changer = Changer::new(&etcd, &control, &mut planes)?;
+    let mut changer = Changer::new(args.change, &etcd, &control, &mut planes)?;
     changer.warm_up(WARM_UP)?;
     let before = cpu(&programs);
     let measured = changer.measure(args.changes)?;
@@ -108,7 +123,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let per_change = |at: usize| (after[at] - before[at]).as_secs_f64() * 1e3 / f64::from(args.changes);
     let cpu_ms = programs.iter().enumerate().map(|(at, (name, _))| ((*name).to_owned(), per_change(at))).collect();
-    let figures = Figures::new(args.tenants, args.data_planes, &started, &measured, cpu_ms, &binary);
+    let figures = Figures::new(args, &started, &measured, cpu_ms, &binary);
     print!("{}", figures.text());
     if let Some(file) = &args.json {
         let text = serde_json::to_vec_pretty(&figures)?;

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::measure::Measured;
+use super::{Args, Change};
 use crate::account::rounded;
 use crate::machine;
 use crate::result::Machine;
@@ -53,6 +54,7 @@ pub(super) struct Figures {
     domains: u32,
     keys: u32,
     data_planes: u8,
+    change: Change,
     changes: u32,
     chunks: usize,
     published_mb: f64,
@@ -72,14 +74,14 @@ pub(super) struct Figures {
 
 impl Figures {
     pub(super) fn new(
-        tenants: u32,
-        data_planes: u8,
+        args: &Args,
         started: &Started,
         measured: &Measured,
         cpu_ms: Vec<(String, f64)>,
         binary: &Path,
     ) -> Self {
         let seconds = |time: Duration| rounded(time.as_secs_f64());
+        let Args { tenants, data_planes, change, .. } = *args;
         Self {
             machine: machine::here(),
             commit: Version::of(binary).commit().map(str::to_owned),
@@ -87,6 +89,7 @@ impl Figures {
             domains: 2 * tenants,
             keys: 4 * tenants,
             data_planes,
+            change,
             changes: measured.changes,
             chunks: started.chunks,
             published_mb: rounded(started.bytes as f64 / 1e6),
