@@ -86,6 +86,15 @@ pub enum Change {
     Weight,
 }
 
+impl Change {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Throttle => "one shaping rule's rate",
+            Self::Weight => "one tenant's weight",
+        }
+    }
+}
+
 /// Measures and prints.
 ///
 /// # Errors

@@ -125,7 +125,8 @@ impl Figures {
         )?;
         writeln!(
             to,
-            "{changes} changes of one tenant's weight: one chunk, the manifest and the way to it, {} octets",
+            "{changes} changes of {}: one chunk, the manifest and the way to it, {} octets",
+            self.change.words(),
             self.bytes_per_change
         )?;
         writeln!(to, "\nms from the request     p50     p90     p99   p99.9     max")?;
