@@ -105,11 +105,6 @@ impl<P: Platform> Auth<P> {
         self.verify(snapshot, username, key, peer).await
     }
 
-    /// Who submits from `peer` without a secret, if one of its networks is trusted.
-    pub fn trusted(snapshot: &Snapshot, peer: IpAddr) -> Option<Principal> {
-        snapshot.trusted_at(peer).and_then(|credential| admitted(credential, peer).ok())
-    }
-
     async fn matches(&self, stored: &str, secret: &Secret) -> bool {
         let tag = self.tag(stored, secret);
         if self.state.borrow().verified.contains_key(&tag) {
@@ -189,6 +184,11 @@ fn argon2_of_secrets() -> Argon2<'static> {
 
 /// Characters of the random part of an API key: 32 octets in base64url.
 const KEY_RANDOM_CHARS: usize = 43;
+
+/// Who submits from `peer` without a secret, if a credential trusts it.
+pub fn trusted(snapshot: &Snapshot, peer: IpAddr) -> Option<Principal> {
+    snapshot.trusted_at(peer).and_then(|credential| admitted(credential, peer).ok())
+}
 
 /// What a credential may do is told to who has its secret, and to nobody else.
 fn admitted(credential: &Credential, peer: IpAddr) -> Result<Principal, AuthFailure> {

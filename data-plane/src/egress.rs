@@ -153,6 +153,10 @@ impl<'a, P: Platform> SessionPump<'a, P> {
                 // A QUIT for the host that is given up is still pending.
                 self.flush().await;
                 self.stream = None;
+                if !self.runtime.heart().may_go_on_connecting(self.runtime.now(), self.session) {
+                    self.feed(Input::Quit);
+                    return None;
+                }
                 let net = self.runtime.platform().net();
                 match net.connect(self.source, target.address, CONNECT_LIMIT).await {
                     Ok(stream) => {

@@ -85,7 +85,8 @@ impl<P: Platform> Journal<P> {
         Ok(Self { log, tail })
     }
 
-    /// Appends events and notes, each in their order. They are durable when this answers well.
+    /// Appends notes, then events, each in their order: that a job was taken is durable before any event of it, and what
+    /// came before it was bound has been since then. All are durable when this answers well.
     ///
     /// # Errors
     /// See [`AppendError`]. The same may be appended again: what was refused is not in the journal.
@@ -96,7 +97,7 @@ impl<P: Platform> Journal<P> {
         let notes = note_frame::encode(notes).into_iter().map(frame(FRAME_TAG_NOTES));
         let mut parts: Vec<Vec<NewFrame>> = Vec::new();
         let mut bytes = 0;
-        for frame in events.chain(notes) {
+        for frame in notes.chain(events) {
             let more = self.log.frame_bytes(&frame.payload);
             if parts.is_empty() || bytes + more > self.log.append_bytes_max() {
                 parts.push(Vec::new());

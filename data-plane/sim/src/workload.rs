@@ -31,6 +31,7 @@ use shaping::Shaped;
 
 pub(crate) mod client;
 pub(crate) mod node;
+pub use node::content;
 mod shaping;
 #[cfg(test)]
 mod tests;
@@ -229,7 +230,7 @@ impl<'a> Field<'a> {
 /// What the node is started with.
 fn seat(shaped: &Shaped) -> Seat {
     let (providers, shaping_rules) = (shaped.providers.clone(), shaped.rules.clone());
-    let content = SnapshotContent { providers, shaping_rules, ..node::content(NODE) };
+    let content = SnapshotContent { providers, shaping_rules, ..content(NODE) };
     Seat { address: NODE, host: String::new(), content }
 }
 

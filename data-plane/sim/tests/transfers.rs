@@ -25,12 +25,11 @@ use postrail_data_plane::shard::NodeFacts;
 use postrail_data_plane::tls::Connector;
 use postrail_data_plane::transfer::{Arrival, Departure, departures};
 use postrail_schema::allocation::HostName;
-use postrail_schema::ids::{CredentialId, MessageId, PoolId, Revision, SendingDomainId, ShardId, SourceId, TenantId};
+use postrail_schema::ids::{CredentialId, MessageId, Revision, SendingDomainId, ShardId, TenantId};
 use postrail_schema::limits::TRANSFER_BYTES_MAX;
 use postrail_schema::sealed::{MasterKey, MasterKeys};
-use postrail_schema::snapshot::{
-    EgressPool, EgressSource, PoolMember, SendingDomain, Snapshot, SnapshotContent, Tenant, TrafficClass,
-};
+use postrail_schema::snapshot::{Snapshot, TrafficClass};
+use postrail_sim::workload::content;
 use postrail_sim::{NodeId, Settings, Sim, SimPlatform};
 
 const SHARDS: u16 = 2;
@@ -85,7 +84,9 @@ impl<'a> Host<'a> {
             drain: Duration::from_secs(60),
             mesh: mesh.clone(),
             inboxes: inboxes.into(),
-            snapshot: Arc::new(Snapshot::new(content()).expect("the content holds together")),
+            snapshot: Arc::new(
+                Snapshot::new(content(SOURCE.parse().expect("an address"))).expect("the content holds together"),
+            ),
         };
         for shard in (0..SHARDS).map(ShardId) {
             let (platform, setup) = (sim.platform(node), setup.clone());
@@ -257,47 +258,6 @@ fn job(shard: u16, number: u64) -> Job {
         entries: vec![JobEntry::default()],
         recipients: vec![recipient("ann"), recipient("bob")],
         content: Content::Mime { header: "Subject: x\r\n\r\n".into(), body: "body\r\n".into() },
-    }
-}
-
-fn content() -> SnapshotContent {
-    let (tenant, source) = (TenantId(1), SourceId(1));
-    SnapshotContent {
-        revision: Revision(1),
-        tenants: vec![Tenant {
-            id: tenant,
-            name: "tenant".to_owned(),
-            quota_per_day: None,
-            weight: 1,
-            message_bytes_max: 10 << 20,
-            region: None,
-            reserved_per_s: None,
-            quarantines: false,
-        }],
-        domains: vec![SendingDomain {
-            id: SendingDomainId(1),
-            tenant,
-            name: "us.example".to_owned(),
-            keys: Vec::new(),
-            pool: None,
-            standing: Default::default(),
-            is_platform: false,
-        }],
-        sources: vec![EgressSource {
-            id: source,
-            name: "source".to_owned(),
-            address: SOURCE.parse().expect("an address"),
-            ehlo_name: "node.example".to_owned(),
-            needs: Default::default(),
-        }],
-        pools: vec![EgressPool {
-            id: PoolId(1),
-            name: "default".to_owned(),
-            tenant: None,
-            members: vec![PoolMember { source, weight: 1 }],
-            classes: Default::default(),
-        }],
-        ..SnapshotContent::default()
     }
 }
 

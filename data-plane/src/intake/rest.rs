@@ -26,7 +26,7 @@ use postrail_schema::region::Region;
 use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
-use crate::auth::{Auth, AuthFailure};
+use crate::auth::{self, AuthFailure};
 use crate::http::{self, Handler};
 use crate::mesh::{Question, Reply};
 use crate::platform::{Net, Platform};
@@ -179,7 +179,7 @@ impl<P: Platform> Submission<P> {
         let snapshot = self.runtime.snapshot();
         let header = request.header("authorization");
         if header.is_none()
-            && let Some(principal) = Auth::<P>::trusted(&snapshot, peer.ip())
+            && let Some(principal) = auth::trusted(&snapshot, peer.ip())
         {
             return Ok(Submitter { principal, peer, snapshot });
         }

@@ -16,7 +16,7 @@ use postrail_schema::listener::{ListenerProtocol, ListenerTls};
 use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
-use crate::auth::{Auth, AuthFailure};
+use crate::auth::{self, AuthFailure};
 use crate::platform::{Net, Platform};
 use crate::shard::Runtime;
 use crate::spool::StoreError;
@@ -34,7 +34,7 @@ type Socket<P> = MaybeTls<<<P as Platform>::Net as Net>::Stream>;
 pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr, door: Rc<Door>) {
     let listener = &door.listener;
     let implicit_tls = listener.protocol == ListenerProtocol::Smtps;
-    let trusted = Auth::<P>::trusted(&runtime.snapshot(), peer.ip());
+    let trusted = auth::trusted(&runtime.snapshot(), peer.ip());
     let config = SessionConfig {
         hostname: runtime.node().hostname.clone(),
         peer,
@@ -236,7 +236,7 @@ impl<P: Platform> Pump<P> {
                 }
                 let snapshot = self.snapshot.insert(self.runtime.snapshot());
                 if self.is_trusted {
-                    self.principal = Auth::<P>::trusted(snapshot, self.peer.ip());
+                    self.principal = auth::trusted(snapshot, self.peer.ip());
                 }
                 let Some(principal) = &self.principal else { return unauthenticated() };
                 answer_of(policy::check_sender(snapshot, principal, &command))

@@ -308,6 +308,11 @@ impl Shard {
         }
     }
 
+    /// Whether a session may connect to its next host now: the lease on its address may have ended since it was opened.
+    pub fn may_go_on_connecting(&self, now: Moment, session: u32) -> bool {
+        self.rules.may_start(self.source_of_session(session), now.instant)
+    }
+
     pub(super) fn source_of_session(&self, session: u32) -> SourceId {
         self.paths[self.sessions[session as usize].path as usize].key.source
     }

@@ -93,7 +93,7 @@ pub(crate) fn start(sim: &Sim, node: NodeId, seat: Seat) -> Started {
 }
 
 /// One tenant with one domain, and one source for all: `address`.
-pub(crate) fn content(address: IpAddr) -> SnapshotContent {
+pub fn content(address: IpAddr) -> SnapshotContent {
     let (tenant, source) = (TenantId(1), SourceId(1));
     SnapshotContent {
         revision: Revision(1),

@@ -92,7 +92,7 @@ fn a_cursor_passes_notes_as_if_they_were_events() {
 }
 
 #[test]
-fn notes_and_events_are_replayed_in_the_order_in_which_they_came() {
+fn notes_and_events_are_replayed_in_the_order_in_which_they_came_the_notes_of_an_append_first() {
     let world = World::default();
     let given = note(1, NoteKind::Given);
     world.run(async {
@@ -107,7 +107,7 @@ fn notes_and_events_are_replayed_in_the_order_in_which_they_came() {
         let of = |number| Entry::Event((&event(number)).into());
         let notes = [bound(1), note(2, NoteKind::Kept), given.clone()].map(Entry::Note);
         let [first, second, third] = notes;
-        assert_eq!(replayed(&open_journal(&world).await).await, (vec![of(1), of(2), first, second, third, of(3)], 0));
+        assert_eq!(replayed(&open_journal(&world).await).await, (vec![first, second, of(1), of(2), third, of(3)], 0));
     });
 }
 
@@ -143,7 +143,7 @@ fn a_frame_that_is_not_understood_is_damage_and_hides_nothing_else() {
     world.run(async { open_journal(&world).await.append(&[event(1)], &[bound(1)]).await.expect("durable") });
     let world = world.restarted();
     world.run(async {
-        let expected = vec![Entry::Event((&event(1)).into()), Entry::Note(bound(1))];
+        let expected = vec![Entry::Note(bound(1)), Entry::Event((&event(1)).into())];
         assert_eq!(replayed(&open_journal(&world).await).await, (expected, 3));
     });
 }

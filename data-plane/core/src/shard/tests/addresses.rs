@@ -83,7 +83,9 @@ fn nothing_starts_on_an_address_whose_lease_has_ended() {
     world.accept(&["a@one.test"]);
     world.resolve();
     let session = world.opened()[0];
+    assert!(world.shard.may_go_on_connecting(world.now, session));
     world.pass(Duration::from_secs(10));
+    assert!(!world.shard.may_go_on_connecting(world.now, session), "nor is a further host of the site connected to");
     world.ready(session);
     assert!(world.transact().is_none(), "no transaction on a session that was opened in time");
     assert!(world.take(|output| matches!(output, Output::Quit { .. }).then_some(())).is_some());
