@@ -221,10 +221,9 @@ fn chunk((place, named): &(ChunkPlace, Option<(ChunkHash, u32)>)) -> Value {
     })
 }
 
-/// The regions of chunks, absent where all are for every host.
+/// The regions of chunks; 0: for every host.
 fn chunk_regions(chunks: &[(ChunkPlace, Option<(ChunkHash, u32)>)]) -> Value {
-    let regions: Vec<_> = chunks.iter().map(|(place, _)| place.region.map_or(0, |region| region.0)).collect();
-    if regions.iter().all(|region| *region == 0) { Value::Null } else { json!(regions) }
+    list(chunks, |(place, _)| json!(place.region.map_or(0, |region| region.0)))
 }
 
 fn manifest(bytes: &[u8]) -> Value {
@@ -274,14 +273,20 @@ fn event(event: &Event) -> Value {
     })
 }
 
-/// Without what says nothing.
+/// Without what says nothing, which chunks' regions do where all are for every host.
 fn spare(value: Value) -> Value {
-    let is_said = |value: &Value| !(value.is_null() || *value == json!("") || *value == json!([]));
+    let is_said = |name: &str, value: &Value| match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(regions) if name == "chunk_regions" => regions.iter().any(|region| *region != json!(0)),
+        Value::Array(values) => !values.is_empty(),
+        _ => true,
+    };
     match value {
         Value::Object(fields) => fields
             .into_iter()
             .map(|(name, value)| (name, spare(value)))
-            .filter(|(_, value)| is_said(value))
+            .filter(|(name, value)| is_said(name, value))
             .collect::<serde_json::Map<_, _>>()
             .into(),
         Value::Array(values) => values.into_iter().map(spare).collect(),
