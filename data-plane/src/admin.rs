@@ -17,9 +17,11 @@
 //! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
 //! | `GET /messages/{id}` | what waits of one message |
 //! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}`; 409 `being_moved` while another host may have it |
+//! | `POST /quotas` | `{"day":,"tenants":[[id, own, others], …]}`: what the ledger counts; `{"start":,"day":}`: this process, its day |
 //! | `POST /transfers` | a parcel of [`postrail_core::transfer::parcel`], from another host: its answer; 409 `stale` with `x-turn`; 503 `busy`, `refused` |
 
 mod metrics;
+mod quotas;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -112,6 +114,7 @@ pub async fn run<P: Platform>(
         AdminAccess::Anyone | AdminAccess::Tokens(_) => None,
     };
     let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
+    let start = platform.entropy();
     loop {
         let accepted = or(async { Some(listener.accept().await) }, async {
             let _ = over.recv().await;
@@ -126,7 +129,7 @@ pub async fn run<P: Platform>(
                 let (runtime, permits, acceptor) = (runtime.clone(), permits.clone(), acceptor.clone());
                 platform.spawn("admin connection", async move {
                     if let Some(peer) = stream.peer() {
-                        serve(runtime, stream, peer, acceptor.as_ref()).await;
+                        serve(runtime, stream, peer, acceptor.as_ref(), start).await;
                     }
                     let _ = permits.try_recv();
                 });
@@ -139,7 +142,7 @@ pub async fn run<P: Platform>(
     }
 }
 
-async fn serve<P, S>(runtime: Runtime<P>, stream: S, peer: SocketAddr, acceptor: Option<&Acceptor>)
+async fn serve<P, S>(runtime: Runtime<P>, stream: S, peer: SocketAddr, acceptor: Option<&Acceptor>, start: u64)
 where
     P: Platform,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -154,12 +157,14 @@ where
         };
     }
     let asker = Asker::of(&runtime.node().admin_access, stream.client_certificate());
-    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker }).await;
+    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker, start }).await;
 }
 
 struct Admin<P: Platform> {
     runtime: Runtime<P>,
     asker: Asker,
+    /// Names this process: drawn when it began to listen.
+    start: u64,
 }
 
 #[derive(Deserialize)]
@@ -227,7 +232,8 @@ impl<P: Platform> Admin<P> {
             (Method::Get, ["healthz"]) => Ok(Response::new(200, "text/plain", "ok\n")),
             (Method::Get, ["readyz"]) => self.ready().await,
             (Method::Get, ["metrics"]) => {
-                let text = metrics::text(&self.statuses().await?, &self.runtime.node().feed);
+                let now = self.runtime.now().wall;
+                let text = metrics::text(&self.statuses().await?, self.runtime.node(), now);
                 Ok(Response::new(200, "text/plain; version=0.0.4", text))
             }
             (Method::Get, ["shards"]) => json(&serde_json::json!({ "shards": self.runtime.mesh().shards() })),
@@ -239,6 +245,10 @@ impl<P: Platform> Admin<P> {
             (Method::Get, ["status"]) => self.status().await,
             (Method::Post, ["queue", "retry"]) => self.retry(&request.body).await,
             (Method::Get, ["messages", id]) => self.message(id).await,
+            (Method::Post, ["quotas"]) => {
+                let day = quotas::tell(&self.runtime.node().usage, &request.body, self.runtime.now().wall)?;
+                json(&serde_json::json!({ "start": format!("{:016x}", self.start), "day": day }))
+            }
             (Method::Post, ["transfers"]) => self.take(request.body.clone()).await,
             (Method::Post, ["jobs", id, "cancel"]) => self.command_one(id, Command::Cancel).await,
             (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,

@@ -215,6 +215,7 @@ fn prepare(config: &NodeConfig, departures: Sender<Departure>) -> Result<(ShardS
             identity: Some(Arc::new(identity)),
             listening: ListeningHost { name: config.host_name.clone(), region: config.region.clone(), options },
             ports: Arc::default(),
+            usage: Arc::default(),
             connector: Connector::system()?,
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),

@@ -36,7 +36,7 @@ use crate::dns::Dns;
 use crate::egress::{self, SessionCommand};
 use crate::feed::FeedStatus;
 use crate::intake::ports::Ports;
-use crate::intake::quota::Quotas;
+use crate::intake::quota::{Quotas, Usage};
 use crate::journal::{Entry, Journal};
 use crate::mesh::{Letter, Mesh};
 use crate::platform::Platform;
@@ -64,6 +64,8 @@ pub struct NodeFacts {
     pub listening: ListeningHost,
     /// What is known of them.
     pub ports: Arc<Ports>,
+    /// What tenants use of their quotas.
+    pub usage: Arc<Usage>,
     pub connector: Connector,
     /// `http://127.0.0.1:8081`: where jobs are looked up.
     pub control_url: Arc<str>,
@@ -172,7 +174,7 @@ impl<P: Platform> Runtime<P> {
             dns: parts.dns,
             signer: Signer::new(Arc::clone(&node.master_keys), &mut random),
             auth: Auth::new(platform.clone()),
-            quotas: RefCell::new(Quotas::new(&seed, node.shards)),
+            quotas: RefCell::new(Quotas::new(&seed, Arc::clone(&node.usage))),
             keys: RefCell::new(Keys::new(&seed)),
             mesh,
             random: RefCell::new(random),

@@ -334,6 +334,10 @@ pub const ADVANCE_CHUNKS_MAX: usize = 64;
 pub const ADVANCE_BYTES_MAX: usize = 64 * 1024;
 /// An advance with all of that.
 pub const ADVANCE_ENCODED_MAX: usize = ADVANCE_BYTES_MAX + 8 * 1024;
+/// Tenants that one request tells a host the use of quotas of: over it 413.
+pub const QUOTA_TELLS_MAX: usize = 1_000;
+/// UTC days that a host keeps the use of quotas of: today's, and the one before for who began before midnight.
+pub const QUOTA_DAYS_MAX: usize = 2;
 /// Suppressions of all tenants: over it 409 until some are deleted.
 pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 /// Resources of one kind (tenants, domains, credentials, …): over it 409.

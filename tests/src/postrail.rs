@@ -218,6 +218,13 @@ impl Postrail {
         rows.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
+    /// A metric of the host, which no shard has for itself.
+    pub fn host_metric(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("there is {name}:\n{metrics}"))
+    }
+
     /// Submits a job by REST with Basic credentials: status, headers and body.
     pub fn submit(&self, job: &Value) -> (u16, Value) {
         self.submit_with(job, &[])

@@ -42,4 +42,5 @@ mod submission_clients;
 mod submission_idempotency;
 mod submission_listeners;
 mod submission_openapi;
+mod submission_quotas;
 mod submission_rest;

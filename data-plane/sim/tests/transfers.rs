@@ -71,6 +71,7 @@ impl<'a> Host<'a> {
                 identity: None,
                 listening: ListeningHost { name: "here".to_owned(), ..ListeningHost::default() },
                 ports: Arc::default(),
+                usage: Arc::default(),
                 connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
                 control_url: "http://127.0.0.1:8081".into(),
                 owners: SourceOwners::default(),

@@ -1,12 +1,14 @@
-//! What the shards and the configuration say of themselves, as Prometheus text.
+//! What the shards, the configuration and the quotas say of themselves, as Prometheus text.
 
 use std::fmt::Write as _;
 
-use crate::feed::FeedStatus;
-use crate::mesh::ShardStatus;
+use postrail_core::base::Timestamp;
 
-/// Prometheus text of what the shards say, and of the configuration.
-pub(super) fn text(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
+use crate::mesh::ShardStatus;
+use crate::shard::NodeFacts;
+
+/// Prometheus text of what the shards say, of the configuration, and of the quotas on the day of `now`.
+pub(super) fn text(statuses: &[ShardStatus], node: &NodeFacts, now: Timestamp) -> String {
     type Read = fn(&ShardStatus) -> u64;
     const COUNTERS: [(&str, &str, Read); 13] = [
         ("accepted_recipients", "Recipients accepted.", |s| s.counters.accepted),
@@ -45,7 +47,12 @@ pub(super) fn text(statuses: &[ShardStatus], feed: &FeedStatus) -> String {
     };
     write(&COUNTERS, "counter", "_total");
     write(&GAUGES, "gauge", "");
+    let (feed, usage) = (&node.feed, &node.usage);
+    let (own, others) = usage.total(now);
     let rows = [
+        ("quota_own_recipients", "gauge", "Recipients taken here today of tenants with a quota.", own),
+        ("quota_others_recipients", "gauge", "As the leader told, of what all other hosts took today.", others),
+        ("quota_told_ms", "gauge", "When the leader last told that, Unix milliseconds; 0: never.", usage.told_ms()),
         ("published_revision", "gauge", "The newest configuration that was seen.", feed.revision_seen()),
         (
             "configuration_connected",

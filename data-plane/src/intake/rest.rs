@@ -26,6 +26,7 @@ use postrail_schema::region::Region;
 use postrail_schema::snapshot::Snapshot;
 
 use super::listen::Door;
+use super::quota;
 use crate::auth::{self, AuthFailure};
 use crate::http::{self, Handler};
 use crate::mesh::{Question, Reply};
@@ -325,11 +326,14 @@ async fn accept<P: Platform>(
     if let Some(why) = runtime.refusal(principal.tenant, recipients) {
         return Err(Problem::new(503, "overloaded", why).with_header("Retry-After", "5"));
     }
-    if !runtime.quotas().borrow_mut().take(snapshot, principal.tenant, recipients, now) {
+    let taken = runtime.quotas().borrow_mut().take(snapshot, principal.tenant, recipients, now);
+    let Some(taken) = taken else {
         let detail = "the tenant's quota for today is used up";
-        return Err(Problem::new(429, "quota_exceeded", detail).with_header("Retry-After", "3600"));
-    }
+        let wait = quota::seconds_left(now).to_string();
+        return Err(Problem::new(429, "quota_exceeded", detail).with_header("Retry-After", wait));
+    };
     runtime.accept(job).await.map_err(store_problem)?;
+    taken.keep();
     Ok(located(runtime, id, accepted.answer.to_response()))
 }
 

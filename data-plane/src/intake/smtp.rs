@@ -270,12 +270,16 @@ impl<P: Platform> Pump<P> {
             Ok(job) => job,
             Err(refusal) => return Answer::Refused(refusal.reply()),
         };
-        if !self.runtime.quotas().borrow_mut().take(&snapshot, principal.tenant, recipients, now.wall) {
+        let taken = self.runtime.quotas().borrow_mut().take(&snapshot, principal.tenant, recipients, now.wall);
+        let Some(taken) = taken else {
             return Answer::Refused(Reply::enhanced(450, 7, 1, "The tenant's quota for today is used up"));
-        }
+        };
         let id = job.id;
         match self.runtime.accept(job).await {
-            Ok(()) => Answer::Accepted(id),
+            Ok(()) => {
+                taken.keep();
+                Answer::Accepted(id)
+            }
             Err(StoreError::TooLarge { .. }) => {
                 Answer::Refused(Reply::enhanced(552, 3, 4, "The message is too large to be stored"))
             }

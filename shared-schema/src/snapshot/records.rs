@@ -49,7 +49,7 @@ pub struct Tenant {
     pub id: TenantId,
     /// Unique slug, `[a-z0-9-]{1,63}`.
     pub name: String,
-    /// Recipients that may be accepted in a UTC day; `None`: no quota. Counted by each shard against its share.
+    /// Recipients that may be accepted in a UTC day; `None`: no quota.
     pub quota_per_day: Option<u64>,
     /// Weight in the deficit round robin between tenants (at least 1).
     pub weight: u32,

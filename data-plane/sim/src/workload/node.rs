@@ -70,6 +70,7 @@ pub(crate) fn start(sim: &Sim, node: NodeId, seat: Seat) -> Started {
                 ..ListeningHost::default()
             },
             ports: Arc::default(),
+            usage: Arc::default(),
             connector: Connector::with_roots(&PathBuf::from("no roots")).expect("the policies need no roots"),
             control_url: "http://127.0.0.1:8081".into(),
             owners: SourceOwners::default(),
