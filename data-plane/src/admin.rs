@@ -18,7 +18,7 @@
 //! | `GET /messages/{id}` | what waits of one message |
 //! | `POST /jobs/{id}/cancel`, `/jobs/{id}/bounce` | `{"recipients":N}`; 409 `being_moved` while another host may have it |
 //! | `POST /quotas` | `{"day":,"tenants":[[id, own, others], …]}`: what the ledger counts; `{"start":,"day":}`: this process, its day |
-//! | `POST /transfers` | a parcel of [`postrail_core::transfer::parcel`], from another host: its answer; 409 `stale` with `x-turn`; 503 `busy`, `refused` |
+//! | `POST /transfers` | a parcel of [`postrail_core::transfer::parcel`], from another host: its answer; 403 `forbidden` where it names another than who asks; 409 `stale` with `x-turn`; 503 `busy`, `refused` |
 
 mod metrics;
 mod quotas;
@@ -35,6 +35,8 @@ use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::base::Timestamp;
 use postrail_core::http::{Config, Method, Problem, Request, Response};
 use postrail_core::shard::{Command, CommandTarget, QuarantinePage, QuarantineQuery};
+use postrail_core::transfer::parcel::Parcel;
+use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, ShardId, TenantId};
 use postrail_schema::limits::{JOURNAL_PULL_BYTES_MAX, PAGE_RECORDS_MAX, TRANSFER_BYTES_MAX};
 use rustls::ServerConfig;
@@ -78,6 +80,8 @@ pub enum AdminAccess {
         tls: Arc<ServerConfig>,
         /// What the certificates of control planes are for; all others are data planes'.
         control_planes: ServerName<'static>,
+        /// What those of data planes are for; that of a host's is for its name in front of this one, too.
+        data_planes: ServerName<'static>,
     },
 }
 
@@ -156,13 +160,16 @@ where
             None => return,
         };
     }
-    let asker = Asker::of(&runtime.node().admin_access, stream.client_certificate());
-    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker, start }).await;
+    let shown = stream.client_certificate().cloned();
+    let asker = Asker::of(&runtime.node().admin_access, shown.as_ref());
+    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker, shown, start }).await;
 }
 
 struct Admin<P: Platform> {
     runtime: Runtime<P>,
     asker: Asker,
+    /// The certificate of who asks.
+    shown: Option<CertificateDer<'static>>,
     /// Names this process: drawn when it began to listen.
     start: u64,
 }
@@ -249,7 +256,7 @@ impl<P: Platform> Admin<P> {
                 let day = quotas::tell(&self.runtime.node().usage, &request.body, self.runtime.now().wall)?;
                 json(&serde_json::json!({ "start": format!("{:016x}", self.start), "day": day }))
             }
-            (Method::Post, ["transfers"]) => self.take(request.body.clone()).await,
+            (Method::Post, ["transfers"]) => self.take(&request.body).await,
             (Method::Post, ["jobs", id, "cancel"]) => self.command_one(id, Command::Cancel).await,
             (Method::Post, ["jobs", id, "bounce"]) => self.command_one(id, Command::Bounce).await,
             (Method::Post, ["quarantine", id, "release"]) => self.command_one(id, Command::Release).await,
@@ -478,8 +485,22 @@ impl<P: Platform> Admin<P> {
         gone.map_or(Ok(None), Err)
     }
 
-    async fn take(&self, parcel: Bytes) -> Result<Response, Problem> {
-        let Reply::Arrival(arrival) = self.ask(ShardId(0), Question::Take(parcel)).await? else {
+    /// Whether who asks is that host, as far as it can be known: what is remembered of a giver is under its name.
+    fn is_shown_to_be(&self, host: &HostName) -> bool {
+        let AdminAccess::Certificate { data_planes, .. } = &self.runtime.node().admin_access else { return true };
+        let certificate = self.shown.as_ref().and_then(|shown| ParsedCertificate::try_from(shown).ok());
+        let name = ServerName::try_from(format!("{host}.{}", data_planes.to_str())).ok();
+        certificate.zip(name).is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
+    }
+
+    async fn take(&self, octets: &Bytes) -> Result<Response, Problem> {
+        let unreadable = |error| Problem::new(503, "refused", format!("the parcel cannot be read: {error}"));
+        let parcel = Parcel::decode(octets).map_err(unreadable)?;
+        if !self.is_shown_to_be(&parcel.giver) {
+            let detail = format!("the parcel is of {}, and the certificate of another host", parcel.giver);
+            return Err(Problem::new(403, "forbidden", detail));
+        }
+        let Reply::Arrival(arrival) = self.ask(ShardId(0), Question::Take(Box::new(parcel))).await? else {
             return Err(mismatch());
         };
         Err(match arrival {

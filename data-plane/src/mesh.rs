@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
-use bytes::Bytes;
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
 use postrail_core::shard::{
     BeingMoved, Command, Counters, HandBack, MessageView, QuarantinePage, QuarantineQuery, QueueView, Work,
 };
+use postrail_core::transfer::parcel::Parcel;
 use postrail_core::transfer::{Fate, Neighbours};
 use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::snapshot::Snapshot;
@@ -60,7 +60,7 @@ pub enum Question {
     /// A submission whose idempotency key belongs to the asked shard.
     Submit(Box<Forwarded>),
     /// A parcel of another host, for shard 0.
-    Take(Bytes),
+    Take(Box<Parcel>),
     /// Which of these jobs the shard holds, asked for a parcel.
     Holds(Vec<(MessageId, u16)>),
     /// Jobs of a parcel whose home is the asked shard.

@@ -135,9 +135,7 @@ impl<'a> Host<'a> {
     }
 
     fn take(&self, parcel: &Packed) -> Arrival {
-        let Reply::Arrival(arrival) = self.ask(0, Question::Take(parcel.octets.clone().into())) else {
-            panic!("no arrival")
-        };
+        let Reply::Arrival(arrival) = self.ask(0, parcel.question()) else { panic!("no arrival") };
         arrival
     }
 
@@ -203,6 +201,12 @@ struct Packed {
     turn: u64,
     octets: Vec<u8>,
     sent: Sent,
+}
+
+impl Packed {
+    fn question(&self) -> Question {
+        Question::Take(Box::new(Parcel::decode(&self.octets.clone().into()).expect("a parcel")))
+    }
 }
 
 fn pack(giver: &str, turn: u64, jobs: &[Job]) -> Packed {
@@ -309,7 +313,7 @@ fn one_parcel_of_a_shard_is_worked_on_at_a_time() {
     let parcels = [pack("there", 1, &jobs), pack("there", 2, &jobs), pack("elsewhere", 1, &[job(0, 2)])];
     let asked = parcels.map(|parcel| {
         let mesh = mesh.clone();
-        async move { mesh.ask(ShardId(0), Question::Take(parcel.octets.into())).await }
+        async move { mesh.ask(ShardId(0), parcel.question()).await }
     });
     let arrivals = here.run(async move {
         let [first, second, other] = asked;

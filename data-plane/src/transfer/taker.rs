@@ -23,19 +23,15 @@ use crate::shard::Runtime;
 
 impl<P: Platform> Runtime<P> {
     /// Takes what can be taken of a parcel: each job once, whatever is repeated.
-    pub(crate) async fn take(&self, octets: &Bytes) -> Arrival {
-        let parcel = match Parcel::decode(octets) {
-            Ok(parcel) => parcel,
-            Err(error) => return Arrival::Refused(format!("the parcel cannot be read: {error}")),
-        };
-        let begun = self.givers().borrow_mut().begin(&parcel);
+    pub(crate) async fn take(&self, parcel: &Parcel) -> Arrival {
+        let begun = self.givers().borrow_mut().begin(parcel);
         match begun {
             Ok(()) => {}
             Err(NotNow::Busy) => return Arrival::Busy,
             Err(NotNow::Stale { turn }) => return Arrival::Stale { turn },
         }
-        let mut work = Work { givers: self.givers(), parcel: &parcel, taken: Vec::new() };
-        let fates = self.fates_of(&parcel, &mut work.taken).await;
+        let mut work = Work { givers: self.givers(), parcel, taken: Vec::new() };
+        let fates = self.fates_of(parcel, &mut work.taken).await;
         drop(work);
         match fates {
             Ok(fates) => Arrival::Answered(encode_answer(parcel.turn, &fates)),

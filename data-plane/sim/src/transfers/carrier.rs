@@ -102,9 +102,10 @@ impl Wire {
         platform.sleep_until(platform.now() + late).await;
         let Some(taker) = self.life(&host).filter(|taker| taker.number == life) else { return };
         let Some(mesh) = taker.mesh else { return };
-        let messages = Parcel::decode(&parcel).map(|parcel| jobs(&parcel)).unwrap_or_default();
+        let read = Parcel::decode(&parcel).expect("the giver has packed it");
+        let messages = jobs(&read);
         notes.add(platform.now(), Note::Brought { jobs: messages.len() });
-        let reply = mesh.ask(ShardId(0), Question::Take(parcel.clone())).await;
+        let reply = mesh.ask(ShardId(0), Question::Take(Box::new(read))).await;
         let arrival = match reply {
             Some(Reply::Arrival(arrival)) => Some(arrival),
             Some(reply) => panic!("a parcel was answered with {reply:?}"),

@@ -404,6 +404,7 @@ fn admin_access(
         Some(identity) => AdminAccess::Certificate {
             tls: identity.server(&[FleetName::ControlPlane, FleetName::DataPlane])?,
             control_planes: identity.server_name(&FleetName::ControlPlane)?,
+            data_planes: identity.server_name(&FleetName::DataPlane)?,
         },
     })
 }

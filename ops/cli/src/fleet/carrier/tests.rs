@@ -4,8 +4,11 @@ use std::net::{SocketAddr, TcpListener};
 
 use bytes::Bytes;
 use postrail_control_plane::{FleetFacts, FleetIdentity};
+use postrail_core::transfer::Offer;
+use postrail_core::transfer::parcel::Draft;
 use postrail_data_plane::admin::AdminAccess;
 use postrail_data_plane::node::{self, NodeConfig, NodeHandle};
+use postrail_schema::ids::{MessageId, ShardId};
 use postrail_schema::sealed::{MasterKey, MasterKeys};
 
 use super::*;
@@ -91,16 +94,34 @@ fn certified() -> AdminAccess {
     AdminAccess::Certificate {
         tls: identity.server(&[FleetName::ControlPlane, FleetName::DataPlane]).expect("a listener"),
         control_planes: identity.server_name(&FleetName::ControlPlane).expect("a name"),
+        data_planes: identity.server_name(&FleetName::DataPlane).expect("a name"),
     }
+}
+
+/// A parcel in the name of that host, which asks what became of a job.
+fn parcel(giver: &str) -> Bytes {
+    let offer = Offer { to: host("mta-2"), turn: 1, is_leaving: false, jobs: Vec::new() };
+    let mut draft = Draft::new(&host(giver), ShardId(0), &offer);
+    draft.push(MessageId::new(1, ShardId(0), 1), 1, None);
+    draft.finish().0
 }
 
 /// What becomes of a parcel that is none, for `to`.
 async fn send(access: FleetAccess, listening: watch::Receiver<Arc<Listening>>, to: &str) -> Arrival {
+    send_parcel(access, listening, to, Bytes::from_static(b"no parcel")).await
+}
+
+async fn send_parcel(
+    access: FleetAccess,
+    listening: watch::Receiver<Arc<Listening>>,
+    to: &str,
+    parcel: Bytes,
+) -> Arrival {
     let (departing, departures) = async_channel::bounded(1);
     let (stop, stopped) = watch::channel(false);
     let carrier = tokio::spawn(Carrier::new(access, listening).run(departures, stopped));
     let (answer, answers) = async_channel::bounded(1);
-    let departure = Departure { to: host(to), parcel: Bytes::from_static(b"no parcel"), answer };
+    let departure = Departure { to: host(to), parcel, answer };
     departing.send(departure).await.expect("the carrier runs");
     let arrival = answers.recv().await.expect("an answer");
     stop.send_replace(true);
@@ -139,6 +160,25 @@ async fn mail_goes_to_the_host_that_it_is_for_and_a_stranger_is_not_let_in() {
     }
     assert_eq!(ask(identity(1, false, Some("mta-1")), "/healthz").await, 200);
     assert_eq!(ask(identity(1, true, None), "/queue").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_gives_mail_in_no_other_name_than_that_of_its_certificate() {
+    let taker = Taker::start("names", certified());
+    let sent = async |is_control_plane, certificate, giver| {
+        let access = access(Some(identity(1, is_control_plane, certificate)), 1);
+        send_parcel(access, taker.listening("mta-2", "https"), "mta-2", parcel(giver)).await
+    };
+    for giver in ["mta-3", "mta", "data-plane"] {
+        let why = refused(sent(false, Some("mta-1"), giver).await);
+        assert!(why.contains("403") && why.contains(giver), "{giver}: {why}");
+    }
+    let why = refused(sent(true, None, "mta-1").await);
+    assert!(why.contains("403"), "a control plane has no mail to give: {why}");
+    for is_control_plane in [false, true] {
+        let arrival = sent(is_control_plane, Some("mta-1"), "mta-1").await;
+        assert!(!matches!(arrival, Arrival::Refused(_)), "{arrival:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
