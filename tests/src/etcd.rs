@@ -39,18 +39,25 @@ impl Etcd {
 
     /// As [`Self::start`], with its clients at this address.
     pub fn start_at(place: &Place, client: SocketAddr) -> Self {
-        Self::run(vec![Member::new(place, "default", "http", client, free_address(), None)], None, &[], &[])
+        Self::run(vec![Member::new(place, "default", "http", client, free_address(), None)], &[], &[])
     }
 
     /// One member on loopback with these further options; `proof`: what etcd's own client is told to be let in.
     pub fn start_with(place: &Place, scheme: &str, options: &[&str], proof: &[&str]) -> Self {
         let members = vec![Member::new(place, "default", scheme, free_address(), free_address(), None)];
-        Self::run(members, None, options, proof)
+        Self::run(members, options, proof)
     }
 
-    /// Three members at stations.
+    /// Three members at stations of a network of their own.
     pub fn start_three(place: &Place) -> Self {
         let lan = Lan::new();
+        let mut etcd = Self::start_three_at(place, &lan);
+        etcd._lan = Some(lan);
+        etcd
+    }
+
+    /// Three members at stations `.21` to `.23`.
+    pub fn start_three_at(place: &Place, lan: &Lan) -> Self {
         let member = |n: u8| {
             let station = lan.station(n + 21);
             let at = |port| SocketAddr::from((station.address, port));
@@ -58,10 +65,10 @@ impl Etcd {
             Member::new(place, &format!("member-{n}"), "http", client, peer, Some(station))
         };
         let members = (0..3).map(member).collect();
-        Self::run(members, Some(lan), &[], &[])
+        Self::run(members, &[], &[])
     }
 
-    fn run(mut members: Vec<Member>, lan: Option<Lan>, options: &[&str], proof: &[&str]) -> Self {
+    fn run(mut members: Vec<Member>, options: &[&str], proof: &[&str]) -> Self {
         let cluster: Vec<_> = members.iter().map(Member::in_cluster).collect();
         for member in &mut members {
             member.arguments.extend(["--initial-cluster".to_owned(), cluster.join(",")]);
@@ -69,7 +76,7 @@ impl Etcd {
             member.start();
         }
         let proof = proof.iter().map(|option| (*option).to_owned()).collect();
-        let etcd = Self { members, proof, _lan: lan };
+        let etcd = Self { members, proof, _lan: None };
         etcd.wait_for_leader();
         etcd
     }

@@ -7,7 +7,7 @@
 //! Invariants worth naming: everything goes with its value; no packet leaves the machine.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::process::Command;
@@ -41,7 +41,9 @@ impl Lan {
         let network = [10, 128 + (number / 256 % 128) as u8, (number % 256) as u8];
         let made = Self { bridge: format!("lb{id}-{count}"), network };
         let bridge = &made.bridge;
-        ip(&format!("link add {bridge} type bridge"));
+        // A bridge without a hardware address of its own takes another with each station, and is not found for seconds then.
+        let [_, b, c] = network;
+        ip(&format!("link add {bridge} address 02:00:0a:{b:02x}:{c:02x}:01 type bridge"));
         for last in [1, 2] {
             ip(&format!("address add {}/24 dev {bridge}", made.at(last)));
         }
@@ -54,6 +56,12 @@ impl Lan {
         Ipv4Addr::new(a, b, c, last)
     }
 
+    /// The IPv6 address of the same host, in a /64 of ULAs.
+    pub fn at6(&self, last: u8) -> Ipv6Addr {
+        let [a, b, c] = self.network.map(u16::from);
+        Ipv6Addr::new(0xfd00 + a, b, c, 0, 0, 0, 0, last.into())
+    }
+
     /// A host at `.last`, whose interface is called `eth0`.
     pub fn station(&self, last: u8) -> Station {
         let bridge = &self.bridge;
@@ -64,6 +72,7 @@ impl Lan {
         ip(&format!("link add {near} type veth peer name eth0 netns {namespace}"));
         ip(&format!("link set {near} master {bridge} up"));
         ip(&format!("-n {namespace} address add {}/24 dev eth0", made.address));
+        ip(&format!("-n {namespace} address add {}/64 dev eth0 nodad", self.at6(last)));
         ip(&format!("-n {namespace} link set eth0 up"));
         ip(&format!("-n {namespace} link set lo up"));
         made
@@ -103,8 +112,9 @@ impl Station {
     }
 
     /// Whether an address is on its interface, also one that the kernel is about to take off.
-    pub fn has(&self, address: Ipv4Addr) -> bool {
-        let shown = try_run(Command::new("ip").args(["-n", &self.namespace, "-4", "address", "show", "dev", "eth0"]));
+    pub fn has(&self, address: impl Into<IpAddr>) -> bool {
+        let address = address.into();
+        let shown = try_run(Command::new("ip").args(["-n", &self.namespace, "address", "show", "dev", "eth0"]));
         shown.1.contains(&format!(" {address}/"))
     }
 
@@ -123,6 +133,29 @@ impl Station {
     /// Takes [`Self::configure`] back.
     pub fn unconfigure(&self, address: Ipv4Addr) {
         ip(&format!("-n {} address delete {address}/24 dev eth0", self.namespace));
+    }
+
+    /// Takes what the network brings to this address, as a host does that is told `--routed`.
+    pub fn take_routed(&self, address: Ipv4Addr) {
+        ip(&format!("-n {} address add {address}/32 dev lo", self.namespace));
+    }
+
+    /// Sends what is for an address to another host, from now on.
+    pub fn route(&self, address: Ipv4Addr, by: &Self) {
+        ip(&format!("-n {} route replace {address}/32 via {}", self.namespace, by.address));
+    }
+
+    /// The hardware address of its interface.
+    pub fn hardware(&self) -> String {
+        let shown = run(Command::new("ip").args(["-n", &self.namespace, "-o", "link", "show", "dev", "eth0"]));
+        let address = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        address.expect("it has one").to_owned()
+    }
+
+    /// What it knows of a neighbour, as ip(8) says it.
+    pub fn neighbour(&self, address: IpAddr) -> String {
+        let shown = Command::new("ip").args(["-n", &self.namespace, "neigh", "show", &address.to_string()]).output();
+        String::from_utf8_lossy(&shown.expect("ip(8) is installed").stdout).trim().to_owned()
     }
 
     /// Pulls its cable, or plugs it in again: nothing goes either way, and no connection is told.

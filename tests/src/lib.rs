@@ -17,6 +17,7 @@
 //! - [`receiver`]: a scripted receiver for behaviour that no real one can be made to show,
 //! - [`judge`]: what others' verifiers say of a mail,
 //! - [`world`]: the usual cast of a story,
+//! - [`witness`]: who sees packets at a station, and addresses that come to it and go,
 //! - [`wait`]: waits for an event, bounded.
 //!
 //! Invariants worth naming: everything listens on loopback or in a namespace of the story's own; nothing is waited for
@@ -39,5 +40,6 @@ pub mod postrail;
 pub mod receiver;
 pub mod scene;
 pub mod wait;
+pub mod witness;
 pub mod world;
 pub mod zone;

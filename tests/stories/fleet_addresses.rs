@@ -1,196 +1,22 @@
 //! Addresses that move between hosts, judged by a receiver in a network of its own: each host in a namespace, a real
 //! etcd, a steady stream of mail at both hosts, and what becomes of it when a host dies, is cut off, drains or restarts.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use postrail_tests::child::{run, try_run};
-use postrail_tests::etcd::Etcd;
-use postrail_tests::fleet::{Fleet, Plan};
-use postrail_tests::lan::{Lan, Station};
-use postrail_tests::load::Stream;
+use postrail_tests::child::run;
 use postrail_tests::place::{Place, root};
-use postrail_tests::postrail::binary;
-use postrail_tests::receiver::{Act, Arrived, Receiver, Stage};
+use postrail_tests::receiver::{Act, Arrived, Stage};
 use postrail_tests::wait;
-use postrail_tests::zone::NameServer;
 use serde_json::{Value, json};
 
-/// The shortest lease that may be configured.
-const LEASE: Duration = Duration::from_secs(6);
-
-/// The ports that each host begins connections from: an address alone does not tell which of them sent.
-const PORTS: [RangeInclusive<u16>; 2] = [20_000..=39_999, 40_000..=60_000];
-
-/// Two hosts, and the addresses that they share.
-struct World {
-    fleet: Fleet,
-    receiver: Receiver,
-    addresses: [Ipv4Addr; 2],
-    lan: Lan,
-    _names: NameServer,
-    _receiver_at: Station,
-    _place: Place,
-}
-
-impl World {
-    fn new(name: &str) -> Self {
-        Self::with(Place::new(name), &[])
-    }
-
-    fn with(place: Place, environment: &[(&str, &str)]) -> Self {
-        let lan = Lan::new();
-        let receiver_at = lan.station(50);
-        let zone = ("receiver.test.", format!("@ MX 10 mx\nmx A {}", receiver_at.address));
-        let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[(zone.0, &zone.1)]);
-        let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receiver_at.address, 2525))));
-        let resolver = names.address().to_string();
-        let lease = LEASE.as_secs().to_string();
-        let options = ["--resolver", &resolver, "--shards", "1", "--nic", "eth0", "--lease", &lease];
-        let etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
-        let plan = |name: &str| {
-            let last = name.strip_prefix("host-").map_or(10, |number| 10 + number.parse::<u8>().expect("a number"));
-            let station = lan.station(last);
-            if let Some(ports) = last.checked_sub(11).and_then(|host| PORTS.get(usize::from(host))) {
-                station.set_ports(ports.clone());
-            }
-            Plan { options: &options, environment, station: Some(station), ..Plan::default() }
-        };
-        let fleet = Fleet::start_as(&place, etcd, 2, plan);
-        fleet.change("POST", "/v2/routes", &json!({"domain": "*", "port": 2525, "allow_private": true}));
-        let addresses = [lan.at(101), lan.at(102)];
-        let mut members = Vec::new();
-        for address in addresses {
-            let name = format!("out-{}", address.octets()[3]);
-            let source = json!({"name": name, "address": address, "ehlo_name": format!("{name}.sender.test")});
-            fleet.change("POST", "/v2/sources", &source);
-            members.push(json!({"source": name}));
-        }
-        fleet.change("PUT", "/v2/pools/default", &json!({"members": members}));
-        fleet.settle();
-        let world = Self { fleet, receiver, addresses, lan, _names: names, _receiver_at: receiver_at, _place: place };
-        world.until_each_has_one();
-        world
-    }
-
-    fn station(&self, host: usize) -> &Station {
-        self.fleet.hosts[host].station()
-    }
-
-    /// The host on whose interface each address is.
-    fn places(&self) -> [Option<usize>; 2] {
-        self.addresses.map(|address| {
-            let on: Vec<_> = (0..2).filter(|host| self.station(*host).has(address)).collect();
-            if let [first, _] = on[..] {
-                // They were not looked at in one moment.
-                assert!(!self.station(first).has(address), "{address} is on both hosts");
-            }
-            on.last().copied()
-        })
-    }
-
-    fn until_each_has_one(&self) {
-        wait::until("each host to have one address", || {
-            let places = self.places();
-            (places.contains(&Some(0)) && places.contains(&Some(1))).then_some(())
-        });
-    }
-
-    /// The address that a host has, of two that are spread.
-    fn address_of(&self, host: usize) -> Ipv4Addr {
-        let at = self.places().iter().position(|place| *place == Some(host)).expect("each has one");
-        self.addresses[at]
-    }
-
-    /// A host's grants in etcd, with the revision that wrote them.
-    fn grants(&self, host: usize) -> Value {
-        let key = format!("/postrail/main/allocation/grants/{}", self.fleet.hosts[host].name);
-        let found: Value = serde_json::from_str(&self.fleet.etcd.control(&["get", &key, "-w", "json"])).expect("JSON");
-        found["kvs"][0].clone()
-    }
-
-    /// `postrail host …` as the operator: whether it succeeded, and what it printed.
-    fn host(&self, arguments: &[&str]) -> (bool, String) {
-        let control = &self.fleet.control;
-        let mut command = control.station().command(binary());
-        command.arg("--data").arg(&control.data).arg("host").args(arguments);
-        let (status, text) = try_run(command.args(["--api", &format!("https://{}", control.api)]));
-        (status.success(), text)
-    }
-
-    /// The finding of that code, if there is one.
-    fn problem(&self, code: &str) -> Option<Value> {
-        let problems = self.fleet.change("GET", "/v2/problems", &Value::Null);
-        problems["items"].as_array().expect("a list").iter().find(|one| one["code"] == code).cloned()
-    }
-
-    fn stream(&self, host: usize) -> Stream {
-        let submitter = self.fleet.hosts[host].submitter(&self.fleet.username, &self.fleet.secret);
-        // Each mail's address says by which host it was accepted.
-        Stream::start(submitter, &format!("host{host}"))
-    }
-
-    /// Waits until every mail of the streams has arrived, and what is in the ledger of it.
-    fn nothing_is_lost(&self, streams: Vec<Stream>) -> Vec<Arrived> {
-        let accepted: BTreeMap<String, String> = streams.into_iter().flat_map(Stream::stop).collect();
-        assert!(accepted.len() > 20, "the streams flowed: {}", accepted.len());
-        wait::within(Duration::from_secs(45), "every accepted mail to arrive", || {
-            let arrived: BTreeSet<_> = self.receiver.arrived().iter().map(recipient).collect();
-            accepted.keys().all(|to| arrived.contains(to)).then_some(())
-        });
-        for job in accepted.values() {
-            self.fleet.delivered(job);
-        }
-        self.receiver.arrived()
-    }
-}
-
-fn recipient(mail: &Arrived) -> String {
-    mail.rcpt[0].trim_start_matches("RCPT TO:<").split('>').next().unwrap_or_default().to_owned()
-}
-
-/// The host that sent it, whichever accepted it: what waits goes where its address is.
-fn origin(mail: &Arrived) -> usize {
-    let port = mail.peer.expect("a connection has two ends").port();
-    PORTS.iter().position(|ports| ports.contains(&port)).expect("a host's port")
-}
-
-/// One host's use of an address, as the receiver saw it.
-#[derive(Clone, Copy, Debug)]
-struct Use {
-    host: usize,
-    first_connection: Instant,
-    last_mail: Instant,
-}
-
-/// Who used `address`, one after the other. Nobody began a connection before the one before had begun its last mail.
-fn uses(arrived: &[Arrived], address: Ipv4Addr) -> Vec<Use> {
-    let mut mails: Vec<_> =
-        arrived.iter().filter(|mail| mail.peer.is_some_and(|peer| peer.ip() == IpAddr::V4(address))).collect();
-    mails.sort_by_key(|mail| mail.began);
-    let mut uses: Vec<Use> = Vec::new();
-    for mail in mails {
-        let (host, began) = (origin(mail), mail.began.expect("a mail began"));
-        let first_connection = mail.connected.expect("a connection was taken");
-        match uses.last_mut().filter(|last| last.host == host) {
-            Some(last) => last.last_mail = began,
-            None => {
-                if let Some(before) = uses.last() {
-                    assert!(first_connection > before.last_mail, "{address} was used by both hosts at once: {uses:?}");
-                }
-                uses.push(Use { host, first_connection, last_mail: began });
-            }
-        }
-    }
-    uses
-}
+use crate::addresses::{LEASE, Setting, World, recipient, uses};
 
 /// The most connections from `address` on which a mail was under way at one time, of mails that began since `since`.
-fn connections_at_once(arrived: &[Arrived], address: Ipv4Addr, since: Instant) -> usize {
-    let of_address = |mail: &&Arrived| mail.peer.is_some_and(|peer| peer.ip() == IpAddr::V4(address));
+fn connections_at_once(arrived: &[Arrived], address: IpAddr, since: Instant) -> usize {
+    let of_address = |mail: &&Arrived| mail.peer.is_some_and(|peer| peer.ip() == address);
     let spans: Vec<_> = arrived.iter().filter(of_address).filter_map(|mail| Some((mail.began?, mail.at?))).collect();
     let spans: Vec<_> = spans.into_iter().filter(|(began, _)| *began >= since).collect();
     let at_once = |moment: Instant| spans.iter().filter(|(began, end)| *began <= moment && moment < *end).count();
@@ -405,7 +231,7 @@ fn an_address_that_a_host_has_by_its_own_configuration_stays_with_it() {
 fn a_fixed_address_sends_through_an_outage_of_etcd_and_over_a_restart_in_it() {
     let mut world = World::new("addresses-fixed");
     let (fixed, leased) = (world.address_of(0), world.address_of(1));
-    let name = format!("out-{}", fixed.octets()[3]);
+    let name = world.source_of(fixed);
     let source = json!({"address": fixed, "ehlo_name": format!("{name}.sender.test"), "host": "host-1"});
     world.fleet.change("PUT", &format!("/v2/sources/{name}"), &source);
     world.fleet.settle();
@@ -423,7 +249,7 @@ fn a_fixed_address_sends_through_an_outage_of_etcd_and_over_a_restart_in_it() {
     world.fleet.accepted(1, "leased@receiver.test");
     world.fleet.accepted(0, "fixed@receiver.test");
     let from = wait::until("mail from the fixed address", || peer_of(&world, "fixed@receiver.test"));
-    assert_eq!(from, IpAddr::V4(fixed));
+    assert_eq!(from, fixed);
     world.fleet.hosts[0].stop();
     world.fleet.hosts[0].start_again();
     wait::until("the restarted host to accept mail", || {
@@ -431,7 +257,7 @@ fn a_fixed_address_sends_through_an_outage_of_etcd_and_over_a_restart_in_it() {
         (submitter.submit("restarted@receiver.test")?.0 == 202).then_some(())
     });
     let from = wait::until("mail after the restart", || peer_of(&world, "restarted@receiver.test"));
-    assert_eq!(from, IpAddr::V4(fixed));
+    assert_eq!(from, fixed);
     world.fleet.etcd.start_again();
     let from = wait::within(LEASE * 5, "what waited to go", || peer_of(&world, "leased@receiver.test"));
     println!("what waited at the other host went from {from}, where {leased} was leased");
@@ -446,7 +272,8 @@ fn a_wall_clock_that_jumps_moves_no_address() {
     let jump = |seconds: i64| std::fs::write(&clock, seconds.to_string()).expect("written");
     jump(0);
     let (preload, offset) = (library.display().to_string(), clock.display().to_string());
-    let world = World::with(place, &[("LD_PRELOAD", &preload), ("CLOCK_OFFSET_FILE", &offset)]);
+    let environment = [("LD_PRELOAD", preload.as_str()), ("CLOCK_OFFSET_FILE", &offset)];
+    let world = World::with(place, Setting { environment: &environment, ..Setting::default() });
     let grants = [world.grants(0), world.grants(1)];
     let streams = vec![world.stream(0), world.stream(1)];
     world.receiver.wait_for(20);

@@ -1,5 +1,6 @@
 //! The stories: what Postrail promises, shown on the built binary with real counterparts.
 
+mod addresses;
 mod bench;
 mod delivery_backlog;
 mod delivery_content;
@@ -18,7 +19,9 @@ mod fleet_configuration;
 mod fleet_etcd;
 mod fleet_leader;
 mod fleet_regions;
+mod fleet_routed;
 mod fleet_secrets;
+mod fleet_takeover;
 mod fleet_tls;
 mod fleet_transfers;
 mod fleet_tutorial;
