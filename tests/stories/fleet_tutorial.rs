@@ -17,7 +17,7 @@ use postrail_tests::postrail::binary;
 use postrail_tests::receiver::{Act, Receiver, Stage};
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ledger_postgresql::{check_sequences, password_file};
 
@@ -299,6 +299,41 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     tutorial.follow("address-blocked");
     etcd_is_lost(&mut tutorial, &mut etcd);
     assert_eq!(submit(&tutorial.stations[HOSTS[1]], &secret, "after@receiver.test"), 202);
+    host_leaves(&mut tutorial, &secret, &receiver);
+}
+
+/// As `host-leaves.md` says: what waits at the host goes out from another one, and all of it is in the ledger.
+fn host_leaves(tutorial: &mut Tutorial, secret: &str, receiver: &Receiver) {
+    let host = HOSTS[1];
+    wait::until("what was accepted there before to be sent", || {
+        receiver.arrived().iter().any(|mail| mail.rcpt.concat().contains("after@")).then_some(())
+    });
+    receiver.script(Stage::Rcpt, Act::Say("451 4.3.0 Later\r\n".to_owned()), 1);
+    assert_eq!(submit(&tutorial.stations[host], secret, "leaves@receiver.test"), 202);
+    wait::until("the mail to wait there", || {
+        tutorial.run(HOSTS[0], "postrail queue --api https://10.0.0.1:8081");
+        tutorial.said.contains("retry=1").then_some(())
+    });
+    tutorial.follow("host-leaves");
+    assert!(!tutorial.running.contains_key(host) && !tutorial.folder(host).exists());
+    wait::until("nothing to be left of the host", || {
+        tutorial.run(HOSTS[0], "postrail host list --api https://10.0.0.1:8081");
+        (!tutorial.said.contains("mta-2")).then_some(())
+    });
+    tutorial.run(HOSTS[0], "postrail queue retry --all --api https://10.0.0.1:8081");
+    let mail = wait::until("what waited there to be delivered", || {
+        receiver.arrived().into_iter().find(|mail| mail.rcpt.concat().contains("leaves@"))
+    });
+    assert_ne!(mail.peer.map(|peer| peer.ip()), Some(IpAddr::from(tutorial.stations[host].address)));
+    wait::until("the ledger to have the whole of it", || {
+        tutorial.run(HOSTS[0], "postrail events --limit 1000 --json --api https://10.0.0.1:8081");
+        let page: Value = serde_json::from_str(&tutorial.said).ok()?;
+        let events = page["items"].as_array()?;
+        let job = &events.iter().find(|event| event["address"] == "leaves@receiver.test")?["job"];
+        let of_it = events.iter().filter(|event| event["job"] == *job);
+        let kinds: BTreeSet<_> = of_it.filter_map(|event| event["kind"].as_str()).collect();
+        (kinds == ["accepted", "deferred", "delivered"].into()).then_some(())
+    });
 }
 
 /// As `host-lost.md` says: a host that is killed comes back on its disk with what waited there; killed with its disk, it is
