@@ -162,7 +162,8 @@ where
     }
     let shown = stream.client_certificate().cloned();
     let asker = Asker::of(&runtime.node().admin_access, shown.as_ref());
-    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker, shown, start }).await;
+    http::serve(&platform, stream, peer, Config::new(TRANSFER_BYTES_MAX), &Admin { runtime, asker, shown, start })
+        .await;
 }
 
 struct Admin<P: Platform> {
