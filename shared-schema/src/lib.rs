@@ -23,6 +23,7 @@
 
 pub mod access;
 pub mod allocation;
+pub mod day;
 pub mod event;
 mod generated;
 pub mod host;

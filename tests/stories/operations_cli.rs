@@ -27,6 +27,7 @@ const COMMANDS: &[&str] = &[
     "tenant list",
     "tenant add shop --quota-per-day 10",
     "tenant show shop",
+    "tenant quota shop",
     "tenant set shop --weight 3 --quota-per-day none",
     "region list",
     "region add eu --submission-host mail.eu.sender.test",

@@ -94,6 +94,7 @@ fn configuration() -> Router<Shared> {
     Router::new()
         .route("/tenants", get(tenants::list).post(tenants::create))
         .route("/tenants/{name}", get(tenants::show).patch(tenants::change).delete(tenants::delete))
+        .route("/tenants/{name}/quota", get(tenants::quota))
         .route("/domains", get(domains::list).post(domains::create))
         .route("/domains/{name}", get(domains::show).patch(domains::change).delete(domains::delete))
         .route("/domains/{name}/check", post(domains::check))

@@ -19,7 +19,7 @@ use super::{
     modifiers(&Schemes, &Operations),
     security(("bearer" = []), ("basic" = [])),
     paths(
-        tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete,
+        tenants::list, tenants::create, tenants::show, tenants::change, tenants::delete, tenants::quota,
         domains::list, domains::create, domains::show, domains::change, domains::delete, domains::check,
         domain_keys::add, domain_keys::rotate, domain_keys::sign, domain_keys::retire, domain_keys::remove,
         settings::show, settings::change, state::show, state::plan, state::replace, master_key::rotate,

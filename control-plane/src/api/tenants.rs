@@ -13,7 +13,7 @@ use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
-use crate::app::{NewTenant, TenantChange};
+use crate::app::{AppError, NewTenant, QuotaUse, TenantChange};
 use crate::plan::{Desired, TenantEntry};
 
 /// A tenant.
@@ -21,8 +21,8 @@ use crate::plan::{Desired, TenantEntry};
 pub(crate) struct TenantView {
     id: u32,
     name: String,
-    /// Recipients a UTC day, counted by each host for itself and in memory: a fleet of N hosts accepts N times as many at most,
-    /// and a restart begins anew. Null: no quota.
+    /// Recipients a UTC day, over all hosts of a region: together they can be over it by what is accepted within about a
+    /// second. Null: no quota.
     quota_per_day: Option<u64>,
     weight: u32,
     message_bytes_max: u32,
@@ -38,7 +38,7 @@ pub(crate) struct TenantView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantBody {
     name: String,
-    /// Recipients a UTC day, on each host; no quota by default.
+    /// Recipients a UTC day, over all hosts of a region; no quota by default.
     #[serde(default)]
     quota_per_day: Option<u64>,
     /// 1 by default.
@@ -75,6 +75,26 @@ pub(crate) struct TenantPatch {
     reserved_per_s: Option<Option<u32>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quarantine: Option<bool>,
+}
+
+/// What of a tenant's quota is used up.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QuotaView {
+    /// The UTC day that is counted, such as `2026-11-29`.
+    day: String,
+    /// Null: no quota.
+    quota_per_day: Option<u64>,
+    /// Recipients that were accepted, as far as the ledger has been told; the data planes may be about a second ahead.
+    used: u64,
+    hosts: Vec<HostUseView>,
+}
+
+/// What a host has accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HostUseView {
+    /// Null: the only one, or those that do not run now.
+    host: Option<String>,
+    used: u64,
 }
 
 #[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams),
@@ -115,6 +135,24 @@ pub(crate) async fn show(
     let desired = shared.app.desired();
     let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
     shown(&desired, tenant, &name)
+}
+
+/// What of the tenant's quota is used up today (UTC), by host; in the region of this control plane.
+#[utoipa::path(get, path = "/v2/tenants/{name}/quota", tag = "tenants", params(("name" = String, Path)),
+    responses((status = 200, body = QuotaView), (status = 404, body = ProblemDocument)))]
+pub(crate) async fn quota(
+    State(shared): State<Shared>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<Json<QuotaView>, ProblemDocument> {
+    let used = shared
+        .run(move |app| {
+            let desired = app.desired();
+            let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
+            app.quota_use(tenant.ok_or_else(|| AppError::not_found("tenant", name))?)
+        })
+        .await?;
+    Ok(Json(used.into()))
 }
 
 #[utoipa::path(patch, path = "/v2/tenants/{name}", tag = "tenants", params(("name" = String, Path)),
@@ -168,6 +206,15 @@ impl Resource for Tenant {
             reserved_per_s: self.reserved_per_s,
             quarantine: self.quarantines,
         }
+    }
+}
+
+impl From<QuotaUse> for QuotaView {
+    fn from(used: QuotaUse) -> Self {
+        let QuotaUse { day, quota_per_day, hosts } = used;
+        let total = hosts.values().sum();
+        let hosts = hosts.into_iter().map(|(host, used)| HostUseView { host, used }).collect();
+        Self { day: day.to_string(), quota_per_day, used: total, hosts }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::store::{ConfigStore, EmbeddedStore, Write};
 
 mod access;
 mod keys;
+mod quota;
 mod state;
 mod trail;
 
@@ -636,6 +637,7 @@ async fn reads_of_another_region_name_it(world: &World) {
         "/v2/suppressions".to_owned(),
         "/v2/suppressions/gone@receiver.example".to_owned(),
         "/v2/events".to_owned(),
+        "/v2/tenants/blue/quota".to_owned(),
         format!("/v2/jobs/{job}"),
         format!("/v2/jobs/{job}/recipients"),
         format!("/v2/trace/{job}"),
@@ -779,5 +781,5 @@ async fn the_document_describes_every_path_and_no_other() {
             assert_ne!(body["detail"], "this path does not exist", "{method} {path}");
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 68);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 69);
 }

@@ -1,4 +1,4 @@
-//! The admin listener of the data plane, as the control plane uses it: journals, the queue, commands.
+//! The admin listener of the data plane, as the control plane uses it: journals, quotas, the queue, commands.
 //!
 //! Invariants worth naming: plain HTTP is spoken on loopback alone; elsewhere the host's certificate has to name the host
 //! that was announced, and ours is shown.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::allocation::HostName;
+use postrail_schema::day::Day;
 use postrail_schema::ids::{MessageId, ShardId, TenantId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
@@ -101,6 +102,23 @@ pub(crate) struct HostStatus {
     pub is_known: bool,
 }
 
+/// What was accepted of a tenant on a day: by the host that is told, and by all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct QuotaTell {
+    pub tenant: TenantId,
+    pub own: u64,
+    pub others: u64,
+}
+
+/// Who was told of quotas.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct QuotaAnswer {
+    /// Another one with each start of the process.
+    pub start: String,
+    /// The day that the host counts: of another it takes nothing over.
+    pub day: Day,
+}
+
 /// Events of a journal.
 #[derive(Clone, Debug)]
 pub(crate) struct PulledJournal {
@@ -186,6 +204,16 @@ impl DataPlane {
     pub(crate) async fn trim(&self, shard: ShardId, to: Cursor) -> Result<(), AppError> {
         let body = json!({ "shard": shard.0, "segment": to.segment, "offset": to.offset });
         sent(self.post("/journal/trim").json(&body)).await.map(drop)
+    }
+
+    /// Tells what was accepted on `day`.
+    ///
+    /// # Errors
+    /// The data plane does not answer, or is of a version that counts for itself (404).
+    pub(crate) async fn tell_quotas(&self, day: Day, tells: &[QuotaTell]) -> Result<QuotaAnswer, AppError> {
+        let tenants: Vec<_> = tells.iter().map(|tell| (tell.tenant, tell.own, tell.others)).collect();
+        let answer = json_of(self.post("/quotas").json(&json!({ "day": day, "tenants": tenants }))).await?;
+        serde_json::from_value(answer).map_err(|_| garbled("/quotas"))
     }
 
     /// What it listens on.

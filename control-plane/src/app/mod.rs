@@ -61,7 +61,7 @@ pub use bootstrap::{Bootstrap, FirstStart, Kept};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{CredentialChange, IssuedSecret, NewCredential};
 pub(crate) use data_plane::{
-    DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, Settling,
+    DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, QuotaTell, Settling,
 };
 pub(crate) use domain_keys::{KeyAct, NewKey};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records};
@@ -82,7 +82,7 @@ pub(crate) use secrets::make_operator_token;
 pub(crate) use settings::SettingsChange;
 pub(crate) use suppressions::SuppressionEntry;
 pub(crate) use suspensions::NewSuspension;
-pub(crate) use tenants::{NewTenant, TenantChange};
+pub(crate) use tenants::{NewTenant, QuotaUse, TenantChange};
 pub(crate) use trail::{AuditDetail, acting};
 
 use crate::dns::Resolver;

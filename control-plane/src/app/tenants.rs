@@ -1,10 +1,13 @@
 //! Tenants.
 
+use std::collections::BTreeMap;
+
+use postrail_schema::day::Day;
 use postrail_schema::ids::TenantId;
 use postrail_schema::limits::{MESSAGE_BYTES_MAX, RESERVED_PER_S_MAX};
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
-use super::{App, AppError, Precondition, names};
+use super::{App, AppError, Precondition, names, now_ms};
 use crate::plan::TenantEntry;
 
 /// A tenant to make.
@@ -30,6 +33,15 @@ pub(crate) struct TenantChange {
     /// `Some(None)`: no reserve.
     pub reserved_per_s: Option<Option<u32>>,
     pub quarantines: Option<bool>,
+}
+
+/// What of a tenant's quota is used up today, as the ledger has it.
+#[derive(Clone, Debug)]
+pub(crate) struct QuotaUse {
+    pub day: Day,
+    pub quota_per_day: Option<u64>,
+    /// By name; those that do not run now, and the one of a single process, have none.
+    pub hosts: BTreeMap<Option<String>, u64>,
 }
 
 impl App {
@@ -100,6 +112,19 @@ impl App {
             draft.delete::<Tenant>(&id);
             Ok(())
         })
+    }
+
+    /// # Errors
+    /// The tenant is of another region, or the ledger fails.
+    pub(crate) fn quota_use(&self, tenant: &Tenant) -> Result<QuotaUse, AppError> {
+        self.check_region(tenant.id)?;
+        let (day, running) = (Day::of_ms(now_ms()), self.hosts.all());
+        let mut hosts = BTreeMap::new();
+        for count in self.ledger.accepted(day, Some(tenant.id), 0)? {
+            let host = running.iter().find(|host| host.id == count.host && !host.name.is_empty());
+            *hosts.entry(host.map(|host| host.name.clone())).or_default() += count.recipients;
+        }
+        Ok(QuotaUse { day, quota_per_day: tenant.quota_per_day, hosts })
     }
 
     /// The id of the tenant of that name.

@@ -28,6 +28,7 @@ mod varint;
 
 use std::fmt;
 
+use postrail_schema::day::Day;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
 use postrail_schema::snapshot::Suppression;
@@ -117,6 +118,18 @@ pub(crate) struct EventPage {
     pub cursor: u64,
     /// Whether more lies behind the cursor.
     pub more: bool,
+}
+
+/// How many recipients of a tenant a host has accepted on a day. Reports that we made are not among them: nobody
+/// submitted them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AcceptedCount {
+    pub day: Day,
+    pub tenant: TenantId,
+    pub host: HostId,
+    pub recipients: u64,
+    /// The sequence that was given last when it grew last.
+    pub sequence: u64,
 }
 
 /// A suppression with its history.
@@ -227,6 +240,19 @@ pub(crate) trait Ledger: Send + Sync {
     /// # Errors
     /// The database fails, or a stored event cannot be read.
     fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError>;
+
+    /// What was accepted on a day, of one tenant or of all: the counts that have grown behind the sequence `after`, each
+    /// once, in no order. A recipient is counted with the event that says that it was accepted.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn accepted(&self, day: Day, tenant: Option<TenantId>, after: u64) -> Result<Vec<AcceptedCount>, LedgerError>;
+
+    /// Removes what was accepted before `day`.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn forget_accepted(&self, day: Day) -> Result<(), LedgerError>;
 
     /// Adds or renews a suppression; whether it is new. `was`: only one that is there, with this reason.
     ///

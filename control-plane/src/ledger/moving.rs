@@ -1,8 +1,8 @@
 //! Moving a ledger from its file into a PostgreSQL database, as rows: what is in them is the same in both.
 //!
 //! ```text
-//! head.format = 0 -> events, recipients, unread, suppressions, audit: ascending, behind what is there -> counted on both
-//!                    sides -> cursors and head.format = FORMAT, in one transaction
+//! head.format = 0 -> events, recipients, unread, suppressions, audit, accepted: ascending, behind what is there -> counted
+//!                    on both sides -> cursors and head.format = FORMAT, in one transaction
 //! ```
 //!
 //! Invariants worth naming: a move that was cut short goes on behind the last row that was committed, so that no row is
@@ -12,6 +12,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use postrail_schema::day::Day;
+use postrail_schema::ids::{HostId, TenantId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use tokio_postgres::types::ToSql;
@@ -19,7 +21,7 @@ use tokio_postgres::types::ToSql;
 use super::postgres::{Server, Session, SessionRows, Uuid, finish_move, prepare_move};
 use super::rows::{ChunkRow, PartKey, PartRow, WriteRows};
 use super::sqlite::last_sequence;
-use super::{LedgerError, PostgresAddress, SqliteLedger};
+use super::{AcceptedCount, LedgerError, PostgresAddress, SqliteLedger};
 
 /// How far a move is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +146,15 @@ const KINDS: &[Kind] = &[
         ],
         page: audit,
     },
+    Kind {
+        what: "counts of what was accepted",
+        table: "accepted",
+        there: [
+            "SELECT count(*), ifnull(sum(recipients), 0) FROM accepted",
+            "SELECT count(*), coalesce(sum(recipients), 0)::bigint FROM accepted",
+        ],
+        page: accepted,
+    },
 ];
 
 fn events(source: &Connection, target: &mut Session) -> Result<u64, LedgerError> {
@@ -234,6 +245,26 @@ fn audit(source: &Connection, target: &mut Session) -> Result<u64, LedgerError> 
         )?;
         Ok(())
     })
+}
+
+fn accepted(source: &Connection, target: &mut Session) -> Result<u64, LedgerError> {
+    let sql = "SELECT day, tenant, host FROM accepted ORDER BY day DESC, tenant DESC, host DESC LIMIT 1";
+    let last = target.query(sql, &[])?;
+    let last = last.first().map_or([-1; 3], |row| [0, 1, 2].map(|at| row.get::<_, i64>(at)));
+    let sql = "SELECT day, tenant, host, recipients, sequence FROM accepted WHERE (day, tenant, host) > (?1, ?2, ?3)
+               ORDER BY day, tenant, host LIMIT 4096";
+    let page = read(source, sql, last.map(Value::from))?;
+    let id = |row: &[Value], at| u32::try_from(int(row, at)?).map_err(|_| unreadable("accepted"));
+    let count = |row: &Vec<Value>| -> Result<AcceptedCount, LedgerError> {
+        let (tenant, host) = (TenantId(id(row, 1)?), HostId(id(row, 2)?));
+        let [day, recipients, sequence] = [int(row, 0)?, int(row, 3)?, int(row, 4)?].map(|number| unsigned(&number));
+        Ok(AcceptedCount { day: Day(day), tenant, host, recipients, sequence })
+    };
+    let counts = page.iter().map(count).collect::<Result<Vec<_>, _>>()?;
+    let mut rows = SessionRows::new(target);
+    rows.put_accepted(&counts)?;
+    rows.flush()?;
+    Ok(page.len() as u64)
 }
 
 /// Gives `put` each row of a page; how many there were.

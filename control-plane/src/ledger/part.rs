@@ -47,8 +47,8 @@ impl Events {
         self.kinds & bit(head.kind) != 0 && head.at_ms <= self.changed_ms
     }
 
-    /// Adds an event.
-    pub(super) fn add(&mut self, head: &EventHead, sequence: u64) {
+    /// Adds an event; whether it is the recipient's acceptance, of which there is one.
+    pub(super) fn add(&mut self, head: &EventHead, sequence: u64) -> bool {
         assert!(sequence > self.last, "sequences grow");
         let accepts = head.kind == EventKind::Accepted && self.kinds & bit(EventKind::Accepted) == 0;
         if self.first == 0 || accepts {
@@ -62,7 +62,7 @@ impl Events {
         self.changed_ms = head.at_ms.max(self.changed_ms);
         self.kinds |= bit(head.kind);
         if self.settled {
-            return;
+            return accepts;
         }
         let waits = matches!(head.kind, EventKind::Accepted | EventKind::Deferred | EventKind::Quarantined);
         if (waits || head.kind.settles()) && (!is_late || self.stated == 0) {
@@ -75,6 +75,7 @@ impl Events {
                 self.tried = sequence;
             }
         }
+        accepts
     }
 
     fn put(&self, to: &mut Vec<u8>) {

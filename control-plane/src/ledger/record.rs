@@ -5,16 +5,19 @@
 //!
 //! Invariants worth naming: the same event twice counts once, however far apart (an event that is not later than the
 //! recipient's latest, and of a kind that it has, is compared with those before); an event behind a settlement changes no
-//! state.
+//! state; a recipient is accepted once, by the host whose journal says so first.
 
+use std::collections::BTreeMap;
+
+use postrail_schema::day::Day;
 use postrail_schema::event::Event;
-use postrail_schema::ids::HostId;
+use postrail_schema::ids::{HostId, TenantId};
 use postrail_schema::wire::{EventHead, decode_events, encode_events};
 
 use super::chunk::{ChunkBuilder, ChunkReader, Link};
 use super::parts::Parts;
 use super::rows::WriteRows;
-use super::{Batch, CHAIN_EVENTS_MAX, LedgerError};
+use super::{AcceptedCount, Batch, CHAIN_EVENTS_MAX, LedgerError};
 
 /// The events of one transaction on their way into it.
 pub(super) struct Recorder<'r, R> {
@@ -26,6 +29,8 @@ pub(super) struct Recorder<'r, R> {
     /// Of the buffer at hand: the places in it of the events that are kept, and their links.
     kept: Vec<usize>,
     links: Vec<Link>,
+    /// Recipients that were accepted.
+    accepted: BTreeMap<(Day, TenantId, HostId), u64>,
 }
 
 impl<'r, R: WriteRows> Recorder<'r, R> {
@@ -35,7 +40,8 @@ impl<'r, R: WriteRows> Recorder<'r, R> {
     /// The database fails.
     pub(super) fn begin(rows: &'r mut R, parts: &'r mut Parts, version: u64, last: u64) -> Result<Self, LedgerError> {
         parts.begin(rows, version)?;
-        Ok(Self { rows, parts, last, chunk: ChunkBuilder::default(), kept: Vec::new(), links: Vec::new() })
+        let (kept, links) = (Vec::new(), Vec::new());
+        Ok(Self { rows, parts, last, chunk: ChunkBuilder::default(), kept, links, accepted: BTreeMap::new() })
     }
 
     /// Adds what a journal of `host` gave.
@@ -57,7 +63,12 @@ impl<'r, R: WriteRows> Recorder<'r, R> {
     pub(super) fn finish(mut self) -> Result<u64, LedgerError> {
         self.chunk.write(self.rows)?;
         self.parts.write(self.rows)?;
-        Ok(self.last)
+        let sequence = self.last;
+        let counts = self.accepted.into_iter();
+        let counts =
+            counts.map(|((day, tenant, host), recipients)| AcceptedCount { day, tenant, host, recipients, sequence });
+        self.rows.put_accepted(&counts.collect::<Vec<_>>())?;
+        Ok(sequence)
     }
 
     fn add_buffer(&mut self, host: HostId, buffer: &[u8], heads: &[EventHead]) -> Result<(), LedgerError> {
@@ -78,7 +89,10 @@ impl<'r, R: WriteRows> Recorder<'r, R> {
             self.links.push(Link { tenant: head.tenant, previous: recipient.last });
             self.kept.push(place);
             self.last += 1;
-            recipient.add(head, self.last);
+            let accepts = recipient.add(head, self.last);
+            if accepts && !head.is_report {
+                *self.accepted.entry((Day::of_ms(head.at_ms), head.tenant, host)).or_default() += 1;
+            }
         }
         if self.kept.len() == heads.len() {
             return self.push(first, buffer);

@@ -3,6 +3,7 @@
 //! ```text
 //! events       first sequence -> a chunk (`chunk`)
 //! recipients   (message, part) -> where the events of 32 recipients are (`part`)
+//! accepted     (day, tenant, host) -> how many recipients
 //! ```
 //!
 //! Absent here: transactions, cursors, and what does not come from journals (suppressions, the audit trail): each
@@ -10,8 +11,8 @@
 
 use postrail_schema::ids::{MessageId, TenantId};
 
-use super::LedgerError;
 use super::chunk::Chunk;
+use super::{AcceptedCount, LedgerError};
 
 /// Names a row of recipients.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -99,4 +100,10 @@ pub(super) trait WriteRows: Rows {
     /// # Errors
     /// The database fails, or one that is not stored is there.
     fn put_parts(&mut self, rows: &[PartRow<'_>]) -> Result<(), LedgerError>;
+
+    /// Adds to counts, each of another day, tenant or host, or begins them.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn put_accepted(&mut self, counts: &[AcceptedCount]) -> Result<(), LedgerError>;
 }

@@ -3,11 +3,13 @@
 //! Each case gets an empty ledger. What only one database can do (formats of old, a server that goes away) is tested
 //! beside it.
 
+mod accepted;
 mod hosts;
 
 use postrail_schema::event::{AttemptFacts, JobFacts};
 use postrail_schema::ids::Revision;
 
+use self::accepted::*;
 use self::hosts::*;
 use super::*;
 
@@ -150,6 +152,9 @@ cases![
     what_is_told_late_of_mail_that_waits_does_not_undo_what_is_newer,
     a_journal_that_is_told_again_behind_anothers_late_events_counts_once,
     an_acceptance_that_two_journals_tell_of_is_looked_up_and_not_written_over,
+    what_is_accepted_is_counted_by_day_tenant_and_host,
+    an_acceptance_is_counted_once_with_its_batch_or_not_at_all,
+    who_asks_again_is_told_what_has_grown_since_and_days_of_before_can_go,
     what_another_ledger_wrote_is_seen,
     a_batch_that_fails_leaves_nothing_in_memory_either,
     a_damaged_chunk_is_an_error_with_its_sequence,

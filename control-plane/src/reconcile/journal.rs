@@ -254,7 +254,7 @@ fn rest_after(bytes: usize, has_passed: bool) -> Duration {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
 ) -> Result<T, AppError> {
     let joined = tokio::task::spawn_blocking(call).await;

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::collect::collect_chunks;
 use super::domains::check_domains;
 use super::journal::{JournalGauges, pull_journals};
+use super::quotas::tell_quotas;
 use crate::app::App;
 use crate::store::ConfigStore;
 
@@ -37,6 +38,7 @@ pub(crate) async fn lead(
         let mut tasks = JoinSet::new();
         tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), ended.clone()));
         tasks.spawn(check_domains(Arc::clone(&app), ended.clone()));
+        tasks.spawn(tell_quotas(Arc::clone(&app), ended.clone()));
         tasks.spawn(collect_chunks(Arc::clone(&store), ended));
         while hold.is_held() && !*stop.borrow() {
             tokio::select! {

@@ -4,6 +4,7 @@
 //! every control plane   follow_store: what others changed      follow_hosts: which data planes run
 //! the leader alone      pull_journals: events into the ledger  collect_chunks: what no publication names any more
 //!                       check_domains: what DNS says of sending domains
+//!                       tell_quotas: what hosts have accepted of tenants with a quota
 //! the allocator         allocate: which host may use which address; it has a lease of its own
 //! ```
 //!
@@ -17,6 +18,7 @@ mod hosts;
 mod journal;
 mod lead;
 mod publish;
+mod quotas;
 
 pub use allocate::allocate;
 pub(crate) use allocate::boottime;

@@ -24,6 +24,10 @@ struct Fake {
     trimmed: Arc<Mutex<Vec<Value>>>,
     /// The journal has nothing before this offset.
     oldest: Arc<Mutex<usize>>,
+    /// What it was told of quotas.
+    quotas: Arc<Mutex<Vec<Value>>>,
+    /// How often it was started.
+    start: Arc<Mutex<u64>>,
 }
 
 impl Fake {
@@ -32,6 +36,7 @@ impl Fake {
             .route("/shards", get(|| async { Json(json!({ "shards": 1 })) }))
             .route("/journal", get(journal))
             .route("/journal/trim", post(trim))
+            .route("/quotas", post(quotas))
             .route("/queue", get(|| async { Json(json!({ "waiting": 3 })) }))
             .with_state(self.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -67,12 +72,22 @@ async fn trim(State(fake): State<Fake>, Json(body): Json<Value>) {
     fake.trimmed.lock().unwrap().push(body);
 }
 
+async fn quotas(State(fake): State<Fake>, Json(body): Json<Value>) -> Json<Value> {
+    let (start, day) = (*fake.start.lock().unwrap(), body["day"].clone());
+    fake.quotas.lock().unwrap().push(body);
+    Json(json!({ "start": format!("{start:016x}"), "day": day }))
+}
+
 fn accepted(message: u128) -> Vec<u8> {
+    accepted_at(message, 5)
+}
+
+fn accepted_at(message: u128, at_ms: u64) -> Vec<u8> {
     let event = Event {
         kind: EventKind::Accepted,
         message: MessageId::from_bits(message),
         index: RecipientIndex(0),
-        at_ms: 5,
+        at_ms,
         revision: Revision(1),
         tenant: TenantId(1),
         address: "a@receiver.example".into(),
@@ -169,6 +184,46 @@ async fn a_journal_that_lost_its_beginning_is_read_from_where_it_begins() {
     let one = |page: &Value| page["items"].as_array().is_some_and(|items| items.len() == 1);
     let page = eventually(started.api, &token, "/v2/events", one).await;
     assert_eq!(page["items"][0]["job"], MessageId::from_bits(3).to_string());
+    started.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_data_plane_is_told_what_is_used_up_and_everything_again_when_it_was_started_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let admin = fake.listen().await;
+    let now = crate::app::now_ms();
+    let old = accepted_at(9, now - 2 * 86_400_000);
+    fake.journal.lock().unwrap().extend([accepted_at(1, now), old, accepted_at(2, now)]);
+    let (started, _) = launch(folder.path(), &admin).await;
+    let token = &started.first.as_ref().unwrap().operator_token;
+    let quota = |used: u64| move |quota: &Value| quota["used"] == used;
+    eventually(started.api, token, "/v2/tenants/default/quota", quota(2)).await;
+    let tells = || fake.quotas.lock().unwrap().clone();
+    assert_eq!(tells(), Vec::<Value>::new(), "nobody has a quota");
+    let url = format!("http://{}/v2/tenants/default", started.api);
+    let patch = reqwest::Client::new().patch(url).bearer_auth(token).json(&json!({ "quota_per_day": 10 }));
+    assert!(patch.send().await.unwrap().status().is_success());
+
+    let until = async |tenants: Value| {
+        for _ in 0..500 {
+            if let Some(tell) = tells().iter().find(|tell| tell["tenants"] == tenants) {
+                return tell.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{tenants} was not told, but {:?}", tells());
+    };
+    let first = until(json!([[1, 2, 0]])).await;
+    assert_eq!(first["day"], json!(now / 86_400_000));
+    fake.journal.lock().unwrap().push(accepted_at(3, now));
+    until(json!([[1, 3, 0]])).await;
+    // What it knows is not told again, and each second it is asked whether it still knows.
+    until(json!([])).await;
+    *fake.start.lock().unwrap() += 1;
+    fake.quotas.lock().unwrap().clear();
+    until(json!([[1, 3, 0]])).await;
+    assert_eq!(tells()[0]["tenants"], json!([]), "it was asked first");
     started.handle.shutdown().await;
 }
 

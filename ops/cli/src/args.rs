@@ -261,6 +261,8 @@ pub(crate) enum TenantCommand {
     List,
     /// One tenant: `postrail tenant show shop`
     Show { name: String },
+    /// What of its quota is used up today (UTC), and at which hosts: `postrail tenant quota shop`
+    Quota { name: String },
     /// Change limits of a tenant: `postrail tenant set shop --weight 3 --quota-per-day none`
     Set {
         name: String,

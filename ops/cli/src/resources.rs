@@ -23,6 +23,7 @@ const TENANTS: Columns = &[
     ("RESERVED A S", "reserved_per_s"),
     ("LARGEST", "message_bytes_max"),
 ];
+const QUOTA_HOSTS: Columns = &[("HOST", "host"), ("ACCEPTED", "used")];
 const REGIONS: Columns = &[("NAME", "name"), ("SUBMISSION HOST", "submission_host")];
 pub(crate) const DOMAINS: Columns =
     &[("NAME", "name"), ("TENANT", "tenant"), ("POOL", "pool"), ("STANDING", "standing"), ("MAY SEND", "may_send")];
@@ -77,7 +78,36 @@ pub(crate) fn tenant(api: &Api, command: TenantCommand) -> Result<()> {
         }
         TenantCommand::List => all.list(None),
         TenantCommand::Show { name } => all.show(None, &name),
+        TenantCommand::Quota { name } => {
+            let quota = api.get(&["tenants", &name, "quota"], &[])?;
+            print_quota(&quota, api.wants_json())
+        }
         TenantCommand::Remove { name } => all.remove(None, &name),
+    }
+}
+
+/// What of a quota is used up, and where.
+fn print_quota(quota: &Value, json: bool) -> Result<()> {
+    if json {
+        return Ok(table::print_json(quota)?);
+    }
+    println!("{}", quota_line(quota));
+    // The host of a single process has no name, and is the only one.
+    if table::records(quota).iter().any(|host| !host["host"].is_null()) {
+        table::print_list(quota, QUOTA_HOSTS, false)?;
+    }
+    Ok(())
+}
+
+/// What of a quota is used up, in a line.
+fn quota_line(quota: &Value) -> String {
+    let (day, used) = (table::plain(&quota["day"]), quota["used"].as_u64().unwrap_or(0));
+    match quota["quota_per_day"].as_u64() {
+        Some(most) => {
+            let left = most.saturating_sub(used);
+            format!("{day}: {used} of {most} recipients accepted, {left} left until the day ends (UTC)")
+        }
+        None => format!("{day}: {used} recipients accepted; there is no quota"),
     }
 }
 
@@ -304,6 +334,15 @@ mod tests {
     #[test]
     fn what_was_not_given_is_not_sent() {
         assert_eq!(body([("name", json!("x")), ("pool", json!(None::<String>))]), json!({"name": "x"}));
+    }
+
+    #[test]
+    fn a_quota_is_told_with_what_is_left_of_it() {
+        let line = |quota: Value, used| quota_line(&json!({"day": "2026-11-29", "quota_per_day": quota, "used": used}));
+        let wanted = "2026-11-29: 3 of 5 recipients accepted, 2 left until the day ends (UTC)";
+        assert_eq!(line(json!(5), 3), wanted);
+        assert!(line(json!(5), 7).contains("0 left"), "it was lowered, or several hosts took the last ones at once");
+        assert_eq!(line(Value::Null, 3), "2026-11-29: 3 recipients accepted; there is no quota");
     }
 
     #[test]

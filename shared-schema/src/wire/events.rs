@@ -64,6 +64,8 @@ pub struct EventHead {
     pub tenant: TenantId,
     /// Whether it says something of the job.
     pub has_job: bool,
+    /// Whether it says that the job is a report that we made.
+    pub is_report: bool,
     /// The number of its attempt, where it says something of one.
     pub attempt: Option<u16>,
 }
@@ -273,6 +275,7 @@ fn read_head(event: wire::Event<'_>) -> Result<EventHead, WireError> {
         at_ms: event.at_ms(),
         tenant: TenantId(event.tenant()),
         has_job: event.job().is_some(),
+        is_report: event.job().is_some_and(|job| job.interface() == Some(JobFacts::REPORT)),
         attempt: attempt.map(|attempt| attempt.number()),
     })
 }
@@ -403,7 +406,7 @@ mod tests {
             domain: SendingDomainId(n.1),
             bytes: n.2,
             recipients: n.3,
-            interface: w[0].clone(),
+            interface: if n.0 % 4 == 0 { "dsn".to_owned() } else { w[0].clone() },
             reverse_path: w[1].clone(),
             reference: w[2].clone(),
             campaign: w[3].clone(),
@@ -466,6 +469,7 @@ mod tests {
             at_ms: event.at_ms,
             tenant: event.tenant,
             has_job: event.job.is_some(),
+            is_report: event.job.as_ref().is_some_and(|job| job.interface == "dsn"),
             attempt: event.attempt.as_ref().map(|attempt| attempt.number),
         }
     }

@@ -51,6 +51,7 @@ async fn a_scope_that_is_missing_is_named_and_one_that_is_there_suffices() {
         ("POST", "/v2/suppressions", json!({ "address": "a@b.example" }), "suppressions:write"),
         ("DELETE", "/v2/suppressions/a@b.example", Value::Null, "suppressions:write"),
         ("GET", "/v2/tenants/red", Value::Null, "account:read"),
+        ("GET", "/v2/tenants/red/quota", Value::Null, "account:read"),
         ("GET", "/v2/pools", Value::Null, "account:read"),
     ];
     for scope in CredentialScope::ALL {

@@ -5,6 +5,7 @@
 //! head         one row: format, installation, and the sequence that was given last
 //! events       first sequence -> a chunk: consecutive events as the journal gave them, and links back
 //! recipients   (message, part) -> where the events of 32 recipients are
+//! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, position
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq
@@ -31,7 +32,8 @@ mod writer;
 
 use std::sync::Arc;
 
-use postrail_schema::ids::{MessageId, RecipientIndex, TenantId};
+use postrail_schema::day::Day;
+use postrail_schema::ids::{HostId, MessageId, RecipientIndex, TenantId};
 use postrail_schema::limits::SUPPRESSIONS_MAX;
 use postrail_schema::snapshot::Suppression;
 use tokio_postgres::Row;
@@ -40,7 +42,7 @@ use self::pool::Pool;
 use self::session::{signed, unsigned};
 use self::writer::{Writer, columns};
 use super::{
-    AuditRecord, Batch, Cursor, EventPage, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
     SuppressionRecord, read,
 };
 
@@ -102,6 +104,34 @@ impl Ledger for PostgresLedger {
 
     fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError> {
         self.read(|rows| read::trace(rows, id, index, limit))
+    }
+
+    fn accepted(&self, day: Day, tenant: Option<TenantId>, after: u64) -> Result<Vec<AcceptedCount>, LedgerError> {
+        let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
+        let (first, last) = (i64::from(first), i64::from(last));
+        self.pool.with(|session| {
+            // Most looks find that nothing has happened, and the server does not pass over the counts of a day.
+            let rows = session.query(
+                "SELECT tenant, host, recipients, sequence FROM accepted
+                 WHERE day = $1 AND tenant BETWEEN $2 AND $3 AND sequence > $4 AND (SELECT last FROM head) > $4",
+                &[&signed(day.0), &first, &last, &signed(after)],
+            )?;
+            let count = |row: &Row| AcceptedCount {
+                day,
+                tenant: tenant_of(row),
+                host: HostId(u32::try_from(row.get::<_, i64>(1)).unwrap_or(0)),
+                recipients: unsigned(row.get(2)),
+                sequence: unsigned(row.get(3)),
+            };
+            Ok(rows.iter().map(count).collect())
+        })
+    }
+
+    fn forget_accepted(&self, day: Day) -> Result<(), LedgerError> {
+        self.pool.with(|session| {
+            session.execute("DELETE FROM accepted WHERE day < $1", &[&signed(day.0)])?;
+            Ok(())
+        })
     }
 
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {

@@ -5,18 +5,18 @@ use postrail_schema::ids::{MessageId, TenantId};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use super::super::LedgerError;
 use super::super::chunk::Chunk;
 use super::super::rows::{ChunkRow, PartKey, PartRow, Rows, WriteRows};
+use super::super::{AcceptedCount, LedgerError};
 use super::session::{Session, signed, unsigned};
 
-/// Rows by way of one connection. Chunks wait to be written together; [`SessionRows::flush`] is the end of it.
+/// Rows by way of one connection. Chunks and counts wait to be written together; [`SessionRows::flush`] is the end of it.
 pub(in super::super) struct SessionRows<'s> {
     session: &'s mut Session,
     waiting: Waiting,
 }
 
-/// Columns of chunks that are not written yet.
+/// Columns of chunks, and counts, that are not written yet.
 #[derive(Default)]
 struct Waiting {
     firsts: Vec<i64>,
@@ -25,6 +25,7 @@ struct Waiting {
     links: Vec<Vec<u8>>,
     bodies: Vec<Vec<u8>>,
     bytes: usize,
+    accepted: Vec<AcceptedCount>,
 }
 
 impl<'s> SessionRows<'s> {
@@ -32,19 +33,30 @@ impl<'s> SessionRows<'s> {
         Self { session, waiting: Waiting::default() }
     }
 
-    /// Writes the chunks that wait.
+    /// Writes the chunks and counts that wait, in one statement: each is a way to the server and back.
     ///
     /// # Errors
     /// The server fails.
     pub(in super::super) fn flush(&mut self) -> Result<(), LedgerError> {
-        if self.waiting.firsts.is_empty() {
+        if self.waiting.firsts.is_empty() && self.waiting.accepted.is_empty() {
             return Ok(());
         }
-        let Waiting { firsts, counts, tenants, links, bodies, .. } = std::mem::take(&mut self.waiting);
+        let Waiting { firsts, counts, tenants, links, bodies, accepted, .. } = std::mem::take(&mut self.waiting);
+        let column = |of: fn(&AcceptedCount) -> i64| accepted.iter().map(of).collect::<Vec<_>>();
+        let days = column(|count| signed(count.day.0));
+        let (owners, hosts) = (column(|count| count.tenant.0.into()), column(|count| count.host.0.into()));
+        let (recipients, sequences) =
+            (column(|count| signed(count.recipients)), column(|count| signed(count.sequence)));
         self.session.execute(
-            "INSERT INTO events (first, count, tenants, links, body)
+            "WITH counted AS (
+                 INSERT INTO accepted (day, tenant, host, recipients, sequence)
+                 SELECT * FROM unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+                 ON CONFLICT (day, tenant, host) DO UPDATE
+                 SET recipients = accepted.recipients + excluded.recipients, sequence = excluded.sequence
+             )
+             INSERT INTO events (first, count, tenants, links, body)
              SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bytea[], $4::bytea[], $5::bytea[])",
-            &[&firsts, &counts, &tenants, &links, &bodies],
+            &[&firsts, &counts, &tenants, &links, &bodies, &days, &owners, &hosts, &recipients, &sequences],
         )?;
         Ok(())
     }
@@ -173,6 +185,11 @@ impl WriteRows for SessionRows<'_> {
                 self.session.execute(statement, &[&messages, &parts, &events])?;
             }
         }
+        Ok(())
+    }
+
+    fn put_accepted(&mut self, counts: &[AcceptedCount]) -> Result<(), LedgerError> {
+        self.waiting.accepted.extend_from_slice(counts);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::session::{Session, signed};
 /// # Errors
 /// The server fails or lets us not; [`LedgerError::NewerFormat`]; [`PostgresError::OtherInstallation`].
 pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
-    if is_ready(session, installation)? && has_details(session)? {
+    if is_ready(session, installation)? && is_complete(session)? {
         return Ok(());
     }
     session.transaction(|session| {
@@ -22,9 +22,10 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
         session.script(&limits, PREPARE_TIMEOUT)?;
         session.script(&format!("SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"), PREPARE_TIMEOUT)?;
         if is_ready(session, installation)? {
-            return Ok(session.script(ADD_DETAILS, PREPARE_TIMEOUT)?);
+            return Ok(session.script(COMPLETE, PREPARE_TIMEOUT)?);
         }
         session.script(SCHEMA, PREPARE_TIMEOUT)?;
+        session.script(COMPLETE, PREPARE_TIMEOUT)?;
         let (format, id) = (i64::from(FORMAT), Uuid(installation));
         session.execute("INSERT INTO head (format, installation, last) VALUES ($1, $2, 0)", &[&format, &id])?;
         Ok(())
@@ -39,7 +40,7 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
 pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
     match prepare(session, installation) {
         Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => {
-            return Ok(session.script(ADD_DETAILS, PREPARE_TIMEOUT)?);
+            return Ok(session.script(COMPLETE, PREPARE_TIMEOUT)?);
         }
         prepared => prepared?,
     }
@@ -82,11 +83,13 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
     LedgerError::NewerFormat { found: u32::try_from(found).unwrap_or(0) }
 }
 
-/// Whether the audit trail has the column that says what an act changed. Earlier versions of this format did without, name the
-/// columns that they read and write, and go on beside us in a database that has it.
-fn has_details(session: &mut Session) -> Result<bool, LedgerError> {
+/// Whether what came to this format later is there: the column of the audit trail that says what an act changed, and the
+/// counts of what was accepted. Earlier versions of it do without, name the columns that they read and write, and go on
+/// beside us; what these store is not counted.
+fn is_complete(session: &mut Session) -> Result<bool, LedgerError> {
     let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
-                     AND attrelid = to_regclass('postrail_ledger.audit')";
+                     AND attrelid = to_regclass('postrail_ledger.audit')
+                     AND to_regclass('postrail_ledger.accepted') IS NOT NULL";
     Ok(!session.query(there, &[])?.is_empty())
 }
 
@@ -122,8 +125,14 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The advisory lock under which tables are made; the number has no meaning.
 const SCHEMA_LOCK: i64 = 0x706f_7374_7363_6865;
 
-/// See [`has_details`]. It changes the catalogue only, however long the trail is.
-const ADD_DETAILS: &str = "ALTER TABLE postrail_ledger.audit ADD COLUMN IF NOT EXISTS detail text NOT NULL DEFAULT ''";
+/// See [`is_complete`]. It changes the catalogue only, however long the trail is.
+const COMPLETE: &str = "
+    ALTER TABLE postrail_ledger.audit ADD COLUMN IF NOT EXISTS detail text NOT NULL DEFAULT '';
+    CREATE TABLE IF NOT EXISTS postrail_ledger.accepted (
+        day bigint NOT NULL, tenant bigint NOT NULL, host bigint NOT NULL, recipients bigint NOT NULL,
+        sequence bigint NOT NULL, PRIMARY KEY (day, tenant, host)
+    ) WITH (fillfactor = 50);
+";
 
 /// What is in a chunk does not shrink by much, so compressing it costs more than it saves. Rows of recipients are written
 /// when mail is accepted and again when it is delivered: the room left in their pages lets the second be put beside the
@@ -156,6 +165,6 @@ const SCHEMA: &str = "
     );
     CREATE TABLE audit (
         seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at_ms bigint NOT NULL, actor text NOT NULL,
-        action text NOT NULL, status integer NOT NULL DEFAULT 0, detail text NOT NULL DEFAULT ''
+        action text NOT NULL, status integer NOT NULL DEFAULT 0
     );
 ";

@@ -104,13 +104,27 @@ fn an_audit_trail_of_before_there_were_details_is_kept_and_gets_some() {
     assert_eq!(database.number("SELECT count(*) FROM audit WHERE status = 201 AND detail = '{}'"), 1);
 }
 
+#[test]
+fn a_ledger_of_before_there_were_counts_begins_to_count() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    drop(database.open());
+    database.session().script("DROP TABLE accepted", session::CALL_TIMEOUT).unwrap();
+    let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
+    let next = Cursor { segment: 0, offset: 1 };
+    database.open().record(MOVED, Cursor::default(), &Batch::of(&golden, 2), next).unwrap();
+    let counts = database.open().accepted(Day::of_ms(golden[0].at_ms), None, 0).unwrap();
+    assert_eq!(counts.iter().map(|count| (count.host, count.recipients)).collect::<Vec<_>>(), [(MOVED.host, 1)]);
+}
+
 /// A file with several pages of chunks, and some of everything else; the number of events.
 fn filled(path: &std::path::Path) -> u64 {
     let file = SqliteLedger::open(path).unwrap();
     let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
     let at = |offset| Cursor { segment: 3, offset };
     for n in 0..600 {
-        let accepted = Event { message: MessageId::from_bits(u128::from(n) << 64), ..golden[0].clone() };
+        let (message, tenant) = (MessageId::from_bits(u128::from(n) << 64), TenantId(1 + (n % 3) as u32));
+        let accepted = Event { message, tenant, ..golden[0].clone() };
         file.record(MOVED, if n == 0 { Cursor::default() } else { at(n) }, &Batch::of(&[accepted], 1), at(n + 1))
             .unwrap();
     }
@@ -144,7 +158,11 @@ fn told(ledger: &dyn Ledger) -> impl PartialEq + std::fmt::Debug {
     let trace = ledger.trace(message, None, 10).unwrap();
     let cursors = [MOVED, JournalId { host: HostId(2), shard: ShardId(1) }].map(|of| ledger.cursor(of).unwrap());
     let suppressions = ledger.suppressions(None, None, 10).unwrap();
-    (events, recipients, trace, cursors, suppressions, ledger.audit(0, 10).unwrap())
+    let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
+    let mut accepted = ledger.accepted(Day::of_ms(golden[0].at_ms), None, 0).unwrap();
+    accepted.sort_unstable_by_key(|count| (count.tenant, count.host));
+    assert_eq!(accepted.len(), 3);
+    (events, recipients, trace, cursors, suppressions, accepted, ledger.audit(0, 10).unwrap())
 }
 
 #[test]
@@ -176,7 +194,10 @@ fn a_ledger_that_is_moved_from_its_file_tells_the_same_wherever_the_move_was_cut
         assert!(tries < 50, "it gets somewhere");
     };
     assert!(tries > 5, "{tries}");
-    assert_eq!(moved.iter().map(|kind| (kind.done, kind.all)).collect::<Vec<_>>()[2..], [(1, 1), (3, 3), (3, 3)]);
+    assert_eq!(
+        moved.iter().map(|kind| (kind.done, kind.all)).collect::<Vec<_>>()[2..],
+        [(1, 1), (3, 3), (3, 3), (3, 3)]
+    );
     assert_eq!(database.number("SELECT sum(count) FROM events"), events);
     let (file, ledger) = (SqliteLedger::open(&path).unwrap(), database.open());
     assert_eq!(told(&file), told(ledger.as_ref()));

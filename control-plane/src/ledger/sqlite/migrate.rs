@@ -3,7 +3,8 @@
 //! - Format 1 held each event and each recipient's state in a row of its own. The events are stored again in the present
 //!   form, in their order and with their sequences; suppressions and the audit trail stay as they are.
 //! - Format 2 had the journals of one host only: cursors and unread octets did not name it.
-//! - Format 3 had, at first, no details in the audit trail. They are a column more, and no other format.
+//! - Format 3 had, at first, no details in the audit trail, and no counts of what was accepted. They are a column and a
+//!   table more, and no other format: earlier versions go on with them, and what these store is not counted.
 
 use postrail_schema::event::Event;
 use postrail_schema::ids::HostId;
@@ -113,6 +114,7 @@ const _: () =
 
 #[cfg(test)]
 mod tests {
+    use postrail_schema::day::Day;
     use postrail_schema::event::EventKind;
     use postrail_schema::ids::{MessageId, RecipientIndex, ShardId};
     use rusqlite::params;
@@ -208,6 +210,21 @@ mod tests {
             let unread = "SELECT seq * 100 + shard * 10 + length(body) FROM unread WHERE host = 0";
             assert_eq!(connection.query_row(unread, [], |row| row.get::<_, u32>(0)).unwrap(), 712);
         }
+    }
+
+    #[test]
+    fn a_ledger_of_before_there_were_counts_begins_to_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        drop(SqliteLedger::open(&path).unwrap());
+        Connection::open(&path).unwrap().execute_batch("DROP TABLE accepted").unwrap();
+        let events = decode_events(GOLDEN).unwrap();
+        let (day, journal) = (Day::of_ms(events[0].at_ms), JournalId { host: HostId::LOCAL, shard: ShardId(0) });
+        let ledger = SqliteLedger::open(&path).unwrap();
+        ledger.record(journal, Cursor::default(), &Batch::of(&events, 2), Cursor { segment: 0, offset: 1 }).unwrap();
+        drop(ledger);
+        let counts = SqliteLedger::open(&path).unwrap().accepted(day, None, 0).unwrap();
+        assert_eq!(counts.iter().map(|count| (count.host, count.recipients)).collect::<Vec<_>>(), [(HostId::LOCAL, 1)]);
     }
 
     #[test]

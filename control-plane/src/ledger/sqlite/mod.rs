@@ -3,6 +3,7 @@
 //! ```text
 //! events       first sequence -> a chunk: consecutive events as the journal gave them, and links back
 //! recipients   (message, part) -> where the events of 32 recipients are
+//! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq
@@ -24,7 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use postrail_schema::ids::{MessageId, RecipientIndex, TenantId};
+use postrail_schema::day::Day;
+use postrail_schema::ids::{HostId, MessageId, RecipientIndex, TenantId};
 use postrail_schema::limits::SUPPRESSIONS_MAX;
 use postrail_schema::snapshot::Suppression;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
@@ -32,8 +34,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::parts::Parts;
 use super::record::Recorder;
 use super::{
-    AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
-    SuppressionRecord, read,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient,
+    Recorded, SuppressionRecord, read,
 };
 
 /// See the module head.
@@ -131,6 +133,20 @@ impl Ledger for SqliteLedger {
 
     fn trace(&self, id: MessageId, index: Option<RecipientIndex>, limit: u32) -> Result<Vec<Recorded>, LedgerError> {
         read::trace(&mut &*self.reader(), id, index, limit)
+    }
+
+    fn accepted(&self, day: Day, tenant: Option<TenantId>, after: u64) -> Result<Vec<AcceptedCount>, LedgerError> {
+        let reader = self.reader();
+        // Most looks find that nothing has happened, and need not pass over the counts of a day.
+        if last_sequence(&reader)? <= after {
+            return Ok(Vec::new());
+        }
+        Ok(accepted(&reader, day, tenant, after)?)
+    }
+
+    fn forget_accepted(&self, day: Day) -> Result<(), LedgerError> {
+        self.writer().connection.execute("DELETE FROM accepted WHERE day < ?1", [day.0])?;
+        Ok(())
     }
 
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
@@ -278,6 +294,25 @@ pub(super) fn last_sequence(connection: &Connection) -> Result<u64, rusqlite::Er
     Ok(last.unwrap_or(0))
 }
 
+fn accepted(
+    connection: &Connection,
+    day: Day,
+    tenant: Option<TenantId>,
+    after: u64,
+) -> Result<Vec<AcceptedCount>, rusqlite::Error> {
+    let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
+    connection
+        .prepare_cached(
+            "SELECT tenant, host, recipients, sequence FROM accepted
+             WHERE day = ?1 AND tenant BETWEEN ?2 AND ?3 AND sequence > ?4",
+        )?
+        .query_map(params![day.0, first, last, after], |row| {
+            let (tenant, host) = (TenantId(row.get(0)?), HostId(row.get(1)?));
+            Ok(AcceptedCount { day, tenant, host, recipients: row.get(2)?, sequence: row.get(3)? })
+        })?
+        .collect()
+}
+
 fn suppression_of(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
     let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
     Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
@@ -346,6 +381,10 @@ const SCHEMA: &str = "
     );
     CREATE TABLE IF NOT EXISTS recipients (
         message BLOB NOT NULL, part INTEGER NOT NULL, events BLOB NOT NULL, PRIMARY KEY (message, part)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS accepted (
+        day INTEGER NOT NULL, tenant INTEGER NOT NULL, host INTEGER NOT NULL, recipients INTEGER NOT NULL,
+        sequence INTEGER NOT NULL, PRIMARY KEY (day, tenant, host)
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS cursors (
         host INTEGER NOT NULL, shard INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,

@@ -3,9 +3,9 @@
 use postrail_schema::ids::{MessageId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::super::LedgerError;
 use super::super::chunk::Chunk;
 use super::super::rows::{ChunkRow, PartKey, PartRow, Rows, WriteRows};
+use super::super::{AcceptedCount, LedgerError};
 
 impl Rows for &Connection {
     fn chunk_before(&mut self, sequence: u64) -> Result<Option<Chunk>, LedgerError> {
@@ -93,6 +93,18 @@ impl WriteRows for &Connection {
         for row in rows {
             let statement = if row.stored { &mut update } else { &mut insert };
             statement.execute(params![row.key.message.to_be_bytes(), row.key.part, row.events])?;
+        }
+        Ok(())
+    }
+
+    fn put_accepted(&mut self, counts: &[AcceptedCount]) -> Result<(), LedgerError> {
+        let mut add = self.prepare_cached(
+            "INSERT INTO accepted (day, tenant, host, recipients, sequence) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (day, tenant, host)
+             DO UPDATE SET recipients = recipients + excluded.recipients, sequence = excluded.sequence",
+        )?;
+        for AcceptedCount { day, tenant, host, recipients, sequence } in counts {
+            add.execute(params![day.0, tenant.0, host.0, recipients, sequence])?;
         }
         Ok(())
     }

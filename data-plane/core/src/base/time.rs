@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use postrail_schema::day::Day;
+
 /// A point of time that only grows: nanoseconds of CLOCK_BOOTTIME, which counts while the host sleeps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Instant(u64);
@@ -67,18 +69,9 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Year, month (1 to 12), day (1 to 31) in UTC: Howard Hinnant's `civil_from_days`.
+    /// Year, month (1 to 12), day (1 to 31) in UTC.
     pub const fn date(self) -> (u64, u64, u64) {
-        let days = self.unix_seconds() / 86_400 + 719_468;
-        let era = days / 146_097;
-        let day_of_era = days % 146_097;
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-        let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
-        (year, month, day)
+        Day::of_ms(self.0).date()
     }
 
     /// The form of RFC 5322 section 3.3: `Mon, 23 Nov 2026 20:14:05 +0000`.

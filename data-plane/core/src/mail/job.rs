@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use postrail_schema::event::JobFacts;
 use postrail_schema::ids::{CredentialId, MessageId, Revision, SendingDomainId, TenantId};
 use postrail_schema::snapshot::TrafficClass;
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ impl Interface {
         match self {
             Self::Smtp => "smtp",
             Self::Rest => "rest",
-            Self::Dsn => "dsn",
+            Self::Dsn => JobFacts::REPORT,
         }
     }
 }
