@@ -29,7 +29,7 @@ pub struct HostName(String);
 
 /// The text cannot be a host's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a host's name is 1 to 63 of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit")]
+#[error("such a name is 1 to 63 of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit")]
 pub struct InvalidHostName;
 
 impl HostName {

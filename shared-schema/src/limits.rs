@@ -106,6 +106,8 @@ pub const LISTENERS_MAX: usize = 256;
 pub const LISTENER_HOSTS_MAX: usize = HOSTS_MAX;
 /// Connections of one listener on one host that may be allowed: over what is allowed 421 4.3.2.
 pub const LISTENER_CONNECTIONS_MAX: u32 = 1_000_000;
+/// The least that a tenant's messages may be bounded to: what is added to a message is counted with it, about 2,000 octets.
+pub const TENANT_MESSAGE_BYTES_MIN: usize = 8 * 1024;
 /// Least octets of a message that a listener may allow.
 pub const LISTENER_MESSAGE_BYTES_MIN: u32 = 1_024;
 /// How long a listener may let a client say nothing, seconds.
@@ -344,6 +346,11 @@ pub const SUPPRESSIONS_MAX: usize = 1_000_000;
 pub const RESOURCES_MAX: usize = 100_000;
 /// One request body of the control API, octets: over it 413.
 pub const CONTROL_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// What a hash of a secret that is brought may cost: memory, passes and lanes of argon2id. A shard of a data plane computes it
+/// for whoever authenticates, and does nothing else meanwhile.
+pub const HASH_MEMORY_KIB_MAX: u32 = 19_456;
+pub const HASH_PASSES_MAX: u32 = 2;
+pub const HASH_LANES_MAX: u32 = 4;
 /// A document of desired state, octets: over it 413.
 pub const STATE_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// Documents of desired state that are worked on at once: over it 503.

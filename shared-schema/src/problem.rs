@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// How much a finding weighs. An `Error` keeps a plan from being published.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Note,
@@ -12,7 +12,7 @@ pub enum Severity {
 }
 
 /// One finding about configuration.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
 pub struct Problem {
     pub severity: Severity,
     /// Stable snake_case code.

@@ -12,8 +12,12 @@ use serde_json::{Value, json};
 
 /// Status and problem of a body that is sent as it is.
 fn post(postrail: &Postrail, body: impl Into<reqwest::blocking::Body>, kind: &str) -> (u16, Value) {
+    post_to(postrail, "/v2/jobs", body, kind)
+}
+
+fn post_to(postrail: &Postrail, path: &str, body: impl Into<reqwest::blocking::Body>, kind: &str) -> (u16, Value) {
     let client = reqwest::blocking::Client::new();
-    let request = client.post(format!("http://{}/v2/jobs", postrail.rest)).header("Content-Type", kind).body(body);
+    let request = client.post(format!("http://{}{path}", postrail.rest)).header("Content-Type", kind).body(body);
     let response = request.basic_auth(&postrail.username, Some(&postrail.secret)).send().expect("an answer");
     let status = response.status().as_u16();
     let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -49,6 +53,9 @@ fn malformed_json_is_refused_with_its_position() {
     assert_eq!(status, 400, "{problem}");
     let (status, problem) = post(&scene.postrail, "{}", "text/plain");
     assert_eq!(status, 415, "{problem}");
+    let job = scene.job(&["a@receiver.test"]).to_string();
+    let (status, problem) = post_to(&scene.postrail, "/v2/jobs?tenant=other", job, "application/json");
+    assert_eq!((status, problem["code"].as_str()), (400, Some("unknown_parameter")), "{problem}");
     only_one_more_arrives(&scene);
 }
 

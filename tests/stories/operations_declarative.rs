@@ -65,7 +65,7 @@ fn a_document_that_cannot_be_applied_says_why_and_changes_nothing() {
     let write = |text: &str| std::fs::write(place.join("f.toml"), text).expect("a file");
     let table = [
         ("[[tenants]\n", "f.toml is not TOML"),
-        ("[[tenants]]\nname = 'a'\nwieght = 1\n", "/tenants/0/wieght: unknown field"),
+        ("[[tenants]]\nname = 'a'\nwieght = 1\n", "/tenants/0/wieght: there is no `wieght` here"),
         ("[[pools]]\nname = 'default'\nmembers = []\n", "error    pool/default: it holds no source; add one"),
         ("tenants = []\n", "credential/default: its tenant does not exist"),
     ];

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::Operator;
-use super::page::{Listing, Page, PageParams};
+use super::page::{LAST_PLACE, Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::AuditDetail;
 
@@ -37,7 +37,7 @@ pub(crate) async fn list(
     _: Operator,
     listing: Listing,
 ) -> Result<Json<Page<AuditView>>, ProblemDocument> {
-    let (before, limit) = (listing.number()?, listing.limit);
+    let (before, limit) = (listing.number(LAST_PLACE)?, listing.limit);
     let mut records = shared.run(move |app| Ok(app.ledger.audit(before, limit + 1)?)).await?;
     let more = records.len() > limit as usize;
     records.truncate(limit as usize);

@@ -1,7 +1,7 @@
 //! `/v2/credentials`. A secret is in the answer that made it and nowhere else.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::access::{Network, Scopes};
 use postrail_schema::snapshot::Credential;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, IfMatch, Operator, Scope, Tagged, TenantParams};
+use super::extract::{Body, ForTenant, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{CredentialChange, IssuedSecret, NewCredential};
@@ -77,7 +77,7 @@ pub(crate) struct CredentialPatch {
     trusts_networks: Option<bool>,
 }
 
-#[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams),
+#[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams, TenantParams),
     responses((status = 200, body = Page<CredentialView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<CredentialView>> {
     let desired = shared.app.desired();
@@ -131,14 +131,16 @@ pub(crate) async fn change(
 }
 
 #[utoipa::path(post, path = "/v2/credentials/{username}/rotate", tag = "credentials",
-    params(("username" = String, Path)),
+    params(("username" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = IssuedView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn rotate(
     State(shared): State<Shared>,
     _: Operator,
     Path(username): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<Tagged<IssuedView>, ProblemDocument> {
-    let issued = shared.run(move |app| app.rotate_credential(&username)).await?;
+    let when = when.rotating();
+    let issued = shared.run(move |app| app.rotate_credential(&username, &when)).await?;
     Ok(issued_view(&shared, issued))
 }
 

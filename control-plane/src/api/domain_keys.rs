@@ -3,7 +3,7 @@
 //! A tenant may do this for domains of its own that prove themselves; to sign with a key whose record nobody has seen is the
 //! operator's. A private key that is brought is in no answer, no difference and no log.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::standing::Standing;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::domains::{DomainView, checked_view, find};
-use super::extract::{Body, IfMatch, Maker, Operator, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Maker, Operator, Path, Scope, Tagged, TenantParams};
 use super::problem::ProblemDocument;
 use crate::app::{KeyAct, NewKey};
 use crate::plan::DkimAlgorithm;

@@ -4,20 +4,21 @@
 //! operator's.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::ids::SendingDomainId;
 use postrail_schema::snapshot::{KeyAlgorithm, KeyStage, SendingDomain};
 use postrail_schema::standing::{DomainRecord, Standing};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Maker, Operator, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Maker, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
-use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records};
+use crate::app::{DomainChange, NewDomain, check_on_demand, dns_records, domain_asked};
 use crate::plan::{Desired, DkimAlgorithm, DomainEntry, Verification, entity_tag};
 use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordState, ServerSaid};
 
@@ -130,7 +131,7 @@ pub(crate) struct DomainPatch {
     verification: Option<Verification>,
 }
 
-#[utoipa::path(get, path = "/v2/domains", tag = "domains", params(PageParams),
+#[utoipa::path(get, path = "/v2/domains", tag = "domains", params(PageParams, TenantParams),
     responses((status = 200, body = Page<DomainView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<DomainView>> {
     let desired = shared.app.desired();
@@ -167,14 +168,18 @@ pub(crate) async fn show(
 }
 
 /// Looks at the records now, and answers with what is there.
-#[utoipa::path(post, path = "/v2/domains/{name}/check", tag = "domains", params(("name" = String, Path), TenantParams),
+#[utoipa::path(post, path = "/v2/domains/{name}/check", tag = "domains",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header), TenantParams),
     responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn check(
     State(shared): State<Shared>,
     scope: Scope,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
-    let id = find(&shared, scope, &name)?.id;
+    let domain = find(&shared, scope, &name)?;
+    when.sending(&json!({})).check(&DomainEntry::of(&shared.app.desired(), &domain))?;
+    let id = domain.id;
     check_on_demand(&shared.app, id).await?;
     checked_view(&shared, id).await
 }
@@ -215,7 +220,8 @@ pub(crate) async fn delete(
 
 /// The domain of that name that the caller sees; of several the one that may send.
 pub(super) fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
-    let found = shared.app.desired().domain(scope.0, name).cloned();
+    let asked = domain_asked(name)?;
+    let found = shared.app.desired().domain(scope.0, &asked).cloned();
     found.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))
 }
 

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use postrail_schema::event::{AttemptFacts, Event};
 use postrail_schema::ids::{RecipientIndex, RecipientKey};
 use postrail_schema::limits::PAGE_RECORDS_MAX;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::extract::{Scope, TenantParams};
-use super::page::{Listing, Page, PageParams};
+use super::extract::{Path, Scope, TenantParams};
+use super::page::{LAST_PLACE, Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::{Shared, jobs};
 use crate::app::{App, AppError};
@@ -82,13 +82,13 @@ pub(crate) struct AttemptView {
 
 /// Events after `cursor`. `next_cursor` is always set, so that a reader can come back for what happens later; a page can
 /// be short though more follows.
-#[utoipa::path(get, path = "/v2/events", tag = "events", params(PageParams),
+#[utoipa::path(get, path = "/v2/events", tag = "events", params(PageParams, TenantParams),
     responses((status = 200, body = Page<EventView>)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     listing: Listing,
 ) -> Result<Json<Page<EventView>>, ProblemDocument> {
-    let cursor = listing.number()?;
+    let cursor = listing.number(LAST_PLACE)?;
     let (scope, limit) = (listing.scope, listing.limit);
     let page = shared
         .run(move |app| {

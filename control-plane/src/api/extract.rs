@@ -1,7 +1,8 @@
 //! What handlers take from a request: the body, who is asking, and about which tenant.
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{self, FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,12 +11,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::Shared;
 use super::problem::ProblemDocument;
+use super::words::Told;
+use super::{Shared, read};
 use crate::app::{App, AppError, Caller, Precondition};
 use crate::plan::Role;
 
-/// A JSON body; unknown fields are refused by the types, and every refusal tells where.
+/// A JSON body (`read`).
 pub(crate) struct Body<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
@@ -25,38 +27,8 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
         let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
             ProblemDocument::new(rejection.status(), "body_not_read", "the body is too large or broke off")
         })?;
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            // Derived readers would take an array for the fields in their order.
-            let detail = "an object is expected, not an array".to_owned();
-            return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", String::new(), detail));
-        }
-        let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| unread(&error))?;
-        reader.end().map_err(|_| {
-            let detail = "something follows the JSON value".to_owned();
-            ProblemDocument::field(StatusCode::BAD_REQUEST, "not_json", String::new(), detail)
-        })?;
-        Ok(Self(value))
+        Ok(Self(read::json(&bytes)?))
     }
-}
-
-fn unread(error: &serde_path_to_error::Error<serde_json::Error>) -> ProblemDocument {
-    use serde_path_to_error::Segment;
-
-    let mut pointer = String::new();
-    for segment in error.path() {
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
-            Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    let detail = error.inner().to_string();
-    if error.inner().is_data() {
-        let code = if detail.starts_with("unknown field") { "unknown_field" } else { "invalid" };
-        return ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, code, pointer, detail);
-    }
-    ProblemDocument::field(StatusCode::BAD_REQUEST, "not_json", pointer, detail)
 }
 
 /// An operator, with the role; others get 403. Whether the role is enough for the request, `rights` has asked.
@@ -70,6 +42,21 @@ impl FromRequestParts<Shared> for Operator {
             Caller::Operator { role, .. } => Ok(Self(role)),
             Caller::Tenant { .. } => Err(ProblemDocument::forbidden()),
         }
+    }
+}
+
+/// The names in a path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Path<T> {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let unread = |_| {
+            let detail = "a name in the path is no text of UTF-8";
+            ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_path", detail)
+        };
+        extract::Path::from_request_parts(parts, shared).await.map(|extract::Path(names)| Self(names)).map_err(unread)
     }
 }
 
@@ -199,9 +186,23 @@ impl FromRequestParts<Shared> for Maker {
 
 /// The query as `T`.
 pub(crate) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, ProblemDocument> {
-    Query::try_from_uri(&parts.uri).map(|Query(query)| query).map_err(|rejection| {
-        ProblemDocument::field(StatusCode::BAD_REQUEST, "invalid_query", String::new(), rejection.body_text())
-    })
+    Query::try_from_uri(&parts.uri)
+        .map(|Query(query)| query)
+        .map_err(|rejection| ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", query_fault(&rejection)))
+}
+
+/// What is wrong with a query, of which its reader says `name: reason`, or a reason alone.
+fn query_fault(rejection: &QueryRejection) -> String {
+    let text = rejection.body_text();
+    let said = text.split_once("query string: ").map_or(text.as_str(), |(_, said)| said);
+    match said.split_once(": ") {
+        Some((name, reason)) if reason.contains("`true` or `false`") => format!("{name} is true or false"),
+        Some((name, reason)) if reason.contains("digit") || reason.contains("number") || reason.contains("integer") => {
+            format!("{name} is a whole number, and not so large a one")
+        }
+        Some((_, reason)) => Told::of(reason).detail,
+        None => Told::of(said).detail,
+    }
 }
 
 fn caller(parts: &Parts) -> Result<Caller, ProblemDocument> {

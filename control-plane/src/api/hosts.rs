@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use postrail_schema::allocation::{Carrier, Grant, HostName, Order, Standing, Tenure};
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::Operator;
+use super::extract::{IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{FleetSeen, HostSeen, HostStatus, sources_of};
-use crate::plan::Desired;
+use crate::app::{FleetSeen, HostSeen, HostStatus, Precondition, sources_of};
+use crate::plan::{Desired, entity_tag};
 
 /// A host.
 #[derive(Debug, Serialize, ToSchema)]
@@ -96,51 +97,62 @@ pub(crate) async fn show(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
-) -> Result<Json<HostDetail>, ProblemDocument> {
+) -> Result<Tagged<HostDetail>, ProblemDocument> {
     let seen = shared.run(|app| app.fleet()).await?;
-    Ok(Json(detail(&shared, &seen, &name).await?))
+    detail(&shared, &seen, &name).await
 }
 
 /// Moves its addresses to other hosts, each after what is in flight on it, and then the mail that waits there; it gets no
 /// addresses until `resume`. `safe_to_stop` tells when nothing is left.
-#[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
         (status = 409, body = ProblemDocument)))]
 pub(crate) async fn drain(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
-) -> Result<Json<HostDetail>, ProblemDocument> {
-    order(&shared, name, Some(Order::Drain)).await
+    IfMatch(when): IfMatch,
+) -> Result<Tagged<HostDetail>, ProblemDocument> {
+    order(&shared, name, Some(Order::Drain), when).await
 }
 
 /// Takes `drain` or `forget` back: it may have addresses again.
-#[utoipa::path(post, path = "/v2/hosts/{name}/resume", tag = "hosts", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/v2/hosts/{name}/resume", tag = "hosts",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn resume(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
-) -> Result<Json<HostDetail>, ProblemDocument> {
-    order(&shared, name, None).await
+    IfMatch(when): IfMatch,
+) -> Result<Tagged<HostDetail>, ProblemDocument> {
+    order(&shared, name, None, when).await
 }
 
 /// Vouches that the host is off for good: also what is fixed to it is nobody's now. It then is no longer listed.
-#[utoipa::path(post, path = "/v2/hosts/{name}/forget", tag = "hosts", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/v2/hosts/{name}/forget", tag = "hosts",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
         (status = 409, body = ProblemDocument)))]
 pub(crate) async fn forget(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
-) -> Result<Json<HostDetail>, ProblemDocument> {
-    order(&shared, name, Some(Order::Forget)).await
+    IfMatch(when): IfMatch,
+) -> Result<Tagged<HostDetail>, ProblemDocument> {
+    order(&shared, name, Some(Order::Forget), when).await
 }
 
-async fn order(shared: &Shared, name: String, order: Option<Order>) -> Result<Json<HostDetail>, ProblemDocument> {
-    let host = name.clone();
-    let seen = shared.run(move |app| app.order_host(&host, order)).await?;
-    Ok(Json(detail(shared, &seen, &name).await?))
+async fn order(
+    shared: &Shared,
+    name: String,
+    order: Option<Order>,
+    when: Precondition,
+) -> Result<Tagged<HostDetail>, ProblemDocument> {
+    let (host, when) = (name.clone(), when.sending(&json!({ "order": order })));
+    let seen = shared.run(move |app| app.order_host(&host, order, &when)).await?;
+    detail(shared, &seen, &name).await
 }
 
 fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
@@ -166,10 +178,11 @@ fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
     }
 }
 
-async fn detail(shared: &Shared, seen: &FleetSeen, name: &str) -> Result<HostDetail, ProblemDocument> {
+async fn detail(shared: &Shared, seen: &FleetSeen, name: &str) -> Result<Tagged<HostDetail>, ProblemDocument> {
     let (host, desired) = (seen.host(name)?, shared.app.desired());
     let held = host.grants.iter().map(|grant| held(&desired, seen, &host.name, grant)).collect();
-    Ok(HostDetail { host: view(host, &shared.app.hosts.statuses().await), held })
+    let view = view(host, &shared.app.hosts.statuses().await);
+    Ok(Tagged(entity_tag(&host.ordered()), HostDetail { host: view, held }))
 }
 
 fn held(desired: &Desired, seen: &FleetSeen, host: &HostName, grant: &Grant) -> HeldAddress {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use postrail_schema::event::EventKind;
 use postrail_schema::ids::{MessageId, RecipientIndex};
 use postrail_schema::limits::JOB_RECIPIENTS_MAX;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Operator, Scope, TenantParams};
+use super::extract::{Operator, Path, Scope, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{App, AppError, Settling};
@@ -90,14 +90,15 @@ pub(crate) async fn show(
     Ok(Json(job))
 }
 
-#[utoipa::path(get, path = "/v2/jobs/{id}/recipients", tag = "jobs", params(("id" = String, Path), PageParams),
+#[utoipa::path(get, path = "/v2/jobs/{id}/recipients", tag = "jobs",
+    params(("id" = String, Path), PageParams, TenantParams),
     responses((status = 200, body = Page<RecipientView>), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn recipients(
     State(shared): State<Shared>,
     listing: Listing,
     Path(id): Path<String>,
 ) -> Result<Json<Page<RecipientView>>, ProblemDocument> {
-    let from = u16::try_from(listing.number()?).unwrap_or(u16::MAX);
+    let from = u16::try_from(listing.number(u16::MAX.into())?).unwrap_or(u16::MAX);
     let (scope, limit) = (listing.scope, listing.limit);
     let mut found = shared
         .run(move |app| {

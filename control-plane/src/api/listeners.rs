@@ -1,7 +1,7 @@
 //! `/v2/listeners`: where hosts take submissions; and `/v2/listening`: what they listen on now. The operator's.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::access::Network;
 use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown, unless_default};

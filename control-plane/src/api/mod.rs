@@ -15,6 +15,7 @@ mod events;
 mod explain;
 mod extract;
 mod fleet;
+mod form;
 mod hosts;
 mod jobs;
 mod listeners;
@@ -27,6 +28,7 @@ mod problem;
 mod providers;
 mod quarantine;
 mod queue;
+mod read;
 mod regions;
 mod resource;
 mod retry_policies;
@@ -38,16 +40,18 @@ mod shaping_rules;
 mod sources;
 mod state;
 mod status;
+mod strict;
 mod suppressions;
 mod suspensions;
 mod tenants;
 mod tls_rules;
+mod words;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
 use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
 use tokio::sync::Semaphore;
@@ -74,7 +78,8 @@ pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, tokens: Arc<[Str
     let room = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
     let documents = Arc::new(Semaphore::new(STATE_REQUESTS_MAX));
     let shared = Shared { app, gauges, counts: Arc::default(), room, documents, tokens };
-    let v2 = configuration().merge(state()).merge(mail()).layer(from_fn_with_state(shared.clone(), edge::authenticate));
+    let v2 = configuration().merge(state()).merge(mail()).layer(from_fn(form::check));
+    let v2 = v2.layer(from_fn_with_state(shared.clone(), edge::authenticate));
     Router::new()
         .route("/", get(status::root))
         .route("/healthz", get(status::healthz))

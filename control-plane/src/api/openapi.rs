@@ -1,6 +1,10 @@
 //! `/openapi.json`: OpenAPI 3.1, from the annotations of the handlers.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use axum::Json;
+use axum::http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -71,6 +75,7 @@ impl Modify for Operations {
                 let PathItem { get, put, patch, delete, .. } = &mut *item;
                 let has_tag = get.is_some() && path.ends_with('}') || patch.is_some() || put.is_some();
                 [put, patch, delete].into_iter().flatten().filter(|_| has_tag).for_each(add_precondition);
+                operations(item).filter(|operation| Takes::of(operation).if_match).for_each(add_precondition);
             }
             for operation in operations(item) {
                 name(operation);
@@ -110,8 +115,10 @@ fn mark_problems(operation: &mut Operation) {
 /// What has an entity tag is changed on condition.
 fn add_precondition(operation: &mut Operation) {
     let parameters = operation.parameters.get_or_insert_default();
-    if !parameters.iter().any(|parameter| parameter.name == "If-Match") {
-        let told = "The ETag of what you have read: if it is another now, nothing is changed.";
+    let told = "The ETag of what you have read: if it is another now, nothing is changed.";
+    if let Some(known) = parameters.iter_mut().find(|parameter| parameter.name == "If-Match") {
+        known.description.get_or_insert_with(|| told.to_owned());
+    } else {
         let string = ObjectBuilder::new().schema_type(Type::String);
         let parameter = ParameterBuilder::new().name("If-Match").parameter_in(ParameterIn::Header);
         parameters.push(parameter.required(Required::False).description(Some(told)).schema(Some(string)).build());
@@ -130,6 +137,47 @@ fn add_default(operation: &mut Operation) {
 }
 
 const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// What an operation takes beside its path.
+#[derive(Debug, Default)]
+pub(crate) struct Takes {
+    /// Parameters of the query.
+    pub(crate) query: Vec<String>,
+    pub(crate) body: bool,
+    pub(crate) if_match: bool,
+}
+
+/// What the operation takes; `None`: it is not described. HEAD is as GET.
+pub(crate) fn takes(method: &Method, path: &str) -> Option<&'static Takes> {
+    let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    TAKES.get(path)?.get(method)
+}
+
+/// By path and method.
+static TAKES: LazyLock<BTreeMap<String, BTreeMap<&'static str, Takes>>> = LazyLock::new(|| {
+    let paths = Document::openapi().paths.paths.into_iter();
+    let taken = |(path, item): (String, PathItem)| {
+        let PathItem { get, put, post, patch, delete, .. } = item;
+        let methods = [("GET", get), ("PUT", put), ("POST", post), ("PATCH", patch), ("DELETE", delete)];
+        let methods = methods.into_iter().filter_map(|(method, operation)| Some((method, Takes::of(&operation?))));
+        (path, methods.collect())
+    };
+    paths.map(taken).collect()
+});
+
+impl Takes {
+    fn of(operation: &Operation) -> Self {
+        let mut takes = Self { body: operation.request_body.is_some(), ..Self::default() };
+        for parameter in operation.parameters.iter().flatten() {
+            match parameter.parameter_in {
+                ParameterIn::Query => takes.query.push(parameter.name.clone()),
+                ParameterIn::Header if parameter.name.eq_ignore_ascii_case("if-match") => takes.if_match = true,
+                ParameterIn::Header | ParameterIn::Path | ParameterIn::Cookie => {}
+            }
+        }
+        takes
+    }
+}
 
 pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())

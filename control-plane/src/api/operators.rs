@@ -1,14 +1,14 @@
 //! `/v2/operators`: who operates the installation. Read by operators, changed by administrators.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::access::Network;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -106,14 +106,17 @@ pub(crate) async fn change(
     shared.changed(move |app| app.change_operator(&name, &change, &when)).await
 }
 
-#[utoipa::path(post, path = "/v2/operators/{name}/rotate", tag = "operators", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/v2/operators/{name}/rotate", tag = "operators",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = IssuedOperatorView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn rotate(
     State(shared): State<Shared>,
     _: Operator,
     Path(name): Path<String>,
+    IfMatch(when): IfMatch,
 ) -> Result<Tagged<IssuedOperatorView>, ProblemDocument> {
-    let issued = shared.run(move |app| app.rotate_operator(&name)).await?;
+    let when = when.rotating();
+    let issued = shared.run(move |app| app.rotate_operator(&name, &when)).await?;
     Ok(issued_view(&shared.app.desired(), issued))
 }
 

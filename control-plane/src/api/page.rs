@@ -11,17 +11,24 @@ use super::Shared;
 use super::extract::{Scope, query};
 use super::problem::ProblemDocument;
 
-/// Query of every list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+/// Query of every list, as it is described.
+#[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read as `Asked`")]
 pub(crate) struct PageParams {
     /// Records of the page, 1 to 1,000; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
-    /// The tenant by name, for operators.
+}
+
+/// As it is read; whether a list takes `tenant`, its description says (`form`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    limit: Option<u32>,
+    cursor: Option<String>,
     tenant: Option<String>,
 }
 
@@ -44,22 +51,36 @@ impl FromRequestParts<Shared> for Listing {
     type Rejection = ProblemDocument;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
-        let params: PageParams = query(parts)?;
+        let params: Asked = query(parts)?;
         let limit = params.limit.unwrap_or(PAGE_RECORDS);
         if !(1..=PAGE_RECORDS_MAX).contains(&limit) {
             let detail = format!("limit is 1 to {PAGE_RECORDS_MAX}");
             return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
         }
+        let is_ours = |cursor: &String| cursor.len() <= CURSOR_BYTES_MAX && !cursor.chars().any(char::is_control);
+        if !params.cursor.as_ref().is_none_or(is_ours) {
+            return Err(not_ours());
+        }
         Ok(Self { scope: Scope::of(parts, shared, params.tenant.as_deref())?, limit, cursor: params.cursor })
     }
 }
 
+/// 400 about a cursor that no page has told.
+pub(crate) fn not_ours() -> ProblemDocument {
+    ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", "this is not a cursor of ours")
+}
+
+/// A name or an address with its tenant.
+const CURSOR_BYTES_MAX: usize = 512;
+
+/// The last place of a ledger, which counts with a sign.
+pub(crate) const LAST_PLACE: u64 = i64::MAX as u64;
+
 impl Listing {
-    /// The cursor as a number; 0 where there is none.
-    pub(crate) fn number(&self) -> Result<u64, ProblemDocument> {
-        let invalid =
-            |_| ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", "this is not a cursor of ours");
-        self.cursor.as_deref().map_or(Ok(0), |cursor| cursor.parse().map_err(invalid))
+    /// The cursor as a number up to `most`; 0 where there is none.
+    pub(crate) fn number(&self, most: u64) -> Result<u64, ProblemDocument> {
+        let number = |cursor: &str| cursor.parse().ok().filter(|number| *number <= most);
+        self.cursor.as_deref().map_or(Ok(0), |cursor| number(cursor).ok_or_else(not_ours))
     }
 
     /// The page of `records`, which are named and may come in any order.

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::snapshot::{EgressPool, TrafficClass};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -64,7 +64,7 @@ pub(crate) struct PoolValue {
     classes: BTreeSet<TrafficClass>,
 }
 
-#[utoipa::path(get, path = "/v2/pools", tag = "pools", params(PageParams),
+#[utoipa::path(get, path = "/v2/pools", tag = "pools", params(PageParams, TenantParams),
     responses((status = 200, body = Page<PoolView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<PoolView>> {
     let desired = shared.app.desired();

@@ -103,7 +103,7 @@ impl From<AppError> for ProblemDocument {
             AppError::Conflict { detail } => Self::new(StatusCode::CONFLICT, "conflict", detail),
             AppError::WrongRegion { .. } => Self::new(StatusCode::FORBIDDEN, "wrong_region", error.to_string()),
             AppError::Invalid { pointer, detail } => {
-                Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.to_owned(), detail)
+                Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.into_owned(), detail)
             }
             AppError::Faults { ref faults } => {
                 let errors = faults.iter().map(|(pointer, detail)| FieldError {

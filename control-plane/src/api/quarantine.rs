@@ -3,16 +3,15 @@
 //! It is asked of the data planes, which hold it. What is neither released nor dropped expires like other mail.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::State;
 use postrail_schema::ids::{MessageId, SendingDomainId, TenantId};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::Operator;
-use super::page::{Listing, PageParams};
+use super::extract::{Operator, Path, TenantParams};
+use super::page::{Listing, PageParams, not_ours};
 use super::problem::ProblemDocument;
 use crate::app::{AppError, HeldJob, HeldQuery, Settling};
 
@@ -42,7 +41,7 @@ pub(crate) struct HeldPageView {
 
 /// Over all hosts, the first to expire first. A job that is released or dropped is listed no more, so the page without a
 /// cursor shows what comes next.
-#[utoipa::path(get, path = "/v2/quarantine", tag = "quarantine", params(PageParams),
+#[utoipa::path(get, path = "/v2/quarantine", tag = "quarantine", params(PageParams, TenantParams),
     responses((status = 200, body = HeldPageView), (status = 502, body = ProblemDocument)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
@@ -53,8 +52,7 @@ pub(crate) async fn list(
     if let Some(cursor) = &listing.cursor {
         let is_ours = |(expires, job): (&str, &str)| expires.parse::<u64>().is_ok() && job.parse::<MessageId>().is_ok();
         if !cursor.split_once('.').is_some_and(is_ours) {
-            let detail = "this is not a cursor of ours";
-            return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
+            return Err(not_ours());
         }
     }
     let Listing { scope, limit, cursor: after } = listing;

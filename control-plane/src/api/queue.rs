@@ -4,26 +4,33 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::ids::MessageId;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::{Body, Operator};
 use super::problem::ProblemDocument;
+use crate::app::names;
 
 /// What to make due at once; with nothing named, everything that waits.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RetryBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// As the queue shows it.
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     site: Option<String>,
     /// A recipient domain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
     /// A job's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+}
+
+/// What is there is named: null would be everything.
+fn named<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(from).map(Some)
 }
 
 #[utoipa::path(get, path = "/v2/queue", tag = "queue",
@@ -39,6 +46,10 @@ pub(crate) async fn retry(
     _: Operator,
     Body(body): Body<RetryBody>,
 ) -> Result<Json<Value>, ProblemDocument> {
+    let RetryBody { site, domain, message } = body;
+    let site = site.as_deref().map(|site| names::site("/site", site)).transpose()?;
+    let domain = domain.as_deref().map(|domain| names::domain("/domain", domain, true)).transpose()?;
+    let body = RetryBody { site, domain, message };
     let named = [("site", &body.site), ("domain", &body.domain), ("message", &body.message)];
     let named: Vec<_> = named.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
     if named.len() > 1 {

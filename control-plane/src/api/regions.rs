@@ -1,14 +1,14 @@
 //! `/v2/regions`: hosts that serve some tenants alone. The operator's; a tenant sees the one that it is in.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::region::Region;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -38,7 +38,7 @@ pub(crate) struct RegionValue {
     submission_host: String,
 }
 
-#[utoipa::path(get, path = "/v2/regions", tag = "regions", params(PageParams),
+#[utoipa::path(get, path = "/v2/regions", tag = "regions", params(PageParams, TenantParams),
     responses((status = 200, body = Page<RegionView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<RegionView>> {
     let desired = shared.app.desired();

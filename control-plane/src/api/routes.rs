@@ -1,17 +1,17 @@
 //! `/v2/routes`: the operator's.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::snapshot::Route;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::NewRoute;
+use crate::app::{NewRoute, route_asked};
 use crate::plan::{RouteEntry, entity_tag};
 
 /// A route.
@@ -59,6 +59,7 @@ pub(crate) async fn show(
     Path(domain): Path<String>,
 ) -> Result<Tagged<RouteBody>, ProblemDocument> {
     let desired = shared.app.desired();
+    let domain = route_asked(&domain)?;
     let route = desired.routes.get(&domain).ok_or_else(|| ProblemDocument::not_found(&format!("route {domain}")))?;
     Ok(tagged(route))
 }

@@ -34,8 +34,10 @@ pub(crate) struct PlanView {
     removed: usize,
     /// The first 10,000.
     changes: Vec<Change>,
-    /// About the state that it leads to.
+    /// About the state that it leads to, as far as they are new.
     problems: Vec<ProblemView>,
+    /// How many more there are, which were there before: `/v2/problems` has them.
+    problems_before: usize,
 }
 
 /// What a document has changed.
@@ -102,6 +104,7 @@ pub(crate) async fn plan(
         removed,
         changes,
         problems: planned.problems.iter().map(ProblemView::of).collect(),
+        problems_before: planned.problems_before,
     }))
 }
 

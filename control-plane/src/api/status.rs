@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::Operator;
-use super::page::Page;
+use super::page::{LAST_PLACE, Listing, PageParams};
 use super::problem::ProblemDocument;
 
 /// Requests answered, by class of status (1yz to 5yz).
@@ -95,20 +95,31 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-/// Findings about the configuration, and in a fleet about where its addresses are.
-#[utoipa::path(get, path = "/v2/problems", tag = "status", responses((status = 200, body = Page<ProblemView>)))]
+/// Some of the findings.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProblemPageView {
+    items: Vec<ProblemView>,
+    /// Names the next page; null on the last one.
+    next_cursor: Option<String>,
+    /// How many there are in all.
+    total: usize,
+}
+
+/// Findings about the configuration, and in a fleet about where its addresses are. A cursor counts them, so what comes or
+/// goes between two pages moves the others.
+#[utoipa::path(get, path = "/v2/problems", tag = "status", params(PageParams),
+    responses((status = 200, body = ProblemPageView)))]
 pub(crate) async fn problems(
     State(shared): State<Shared>,
     _: Operator,
-) -> Result<Json<Page<ProblemView>>, ProblemDocument> {
-    let problems = shared.app.problems();
-    let observed = shared.run(|app| {
-        let desired = app.desired();
-        let observed = [app.problems_of_hosts(&desired)?, app.key_problems(&desired)?, app.fleet_problems(&desired)];
-        Ok(observed.concat())
-    });
-    let observed = observed.await?;
-    let (_, unopened) = shared.app.listening().await;
-    let items = problems.iter().chain(&observed).chain(&unopened).map(ProblemView::of).collect();
-    Ok(Json(Page { items, next_cursor: None }))
+    listing: Listing,
+) -> Result<Json<ProblemPageView>, ProblemDocument> {
+    let begin = usize::try_from(listing.number(LAST_PLACE)?).unwrap_or(usize::MAX);
+    let mut problems = shared.app.problems();
+    problems.append(&mut shared.run(|app| app.observed_problems(&app.desired())).await?);
+    problems.append(&mut shared.app.listening().await.1);
+    let total = problems.len();
+    let items: Vec<_> = problems.iter().skip(begin).take(listing.limit as usize).map(ProblemView::of).collect();
+    let end = begin.saturating_add(items.len());
+    Ok(Json(ProblemPageView { items, next_cursor: (end < total).then(|| end.to_string()), total }))
 }

@@ -1,7 +1,7 @@
 //! `/v2/suppressions`: addresses that a tenant is not sent to; the tenant's own to add and to remove.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::ids::TenantId;
 use postrail_schema::snapshot::Suppression;
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Maker, Scope, Tagged, TenantParams};
-use super::page::{Listing, Page, PageParams};
+use super::extract::{Body, IfMatch, Maker, Path, Scope, Tagged, TenantParams};
+use super::page::{Listing, Page, PageParams, not_ours};
 use super::problem::ProblemDocument;
 use crate::app::{App, Precondition, SuppressionEntry};
 use crate::ledger::SuppressionRecord;
@@ -42,16 +42,13 @@ pub(crate) struct SuppressionValue {
     reason: String,
 }
 
-#[utoipa::path(get, path = "/v2/suppressions", tag = "suppressions", params(PageParams),
+#[utoipa::path(get, path = "/v2/suppressions", tag = "suppressions", params(PageParams, TenantParams),
     responses((status = 200, body = Page<SuppressionView>)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     listing: Listing,
 ) -> Result<Json<Page<SuppressionView>>, ProblemDocument> {
-    let after = listing.cursor.as_deref().map(|cursor| {
-        let (tenant, address) = cursor.split_once(':').unwrap_or(("0", cursor));
-        Suppression { tenant: TenantId(tenant.parse().unwrap_or(0)), address: address.to_owned() }
-    });
+    let after = listing.cursor.as_deref().map(place).transpose()?;
     let (scope, limit) = (listing.scope, listing.limit);
     let mut records = shared
         .run(move |app| {
@@ -143,4 +140,11 @@ fn view(app: &App, record: &SuppressionRecord) -> SuppressionView {
         reason: record.reason.clone(),
         created_ms: record.created_ms,
     }
+}
+
+/// The suppression that a cursor names.
+fn place(cursor: &str) -> Result<Suppression, ProblemDocument> {
+    let (tenant, address) = cursor.split_once(':').ok_or_else(not_ours)?;
+    let tenant = TenantId(tenant.parse().map_err(|_| not_ours())?);
+    Ok(Suppression { tenant, address: address.to_owned() })
 }

@@ -1,7 +1,7 @@
 //! `/v2/suspensions`: the operator's. POST suspends, DELETE resumes.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::ids::SuspensionId;
 use postrail_schema::snapshot::{Suspension, SuspensionTarget};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::NewSuspension;
@@ -50,7 +50,7 @@ pub(crate) async fn list(
     listing: Listing,
 ) -> Result<Json<Page<SuspensionView>>, ProblemDocument> {
     let desired = shared.app.desired();
-    let after = listing.number()?;
+    let after = listing.number(u32::MAX.into())?;
     let later = desired.suspensions.values().filter(|suspension| u64::from(suspension.id.0) > after);
     let limit = listing.limit as usize;
     let mut items: Vec<_> = later.take(limit + 1).map(|suspension| view(&desired, suspension)).collect();

@@ -1,7 +1,7 @@
 //! `/v2/tenants`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
 use postrail_schema::snapshot::Tenant;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Scope, Tagged};
+use super::extract::{Body, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -97,7 +97,7 @@ pub(crate) struct HostUseView {
     used: u64,
 }
 
-#[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams),
+#[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams, TenantParams),
     responses((status = 200, body = Page<TenantView>)))]
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<TenantView>> {
     let desired = shared.app.desired();
@@ -138,7 +138,8 @@ pub(crate) async fn show(
 }
 
 /// What of the tenant's quota is used up today (UTC), by host; in the region of this control plane.
-#[utoipa::path(get, path = "/v2/tenants/{name}/quota", tag = "tenants", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/v2/tenants/{name}/quota", tag = "tenants",
+    params(("name" = String, Path), TenantParams),
     responses((status = 200, body = QuotaView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn quota(
     State(shared): State<Shared>,

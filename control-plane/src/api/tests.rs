@@ -14,18 +14,19 @@ use postrail_schema::keys::MANIFEST;
 use postrail_schema::publication::Assembly;
 use postrail_schema::region::mark_of;
 use postrail_schema::sealed::{MasterKey, MasterKeys};
-use postrail_schema::snapshot::SnapshotContent;
+use postrail_schema::snapshot::{SnapshotContent, SuspensionTarget};
 use postrail_schema::wire::{decode_manifest, decode_snapshot};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
 use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
-use crate::ledger::{Batch, Cursor, JournalId, SqliteLedger};
+use crate::ledger::{Batch, Cursor, JournalId, Ledger, SqliteLedger};
 use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore, Write};
 
 mod access;
+mod form;
 mod keys;
 mod quota;
 mod state;
@@ -48,7 +49,12 @@ impl World {
     }
 
     fn on(folder: tempfile::TempDir, store: Arc<dyn ConfigStore>) -> Self {
-        let app = open(folder.path(), &store);
+        let ledger = Arc::new(SqliteLedger::open(&folder.path().join("ledger.db")).unwrap());
+        Self::with(folder, store, ledger)
+    }
+
+    fn with(folder: tempfile::TempDir, store: Arc<dyn ConfigStore>, ledger: Arc<dyn Ledger>) -> Self {
+        let app = open_with(&store, ledger);
         let bootstrap = Bootstrap {
             hostname: "mail.sender.example".into(),
             domain: Some("Sender.example".into()),
@@ -146,12 +152,16 @@ impl World {
 }
 
 fn open(folder: &std::path::Path, store: &Arc<dyn ConfigStore>) -> App {
+    open_with(store, Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()))
+}
+
+fn open_with(store: &Arc<dyn ConfigStore>, ledger: Arc<dyn Ledger>) -> App {
     let client = DataPlane::beside("http://127.0.0.1:1").unwrap();
     let beside =
         HostClient { name: String::new(), id: HostId::LOCAL, admin: String::new(), master_keys: Vec::new(), client };
     App::new(Parts {
         store: Arc::clone(store),
-        ledger: Arc::new(SqliteLedger::open(&folder.join("ledger.db")).unwrap()),
+        ledger,
         hosts: KnownHosts::new(vec![beside]),
         allocation: Some(Hosts::new(Arc::clone(store))),
         masters: MasterKeys::only(MasterKey::new([9; 32])),
@@ -381,6 +391,10 @@ fn rule(matches: Value, further: Value) -> Value {
     rule
 }
 
+fn pool(members: Value) -> Value {
+    json!({ "name": "p", "members": members })
+}
+
 fn source(further: Value) -> Value {
     let mut source = json!({ "name": "s", "address": "192.0.2.1", "ehlo_name": "a.b" });
     for (name, value) in further.as_object().unwrap() {
@@ -491,6 +505,27 @@ async fn a_refusal_names_the_field() {
         ("PUT", "/v2/suppressions/nobody", json!({}), 422, "invalid", "/address"),
         ("POST", "/v2/queue/retry", json!({ "site": "a", "domain": "b" }), 422, "invalid", ""),
         ("POST", "/v2/queue/retry", json!({ "message": "x" }), 422, "invalid", "/message"),
+        ("POST", "/v2/queue/retry", json!({ "site": null }), 422, "invalid", "/site"),
+        ("POST", "/v2/queue/retry", json!({ "site": "a b" }), 422, "invalid", "/site"),
+        ("POST", "/v2/queue/retry", json!({ "domain": "a..b" }), 422, "invalid", "/domain"),
+        (
+            "POST",
+            "/v2/pools",
+            pool(json!([{ "source": "default" }, { "source": "x" }])),
+            422,
+            "invalid",
+            "/members/1/source",
+        ),
+        (
+            "POST",
+            "/v2/pools",
+            pool(json!([{ "source": "default" }, { "source": "default" }])),
+            422,
+            "invalid",
+            "/members/1/source",
+        ),
+        ("POST", "/v2/pools", pool(json!([{ "source": "default", "weight": 0 }])), 422, "invalid", "/members/0/weight"),
+        ("POST", "/v2/suspensions", json!({ "site": "mx1.example,", "reason": "" }), 422, "invalid", "/site"),
     ];
     refuse(&world, &table).await;
 }
@@ -549,6 +584,7 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
         ("PUT", "/v2/shaping-rules/r", json!({ "match": { "provider": "google" }, "mail_rate": "60/m" }), 200),
         ("POST", "/v2/suspensions", json!({ "site": "slow.example", "reason": "asked to" }), 201),
         ("POST", "/v2/suspensions", json!({ "source": "two", "reason": "listed" }), 201),
+        ("POST", "/v2/suspensions", json!({ "site": "MX2.many.example, mx1.many.example", "reason": "x" }), 201),
         ("PUT", "/v2/suppressions/A@Receiver.Example?tenant=red", json!({ "reason": "asked to" }), 201),
         ("PUT", "/v2/suppressions/a@receiver.example?tenant=red", json!({}), 200),
     ];
@@ -561,7 +597,9 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
     assert_eq!((red.quota_per_day, red.weight, red.reserved_per_s), (Some(5), 3, Some(9)));
     assert_eq!(content.sources[1].address.to_string(), "2001:db8::2");
     assert_eq!(content.domains[1].pool, Some(content.pools[1].id));
-    assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 2, 1));
+    assert_eq!((content.routes.len(), content.suspensions.len(), content.suppressions.len()), (1, 3, 1));
+    let many = SuspensionTarget::Site("mx1.many.example,mx2.many.example".to_owned());
+    assert_eq!(content.suspensions[2].target, many, "as the queue names the site");
     assert_eq!(content.providers[0].hosts, [".google.com", ".googlemail.com"]);
     let found = &content.shaping_rules[0];
     let rate = found.mail_rate.map(|rate| rate.to_string());
@@ -578,6 +616,7 @@ async fn every_kind_of_resource_reaches_the_snapshot_and_leaves_it() {
         "/v2/providers/google",
         "/v2/suspensions/1",
         "/v2/suspensions/2",
+        "/v2/suspensions/3",
         "/v2/routes/*",
         "/v2/domains/red.example",
     ];

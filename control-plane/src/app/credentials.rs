@@ -72,12 +72,12 @@ impl App {
     ///
     /// # Errors
     /// It does not exist.
-    pub(crate) fn rotate_credential(&self, username: &str) -> Result<IssuedSecret, AppError> {
+    pub(crate) fn rotate_credential(&self, username: &str, when: &Precondition) -> Result<IssuedSecret, AppError> {
         let secret = secrets::make_api_key(username)?;
         let hash = secrets::hash(&secret)?;
         let desired = self.desired();
         let mark = mark_of(secret.as_bytes());
-        let credential = self.edit_credential(username, &Precondition::default(), |credential| {
+        let credential = self.edit_credential(username, when, |credential| {
             credential.secret_hashes.insert(0, hash.clone());
             credential.secret_hashes.truncate(LIVE_SECRETS_MAX);
             // A tenant keeps its region, or keeps to have none.

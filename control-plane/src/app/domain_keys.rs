@@ -113,6 +113,7 @@ impl App {
         act: KeyAct,
         when: &Precondition,
     ) -> Result<SendingDomain, AppError> {
+        let selector = &*names::domain("", selector, true).map_err(|_| AppError::not_found("key", selector))?;
         self.change(|draft| {
             let mut domain = find(&draft.desired, id)?.clone();
             when.check(&DomainEntry::of(&draft.desired, &domain))?;

@@ -141,6 +141,11 @@ fn taken(name: &str) -> AppError {
     AppError::conflict(format!("domain {name} is in use already; if it is yours, ask the operator"))
 }
 
+/// The name of a sending domain that is asked for: in the form in which it is kept.
+pub(crate) fn domain_asked(text: &str) -> Result<String, AppError> {
+    names::domain("", text, true).map_err(|_| AppError::not_found("domain", text))
+}
+
 /// The name of a sending domain in its one form.
 pub(super) fn name_of(pointer: &'static str, text: &str) -> Result<String, AppError> {
     let name = names::domain(pointer, text, false)?;

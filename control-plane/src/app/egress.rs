@@ -144,6 +144,7 @@ impl App {
     /// # Errors
     /// It does not exist.
     pub(crate) fn delete_route(&self, domain: &str, when: &Precondition) -> Result<(), AppError> {
+        let domain = &route_asked(domain)?;
         self.change(|draft| {
             let route = draft.desired.routes.get(domain).ok_or_else(|| AppError::not_found("route", domain))?;
             when.check(&RouteEntry::of(route))?;
@@ -178,6 +179,11 @@ pub(super) fn route_domain(text: &str) -> Result<String, AppError> {
     if text == "*" { Ok(text.to_owned()) } else { names::domain("/domain", text, true) }
 }
 
+/// The domain of a route that is asked for: in the form in which it is kept.
+pub(crate) fn route_asked(text: &str) -> Result<String, AppError> {
+    route_domain(text).map_err(|_| AppError::not_found("route", text))
+}
+
 pub(super) fn checked_port(port: u16) -> Result<u16, AppError> {
     if port == 0 { Err(AppError::invalid("/port", "a port is 1 to 65,535")) } else { Ok(port) }
 }
@@ -186,20 +192,21 @@ pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {
     if (1..=1_000).contains(&weight) {
         return Ok(weight);
     }
-    Err(AppError::invalid("/members", "a weight is 1 to 1,000"))
+    Err(AppError::invalid("/weight", "a weight is 1 to 1,000"))
 }
 
 fn members(desired: &Desired, named: &[(String, u32)]) -> Result<Vec<PoolMember>, AppError> {
     let mut members: Vec<PoolMember> = Vec::with_capacity(named.len());
-    for (name, weight) in named {
-        let source = desired
-            .source(name)
-            .ok_or_else(|| AppError::invalid("/members", format!("source {name} does not exist")))?
-            .id;
+    for (at, (name, weight)) in named.iter().enumerate() {
+        let place = |field: &str| format!("/members/{at}/{field}");
+        let source = desired.source(name);
+        let source =
+            source.ok_or_else(|| AppError::invalid(place("source"), format!("source {name} does not exist")))?.id;
         if members.iter().any(|member| member.source == source) {
-            return Err(AppError::invalid("/members", format!("source {name} occurs twice")));
+            return Err(AppError::invalid(place("source"), format!("source {name} occurs twice")));
         }
-        members.push(PoolMember { source, weight: checked_weight(*weight)? });
+        let weight = checked_weight(*weight).map_err(|error| AppError::invalid(place("weight"), error.to_string()))?;
+        members.push(PoolMember { source, weight });
     }
     Ok(members)
 }

@@ -1,5 +1,7 @@
 //! Why a use case was refused or failed. Knows no HTTP; `api::problem` maps it.
 
+use std::borrow::Cow;
+
 use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
@@ -14,7 +16,7 @@ pub(crate) enum AppError {
     NotFound { kind: &'static str, name: String },
     /// `pointer` is the JSON pointer of the field in what was asked for.
     #[error("{detail}")]
-    Invalid { pointer: &'static str, detail: String },
+    Invalid { pointer: Cow<'static, str>, detail: String },
     /// Pointer and what is wrong there, of a whole document.
     #[error("{} of the document cannot be", if faults.len() == 1 { "one value" } else { "several values" })]
     Faults { faults: Vec<(String, String)> },
@@ -58,8 +60,8 @@ impl AppError {
         Self::NotFound { kind, name: name.into() }
     }
 
-    pub(crate) fn invalid(pointer: &'static str, detail: impl Into<String>) -> Self {
-        Self::Invalid { pointer, detail: detail.into() }
+    pub(crate) fn invalid(pointer: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::Invalid { pointer: pointer.into(), detail: detail.into() }
     }
 
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {

@@ -87,11 +87,12 @@ impl App {
         let (desired, snapshot) = self.published();
         let sending = names::domain("/from", &asked.sending_domain, false)?;
         let recipient = names::domain("/to", &asked.recipient_domain, true)?;
+        let site = asked.site.as_deref().map(|site| names::site("/site", site)).transpose()?;
         let domain = desired.domain(None, &sending);
         let domain = domain.ok_or_else(|| AppError::not_found("sending domain", &*sending))?;
         let mail = MailFacts {
             recipient_domain: Some(&recipient),
-            site: asked.site.as_deref(),
+            site: site.as_deref(),
             sending_domain: domain.id,
             tenant: domain.tenant,
             class: asked.class,

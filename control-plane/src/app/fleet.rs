@@ -10,10 +10,11 @@ use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order,
 use postrail_schema::ids::PoolId;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::EgressSource;
+use serde::Serialize;
 
-use super::{App, AppError, HostsError, names};
-use crate::plan::Desired;
+use super::{App, AppError, HostsError, Precondition, names};
 use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, assign, because};
+use crate::plan::{Desired, DocumentEntry};
 use crate::reconcile::boottime;
 
 /// A host.
@@ -28,6 +29,28 @@ pub(crate) struct HostSeen {
     /// Its admin listener, while it runs.
     pub admin: Option<String>,
     pub grants: Vec<Grant>,
+}
+
+/// What operators say of a host; all else of it is observed.
+#[derive(Debug, Serialize)]
+pub(crate) struct HostOrder {
+    name: String,
+    order: Option<Order>,
+}
+
+impl HostSeen {
+    /// What its entity tag is of.
+    pub(crate) fn ordered(&self) -> HostOrder {
+        HostOrder { name: self.name.to_string(), order: self.order }
+    }
+}
+
+impl DocumentEntry for HostOrder {
+    const KIND: &'static str = "host";
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
 }
 
 /// Everything that was read for one answer.
@@ -58,11 +81,18 @@ impl App {
     /// Orders something of a host, or with `None` takes an order back.
     ///
     /// # Errors
-    /// There is no such host, what it is about forbids the order, or the store fails.
-    pub(crate) fn order_host(&self, name: &str, order: Option<Order>) -> Result<FleetSeen, AppError> {
+    /// There is no such host, its order is another than the caller has read, what it is about forbids the order, or the
+    /// store fails.
+    pub(crate) fn order_host(
+        &self,
+        name: &str,
+        order: Option<Order>,
+        when: &Precondition,
+    ) -> Result<FleetSeen, AppError> {
         let host = names::host("/name", name).map_err(|_| AppError::not_found("host", name))?;
         let seen = self.fleet()?;
         let found = seen.host(name)?;
+        when.check(&found.ordered())?;
         let allocation = self.allocation.as_ref().ok_or_else(|| AppError::not_found("host", name))?;
         match (order, found.order) {
             (Some(Order::Forget), _) if found.is_alive() => {

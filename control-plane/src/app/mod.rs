@@ -27,7 +27,7 @@ mod large;
 mod listeners;
 mod master;
 mod named;
-mod names;
+pub(crate) mod names;
 mod operators;
 mod policies;
 mod precondition;
@@ -64,8 +64,8 @@ pub(crate) use data_plane::{
     DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, QuotaTell, Settling,
 };
 pub(crate) use domain_keys::{KeyAct, NewKey};
-pub(crate) use domains::{DomainChange, NewDomain, dns_records};
-pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource};
+pub(crate) use domains::{DomainChange, NewDomain, dns_records, domain_asked};
+pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource, route_asked};
 pub(crate) use error::AppError;
 pub(crate) use explain::{Asked, Explained};
 pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};

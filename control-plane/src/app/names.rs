@@ -1,7 +1,7 @@
 //! The forms of names that configuration uses.
 
 use postrail_schema::allocation::{HostName, is_interface};
-use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
+use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, SITE_NAME_BYTES_MAX};
 
 use super::AppError;
 
@@ -54,6 +54,32 @@ pub(crate) fn domain(pointer: &'static str, text: &str, single: bool) -> Result<
     Ok(name)
 }
 
+/// The name of a site, or any recipient domain: MX hosts in order, or as `postrail queue` shows what has many, the first with
+/// how many more there are.
+pub(crate) fn site(pointer: &'static str, text: &str) -> Result<String, AppError> {
+    if let Some((first, rest)) = text.split_once('+') {
+        let (more, hash) = rest.split_once('-').unwrap_or_default();
+        let is_short =
+            more.parse::<u16>().is_ok() && hash.len() == 20 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        return if is_short {
+            Ok(format!("{}+{more}-{}", domain(pointer, first, true)?, hash.to_ascii_lowercase()))
+        } else {
+            Err(AppError::invalid(pointer, "this is no name of a site: take it from postrail queue"))
+        };
+    }
+    let mut hosts = text.split(',').map(|host| domain(pointer, host.trim(), true)).collect::<Result<Vec<_>, _>>()?;
+    hosts.sort_unstable();
+    hosts.dedup();
+    let name = hosts.join(",");
+    if name.len() > DOMAIN_BYTES_MAX.max(SITE_NAME_BYTES_MAX) {
+        return Err(AppError::invalid(
+            pointer,
+            "a site of that many hosts has a short name: take it from postrail queue",
+        ));
+    }
+    Ok(name)
+}
+
 /// An address as the key of a suppression: lower case, its domain as A-labels.
 pub(crate) fn address(pointer: &'static str, text: &str) -> Result<String, AppError> {
     let invalid = || AppError::invalid(pointer, "this is not an address of the form local@domain");
@@ -91,6 +117,20 @@ mod tests {
         for (text, wanted) in domains {
             assert_eq!(domain("", text, false).ok().as_deref(), wanted, "{text}");
         }
+        let short = "mx.a.example+7-0123456789abcdef0123";
+        let sites = [
+            ("MX2.a.example., mx1.a.example,mx2.a.example", Some("mx1.a.example,mx2.a.example")),
+            ("Bücher.example", Some("xn--bcher-kva.example")),
+            (short, Some(short)),
+            ("mx.a.example+7", None),
+            ("mx.a.example+x-0123456789abcdef0123", None),
+            ("mx1.a.example,,", None),
+            ("", None),
+        ];
+        for (text, wanted) in sites {
+            assert_eq!(site("", text).ok().as_deref(), wanted, "{text}");
+        }
+        assert!(site("", &"mx.a-long-name-of-a-host.example,mx.b-long-name-of-a-host.example,".repeat(9)).is_err());
         let addresses = [
             ("Some.One@Example.com", Some("some.one@example.com")),
             ("a@b@example.com", Some("a@b@example.com")),

@@ -74,10 +74,10 @@ impl App {
     ///
     /// # Errors
     /// It does not exist.
-    pub(crate) fn rotate_operator(&self, name: &str) -> Result<IssuedOperator, AppError> {
+    pub(crate) fn rotate_operator(&self, name: &str, when: &Precondition) -> Result<IssuedOperator, AppError> {
         let token = secrets::make_account_token(name)?;
         let hash = secrets::hash(&token)?;
-        let account = self.edit_operator(name, &Precondition::default(), |account| {
+        let account = self.edit_operator(name, when, |account| {
             account.secret_hashes.insert(0, hash.clone());
             account.secret_hashes.truncate(LIVE_SECRETS_MAX);
         })?;

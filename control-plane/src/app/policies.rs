@@ -183,19 +183,10 @@ pub(super) fn selector(entry: &SelectorEntry, known: &dyn Lookup) -> Result<Sele
         recipient_domain: recipient_domain
             .map(|name| names::domain("/match/recipient_domain", name, true))
             .transpose()?,
-        site: entry.site.as_deref().map(site).transpose()?,
+        site: entry.site.as_deref().map(|site| names::site("/match/site", site)).transpose()?,
         sending_domain: domain.map(|(id, _)| id),
         // Whose a domain is goes without saying; said always, equal selectors are equal.
         tenant: domain.map(|(_, tenant)| tenant).or(tenant),
         class: entry.class,
     })
-}
-
-/// The name of a site: its hosts in order.
-fn site(text: &str) -> Result<String, AppError> {
-    let mut hosts =
-        text.split(',').map(|host| names::domain("/match/site", host.trim(), true)).collect::<Result<Vec<_>, _>>()?;
-    hosts.sort_unstable();
-    hosts.dedup();
-    Ok(hosts.join(","))
 }

@@ -31,6 +31,13 @@ impl Precondition {
         Self { sent: Some(record(body)), ..self }
     }
 
+    /// The same for a request that gives it a new secret.
+    #[must_use]
+    pub(crate) fn rotating(self) -> Self {
+        // The difference shows no hash.
+        self.sending(&serde_json::json!({ "secret_hashes": ["new"] }))
+    }
+
     /// Whether the caller has said anything, be it `*`.
     pub(crate) fn was_given(&self) -> bool {
         self.was_given

@@ -15,6 +15,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use postrail_schema::limits::{HASH_LANES_MAX, HASH_MEMORY_KIB_MAX, HASH_PASSES_MAX};
+
 use super::AppError;
 use super::keys::random;
 
@@ -71,9 +73,30 @@ pub(crate) fn burn(secret: &str) {
     let _ = hash(secret);
 }
 
-/// Whether `text` is what [`hash`] makes.
-pub(crate) fn is_hash(text: &str) -> bool {
-    text.len() <= HASH_BYTES_MAX && text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok()
+/// Whether `text` is a hash that hosts can afford: each computes it again for whoever authenticates.
+///
+/// # Errors
+/// What it should be.
+pub(crate) fn check_hash(text: &str) -> Result<(), String> {
+    let read = || {
+        let hash = PasswordHash::new(text).ok()?;
+        hash.hash?;
+        Params::try_from(&hash).ok()
+    };
+    let is_ours = text.len() <= HASH_BYTES_MAX && text.starts_with("$argon2id$");
+    let Some(params) = is_ours.then(read).flatten() else {
+        return Err("this is no argon2id hash, such as $argon2id$v=19$m=1024,t=1,p=1$…".to_owned());
+    };
+    let affordable = params.m_cost() <= HASH_MEMORY_KIB_MAX
+        && params.t_cost() <= HASH_PASSES_MAX
+        && params.p_cost() <= HASH_LANES_MAX;
+    if affordable {
+        return Ok(());
+    }
+    Err(format!(
+        "a hash has at most m={HASH_MEMORY_KIB_MAX}, t={HASH_PASSES_MAX} and p={HASH_LANES_MAX}: hosts compute it for \
+         everybody who authenticates, while other mail waits"
+    ))
 }
 
 fn argon2() -> Result<Argon2<'static>, AppError> {
@@ -116,5 +139,24 @@ mod tests {
         assert!(hashes[0].starts_with("$argon2id$v=19$m=1024,t=1,p=1$"), "{}", hashes[0]);
         assert!(verify("one", &hashes) && verify("two", &hashes));
         assert!(!verify("three", &hashes) && !verify("", &hashes) && !verify("one", &["junk".into()]));
+    }
+
+    #[test]
+    fn a_hash_that_is_brought_costs_no_more_than_hosts_can_afford() {
+        let of = |costs: &str| {
+            format!("$argon2id$v=19${costs}$c29tZXNhbHRzb21lc2FsdA$cmVhbGx5IGEgaGFzaCBvZiAzMiBvY3RldHMsIHllcw")
+        };
+        for costs in ["m=1024,t=1,p=1", "m=19456,t=2,p=1", "m=19456,t=2,p=4"] {
+            assert_eq!(check_hash(&of(costs)), Ok(()), "{costs}");
+        }
+        for costs in ["m=4194304,t=1,p=1", "m=1024,t=1000,p=1", "m=19457,t=1,p=1", "m=1024,t=1,p=5"] {
+            let told = check_hash(&of(costs)).unwrap_err();
+            assert!(told.contains("m=19456, t=2 and p=4"), "{costs}: {told}");
+        }
+        assert_eq!(check_hash(&hash("one").unwrap()), Ok(()));
+        let plain = of("m=1024,t=1,p=1");
+        for text in ["plain", "", &plain.replace("argon2id", "argon2i"), plain.rsplit_once('$').unwrap().0] {
+            assert!(check_hash(text).is_err(), "{text}");
+        }
     }
 }

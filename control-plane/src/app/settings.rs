@@ -91,10 +91,37 @@ pub(super) fn make_salt() -> Result<String, AppError> {
     Ok(random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A name of SPF, whose labels may begin with an underscore as host names may not.
+/// A name of SPF as A-labels, which may begin with an underscore as those of host names may not.
 pub(super) fn spf_name(text: &str) -> Result<String, AppError> {
     let plain: String =
         text.split('.').map(|label| label.strip_prefix('_').unwrap_or(label)).collect::<Vec<_>>().join(".");
-    names::domain("/spf_include", &plain, false)?;
-    Ok(text.trim_end_matches('.').to_ascii_lowercase())
+    let name = names::domain("/spf_include", &plain, false)?;
+    let labels: Vec<_> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
+    if labels.len() != name.split('.').count() {
+        return Err(AppError::invalid("/spf_include", "the labels of a name are joined by plain dots"));
+    }
+    let labels = labels.into_iter().zip(name.split('.'));
+    let labels = labels.map(|(was, is)| if was.starts_with('_') { format!("_{is}") } else { is.to_owned() });
+    Ok(labels.collect::<Vec<_>>().join("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_spf_is_kept_as_dns_has_it() {
+        for (text, wanted) in [
+            ("_spf.Mail.example", Some("_spf.mail.example")),
+            ("_spf.bücher.example.", Some("_spf.xn--bcher-kva.example")),
+            ("_Straße._spf.example", Some("_xn--strae-oqa._spf.example")),
+            ("_spf.a\u{3002}example", None),
+            ("__spf.example", None),
+            ("_spf..example", None),
+            ("no dots", None),
+            ("_", None),
+        ] {
+            assert_eq!(spf_name(text).ok().as_deref(), wanted, "{text}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod edit;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -27,7 +28,10 @@ pub(crate) struct Planned {
     pub tag: String,
     pub changes: Vec<Change>,
     /// Findings about the state that it leads to.
+    /// Findings that the change makes.
     pub problems: Vec<Problem>,
+    /// How many more there are that were there before it.
+    pub problems_before: usize,
 }
 
 /// What a document has changed.
@@ -83,11 +87,23 @@ impl App {
     /// # Errors
     /// The document has values that cannot be.
     pub(crate) fn plan_state(&self, document: &Document) -> Result<Planned, AppError> {
-        let (mut planned, after, _) = self.planned(document)?;
-        planned.problems.append(&mut self.problems_of_hosts(&after)?);
-        planned.problems.append(&mut self.fleet_problems(&after));
-        planned.problems.append(&mut self.key_problems(&after)?);
+        let before = self.desired();
+        let (mut planned, after, _) = self.planned_on(&before, document)?;
+        planned.problems.append(&mut self.observed_problems(&after)?);
+        let known: HashSet<_> = self.problems().into_iter().chain(self.observed_problems(&before)?).collect();
+        let all = planned.problems.len();
+        planned.problems.retain(|problem| !known.contains(problem));
+        planned.problems_before = all - planned.problems.len();
         Ok(planned)
+    }
+
+    /// Findings about `desired` and what is observed of hosts, addresses and keys.
+    ///
+    /// # Errors
+    /// What is observed cannot be read.
+    pub(crate) fn observed_problems(&self, desired: &Desired) -> Result<Vec<Problem>, AppError> {
+        let observed = [self.problems_of_hosts(desired)?, self.fleet_problems(desired), self.key_problems(desired)?];
+        Ok(observed.concat())
     }
 
     /// Makes desired state what the document says.
@@ -134,6 +150,7 @@ impl App {
             tag: entity_tag(&before),
             changes,
             problems: Findings::of(&draft.desired).list(),
+            problems_before: 0,
         };
         Ok((planned, draft.desired, keys.asked))
     }

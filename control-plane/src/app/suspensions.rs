@@ -28,7 +28,7 @@ impl App {
         self.change(|draft| {
             let desired = &draft.desired;
             let target = match (&new.site, &new.source, &new.tenant) {
-                (Some(site), None, None) => SuspensionTarget::Site(names::domain("/site", site, true)?),
+                (Some(site), None, None) => SuspensionTarget::Site(names::site("/site", site)?),
                 (None, Some(name), None) => SuspensionTarget::Source(
                     desired.source(name).ok_or_else(|| AppError::not_found("source", name))?.id,
                 ),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use postrail_schema::day::Day;
 use postrail_schema::ids::TenantId;
-use postrail_schema::limits::{MESSAGE_BYTES_MAX, RESERVED_PER_S_MAX};
+use postrail_schema::limits::{MESSAGE_BYTES_MAX, RESERVED_PER_S_MAX, TENANT_MESSAGE_BYTES_MIN};
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
 use super::{App, AppError, Precondition, names, now_ms};
@@ -156,9 +156,12 @@ pub(super) fn checked_reserve(rate: Option<u32>) -> Result<Option<u32>, AppError
 }
 
 pub(super) fn checked_size(size: u32) -> Result<u32, AppError> {
-    if (1_024..=MESSAGE_BYTES_MAX).contains(&(size as usize)) {
+    if (TENANT_MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&(size as usize)) {
         return Ok(size);
     }
-    let detail = format!("the largest message is 1,024 to {MESSAGE_BYTES_MAX} octets");
+    let detail = format!(
+        "the largest message is {TENANT_MESSAGE_BYTES_MIN} to {MESSAGE_BYTES_MAX} octets, with the 2,000 or so that are \
+         counted for what is added to it"
+    );
     Err(AppError::invalid("/message_bytes_max", detail))
 }

@@ -38,6 +38,8 @@ pub(crate) use batch::Batch;
 pub(crate) use batch::frames;
 pub use moving::MoveProgress;
 pub(crate) use moving::move_ledger;
+#[cfg(test)]
+pub(crate) use postgres::tests::counterpart::Counterpart;
 pub use postgres::{AddressError, PostgresAddress};
 pub(crate) use postgres::{PostgresError, PostgresLedger};
 pub(crate) use sqlite::SqliteLedger;

@@ -24,7 +24,8 @@ use postrail_schema::snapshot::{
     SuspensionTarget, Tenant, TrafficClass,
 };
 use postrail_schema::standing::Standing;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::listeners::ListenerEntry;
@@ -249,12 +250,31 @@ pub(crate) struct SealedKey {
     /// Base64; empty where the private key is gone.
     pub sealed_private_key: String,
     /// Absent: it signs.
-    #[serde(default, skip_serializing_if = "KeyStage::signs")]
+    #[serde(default, skip_serializing_if = "KeyStage::signs", deserialize_with = "read_stage")]
     #[schema(value_type = Option<Object>)]
     pub stage: KeyStage,
     /// Since when it is in that stage, Unix milliseconds.
     #[serde(default)]
     pub since_ms: u64,
+}
+
+/// As [`KeyStage`] is written, with nothing beside it.
+fn read_stage<'de, D: Deserializer<'de>>(from: D) -> Result<KeyStage, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        state: String,
+        until_ms: Option<u64>,
+    }
+
+    let written = Written::deserialize(from)?;
+    match (written.state.as_str(), written.until_ms) {
+        ("waiting", None) => Ok(KeyStage::Waiting),
+        ("signing", None) => Ok(KeyStage::Signing),
+        ("former", Some(until_ms)) => Ok(KeyStage::Former { until_ms }),
+        ("retired", None) => Ok(KeyStage::Retired),
+        _ => Err(D::Error::custom("a stage is waiting, signing, retired, or former with until_ms")),
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

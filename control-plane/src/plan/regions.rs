@@ -55,10 +55,17 @@ pub(crate) fn region_problems(desired: &Desired, presence: &Presence) -> Vec<Pro
         add(Severity::Warning, "region_without_control_plane", subject, detail);
     }
     if !desired.regions.is_empty() {
-        for tenant in desired.tenants.values().filter(|tenant| tenant.region.is_none()) {
-            let detail = "it has no region: every host has its keys and takes its mail, and its events and suppressions \
-                          are in the ledger of the region that they came up in";
-            add(Severity::Note, "tenant_without_region", format!("tenant/{}", tenant.name), detail.to_owned());
+        let without: Vec<_> = desired.tenants.values().filter(|tenant| tenant.region.is_none()).collect();
+        if let Some(first) = without.iter().map(|tenant| &tenant.name).min() {
+            let (which, they) = match without.len() - 1 {
+                0 => (first.clone(), "has"),
+                more => (format!("{first} and {more} more"), "have"),
+            };
+            let detail = format!(
+                "{which} {they} no region: every host has their keys and takes their mail, and their events and \
+                 suppressions are in the ledger of the region that they came up in"
+            );
+            add(Severity::Note, "tenant_without_region", "tenant/".to_owned(), detail);
         }
     }
     problems

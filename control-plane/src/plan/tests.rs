@@ -347,12 +347,12 @@ fn regions_are_compared_with_who_runs() {
     desired
         .tenants
         .insert(TenantId(2), Tenant { id: TenantId(2), name: "blue".into(), region: Some(RegionId(1)), ..red });
-    let nobody = ["region_without_host region/eu", "tenant_without_region tenant/red"];
+    let nobody = ["region_without_host region/eu", "tenant_without_region tenant/"];
     assert_eq!(told(&desired, &Presence::default()), nobody, "nobody is in us");
     let hosts = [("a", "eu"), ("b", "mars"), ("c", "")].map(|(host, region)| (host.to_owned(), region.to_owned()));
     let leaders = ["eu", "mars"].map(str::to_owned);
     let presence = Presence { hosts: hosts.into(), leaders: leaders.into() };
-    let some = ["unknown_region host/b", "region_without_control_plane region/", "tenant_without_region tenant/red"];
+    let some = ["unknown_region host/b", "region_without_control_plane region/", "tenant_without_region tenant/"];
     assert_eq!(told(&desired, &presence), some);
 }
 

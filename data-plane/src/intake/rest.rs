@@ -150,6 +150,7 @@ impl<P: Platform> Handler for Submission<P> {
 impl<P: Platform> Submission<P> {
     async fn submit(&self, request: Request, peer: SocketAddr) -> Result<Response, Problem> {
         let submitter = self.authenticate(&request, peer).await?;
+        rest::check_query(&request.query)?;
         let media = request.header("content-type").unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();
         if !media.eq_ignore_ascii_case("application/json") {

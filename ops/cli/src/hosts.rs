@@ -39,9 +39,9 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         HostCommand::List => list(api),
         HostCommand::Show { name } => {
             let mut host = api.get(&["hosts", &name], &[])?;
-            let listening = api.list(&["listening"], &[])?;
+            let listening = api.get(&["listening"], &[])?;
             host["listening"] =
-                listening.as_array().into_iter().flatten().filter(|port| port["host"] == *name).cloned().collect();
+                table::records(&listening).iter().filter(|port| port["host"] == *name).cloned().collect();
             print(api, &host)
         }
         HostCommand::Drain { name, wait: None } => {

@@ -36,7 +36,10 @@ pub(crate) fn run(api: &Api, command: ListenerCommand) -> Result<()> {
         ListenerCommand::List => all.list(None),
         ListenerCommand::Show { name } => all.show(None, &name),
         ListenerCommand::Remove { name } => all.remove(None, &name),
-        ListenerCommand::Status => Ok(table::print_list(&api.list(&["listening"], &[])?, STATUS, api.wants_json())?),
+        ListenerCommand::Status => {
+            let listening = &api.get(&["listening"], &[])?["items"];
+            Ok(table::print_list(listening, STATUS, api.wants_json())?)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What only looks: `job`, `events`, `audit`, `problems`.
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::args::{AuditOptions, EventsOptions, JobCommand};
 use crate::client::Api;
@@ -81,7 +81,7 @@ fn change_rows(record: &Value) -> Vec<Value> {
 
 /// Severities and subjects as a table, with a sentence below each: it is too long for a cell.
 pub(crate) fn problems(api: &Api) -> Result<()> {
-    let page = api.get(&["problems"], &[])?;
+    let page = json!({ "items": api.list(&["problems"], &[])? });
     if api.wants_json() {
         return Ok(table::print_json(&page)?);
     }

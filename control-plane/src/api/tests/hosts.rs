@@ -10,7 +10,7 @@ use crate::plan::allocation::step;
 use crate::reconcile::boottime;
 
 /// A world with these hosts alive, and two addresses in the pool `default`.
-async fn fleet(names: &[&str]) -> World {
+pub(super) async fn fleet(names: &[&str]) -> World {
     let world = World::new();
     for last in [1, 2] {
         let body =

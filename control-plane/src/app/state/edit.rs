@@ -226,8 +226,14 @@ impl Editor<'_> {
 
     fn hashes(&mut self, pointer: String, hashes: Option<&[String]>) {
         let hashes = hashes.unwrap_or_default();
-        if hashes.len() > LIVE_SECRETS_MAX || !hashes.iter().all(|hash| secrets::is_hash(hash)) {
+        if hashes.len() > LIVE_SECRETS_MAX {
             self.fault(pointer, format!("these are at most {LIVE_SECRETS_MAX} argon2id hashes"));
+            return;
+        }
+        for (at, hash) in hashes.iter().enumerate() {
+            if let Err(detail) = secrets::check_hash(hash) {
+                self.fault(format!("{pointer}/{at}"), detail);
+            }
         }
     }
 
@@ -549,7 +555,7 @@ impl Editor<'_> {
             let reason = self.checked(wanted.place(at, "reason"), names::reason("", &entry.reason));
             let target = match (&entry.site, &entry.source, &entry.tenant) {
                 (Some(site), None, None) => {
-                    let site = names::domain("", site, true).map(SuspensionTarget::Site);
+                    let site = names::site("", site).map(SuspensionTarget::Site);
                     self.checked(wanted.place(at, "site"), site)
                 }
                 (None, Some(name), None) => {

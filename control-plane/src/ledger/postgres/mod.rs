@@ -26,7 +26,7 @@ mod rows;
 mod schema;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 mod writer;
 

@@ -1,6 +1,6 @@
 //! The suite with a PostgreSQL server, and what only a server brings with it: it goes away, and others are there too.
 
-mod counterpart;
+pub(crate) mod counterpart;
 
 use std::os::unix::net::UnixListener;
 use std::sync::{Mutex, MutexGuard};

@@ -67,6 +67,15 @@ pub fn idempotency(tenant: TenantId, key: &str, body: &[u8]) -> Result<Idempoten
     Err(Problem::new(400, "idempotency_key_invalid", detail))
 }
 
+/// # Errors
+/// 400: the query has something; a job is its body alone.
+pub fn check_query(query: &str) -> Result<(), Problem> {
+    let Some(first) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
+    let name = first.split_once('=').map_or(first, |(name, _)| name);
+    let detail = format!("there is no query parameter {name}: a job is said by the body alone");
+    Err(Problem::new(400, "unknown_parameter", detail))
+}
+
 /// Reads a JobRequest and decides.
 ///
 /// # Errors

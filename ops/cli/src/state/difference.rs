@@ -75,13 +75,20 @@ pub(super) fn plan_text(planned: &Value) -> String {
         let _ = writeln!(text, "and {} more", all - shown);
     }
     let problems = planned["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if !problems.is_empty() {
+    let before = counted("problems_before");
+    if !problems.is_empty() || before > 0 {
         let _ = writeln!(text, "findings of the plan:");
     }
     for problem in problems {
         let said = |key: &str| plain(&problem[key]);
         let _ = writeln!(text, "  {:<7}  {}: {}", said("severity"), said("subject"), said("detail"));
     }
+    let more = if problems.is_empty() { "none that is new," } else { "\u{2026}" };
+    let _ = match before {
+        0 => Ok(()),
+        1 => writeln!(text, "  {more} and 1 finding that was there before: postrail problems"),
+        n => writeln!(text, "  {more} and {n} findings that were there before: postrail problems"),
+    };
     let _ = match all {
         0 => writeln!(text, "nothing to change at revision {}", planned["revision"]),
         _ => writeln!(
@@ -112,9 +119,10 @@ mod tests {
                 { "action": "removed", "kind": "route", "name": "x.example" },
             ],
             "problems": [{ "severity": "note", "code": "source_unused", "subject": "source/a", "detail": "no pool holds it" }],
+            "problems_before": 12,
         });
         let wanted = "+ tenant shop\n    weight  1\n~ settings\n    spf_include  - -> a.b\n- route x.example\n\
-                      findings of the plan:\n  note     source/a: no pool holds it\n\
+                      findings of the plan:\n  note     source/a: no pool holds it\n  \u{2026} and 12 findings that were there before: postrail problems\n\
                       1 to add, 1 to change, 1 to remove, planned on revision 7\n";
         assert_eq!(plan_text(&planned), wanted);
     }

@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use super::super::PostgresAddress;
 
 /// A running server; it ends when this is dropped.
-pub(super) struct Counterpart {
+pub(crate) struct Counterpart {
     folder: TempDir,
     server: Option<Child>,
 }
 
 impl Counterpart {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         if is_root() {
             let (user, group) = user("postgres");
@@ -94,7 +94,7 @@ impl Counterpart {
         self.server.as_ref().map_or(0, |server| children(server.id()).iter().map(of).sum())
     }
 
-    pub(super) fn address(&self) -> PostgresAddress {
+    pub(crate) fn address(&self) -> PostgresAddress {
         self.address_of("postrail", "postgres")
     }
 

@@ -418,3 +418,13 @@ fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
     let problem = accept(acceptance, both.to_string().as_bytes()).unwrap_err();
     assert!([400, 422].contains(&problem.status), "another error is told as ever");
 }
+
+#[test]
+fn a_query_is_refused_by_the_name_of_its_first_parameter() {
+    assert_eq!((check_query(""), check_query("&")), (Ok(()), Ok(())));
+    for (query, name) in [("x=1", "x"), ("dry", "dry"), ("&a=1&b=2", "a"), ("=1", "")] {
+        let problem = check_query(query).unwrap_err();
+        let told = format!("{problem:?}");
+        assert!(told.contains("unknown_parameter") && told.contains(&format!("parameter {name}:")), "{told}");
+    }
+}
