@@ -22,7 +22,9 @@ struct World {
 impl World {
     fn new(name: &str) -> Self {
         let place = Place::new(name);
-        let names = NameServer::start(&place, &[ZONE, ("other.test.", "@ MX 10 mx\nmx A 127.0.0.1\n")]);
+        let other = ("other.test.", "@ MX 10 mx\nmx A 127.0.0.1\n");
+        let many = ("many.test.", "@ MX 10 mx2\n@ MX 20 mx1\nmx1 A 127.0.0.1\nmx2 A 127.0.0.1\n");
+        let names = NameServer::start(&place, &[ZONE, other, many]);
         let receiver = Receiver::local();
         let postrail = Postrail::start(&place, names.address(), receiver.address().port());
         Self { postrail, receiver, _names: names, _place: place }
@@ -165,6 +167,23 @@ fn a_suspended_site_does_not_hold_another() {
     world.postrail.wait_for_state(&free, "delivered");
     world.wait_for_reason("receiver.test", "site_suspended");
     assert_ne!(world.postrail.recipients(&held)[0]["state"], "delivered");
+}
+
+#[test]
+fn a_site_of_several_hosts_is_suspended_as_the_queue_shows_it_in_any_order() {
+    let world = World::new("suspend-many");
+    let said = world.cli(&["queue", "suspend", "--site", "MX2.many.test,mx1.many.test", "--reason", "both", "--json"]);
+    let suspension: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(suspension["site"], "mx1.many.test,mx2.many.test");
+    world.postrail.settled_configuration();
+    let held = world.submit("held@many.test");
+    world.wait_for_reason("many.test", "site_suspended");
+    let queue = world.postrail.control_ok("GET", "/v2/queue", None).to_string();
+    assert!(queue.contains("\"site\":\"mx1.many.test,mx2.many.test\""), "{queue}");
+    let said = world.cli(&["queue", "retry", "--site", "mx2.other.test"]);
+    assert!(said.starts_with("nothing waits there"), "{said}");
+    world.cli(&["queue", "resume", &suspension["id"].to_string()]);
+    world.postrail.wait_for_state(&held, "delivered");
 }
 
 #[test]

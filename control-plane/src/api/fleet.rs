@@ -2,12 +2,14 @@
 //! show their certificate, or on loopback a token that follows from a master key.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Shared;
+use super::extract::query;
 use super::problem::ProblemDocument;
 use crate::listen::{Peer, Proof};
 
@@ -19,12 +21,20 @@ pub(crate) struct Wanted {
     version: u64,
 }
 
+impl FromRequestParts<Shared> for Wanted {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        query(parts)
+    }
+}
+
 /// Every suppression, with the version that it has at least.
 pub(crate) async fn suppressions(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
 ) -> Result<Response, ProblemDocument> {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();

@@ -494,7 +494,7 @@ pub(crate) struct RetryTarget {
 #[derive(ClapArgs, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct SuspendTarget {
-    /// A site or a recipient domain
+    /// A site as `postrail queue` shows it, such as mx1.example.net,mx2.example.net, or a recipient domain
     #[arg(long)]
     pub(crate) site: Option<String>,
     #[arg(long)]

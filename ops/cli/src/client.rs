@@ -202,6 +202,10 @@ fn problem(status: u16, body: &Value) -> String {
     let errors = body.get("errors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for error in errors.iter().take(PRINTED_ERRORS_MAX) {
         let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+        // About the request as a whole, it is said already.
+        if part("pointer").is_empty() && said("detail") == Some(part("detail")) {
+            continue;
+        }
         let place = if part("pointer").is_empty() { part("subject") } else { part("pointer") };
         let _ =
             write!(message, "\n  {place}: {}", if part("detail").is_empty() { part("code") } else { part("detail") });
@@ -229,6 +233,12 @@ mod tests {
             problem(422, &body),
             "two values are not right\n  /name: another tenant has it\n  /weight: too_small"
         );
+    }
+
+    #[test]
+    fn what_is_about_the_whole_request_is_said_once() {
+        let body = json!({"detail": "name at most one", "errors": [{"pointer": "", "code": "invalid", "detail": "name at most one"}]});
+        assert_eq!(problem(422, &body), "name at most one");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `postrail queue` and `postrail quarantine`: what waits, where and why, and the operator's acts on it.
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -52,7 +54,11 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
             let named = [("site", target.site), ("domain", target.domain), ("message", target.job)];
             let body: Map<_, _> =
                 named.into_iter().filter_map(|(key, name)| Some((key.into(), name?.into()))).collect();
-            api.post(&["queue", "retry"], &[], &Value::Object(body))?
+            let done = api.post(&["queue", "retry"], &[], &Value::Object(body))?;
+            if done == json!({ "recipients": 0 }) && !api.wants_json() {
+                return Ok(writeln!(io::stdout().lock(), "nothing waits there; `postrail queue` shows what waits")?);
+            }
+            done
         }
         QueueCommand::Suspend { target, reason } => api.post(&["suspensions"], &[], &suspension(target, &reason))?,
         QueueCommand::Resume { id } => api.delete(&["suspensions", &id.to_string()], &[])?,
