@@ -38,16 +38,19 @@ pub(crate) async fn list(State(shared): State<Shared>, _: Operator, listing: Lis
 }
 
 /// Makes the route of that domain, or replaces it.
-#[utoipa::path(post, path = "/v2/routes", tag = "routes", request_body = RouteBody,
+#[utoipa::path(post, path = "/v2/routes", tag = "routes", params(("If-Match" = Option<String>, Header)),
+    request_body = RouteBody,
     responses((status = 201, body = RouteBody), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
+    IfMatch(when): IfMatch,
     Body(body): Body<RouteBody>,
 ) -> Result<(StatusCode, Tagged<RouteBody>), ProblemDocument> {
+    let when = when.sending(&body);
     let RouteBody { domain, routing_domain, port, allow_private } = body;
     let new = NewRoute { domain, routing_domain, port, allow_private };
-    let route = shared.run(move |app| app.put_route(&new)).await?;
+    let route = shared.run(move |app| app.put_route(&new, &when)).await?;
     Ok((StatusCode::CREATED, tagged(&route)))
 }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use postrail_schema::ids::TenantId;
 use postrail_schema::snapshot::Suppression;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
@@ -63,14 +64,17 @@ pub(crate) async fn list(
     Ok(Json(Page { items: records.iter().map(|record| view(&shared.app, record)).collect(), next_cursor }))
 }
 
-#[utoipa::path(post, path = "/v2/suppressions", tag = "suppressions", params(TenantParams), request_body = SuppressionBody,
+#[utoipa::path(post, path = "/v2/suppressions", tag = "suppressions",
+    params(("If-Match" = Option<String>, Header), TenantParams), request_body = SuppressionBody,
     responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
     Maker { tenant, .. }: Maker,
+    IfMatch(when): IfMatch,
     Body(body): Body<SuppressionBody>,
 ) -> Result<(StatusCode, Tagged<SuppressionView>), ProblemDocument> {
-    suppress(&shared, tenant, body.address, body.reason, Precondition::default()).await
+    let when = when.sending(&json!({ "reason": body.reason }));
+    suppress(&shared, tenant, body.address, body.reason, when).await
 }
 
 #[utoipa::path(put, path = "/v2/suppressions/{address}", tag = "suppressions",

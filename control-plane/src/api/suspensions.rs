@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use postrail_schema::ids::SuspensionId;
 use postrail_schema::snapshot::{Suspension, SuspensionTarget};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
@@ -60,16 +61,19 @@ pub(crate) async fn list(
     Ok(Json(Page { items, next_cursor }))
 }
 
-#[utoipa::path(post, path = "/v2/suspensions", tag = "suspensions", request_body = SuspensionBody,
+#[utoipa::path(post, path = "/v2/suspensions", tag = "suspensions", params(("If-Match" = Option<String>, Header)),
+    request_body = SuspensionBody,
     responses((status = 201, body = SuspensionView), (status = 404, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
     _: Operator,
+    IfMatch(when): IfMatch,
     Body(body): Body<SuspensionBody>,
 ) -> Result<(StatusCode, Tagged<SuspensionView>), ProblemDocument> {
     let SuspensionBody { site, source, tenant, reason } = body;
     let new = NewSuspension { site, source, tenant, reason };
-    let suspension = shared.run(move |app| app.suspend(&new)).await?;
+    let when = when.sending(&json!({ "reason": new.reason }));
+    let suspension = shared.run(move |app| app.suspend(&new, &when)).await?;
     Ok((StatusCode::CREATED, tagged(&shared.app.desired(), &suspension)))
 }
 

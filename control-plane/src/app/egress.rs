@@ -130,14 +130,21 @@ impl App {
     /// Makes or replaces a route.
     ///
     /// # Errors
-    /// A value is malformed.
-    pub(crate) fn put_route(&self, new: &NewRoute) -> Result<Route, AppError> {
+    /// A value is malformed, or what is to be replaced is not there, or not as the caller has read it.
+    pub(crate) fn put_route(&self, new: &NewRoute, when: &Precondition) -> Result<Route, AppError> {
         let domain = route_domain(&new.domain)?;
         let routing_domain =
             new.routing_domain.as_deref().map(|name| names::domain("/routing_domain", name, true)).transpose()?;
         let port = checked_port(new.port)?;
         let route = Route { domain, routing_domain, port, allow_private: new.allow_private };
-        self.change(|draft| draft.put(route.clone()))?;
+        self.change(|draft| {
+            match draft.desired.routes.get(&route.domain) {
+                Some(is) => when.check(&RouteEntry::of(is))?,
+                None if when.is_empty() => {}
+                None => return Err(AppError::not_found("route", &*route.domain)),
+            }
+            draft.put(route.clone())
+        })?;
         Ok(route)
     }
 

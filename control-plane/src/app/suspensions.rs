@@ -22,8 +22,9 @@ impl App {
     /// Suspends; the same target twice is one suspension with the later reason.
     ///
     /// # Errors
-    /// The target does not exist, or there is not exactly one.
-    pub(crate) fn suspend(&self, new: &NewSuspension) -> Result<Suspension, AppError> {
+    /// The target does not exist, or there is not exactly one; or its suspension is not there, or not as the caller has
+    /// read it.
+    pub(crate) fn suspend(&self, new: &NewSuspension, when: &Precondition) -> Result<Suspension, AppError> {
         let reason = names::reason("/reason", &new.reason)?;
         self.change(|draft| {
             let desired = &draft.desired;
@@ -36,6 +37,11 @@ impl App {
                 _ => return Err(AppError::invalid("", "name exactly one of site, source and tenant")),
             };
             let known = desired.suspensions.values().find(|suspension| suspension.target == target);
+            match known {
+                Some(is) => when.check(&SuspensionEntry::of(desired, is))?,
+                None if when.is_empty() => {}
+                None => return Err(AppError::not_found("suspension", "of that target")),
+            }
             let id =
                 known.map(|suspension| suspension.id).unwrap_or_else(|| draft.desired.head.counters.next_suspension());
             let suspension = Suspension { id, target, reason: reason.clone() };
