@@ -65,6 +65,8 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     let options = ["--resolver", resolver.as_str(), "--shards", "2"];
     let mut postrail = Postrail::start_at(&place, &data, &options);
     postrail.route("*", receiver.address().port());
+    postrail.control_ok("PATCH", "/v2/tenants/default", Some(&json!({"quota_per_day": 1_000_000})));
+    postrail.settled_configuration();
     let id = job_id(&postrail.submit(&job("before@receiver.test")));
     postrail.wait_for_state(&id, "delivered");
 
@@ -99,6 +101,9 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     wait::until("the server to be ready by itself", || (postrail.admin_get("/readyz").0 == 200).then_some(()));
     let id = job_id(&postrail.submit(&job("after@receiver.test")));
     postrail.wait_for_state(&id, "delivered");
+    let accepted = postrail.metric("postrail_accepted_recipients_total");
+    let used = postrail.host_metric("postrail_quota_own_recipients");
+    assert_eq!(used, accepted, "what the disk refused uses no quota up");
     assert_eq!(postrail.drain().code(), Some(0));
 }
 
