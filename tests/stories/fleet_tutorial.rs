@@ -99,6 +99,8 @@ impl Tutorial {
         // The database of the story's server has another name.
         line = line.replace("/postrail?sslmode", "/ledger?sslmode");
         line = line.replace("/etc/postrail/ledger.password", &self.password_file);
+        // Not for an hour.
+        line = line.replace(" --wait ", " --wait 40 ");
         for (name, station) in &self.stations {
             line = line.replace(name, &station.address.to_string());
         }
