@@ -66,6 +66,11 @@ impl Region {
         (status.success(), text)
     }
 
+    /// What the tenant adds by itself.
+    fn second_domain(&self) -> String {
+        format!("geheim-{}.example", self.name)
+    }
+
     fn is_delivered(&self, token: &str, job: &str) -> bool {
         let path = format!("/v2/jobs/{job}/recipients");
         let (status, answer) = self.control.control(token, "GET", &path, None);
@@ -168,6 +173,7 @@ impl World {
         BTreeMap::from([
             ("tenant", region.tenant.into()),
             ("domain", region.domain.into()),
+            ("domain that the tenant adds", region.second_domain().into()),
             ("username", region.username.into()),
             ("hash of the secret", text(&credential["secret_hashes"][0])),
             ("sealed DKIM key", sealed),
@@ -202,6 +208,39 @@ fn contents(files: &[PathBuf]) -> Vec<(&PathBuf, Vec<u8>)> {
 fn having<'a>(files: &[(&'a PathBuf, Vec<u8>)], octets: &[u8]) -> Vec<&'a PathBuf> {
     let has = |content: &[u8]| content.windows(octets.len()).any(|window| window == octets);
     files.iter().filter(|(_, content)| has(content)).map(|(path, _)| *path).collect()
+}
+
+/// The region's tenant adds a domain of its own where it is, with everything that belongs to one; and asks the control plane
+/// of the other region for the same, which refuses all of it.
+fn asks_in_the_wrong_region(region: &Region, elsewhere: &Region) {
+    let domain = region.second_domain();
+    let paths = [
+        ("POST", "/v2/domains".to_owned()),
+        ("POST", format!("/v2/domains/{domain}/check")),
+        ("POST", format!("/v2/domains/{domain}/keys/rotate")),
+        ("GET", format!("/v2/domains/{domain}")),
+        ("GET", "/v2/domains".to_owned()),
+        ("GET", format!("/v2/tenants/{}", region.tenant)),
+        ("GET", format!("/v2/credentials/{}", region.username)),
+        ("GET", "/v2/pools".to_owned()),
+        ("POST", "/v2/suppressions".to_owned()),
+        ("DELETE", format!("/v2/domains/{domain}")),
+    ];
+    let place = region.control.api.to_string();
+    for (method, path) in &paths {
+        let body = match path.as_str() {
+            "/v2/domains" => json!({"name": domain}),
+            "/v2/suppressions" => json!({"address": format!("gone-{}@receiver.test", region.name)}),
+            _ => json!({}),
+        };
+        let body = (*method == "POST").then_some(&body);
+        let (status, problem) = elsewhere.control.control(&region.secret, method, path, body);
+        assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{method} {path}: {problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.ends_with(&place)), "{method} {path}: {problem}");
+        // Where it is right, the same is served.
+        let (status, answer) = region.control.control(&region.secret, method, path, body);
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    }
 }
 
 /// What a region must not have, it has not; and the walk finds it where it must be.
@@ -239,6 +278,7 @@ fn a_tenant_is_served_in_its_region_and_leaves_nothing_elsewhere() {
         let path = format!("/v2/suppressions?tenant={}", region.tenant);
         let gone = json!({"address": format!("gone-{}@receiver.test", region.name)});
         assert_eq!(region.control.control(&token, "POST", &path, Some(&gone)).0, 201);
+        asks_in_the_wrong_region(region, elsewhere);
         world.settle();
         let (status, _, answer) = region.submit(region, &region.secret, &format!("gone-{}@receiver.test", region.name));
         assert_eq!(status, 422, "{answer}");
@@ -303,6 +343,8 @@ fn events_of_a_tenant_are_in_the_database_of_its_region_alone() {
         let gone = json!({"address": format!("gone-{}@receiver.test", region.name)});
         let path = format!("/v2/suppressions?tenant={}", region.tenant);
         assert_eq!(region.control.control(&world.token, "POST", &path, Some(&gone)).0, 201);
+        let elsewhere = world.regions.iter().find(|other| other.name != region.name).expect("two regions");
+        asks_in_the_wrong_region(region, elsewhere);
         let (status, _, answer) = region.submit(region, &region.secret, to);
         assert_eq!(status, 202, "{answer}");
         let job = answer.pointer("/meta/jobId").and_then(Value::as_str).expect("the job has an id");
@@ -318,7 +360,9 @@ fn events_of_a_tenant_are_in_the_database_of_its_region_alone() {
         let region = &world.regions[at];
         let events = "SELECT sum(count) FROM postrail_ledger.events";
         assert_eq!(databases[at].ask(events), "2", "accepted and delivered, of one mail");
-        for trace in [to[at].to_owned(), format!("gone-{}@receiver.test", region.name), region.tenant.to_owned()] {
+        let gone = format!("gone-{}@receiver.test", region.name);
+        let names = [region.tenant, region.username, region.domain].map(str::to_owned);
+        for trace in [to[at].to_owned(), gone, region.second_domain()].into_iter().chain(names) {
             assert!(has(&dumps[at], &trace), "{trace} is in the database of region {}", region.name);
             assert!(!has(&dumps[other], &trace), "{trace} is in the database of another region");
         }

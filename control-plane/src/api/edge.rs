@@ -1,4 +1,7 @@
 //! What happens around every handler: counting, a bound on requests in flight, authentication, the audit trail.
+//!
+//! Invariant worth naming: a tenant's credential of another region is refused here, so that no resource can forget it, and
+//! before its request leaves a trace.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,9 +46,15 @@ pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: 
 pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let proof = Proof::of(&request);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.address.ip());
-    let caller =
-        shared.run(move |app| Ok(proof.ok_or(Refusal::Unknown).and_then(|proof| proof.caller(app, peer)))).await;
-    let caller = match caller {
+    let proved = shared.run(move |app| {
+        let caller = proof.ok_or(Refusal::Unknown).and_then(|proof| proof.caller(app, peer));
+        // Before anything is written, the audit trail included, which would keep here what the request names.
+        if let Ok(Caller::Tenant { tenant, .. }) = &caller {
+            app.check_region(*tenant)?;
+        }
+        Ok(caller)
+    });
+    let caller = match proved.await {
         Ok(Ok(caller)) => caller,
         Ok(Err(Refusal::Unknown)) => return ProblemDocument::unauthorized().into_response(),
         Ok(Err(Refusal::Network)) => return ProblemDocument::foreign_network().into_response(),

@@ -69,11 +69,16 @@ impl App {
     /// [`AppError::WrongRegion`].
     pub(crate) fn check_region(&self, tenant: TenantId) -> Result<(), AppError> {
         let desired = self.desired();
-        let region = desired.region_of(tenant).and_then(|region| desired.regions.get(&region));
-        let Some(region) = region.filter(|region| region.name != self.region) else { return Ok(()) };
+        let Some(region) = self.other_region(&desired, tenant) else { return Ok(()) };
         let leader = self.store.get(&[keys::leader(&region.name)])?;
         let at = leader.entries.first().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
         Err(AppError::WrongRegion { region: region.name.clone(), at })
+    }
+
+    /// The region of `tenant`, if it is another than ours.
+    pub(crate) fn other_region<'a>(&self, desired: &'a Desired, tenant: TenantId) -> Option<&'a Region> {
+        let region = desired.region_of(tenant).and_then(|region| desired.regions.get(&region));
+        region.filter(|region| region.name != self.region)
     }
 
     /// What of `desired` does not go with the regions of the data planes and control planes that run.

@@ -49,8 +49,8 @@ pub(crate) fn region_problems(desired: &Desired, presence: &Presence) -> Vec<Pro
             name => (format!("region/{name}"), format!("with --region {name}")),
         };
         let detail = format!(
-            "data planes of it run, and no control plane: events wait in their journals, and suppressions do not come; \
-             start one {option}, with a ledger of its own"
+            "data planes of it run, and no control plane: events wait in their journals, suppressions do not come, and its \
+             tenants' domains are not checked; start one {option}, with a ledger of its own"
         );
         add(Severity::Warning, "region_without_control_plane", subject, detail);
     }

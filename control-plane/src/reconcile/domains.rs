@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::{App, AppError, check_domain, due_ms, now_ms};
-use crate::plan::Table;
+use crate::plan::{Desired, Table};
 
 /// Runs until `stop` is true.
 pub(crate) async fn check_domains(app: Arc<App>, mut stop: watch::Receiver<bool>) {
@@ -73,12 +73,13 @@ impl Schedule {
     /// What follows from all stored checks. Where they cannot be read, each is looked at by itself.
     async fn read(app: &Arc<App>) -> Self {
         let mut schedule = Self::default();
-        let domains = app.desired().domains.clone();
-        schedule.follow(&domains, 0);
+        let desired = app.desired();
+        let domains = &desired.domains;
+        schedule.follow(domains, |domain| is_ours(app, &desired, domain), 0);
         let reader = Arc::clone(app);
         if let Ok(Ok(checks)) = tokio::task::spawn_blocking(move || reader.last_checks()).await {
             for (id, last) in checks {
-                if let Some(domain) = domains.get(&id) {
+                if let Some(domain) = domains.get(&id).filter(|domain| is_ours(app, &desired, domain)) {
                     schedule.put(id, Some(due_ms(domain, Some(&last))));
                 }
             }
@@ -90,7 +91,7 @@ impl Schedule {
     async fn next(&mut self, app: &Arc<App>) -> Option<SendingDomainId> {
         let desired = app.desired();
         let now = now_ms();
-        self.follow(&desired.domains, now);
+        self.follow(&desired.domains, |domain| is_ours(app, &desired, domain), now);
         while let Some(id) = self.first(now) {
             let reader = Arc::clone(app);
             // Somebody else may have checked it meanwhile, or its owner by hand.
@@ -112,11 +113,16 @@ impl Schedule {
 
     /// Takes over what has changed of the domains: when those are due is not known any more. They are looked at a little
     /// after `now`, since who has just made one is about to publish its records.
-    fn follow(&mut self, domains: &Table<SendingDomainId, SendingDomain>, now: u64) {
+    fn follow(
+        &mut self,
+        domains: &Table<SendingDomainId, SendingDomain>,
+        is_ours: impl Fn(&SendingDomain) -> bool,
+        now: u64,
+    ) {
         let seen = std::mem::replace(&mut self.seen, domains.clone());
         for (id, _, is) in domains.changes(&seen) {
             if !self.running.contains(id) {
-                self.put(*id, is.map(|_| now + REST_MS));
+                self.put(*id, is.filter(|domain| is_ours(domain)).map(|_| now + REST_MS));
             }
         }
     }
@@ -141,6 +147,11 @@ impl Schedule {
         }
         self.order.extend(due.map(|due| (due, id)));
     }
+}
+
+/// What a check finds goes to the audit trail and the log, which are not those of another region's tenants.
+fn is_ours(app: &App, desired: &Desired, domain: &SendingDomain) -> bool {
+    app.other_region(desired, domain.tenant).is_none()
 }
 
 /// Between the beginnings of two checks: the largest installation has all of its domains checked within three hours.
@@ -169,23 +180,27 @@ mod tests {
         table
     }
 
+    fn everywhere(_: &SendingDomain) -> bool {
+        true
+    }
+
     #[test]
     fn what_is_due_first_is_first_and_what_has_changed_or_come_is_looked_at_again() {
         let (mut schedule, mut domains) = (Schedule::default(), table(1..=3));
-        schedule.follow(&domains, 0);
+        schedule.follow(&domains, everywhere, 0);
         for (id, due) in [(1, 9_500), (2, 9_300), (3, 9_400)] {
             assert_eq!(schedule.first(REST_MS), Some(SendingDomainId(id)), "nothing is known of it");
             schedule.put(SendingDomainId(id), Some(due));
         }
         assert_eq!((schedule.first(9_299), schedule.first(9_450)), (None, Some(SendingDomainId(2))));
-        schedule.follow(&domains, 7);
+        schedule.follow(&domains, everywhere, 7);
         assert_eq!(schedule.first(9_299), None, "nothing has changed");
         let (id, changed) = domain(3, Standing::Failing);
         domains.insert(id, changed);
         let (id, come) = domain(9, Standing::Trusted);
         domains.insert(id, come);
         domains.remove(&SendingDomainId(2));
-        schedule.follow(&domains, 7);
+        schedule.follow(&domains, everywhere, 7);
         assert_eq!(
             schedule.order.iter().copied().collect::<Vec<_>>(),
             [(7 + REST_MS, SendingDomainId(3)), (7 + REST_MS, SendingDomainId(9)), (9_500, SendingDomainId(1)),]
@@ -193,9 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn domains_of_tenants_of_another_region_are_not_looked_at() {
+        let mut schedule = Schedule::default();
+        schedule.follow(&table(1..=4), |domain| domain.id.0 % 2 == 0, 0);
+        let due: Vec<_> = schedule.order.iter().map(|(_, id)| id.0).collect();
+        assert_eq!(due, [2, 4]);
+    }
+
+    #[test]
     fn a_domain_that_is_being_checked_is_due_again_only_afterwards_and_only_if_it_is_still_there() {
         let (mut schedule, mut domains) = (Schedule::default(), table([1, 2]));
-        schedule.follow(&domains, 7);
+        schedule.follow(&domains, everywhere, 7);
         for id in [1, 2].map(SendingDomainId) {
             schedule.put(id, None);
             schedule.running.insert(id);
@@ -203,7 +226,7 @@ mod tests {
         let (id, moved) = domain(1, Standing::Failing);
         domains.insert(id, moved);
         domains.remove(&SendingDomainId(2));
-        schedule.follow(&domains, 7);
+        schedule.follow(&domains, everywhere, 7);
         assert_eq!(schedule.first(u64::MAX), None);
         schedule.done(&domains, SendingDomainId(1), 7);
         schedule.done(&domains, SendingDomainId(2), 7);

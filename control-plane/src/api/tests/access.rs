@@ -174,3 +174,36 @@ async fn what_is_anothers_looks_like_what_is_nobodys() {
         assert_eq!(problem.to_string(), as_theirs, "{method} {theirs}");
     }
 }
+
+#[tokio::test]
+async fn a_credential_of_another_region_is_told_where_to_ask_whatever_it_asks_and_leaves_nothing() {
+    let world = World::new();
+    for region in ["eu", "us"] {
+        let made = json!({ "name": region, "submission_host": format!("mail.{region}.example") });
+        assert_eq!(world.operator("POST", "/v2/regions", made).await.0, 201);
+    }
+    let leader = Write::Put { key: postrail_schema::keys::leader("us"), value: b"10.2.0.1:8081".to_vec() };
+    world.store.txn(&[], &[leader]).unwrap();
+    assert_eq!(world.operator("POST", "/v2/tenants", json!({ "name": "blue", "region": "us" })).await.0, 201);
+    let blue = world.credential("blue", "blue-app", json!({})).await;
+    let document = world.call("", "GET", "/openapi.json", Value::Null).await.1;
+    let before = world.get("/v2/audit").await;
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let of_tenants = path.starts_with("/v2/");
+        let concrete = path.replace(['{', '}'], "");
+        for method in methods.as_object().unwrap().keys().filter(|_| of_tenants).map(|method| method.to_uppercase()) {
+            let body = if method == "GET" { Value::Null } else { json!({ "name": "secret.example" }) };
+            let (status, problem) = world.call(&blue, &method, &concrete, body).await;
+            assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "{method} {path}: {problem}");
+            let detail = "the tenant is in region us: ask its control plane, 10.2.0.1:8081";
+            assert_eq!(problem["detail"], detail, "{method} {path}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 60, "{asked} requests");
+    assert_eq!(world.get("/v2/audit").await, before, "the audit trail has nothing of it");
+    let wrong = format!("{}x", &blue[..blue.len() - 1]);
+    let (status, problem) = world.call(&wrong, "GET", "/v2/domains", Value::Null).await;
+    assert_eq!((status, &problem["code"]), (401, &json!("unauthorized")), "who has no secret learns nothing");
+}
