@@ -135,25 +135,41 @@ pub(crate) fn operator_token(path: &Path, make: impl FnOnce() -> io::Result<Stri
     }
 }
 
-/// What tells this installation from others, at `path`; made if there is none.
+/// What tells this installation from others, as kept at `path`.
 ///
 /// # Errors
-/// The file cannot be read or written, or does not hold 32 hexadecimal digits.
-pub(crate) fn installation(path: &Path) -> io::Result<u128> {
+/// The file cannot be read, or does not hold 32 hexadecimal digits.
+pub(crate) fn installation(path: &Path) -> io::Result<Option<u128>> {
     match fs::read_to_string(path) {
-        Ok(text) => u128::from_str_radix(text.trim(), 16)
-            .ok()
-            .filter(|_| text.trim().len() == 32)
-            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "an installation's id has 32 hexadecimal digits")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mut octets = [0; 16];
-            rand::fill(&mut octets).map_err(|_| io::Error::other("no random octets"))?;
-            let id = u128::from_be_bytes(octets);
-            write_secret(path, format!("{id:032x}\n").as_bytes())?;
-            Ok(id)
+        Ok(text) => {
+            let id = u128::from_str_radix(text.trim(), 16).ok().filter(|_| text.trim().len() == 32);
+            let wrong = || io::Error::new(ErrorKind::InvalidData, "an installation's id has 32 hexadecimal digits");
+            id.map(Some).ok_or_else(wrong)
         }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Keeps what tells this installation from others, where it is not kept yet.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(crate) fn keep_installation(path: &Path, id: u128) -> io::Result<()> {
+    if installation(path).is_ok_and(|kept| kept == Some(id)) {
+        return Ok(());
+    }
+    write_secret(path, format!("{id:032x}\n").as_bytes())
+}
+
+/// A new one.
+///
+/// # Errors
+/// There are no random octets.
+pub(crate) fn draw_installation() -> io::Result<u128> {
+    let mut octets = [0; 16];
+    rand::fill(&mut octets).map_err(|_| io::Error::other("no random octets"))?;
+    Ok(u128::from_be_bytes(octets))
 }
 
 /// Writes `bytes` to `path`, whole or not at all, synced.
@@ -244,9 +260,13 @@ mod tests {
     fn an_installation_keeps_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("installation.id");
-        let id = installation(&path).unwrap();
-        assert_eq!(installation(&path).unwrap(), id);
-        assert_ne!(installation(&folder.path().join("another.id")).unwrap(), id);
+        assert_eq!(installation(&path).unwrap(), None);
+        let ids = [draw_installation().unwrap(), draw_installation().unwrap()];
+        assert_ne!(ids[0], ids[1]);
+        for id in ids {
+            keep_installation(&path, id).unwrap();
+            assert_eq!(installation(&path).unwrap(), Some(id));
+        }
         for noise in ["", "12", "xyz", "+0000000000000000000000000000001x"] {
             fs::write(&path, noise).unwrap();
             assert!(installation(&path).is_err(), "{noise:?}");

@@ -158,8 +158,7 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let ledger: Arc<dyn Ledger> = match &config.ledger {
         None => Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?),
         Some(address) => {
-            let earlier = if is_fleet { None } else { Some(at("installation.id")) };
-            let installation = installation(store.as_ref(), &masters, &config.region, earlier.as_deref())?;
+            let installation = installation(store.as_ref(), &masters, is_fleet, &config.region, &config.data)?;
             Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
         }
     };
@@ -231,20 +230,29 @@ pub fn move_ledger(
 ) -> Result<Vec<MoveProgress>> {
     let masters = files::master_keys(data, |name| std::env::var(name).ok())?;
     let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
-    let earlier = if is_fleet { None } else { Some(data.join("installation.id")) };
-    let installation = installation(store, &masters, region, earlier.as_deref())?;
+    let installation = installation(store, &masters, is_fleet, region, data)?;
     Ok(ledger::move_ledger(&data.join("ledger.db"), to, installation, progress)?)
 }
 
-/// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it.
-/// Before it had it, a fleet derived it from its master key, and a single host kept it in `file`.
-fn installation(store: &dyn ConfigStore, masters: &MasterKeys, region: &str, file: Option<&Path>) -> Result<u128> {
+/// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it, and as
+/// the data folder has it, in case that the store is lost. Before either had it, a fleet derived it from its master key, and
+/// a single host drew it.
+fn installation(
+    store: &dyn ConfigStore,
+    masters: &MasterKeys,
+    is_fleet: bool,
+    region: &str,
+    data: &Path,
+) -> Result<u128> {
     let key = keys::installation(region);
+    let file =
+        data.join(if region.is_empty() { "installation.id".to_owned() } else { format!("installation-{region}.id") });
     let read = || store.get(std::slice::from_ref(&key)).context("reading the configuration");
     if read()?.entries.is_empty() {
-        let earlier = match file {
-            None => masters.current.installation(region),
-            Some(file) => files::installation(file).context("reading installation.id")?,
+        let earlier = match files::installation(&file).with_context(|| format!("reading {}", file.display()))? {
+            Some(kept) => kept,
+            None if is_fleet => masters.current.installation(region),
+            None => files::draw_installation().context("drawing an installation's id")?,
         };
         let guard = Guard { key: key.clone(), revision: 0 };
         match store.txn(&[guard], &[Write::Put { key: key.clone(), value: format!("{earlier:032x}").into_bytes() }]) {
@@ -255,8 +263,10 @@ fn installation(store: &dyn ConfigStore, masters: &MasterKeys, region: &str, fil
     }
     let listing = read()?;
     let text = listing.entries.first().and_then(|entry| std::str::from_utf8(&entry.value).ok());
-    text.and_then(|text| u128::from_str_radix(text, 16).ok())
-        .context("the configuration store's installation is no number")
+    let known = text.and_then(|text| u128::from_str_radix(text, 16).ok());
+    let known = known.context("the configuration store's installation is no number")?;
+    files::keep_installation(&file, known).with_context(|| format!("writing {}", file.display()))?;
+    Ok(known)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::sealed::MasterKeyId;
 /// A data plane, at `hosts/<name>`, under its lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HostAnnouncement {
-    /// Number of its data folder, given once; the ledger's cursors are by it.
+    /// Number of its data folder, drawn once; the ledger's cursors are by it.
     pub id: HostId,
     /// Where its admin listener is, such as `http://10.0.0.2:8082`.
     pub admin: String,
@@ -20,4 +20,13 @@ pub struct HostAnnouncement {
     pub master_keys: Vec<MasterKeyId>,
     /// Of the program.
     pub version: String,
+}
+
+/// A data plane that is not taken on, at `refused-hosts/<name>`, under its lease: its data folder has the number of another
+/// that runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RefusedHost {
+    pub id: HostId,
+    /// The other one, by name.
+    pub taken_by: String,
 }

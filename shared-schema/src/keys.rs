@@ -18,7 +18,8 @@
 //!   allocation/grants/<host>                           the addresses that a host may use, JSON
 //!   orders/<host>                                      what an operator has said of a host: drain, forget
 //!   election/allocator                                 the control plane that writes grants; under its lease
-//!   hosts-counter                                      the last number that was given to a data folder
+//!   host-numbers/<number>                              the host whose data folder has it
+//!   refused-hosts/<name>                               a data plane whose number is another's that runs, JSON; under its lease
 //!   master-key-check                                   tells whether a host has the cluster's master key
 //!   installation/<region>                              what tells this installation from others, to the ledger
 //!   election/leader                                    the URL of the control plane that reconciles; under its lease
@@ -33,6 +34,7 @@
 use std::fmt;
 
 use crate::allocation::HostName;
+use crate::ids::HostId;
 
 /// The root of a cluster's keys. `cluster` is a slug.
 pub fn root(cluster: &str) -> String {
@@ -61,7 +63,8 @@ pub const ALLOCATION_EPOCH: &str = "allocation/epoch";
 pub const GRANTS: &str = "allocation/grants/";
 pub const ORDERS: &str = "orders/";
 pub const ALLOCATOR: &str = "election/allocator";
-pub const HOSTS_COUNTER: &str = "hosts-counter";
+pub const HOST_NUMBERS: &str = "host-numbers/";
+pub const REFUSED_HOSTS: &str = "refused-hosts/";
 /// Tells whether a master key is that of the cluster, and nothing else about it.
 pub const MASTER_KEY_CHECK: &str = "master-key-check";
 /// What tells the ledgers of this installation from others: given once, 32 hexadecimal digits.
@@ -91,6 +94,16 @@ pub fn installation(region: &str) -> String {
 /// The key of a data plane.
 pub fn host(name: &str) -> String {
     format!("{HOSTS}{name}")
+}
+
+/// The key of whose a host's number is.
+pub fn host_number(number: HostId) -> String {
+    format!("{HOST_NUMBERS}{number}")
+}
+
+/// The key of a data plane whose number is another's.
+pub fn refused_host(name: &str) -> String {
+    format!("{REFUSED_HOSTS}{name}")
 }
 
 /// The key of what a host says.

@@ -367,6 +367,12 @@ pub const AUDIT_VALUE_BYTES_MAX: usize = 512;
 pub const STATE_ERRORS_MAX: usize = 100;
 /// RSA keys that applying one document makes: over it 422, since each takes a tenth of a second of a CPU.
 pub const STATE_KEYS_MADE_MAX: usize = 500;
+/// Ranges of numbers that a configuration store has passed over, since others gave them. Beyond: the smallest are forgotten, and
+/// what an import brings under one of their numbers gets another.
+pub const SKIPPED_NUMBERS_MAX: usize = 64;
+/// The largest number of a tenant, credential, source or domain that an imported document may have; a larger one is
+/// refused.
+pub const STATE_NUMBER_MAX: u32 = 0x7fff_ffff;
 /// Parts of a change that one transaction of the store does not take, each of about a megabyte.
 pub const STAGED_PARTS_MAX: usize = 120;
 /// Records of one page of the control API.

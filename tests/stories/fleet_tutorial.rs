@@ -3,12 +3,15 @@
 //!
 //! What is put in place of what the chapter has is in [`Tutorial::local`], and nowhere else.
 
+mod etcd_lost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use postrail_tests::child::{Running, try_run};
+use postrail_tests::child::{Running, run, try_run};
 use postrail_tests::etcd::Etcd;
 use postrail_tests::lan::{Lan, Station};
 use postrail_tests::place::{Place, root};
@@ -19,10 +22,14 @@ use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
 use serde_json::{Value, json};
 
+use self::etcd_lost::etcd_is_lost;
 use crate::ledger_postgresql::{check_sequences, password_file};
 
 /// The chapter's hosts.
 const HOSTS: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
+
+/// Where it has etcd and PostgreSQL.
+const STORES: &str = "10.0.0.5";
 
 /// A block of the chapter.
 enum Block {
@@ -65,6 +72,8 @@ struct Tutorial {
     lan: Lan,
     resolver: SocketAddr,
     password_file: String,
+    /// The etcd that runbooks stop and start.
+    etcd: Option<Etcd>,
     /// What the last block printed, or is printing.
     said: String,
     starts: u32,
@@ -74,7 +83,8 @@ impl Tutorial {
     fn new(place: Place, lan: Lan, resolver: SocketAddr) -> Self {
         let stations = (11..).zip(HOSTS).map(|(last, host)| (host.to_owned(), lan.station(last))).collect();
         let password_file = password_file(&place);
-        Self { running: BTreeMap::new(), stations, place, lan, resolver, password_file, said: String::new(), starts: 0 }
+        let (running, said) = (BTreeMap::new(), String::new());
+        Self { running, stations, place, lan, resolver, password_file, etcd: None, said, starts: 0 }
     }
 
     /// The data folder of a host.
@@ -94,6 +104,8 @@ impl Tutorial {
                 &format!("mkdir -m 700 {}", folder(other)),
             );
         }
+        line = line.replace("/var/backups", &self.place.join("backups").display().to_string());
+        line = line.replace("/var/lib/etcd", &self.place.join("etcd-default").display().to_string());
         line = line.replace("scp -p", "cp -p").replace("/var/lib/postrail", &folder(host));
         line = line.replace("10.0.0.5", &self.lan.at(1).to_string());
         // The database of the story's server has another name.
@@ -114,6 +126,9 @@ impl Tutorial {
 
     /// Runs one line of the chapter.
     fn run(&mut self, host: &str, line: &str) {
+        if host == STORES {
+            return self.run_at_stores(line);
+        }
         if line == "systemctl stop postrail" {
             let mut running = self.running.remove(host).expect("it runs there");
             running.signal(libc::SIGTERM);
@@ -142,7 +157,7 @@ impl Tutorial {
             // A start reads its spool beside all else; what it has not read yet cannot be tried.
             wait::until("the spool to be read", || {
                 self.run(host, &line.replace("queue retry --all", "queue"));
-                self.said.contains("1 recipients wait").then_some(())
+                self.said.contains(" recipients wait").then_some(())
             });
         }
         // A host that has just started may not be told of everywhere yet.
@@ -152,6 +167,19 @@ impl Tutorial {
             println!("{host}$ {line}\n{text}");
             status.success().then_some(text)
         });
+    }
+
+    /// Runs one line where etcd is.
+    fn run_at_stores(&mut self, line: &str) {
+        let etcd = self.etcd.as_mut().expect("the chapter's etcd");
+        match line {
+            "systemctl stop etcd" => return etcd.kill(),
+            "systemctl start etcd" => return etcd.start_again(),
+            _ => {}
+        }
+        let mut command = Command::new("sh");
+        command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", etcd.url()).args(["-ec", &self.local(STORES, line)]);
+        self.said = run(&mut command);
     }
 
     /// Runs the blocks of a runbook.
@@ -227,15 +255,19 @@ fn word(said: &str, word: &str) -> String {
 
 /// Submits a mail at a host's own REST listener: the status.
 fn submit(station: &Station, secret: &str, to: &str) -> u16 {
+    submit_as(station, "default", secret, "hello@example.org", to)
+}
+
+fn submit_as(station: &Station, user: &str, secret: &str, from: &str, to: &str) -> u16 {
     let job = json!({
         "subject": {"content": "On the way"},
         "body": {"contentType": "text/plain", "content": "Hello.\n"},
         "recipients": [{"mail": {"to": [{"email": to}]}}],
-        "mail": {"from": {"email": "hello@example.org"}},
+        "mail": {"from": {"email": from}},
     });
     station.enter(|| {
         let request = reqwest::blocking::Client::new().post("http://127.0.0.1:8080/v2/jobs");
-        let answer = request.basic_auth("default", Some(secret)).json(&job).send().expect("REST answers");
+        let answer = request.basic_auth(user, Some(secret)).json(&job).send().expect("REST answers");
         answer.status().as_u16()
     })
 }
@@ -248,7 +280,7 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     let zone = format!("@ MX 10 mx\nmx A {}", receiver_at.address);
     let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[("receiver.test.", &zone)]);
     let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receiver_at.address, 25))));
-    let mut etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
+    let etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
     let postgres = Postgres::start_at(&place, SocketAddr::from((lan.at(1), 5432)));
     let mut tutorial = Tutorial::new(place, lan, names.address());
     let (mut secret, mut at) = (String::new(), String::new());
@@ -299,7 +331,7 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
     tutorial.follow("key-leaked");
     host_is_lost(&mut tutorial, &secret, &receiver);
     tutorial.follow("address-blocked");
-    etcd_is_lost(&mut tutorial, &mut etcd);
+    etcd_is_lost(&mut tutorial, etcd, &secret, &receiver, &postgres);
     assert_eq!(submit(&tutorial.stations[HOSTS[1]], &secret, "after@receiver.test"), 202);
     host_leaves(&mut tutorial, &secret, &receiver);
 }
@@ -367,31 +399,5 @@ fn host_is_lost(tutorial: &mut Tutorial, secret: &str, receiver: &Receiver) {
     assert_eq!(submit(&tutorial.stations[host], secret, "new-host@receiver.test"), 202);
     wait::until("the new host to send", || {
         receiver.arrived().iter().any(|mail| mail.rcpt.concat().contains("new-host@")).then_some(())
-    });
-}
-
-/// As `etcd-lost.md` says: a snapshot, the loss of all data, and the snapshot in its place.
-fn etcd_is_lost(tutorial: &mut Tutorial, etcd: &mut Etcd) {
-    let list = "postrail tenant list --api https://10.0.0.1:8081";
-    let (saved, folder) = (tutorial.place.join("etcd.db").display().to_string(), tutorial.place.join("etcd-default"));
-    tutorial.run(HOSTS[0], "postrail tenant add before --api https://10.0.0.1:8081");
-    etcd.control(&["snapshot", "save", &saved]);
-    tutorial.run(HOSTS[0], "postrail tenant add afterwards --api https://10.0.0.1:8081");
-    etcd.kill();
-    std::fs::remove_dir_all(&folder).expect("it is lost");
-    etcd.control(&["snapshot", "restore", &saved, "--data-dir", &folder.display().to_string()]);
-    etcd.start_again();
-    wait::until("the control plane to go on with what the snapshot has", || {
-        tutorial.run(HOSTS[0], list);
-        (tutorial.said.contains("before") && !tutorial.said.contains("afterwards")).then_some(())
-    });
-    tutorial.run(HOSTS[0], "postrail tenant add again --api https://10.0.0.1:8081");
-    let wait = "curl -sS --fail --cacert /var/lib/postrail/fleet-ca.pem https://10.0.0.2:8082/readyz";
-    wait::until("a data plane to have what was changed since", || {
-        tutorial.run(HOSTS[1], wait);
-        let on_host = tutorial.said.clone();
-        tutorial.run(HOSTS[0], "curl -sS --fail --cacert /var/lib/postrail/fleet-ca.pem https://10.0.0.1:8081/readyz");
-        let published = tutorial.said.split("\"revision\":").nth(1)?.split(['}', ',']).next()?.to_owned();
-        on_host.contains(&format!("revision {published} in effect")).then_some(())
     });
 }

@@ -156,6 +156,11 @@ impl From<AppError> for ProblemDocument {
                 let detail = "the configuration store is out of reach; whether the change was made shows a look at it";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unreachable", detail)
             }
+            AppError::StoreEmpty => {
+                let detail = "the configuration store is empty, so nothing can be changed: its data is lost; restore it, or export what \
+                              this control plane still has, start it anew, and import that";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", detail)
+            }
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)

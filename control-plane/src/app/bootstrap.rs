@@ -1,6 +1,8 @@
 //! The first start: one tenant, credential, domain, source and pool, so that mail can be sent.
 //!
-//! Invariant worth naming: it happens in one change, so a start that is cut short begins again from nothing.
+//! Invariants worth naming: it happens in one change, so a start that is cut short begins again from nothing. A store that is
+//! empty beside a ledger that knows of numbers has lost its configuration, which is to come back: nothing is made then but
+//! the operator, nothing is published, and data planes go on with what they have.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -66,7 +68,7 @@ impl App {
         }
     }
 
-    /// Makes the first resources if the store is empty, and publishes in any case. `operator_token` is from then on the
+    /// Makes the first resources if store and ledger are empty, and publishes in any case. `operator_token` is from then on the
     /// one that is believed.
     ///
     /// # Errors
@@ -81,6 +83,7 @@ impl App {
             self.ensure_settings()?;
             return Ok(None);
         }
+        let is_lost = !self.given.is_empty();
         let domain = bootstrap.domain.as_deref().map(|name| names::domain("/domain", name, false)).transpose()?;
         let hostname = names::domain("/hostname", &bootstrap.hostname, true)?;
         let secret = secrets::make_api_key(DEFAULT)?;
@@ -94,6 +97,10 @@ impl App {
             draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
             draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
+            if is_lost {
+                draft.desired.head.is_lost = true;
+                return Ok(Vec::new());
+            }
             make_tenant(draft, &secret_hash)?;
             make_egress(draft, &hostname)?;
             for route in &bootstrap.routes {
@@ -103,6 +110,14 @@ impl App {
             let domain = self.make_domain(draft, name, &bootstrap.algorithms)?;
             Ok(dns_records(&draft.desired, &domain, &hostname))
         })?;
+        if is_lost {
+            tracing::warn!(
+                "the configuration store is empty, and the ledger is not: the configuration was lost; restore a snapshot of \
+                 the store, or import an export; until then hosts go on with what they have"
+            );
+            return Ok(None);
+        }
+        self.given.learn(self.ledger.as_ref(), &self.desired().head.counters)?;
         Ok(Some(FirstStart {
             tenant: DEFAULT.to_owned(),
             username: DEFAULT.to_owned(),

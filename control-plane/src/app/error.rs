@@ -45,6 +45,8 @@ pub(crate) enum AppError {
     Load(#[source] LoadError),
     #[error("the configuration store failed")]
     Store(#[source] StoreError),
+    #[error("the configuration store is empty: its data is lost; data planes go on with what they have")]
+    StoreEmpty,
     #[error("the allocation of addresses cannot be read")]
     Hosts(#[source] HostsError),
     #[error("the ledger failed")]

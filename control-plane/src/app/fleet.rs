@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order, is_allocated};
+use postrail_schema::host::RefusedHost;
 use postrail_schema::ids::PoolId;
+use postrail_schema::keys::REFUSED_HOSTS;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::EgressSource;
 use serde::Serialize;
@@ -16,6 +18,7 @@ use super::{App, AppError, HostsError, Precondition, names};
 use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, assign, because};
 use crate::plan::{Desired, DocumentEntry};
 use crate::reconcile::boottime;
+use crate::store::Entry;
 
 /// A host.
 #[derive(Clone, Debug)]
@@ -113,8 +116,11 @@ impl App {
         if self.allocation.is_none() {
             return Vec::new();
         }
-        match self.fleet() {
-            Ok(seen) => seen.problems(desired),
+        match self.fleet().and_then(|seen| Ok((seen, self.refused_hosts()?))) {
+            Ok((seen, mut refused)) => {
+                refused.append(&mut seen.problems(desired));
+                refused
+            }
             Err(error) => vec![Problem {
                 severity: Severity::Warning,
                 code: "fleet_unknown",
@@ -122,6 +128,28 @@ impl App {
                 detail: format!("which host has which address is not known: {error}"),
             }],
         }
+    }
+}
+
+impl App {
+    /// Hosts whose number is another's.
+    fn refused_hosts(&self) -> Result<Vec<Problem>, AppError> {
+        let listing = self.store.list(REFUSED_HOSTS)?;
+        let problem = |entry: &Entry| {
+            let name = entry.key.strip_prefix(REFUSED_HOSTS)?;
+            let RefusedHost { id, taken_by } = serde_json::from_slice(&entry.value).ok()?;
+            Some(Problem {
+                severity: Severity::Warning,
+                code: "host_number_taken",
+                subject: format!("host/{name}"),
+                detail: format!(
+                    "its data folder has the number {id}, which is that of {taken_by}, so its events are not taken: if the \
+                     folder is a copy of the other's, stop {name} at once, since both send the same mail; if not, stop it, \
+                     remove the file host.id there, and start it: it takes another number"
+                ),
+            })
+        };
+        Ok(listing.entries.iter().filter_map(problem).collect())
     }
 }
 

@@ -28,6 +28,7 @@ mod listeners;
 mod master;
 mod named;
 pub(crate) mod names;
+mod numbers;
 mod operators;
 mod policies;
 mod precondition;
@@ -74,6 +75,7 @@ pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use known_hosts::{HostClient, KnownHosts};
 use large::{Laid, Pending, Staged};
 pub(crate) use master::Rotation;
+use numbers::GivenNumbers;
 pub(crate) use operators::{IssuedOperator, NewOperator, OperatorChange};
 pub(crate) use precondition::Precondition;
 use publication::Publication;
@@ -106,6 +108,7 @@ pub(crate) struct App {
     resolver: Resolver,
     checks: Semaphore,
     checked_now: Mutex<HashSet<SendingDomainId>>,
+    given: GivenNumbers,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -190,7 +193,9 @@ impl App {
     /// The store cannot be read or holds what this version does not know.
     pub(crate) fn new(parts: Parts) -> Result<Self, AppError> {
         let current = Current::load(parts.store.as_ref())?;
+        let given = GivenNumbers::of(parts.ledger.as_ref(), &current.desired.head.counters)?;
         Ok(Self {
+            given,
             store: parts.store,
             ledger: parts.ledger,
             hosts: parts.hosts,
@@ -257,9 +262,12 @@ impl App {
         let mut current = self.current();
         let listing = self.store.list(HEAD)?;
         if head_revision(&listing.entries) != current.head_revision {
-            *current = Current::load(self.store.as_ref())?;
+            *current = current.again(self.store.as_ref())?;
             self.show(&current);
         }
+        let head = current.desired.head.clone();
+        drop(current);
+        self.compare_numbers(&head)?;
         Ok(listing.revision)
     }
 
@@ -269,16 +277,18 @@ impl App {
         for _ in 0..CHANGE_TRIES_MAX {
             self.finish_pending(&mut current)?;
             let mut draft = Draft::on(&current.desired);
+            self.given.pass(&mut draft.desired.head);
+            let before = draft.desired.head.counters;
             let made = match edit(&mut draft) {
                 Ok(made) => made,
                 // The refusal may be about a state that another process has changed since.
                 Err(_) if self.head_revision()? != current.head_revision => {
-                    *current = Current::load(self.store.as_ref())?;
+                    *current = current.again(self.store.as_ref())?;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            match self.commit(&current, draft) {
+            match self.commit(&current, draft, before) {
                 Ok(next) => {
                     self.show(&next);
                     *current = next;
@@ -288,16 +298,18 @@ impl App {
                     }
                     return Ok(made);
                 }
-                Err(AppError::Store(StoreError::Conflict { .. })) => *current = Current::load(self.store.as_ref())?,
+                Err(AppError::Store(StoreError::Conflict { .. })) => *current = current.again(self.store.as_ref())?,
                 Err(error) => return Err(error),
             }
         }
         Err(AppError::conflict("others keep changing the configuration; try again"))
     }
 
-    fn commit(&self, current: &Current, draft: Draft) -> Result<Current, AppError> {
+    /// Writes a draft, whose numbers began behind `before`.
+    fn commit(&self, current: &Current, draft: Draft, before: Counters) -> Result<Current, AppError> {
         let Draft { mut desired, mut writes, changed } = draft;
         desired.head.revision = Revision(desired.head.revision.0 + 1);
+        desired.head.is_lost &= desired.tenants.is_empty();
         let findings = current.findings.after(&current.desired, &desired);
         let problems = findings.errors();
         if !problems.is_empty() {
@@ -320,7 +332,14 @@ impl App {
             writes = vec![head, aside.commit.clone()];
             staged = Some(aside);
         }
-        writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
+        let is_withheld = desired.head.is_lost;
+        if !is_withheld {
+            writes.append(&mut next.write_ahead(self.store.as_ref(), &writes)?);
+        }
+        // The first numbers of all are in no mail before they are in the store.
+        if current.head_revision != 0 {
+            self.given.give(self.ledger.as_ref(), &before, &desired.head.counters)?;
+        }
         self.tell_change(&current.desired, &desired)?;
         let revision = match self.store.txn(&guards, &writes) {
             Err(error @ StoreError::Conflict { .. }) => {
@@ -329,7 +348,7 @@ impl App {
             }
             done => done?,
         };
-        next.publication.manifest_revision = revision;
+        next.publication.written(revision, is_withheld);
         Ok(Current {
             desired: Arc::new(desired),
             head_revision: revision,
@@ -345,7 +364,7 @@ impl App {
             let Some(pending) = &current.pending else { return Ok(()) };
             match pending.finish(self.store.as_ref()) {
                 Ok(()) => current.pending = None,
-                Err(StoreError::Conflict { .. }) => *current = Current::load(self.store.as_ref())?,
+                Err(StoreError::Conflict { .. }) => *current = current.again(self.store.as_ref())?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -384,6 +403,13 @@ impl Current {
             snapshot: Arc::clone(self.publication.snapshot()),
             findings: self.findings.clone(),
         }
+    }
+
+    /// What the store has now. One that is empty, and was not, has lost what it had: that is not taken over, so that it can
+    /// still be exported from here.
+    fn again(&self, store: &dyn ConfigStore) -> Result<Self, AppError> {
+        let loaded = Self::load(store)?;
+        if self.head_revision != 0 && loaded.head_revision == 0 { Err(AppError::StoreEmpty) } else { Ok(loaded) }
     }
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {

@@ -71,6 +71,15 @@ impl Publication {
         Ok(publication)
     }
 
+    /// It was written under that revision of the store; or its manifest was not, and the next publication is whole.
+    pub(super) fn written(&mut self, revision: u64, is_withheld: bool) {
+        if is_withheld {
+            self.published = None;
+        } else {
+            self.manifest_revision = revision;
+        }
+    }
+
     pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
         self.assembly.snapshot()
     }

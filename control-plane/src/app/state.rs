@@ -16,7 +16,7 @@ use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, KeyStage};
 
 use super::keys::{ALGORITHMS, FIRST, make_keys, selector_of};
 use super::{App, AppError, Draft, Precondition};
-use crate::plan::{Change, Desired, Document, Findings, difference, entity_tag};
+use crate::plan::{Change, Desired, Document, Findings, NumbersEntry, difference, entity_tag};
 use edit::edit;
 
 /// What a document would change.
@@ -81,7 +81,8 @@ impl App {
     /// The document of the state as it is, and its entity tag.
     pub(crate) fn state(&self, secrets: bool) -> (Document, String) {
         let desired = self.desired();
-        (Document::of(&desired, secrets), state_tag(&desired))
+        let numbers = secrets.then(|| NumbersEntry::of(&desired, self.masters.current.id()));
+        (Document { numbers, ..Document::of(&desired, secrets) }, state_tag(&desired))
     }
 
     /// # Errors

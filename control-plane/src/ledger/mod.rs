@@ -26,6 +26,7 @@ mod sqlite;
 mod suite;
 mod varint;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use postrail_schema::day::Day;
@@ -133,6 +134,9 @@ pub(crate) struct AcceptedCount {
     /// The sequence that was given last when it grew last.
     pub sequence: u64,
 }
+
+/// The number that was given last of each kind of what configuration names by numbers.
+pub(crate) type Given = BTreeMap<String, u32>;
 
 /// A suppression with its history.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -256,6 +260,19 @@ pub(crate) trait Ledger: Send + Sync {
     /// The database fails.
     fn forget_accepted(&self, day: Day) -> Result<(), LedgerError>;
 
+    /// The numbers that were given last, as far as the ledger was told.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn given(&self) -> Result<Given, LedgerError>;
+
+    /// Writes that numbers up to `to` are given, so that they outlive a loss of power; whether it was written: not where
+    /// more than `after` was given already of a kind that `to` raises.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn give(&self, after: &Given, to: &Given) -> Result<bool, LedgerError>;
+
     /// Adds or renews a suppression; whether it is new. `was`: only one that is there, with this reason.
     ///
     /// # Errors
@@ -310,6 +327,17 @@ pub(crate) trait Ledger: Send + Sync {
     /// # Errors
     /// The database fails.
     fn audit(&self, before: u64, limit: u32) -> Result<Vec<AuditRecord>, LedgerError>;
+}
+
+/// What of `to` is more than `after`; `None` where more than `after` was given of such a kind already.
+fn raised<'g>(known: &Given, after: &Given, to: &'g Given) -> Option<Vec<(&'g str, u32)>> {
+    let last = |of: &Given, kind: &str| of.get(kind).copied().unwrap_or(0);
+    let raised: Vec<_> = to
+        .iter()
+        .filter(|(kind, number)| **number > last(after, kind))
+        .map(|(kind, number)| (&**kind, *number))
+        .collect();
+    raised.iter().all(|(kind, _)| last(known, kind) <= last(after, kind)).then_some(raised)
 }
 
 /// The format of the ledger that this version writes.

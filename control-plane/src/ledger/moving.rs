@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head.format = 0 -> events, recipients, unread, suppressions, audit, accepted: ascending, behind what is there -> counted
-//!                    on both sides -> cursors and head.format = FORMAT, in one transaction
+//!                    on both sides -> cursors, what was given, and head.format = FORMAT, in one transaction
 //! ```
 //!
 //! Invariants worth naming: a move that was cut short goes on behind the last row that was committed, so that no row is
@@ -21,7 +21,7 @@ use tokio_postgres::types::ToSql;
 use super::postgres::{Server, Session, SessionRows, Uuid, finish_move, prepare_move};
 use super::rows::{ChunkRow, PartKey, PartRow, WriteRows};
 use super::sqlite::last_sequence;
-use super::{AcceptedCount, LedgerError, PostgresAddress, SqliteLedger};
+use super::{AcceptedCount, Ledger, LedgerError, PostgresAddress, SqliteLedger};
 
 /// How far a move is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ pub(crate) fn move_ledger(
     mut progress: impl FnMut(MoveProgress),
 ) -> Result<Vec<MoveProgress>, LedgerError> {
     // A file of an earlier format becomes one of this first.
-    drop(SqliteLedger::open(from)?);
+    let given = SqliteLedger::open(from)?.given()?;
     let source = Connection::open(from)?;
     let server = Arc::new(Server::new(to)?);
     let mut target = Session::connect(&server)?;
@@ -68,7 +68,7 @@ pub(crate) fn move_ledger(
     let cursors = read(&source, "SELECT host, shard, segment, offset FROM cursors", [])?;
     let cursors = cursors.iter().map(|row| Ok([int(row, 0)?, int(row, 1)?, int(row, 2)?, int(row, 3)?]));
     let last = last_sequence(&source)?;
-    finish_move(&mut target, &cursors.collect::<Result<Vec<_>, LedgerError>>()?, last)?;
+    finish_move(&mut target, &cursors.collect::<Result<Vec<_>, LedgerError>>()?, &given, last)?;
     Ok(moved)
 }
 

@@ -163,6 +163,7 @@ cases![
     suppressions_are_kept_once_and_paged_by_tenant_and_address,
     a_suppression_is_changed_only_while_it_says_what_was_read,
     acts_are_written_before_they_are_done_and_read_from_the_newest,
+    a_number_is_given_to_one_of_those_who_want_it,
 ];
 
 fn a_batch_that_is_pulled_again_after_a_crash_is_not_counted_twice(mut world: World) {
@@ -586,4 +587,38 @@ fn acts_are_written_before_they_are_done_and_read_from_the_newest(mut world: Wor
     let rest: Vec<_> = world.ledger.audit(begun[3], 10).unwrap().iter().map(|record| record.sequence).collect();
     assert_eq!(rest, [begun[2], begun[1], begun[0]]);
     assert_eq!(world.ledger.audit(begun[0], 10).unwrap(), []);
+}
+
+pub(super) fn a_number_is_given_to_one_of_those_who_want_it(mut world: World) {
+    let given = |tenant: u32, key: u32| Given::from([("tenant".to_owned(), tenant), ("key".to_owned(), key)]);
+    assert_eq!(world.ledger.given().unwrap(), Given::new());
+    assert!(world.ledger.give(&given(0, 0), &given(3, 0)).unwrap());
+    // Keys are given by one, and tenants meanwhile by another.
+    assert!(world.ledger.give(&given(2, 0), &given(2, 5)).unwrap());
+    world.reopen();
+    assert_eq!(world.ledger.given().unwrap(), given(3, 5));
+    for taken in [given(3, 6), given(4, 6), given(9, 5)] {
+        assert!(!world.ledger.give(&given(2, 4), &taken).unwrap(), "{taken:?}");
+    }
+    assert_eq!(world.ledger.given().unwrap(), given(3, 5));
+    // Of many at once, each number goes to one.
+    let ledgers: Vec<_> = (0..4).map(|_| world.backend.open()).collect();
+    let all = std::thread::scope(|scope| {
+        let takers = ledgers.iter().map(|ledger| {
+            scope.spawn(move || {
+                let mut taken = Vec::new();
+                while taken.len() < 10 {
+                    let known = ledger.given().unwrap();
+                    let next = known["tenant"] + 1;
+                    if ledger.give(&known, &Given::from([("tenant".to_owned(), next)])).unwrap() {
+                        taken.push(next);
+                    }
+                }
+                taken
+            })
+        });
+        let takers: Vec<_> = takers.collect();
+        takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
+    });
+    assert_eq!(all, (4..=43).collect());
 }

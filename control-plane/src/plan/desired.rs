@@ -13,8 +13,8 @@ use std::fmt::Display;
 
 use postrail_schema::access::Network;
 use postrail_schema::ids::{
-    CredentialId, KeyId, PoolId, ProviderId, RegionId, Revision, SendingDomainId, ShapingRuleId, SourceId,
-    SuspensionId, TenantId,
+    CredentialId, PoolId, ProviderId, RegionId, Revision, SendingDomainId, ShapingRuleId, SourceId, SuspensionId,
+    TenantId,
 };
 use postrail_schema::keys;
 use postrail_schema::limits::CHUNK_IDS;
@@ -31,6 +31,7 @@ use postrail_schema::tls::TlsRule;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{Counters, Skipped};
 use super::table::Table;
 use crate::store::Entry;
 
@@ -59,7 +60,7 @@ pub(crate) struct Desired {
 }
 
 /// What every change touches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// Of the latest publication.
     pub revision: Revision,
@@ -70,22 +71,12 @@ pub(crate) struct Head {
     /// What seals, since a rotation began; before the first one there is one master key.
     #[serde(default)]
     pub master_key: Option<MasterKeyId>,
-}
-
-/// The last id given of each kind; ids are never given again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Counters {
-    pub tenant: u32,
-    pub credential: u32,
-    pub domain: u32,
-    pub key: u32,
-    pub source: u32,
-    pub pool: u32,
-    pub suspension: u32,
-    pub region: u32,
-    pub provider: u32,
-    pub shaping_rule: u32,
+    /// Numbers that this store has not given, and others before it may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
+    /// The configuration was lost, and is not back: data planes go on with what they have, and are told of nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_lost: bool,
 }
 
 /// Who may change configuration.
@@ -437,48 +428,6 @@ impl Desired {
     }
 }
 
-impl Counters {
-    pub(crate) fn next_tenant(&mut self) -> TenantId {
-        TenantId(next(&mut self.tenant))
-    }
-
-    pub(crate) fn next_credential(&mut self) -> CredentialId {
-        CredentialId(next(&mut self.credential))
-    }
-
-    pub(crate) fn next_domain(&mut self) -> SendingDomainId {
-        SendingDomainId(next(&mut self.domain))
-    }
-
-    pub(crate) fn next_key(&mut self) -> KeyId {
-        KeyId(next(&mut self.key))
-    }
-
-    pub(crate) fn next_source(&mut self) -> SourceId {
-        SourceId(next(&mut self.source))
-    }
-
-    pub(crate) fn next_pool(&mut self) -> PoolId {
-        PoolId(next(&mut self.pool))
-    }
-
-    pub(crate) fn next_region(&mut self) -> RegionId {
-        RegionId(next(&mut self.region))
-    }
-
-    pub(crate) fn next_provider(&mut self) -> ProviderId {
-        ProviderId(next(&mut self.provider))
-    }
-
-    pub(crate) fn next_shaping_rule(&mut self) -> ShapingRuleId {
-        ShapingRuleId(next(&mut self.shaping_rule))
-    }
-
-    pub(crate) fn next_suspension(&mut self) -> SuspensionId {
-        SuspensionId(next(&mut self.suspension))
-    }
-}
-
 /// The kind of operators' accounts in keys.
 pub(crate) const OPERATORS: &str = "operators";
 
@@ -489,11 +438,6 @@ fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {
 
 fn within<K: Ord, V: Clone>(map: &Table<K, V>, low: K, high: K) -> Vec<V> {
     map.range(low..=high).map(|(_, record)| record.clone()).collect()
-}
-
-fn next(last: &mut u32) -> u32 {
-    *last = last.checked_add(1).expect("four thousand million resources of one kind are never made");
-    *last
 }
 
 fn value<T: DeserializeOwned>(entry: &Entry) -> Result<T, LoadError> {

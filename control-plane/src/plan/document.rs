@@ -4,7 +4,7 @@
 //! Desired -> Document::of -> JSON (ETag: its hash)       Document -> app::state -> the change that makes it so
 //! ```
 //!
-//! Invariants worth naming: there are no ids in it; entries come in the order of their names, so that equal state gives
+//! Invariants worth naming: there are no ids in its entries; they come in the order of their names, so that equal state gives
 //! equal documents; a kind that is absent (`None`) is not spoken of, one that is there is whole; what only observation
 //! tells (how a domain stands in DNS) is no part of it. Absent here: suppressions, which are the ledger's, and what
 //! happens to a secret that a document leaves out (`app::state`: it stays).
@@ -30,7 +30,10 @@ use utoipa::ToSchema;
 
 use super::listeners::ListenerEntry;
 use super::shaping::{ProviderEntry, ShapingRuleEntry};
-use super::{Desired, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, TlsRuleEntry, Verification};
+use super::{
+    Desired, NumbersEntry, OperatorAccount, RetryPolicyEntry, Role, RoutingRuleEntry, Settings, TlsRuleEntry,
+    Verification,
+};
 
 /// See the module head.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -68,6 +71,9 @@ pub(crate) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listeners: Option<Vec<ListenerEntry>>,
     pub tls_rules: Option<Vec<TlsRuleEntry>>,
+    /// Of a document with secrets only, and no part of what it wants: no difference is one of numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<NumbersEntry>,
 }
 
 /// What holds for the whole installation.
@@ -371,6 +377,7 @@ impl Document {
             shaping_rules: Some(sorted(desired.shaping_rules.values().map(|rule| ShapingRuleEntry::of(desired, rule)))),
             listeners: Some(sorted(desired.listeners.values().map(|found| ListenerEntry::of(desired, found)))),
             tls_rules: Some(sorted(desired.tls_rules.values().map(|rule| TlsRuleEntry::of(desired, rule)))),
+            numbers: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod document;
 mod findings;
 pub(crate) mod key_stages;
 mod listeners;
+mod numbers;
 mod policies;
 mod regions;
 mod routing;
@@ -24,7 +25,7 @@ use postrail_schema::snapshot::SnapshotContent;
 
 pub(crate) use changed::Changed;
 pub(crate) use desired::{
-    Counters, Desired, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
+    Desired, Head, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
 };
 pub(crate) use difference::{Action, Change, FieldChange, difference, fields, record};
 pub(crate) use document::{
@@ -34,6 +35,7 @@ pub(crate) use document::{
 };
 pub(crate) use findings::Findings;
 pub(crate) use listeners::{ListenerEntry, listener_problems};
+pub(crate) use numbers::{Counters, NumbersEntry};
 pub(crate) use policies::{RetryPolicyEntry, SelectorEntry};
 pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;

@@ -8,7 +8,7 @@
 //! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, position
 //! unread       bytes of a journal that did not decode
-//! suppressions (tenant, address)      audit  seq
+//! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
 //! ```
 //!
 //! Chunks and parts are those of the SQLite ledger. Storing holds the row of `head` from its first statement to the commit:
@@ -42,8 +42,8 @@ use self::pool::Pool;
 use self::session::{signed, unsigned};
 use self::writer::{Writer, columns};
 use super::{
-    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, JournalId, Ledger, LedgerError, Message, Recipient, Recorded,
-    SuppressionRecord, read,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, Given, JournalId, Ledger, LedgerError, Message, Recipient,
+    Recorded, SuppressionRecord, raised, read,
 };
 
 pub use address::{AddressError, PostgresAddress};
@@ -131,6 +131,28 @@ impl Ledger for PostgresLedger {
         self.pool.with(|session| {
             session.execute("DELETE FROM accepted WHERE day < $1", &[&signed(day.0)])?;
             Ok(())
+        })
+    }
+
+    fn given(&self) -> Result<Given, LedgerError> {
+        self.pool.with(given)
+    }
+
+    fn give(&self, after: &Given, to: &Given) -> Result<bool, LedgerError> {
+        self.pool.with(|session| {
+            session.transaction(|session| {
+                // One at a time, so that two cannot both find a number free.
+                session.execute("SELECT pg_advisory_xact_lock($1)", &[&GIVEN_LOCK])?;
+                let Some(raised) = raised(&given(session)?, after, to) else { return Ok(false) };
+                for (kind, number) in raised {
+                    session.execute(
+                        "INSERT INTO given (kind, last) VALUES ($1, $2)
+                         ON CONFLICT (kind) DO UPDATE SET last = excluded.last",
+                        &[&kind, &i64::from(number)],
+                    )?;
+                }
+                Ok(true)
+            })
         })
     }
 
@@ -267,6 +289,11 @@ fn cursor(session: &mut Session, journal: JournalId) -> Result<Cursor, LedgerErr
     Ok(cursor.unwrap_or_default())
 }
 
+fn given(session: &mut Session) -> Result<Given, LedgerError> {
+    let rows = session.query("SELECT kind, last FROM given", &[])?;
+    Ok(rows.iter().map(|row| (row.get(0), u32::try_from(row.get::<_, i64>(1)).unwrap_or(u32::MAX))).collect())
+}
+
 fn count(session: &mut Session, sql: &'static str) -> Result<u64, LedgerError> {
     Ok(session.query(sql, &[])?.first().map_or(0, |row| unsigned(row.get(0))))
 }
@@ -282,3 +309,5 @@ fn suppression_of(row: &Row) -> SuppressionRecord {
 
 /// The advisory lock under which suppressions are added; the number has no meaning.
 const SUPPRESSIONS_LOCK: i64 = 0x706f_7374_7375_7070;
+/// That under which numbers are given.
+const GIVEN_LOCK: i64 = 0x706f_7374_6769_7665;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{FORMAT, LedgerError};
+use super::super::{FORMAT, Given, LedgerError};
 use super::PostgresError;
 use super::rows::Uuid;
 use super::session::{Session, signed};
@@ -59,8 +59,16 @@ pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) 
 ///
 /// # Errors
 /// The server fails: then it is not finished.
-pub(in super::super) fn finish_move(session: &mut Session, cursors: &[[i64; 4]], last: u64) -> Result<(), LedgerError> {
+pub(in super::super) fn finish_move(
+    session: &mut Session,
+    cursors: &[[i64; 4]],
+    given: &Given,
+    last: u64,
+) -> Result<(), LedgerError> {
     session.transaction(|session| {
+        for (kind, number) in given {
+            session.execute("INSERT INTO given (kind, last) VALUES ($1, $2)", &[kind, &i64::from(*number)])?;
+        }
         for [host, shard, segment, position] in cursors {
             session.execute(
                 "INSERT INTO cursors (host, shard, segment, position) VALUES ($1, $2, $3, $4)",
@@ -84,12 +92,13 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
 }
 
 /// Whether what came to this format later is there: the column of the audit trail that says what an act changed, and the
-/// counts of what was accepted. Earlier versions of it do without, name the columns that they read and write, and go on
-/// beside us; what these store is not counted.
+/// counts of what was accepted, and the numbers that were given. Earlier versions of it do without, name the columns that
+/// they read and write, and go on beside us; what these store is not counted.
 fn is_complete(session: &mut Session) -> Result<bool, LedgerError> {
     let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
                      AND attrelid = to_regclass('postrail_ledger.audit')
-                     AND to_regclass('postrail_ledger.accepted') IS NOT NULL";
+                     AND to_regclass('postrail_ledger.accepted') IS NOT NULL
+                     AND to_regclass('postrail_ledger.given') IS NOT NULL";
     Ok(!session.query(there, &[])?.is_empty())
 }
 
@@ -132,6 +141,7 @@ const COMPLETE: &str = "
         day bigint NOT NULL, tenant bigint NOT NULL, host bigint NOT NULL, recipients bigint NOT NULL,
         sequence bigint NOT NULL, PRIMARY KEY (day, tenant, host)
     ) WITH (fillfactor = 50);
+    CREATE TABLE IF NOT EXISTS postrail_ledger.given (kind text PRIMARY KEY, last bigint NOT NULL);
 ";
 
 /// What is in a chunk does not shrink by much, so compressing it costs more than it saves. Rows of recipients are written

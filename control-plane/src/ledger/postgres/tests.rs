@@ -87,6 +87,18 @@ fn postgresql_passes_the_suite_of_ledgers() {
 }
 
 #[test]
+fn a_ledger_of_before_numbers_were_written_down_learns_them() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let former = database.open();
+    database.session().script("DROP TABLE given", session::CALL_TIMEOUT).unwrap();
+    let numbers = Given::from([("tenant".to_owned(), 7)]);
+    assert!(database.open().give(&Given::new(), &numbers).unwrap());
+    assert_eq!(database.open().given().unwrap(), numbers);
+    former.audit_begin(5, "operator", "GET /").unwrap();
+}
+
+#[test]
 fn an_audit_trail_of_before_there_were_details_is_kept_and_gets_some() {
     let counterpart = Counterpart::start();
     let database = Database::new(&counterpart);
@@ -137,6 +149,8 @@ fn filled(path: &std::path::Path) -> u64 {
         file.audit_detail(begun, r#"{"revision":2}"#).unwrap();
         file.audit_end(begun, 201).unwrap();
     }
+    let numbers = [("tenant", 7), ("key", 2)].map(|(kind, last)| (kind.to_owned(), last));
+    assert!(file.give(&Given::new(), &numbers.into()).unwrap());
     600
 }
 
@@ -162,7 +176,8 @@ fn told(ledger: &dyn Ledger) -> impl PartialEq + std::fmt::Debug {
     let mut accepted = ledger.accepted(Day::of_ms(golden[0].at_ms), None, 0).unwrap();
     accepted.sort_unstable_by_key(|count| (count.tenant, count.host));
     assert_eq!(accepted.len(), 3);
-    (events, recipients, trace, cursors, suppressions, accepted, ledger.audit(0, 10).unwrap())
+    let audit = ledger.audit(0, 10).unwrap();
+    (events, recipients, trace, cursors, suppressions, accepted, audit, ledger.given().unwrap())
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! - Format 1 held each event and each recipient's state in a row of its own. The events are stored again in the present
 //!   form, in their order and with their sequences; suppressions and the audit trail stay as they are.
 //! - Format 2 had the journals of one host only: cursors and unread octets did not name it.
-//! - Format 3 had, at first, no details in the audit trail, and no counts of what was accepted. They are a column and a
-//!   table more, and no other format: earlier versions go on with them, and what these store is not counted.
+//! - Format 3 had, at first, no details in the audit trail, no counts of what was accepted, and did not know which numbers were
+//!   given. They are a column and two tables more, and no other format: earlier versions go on with them, and what these
+//!   store is not counted.
 
 use postrail_schema::event::Event;
 use postrail_schema::ids::HostId;
@@ -119,7 +120,7 @@ mod tests {
     use postrail_schema::ids::{MessageId, RecipientIndex, ShardId};
     use rusqlite::params;
 
-    use super::super::super::{Cursor, JournalId, Ledger, SuppressionRecord};
+    use super::super::super::{Cursor, Given, JournalId, Ledger, SuppressionRecord};
     use super::super::SqliteLedger;
     use super::*;
 
@@ -225,6 +226,17 @@ mod tests {
         drop(ledger);
         let counts = SqliteLedger::open(&path).unwrap().accepted(day, None, 0).unwrap();
         assert_eq!(counts.iter().map(|count| (count.host, count.recipients)).collect::<Vec<_>>(), [(HostId::LOCAL, 1)]);
+    }
+
+    #[test]
+    fn a_ledger_of_before_numbers_were_written_down_learns_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.db");
+        drop(SqliteLedger::open(&path).unwrap());
+        Connection::open(&path).unwrap().execute_batch("DROP TABLE given").unwrap();
+        let numbers = Given::from([("tenant".to_owned(), 7)]);
+        assert!(SqliteLedger::open(&path).unwrap().give(&Given::new(), &numbers).unwrap());
+        assert_eq!(SqliteLedger::open(&path).unwrap().given().unwrap(), numbers);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
-//! suppressions (tenant, address)      audit  seq
+//! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
 //! ```
 //!
 //! What is told of a job or a recipient is read from its events when somebody asks, so that storing costs one small row a
@@ -34,8 +34,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::parts::Parts;
 use super::record::Recorder;
 use super::{
-    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, JournalId, Ledger, LedgerError, Message, Recipient,
-    Recorded, SuppressionRecord, read,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Ledger, LedgerError, Message,
+    Recipient, Recorded, SuppressionRecord, raised, read,
 };
 
 /// See the module head.
@@ -147,6 +147,26 @@ impl Ledger for SqliteLedger {
     fn forget_accepted(&self, day: Day) -> Result<(), LedgerError> {
         self.writer().connection.execute("DELETE FROM accepted WHERE day < ?1", [day.0])?;
         Ok(())
+    }
+
+    fn given(&self) -> Result<Given, LedgerError> {
+        Ok(given(&self.reader())?)
+    }
+
+    fn give(&self, after: &Given, to: &Given) -> Result<bool, LedgerError> {
+        let mut writer = self.writer();
+        let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Some(raised) = raised(&given(&transaction)?, after, to) else { return Ok(false) };
+        for (kind, number) in raised {
+            transaction.execute(
+                "INSERT INTO given (kind, last) VALUES (?1, ?2) ON CONFLICT (kind) DO UPDATE SET last = excluded.last",
+                params![kind, number],
+            )?;
+        }
+        transaction.commit()?;
+        drop(writer);
+        self.make_durable()?;
+        Ok(true)
     }
 
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
@@ -313,6 +333,13 @@ fn accepted(
         .collect()
 }
 
+fn given(connection: &Connection) -> Result<Given, rusqlite::Error> {
+    connection
+        .prepare_cached("SELECT kind, last FROM given")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
 fn suppression_of(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
     let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
     Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
@@ -402,6 +429,7 @@ const SCHEMA: &str = "
         seq INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
         status INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT ''
     );
+    CREATE TABLE IF NOT EXISTS given (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 #[cfg(test)]

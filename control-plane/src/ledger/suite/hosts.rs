@@ -9,12 +9,12 @@ const B: JournalId = JournalId { host: HostId(2), ..JOURNAL };
 /// What stores several journals, each from its beginning.
 struct Journals {
     world: World,
-    read: std::collections::BTreeMap<JournalId, u64>,
+    read: BTreeMap<JournalId, u64>,
 }
 
 impl Journals {
     fn new(world: World) -> Self {
-        Self { world, read: std::collections::BTreeMap::new() }
+        Self { world, read: BTreeMap::new() }
     }
 
     fn try_tell(&mut self, journal: JournalId, events: &[Event]) -> Result<(), LedgerError> {

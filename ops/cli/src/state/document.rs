@@ -1,7 +1,7 @@
 //! A document of desired state as TOML for people, and as JSON for the API.
 //!
 //! ```text
-//! [settings]                 one table
+//! [settings]                 one table; what is a table in it follows under its name
 //! [[tenants]]                one table an entry; what is nested in it stands on its line
 //! ```
 
@@ -15,7 +15,7 @@ use postrail_schema::limits::STATE_BYTES_MAX;
 use serde_json::{Map, Value};
 
 /// The kinds in the order in which they name each other.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "settings",
     "operators",
     "regions",
@@ -32,6 +32,7 @@ const KINDS: [&str; 16] = [
     "shaping_rules",
     "listeners",
     "tls_rules",
+    "numbers",
 ];
 /// Fields that tell an entry from others: they come first.
 pub(super) const NAMES: [&str; 3] = ["name", "username", "domain"];
@@ -66,7 +67,15 @@ pub(super) fn write(document: &Value) -> String {
     let others = kinds.keys().map(String::as_str).filter(|kind| !KINDS.contains(kind));
     for kind in KINDS.into_iter().chain(others) {
         match kinds.get(kind) {
-            Some(Value::Object(fields)) => table(&format!("[{kind}]"), fields, &mut text),
+            Some(Value::Object(fields)) => {
+                let (tables, plain): (Map<_, _>, Map<_, _>) =
+                    fields.clone().into_iter().partition(|(_, value)| value.is_object());
+                table(&format!("[{kind}]"), &plain, &mut text);
+                for (name, fields) in &tables {
+                    let fields = fields.as_object().cloned().unwrap_or_default();
+                    table(&format!("[{kind}.{}]", key(name)), &fields, &mut text);
+                }
+            }
             // An empty kind is not the same as one that is not spoken of.
             Some(Value::Array(entries)) if entries.is_empty() => {
                 // Writing to a string does not fail.
@@ -137,6 +146,7 @@ mod tests {
             "routes": [],
             "suspensions": [{ "site": "x.example", "reason": "a \"quoted\" \\ \u{7f} line,\ttab, ü" }],
             "credentials": [{ "username": "app", "disabled": false, "secret_hashes": ["$argon2id$x", "$y"] }],
+            "numbers": { "master_key": "x", "tenants": { "red": 7 }, "domains": { "a.example of red": 9 } },
         });
         let text = write(&document);
         let table: toml::Table = text.parse().expect("what is written is TOML");
