@@ -133,7 +133,18 @@ pub fn hold(
     let lease = Lease::new(boottime(), settings, remembered(&path));
     let thread = std::thread::Builder::new().name("postrail-lease".to_owned());
     let thread = thread.spawn(move || {
-        let mut pump = Pump { lease, registry, interfaces, mesh, path, period, look_at, ending: Vec::new(), end: None };
+        let mut pump = Pump {
+            lease,
+            registry,
+            interfaces,
+            mesh,
+            path,
+            period,
+            look_at,
+            silence: Silence::default(),
+            ending: Vec::new(),
+            end: None,
+        };
         pump.run(&inbox)
     })?;
     Ok(LeaseHandle { messages, thread })
@@ -154,6 +165,7 @@ struct Pump<R> {
     /// At least so long between two looks at what this host has by its own configuration, and when the next is due.
     period: Duration,
     look_at: Duration,
+    silence: Silence,
     /// Addresses on which what is in flight is waited for, with their epochs.
     ending: Vec<(IpAddr, u64)>,
     end: Option<End>,
@@ -219,15 +231,18 @@ impl<R: Registry> Pump<R> {
             Output::Read => Some(match self.registry.read() {
                 Ok(own) => Input::Found { record: own.record, view: own.view },
                 Err(error) => {
-                    tracing::warn!(error, "the store does not say what this host holds");
+                    self.silence.failed(&error, "the store does not say what this host holds");
                     Input::Failed
                 }
             }),
             Output::Write { guard, record } => Some(match self.registry.write(guard, &record) {
-                Ok((revision, view)) => Input::Written { revision, view },
+                Ok((revision, view)) => {
+                    self.silence.over();
+                    Input::Written { revision, view }
+                }
                 Err(WriteError::Refused) => Input::Refused,
                 Err(WriteError::Unknown(error)) => {
-                    tracing::warn!(error, "a keepalive did not get through");
+                    self.silence.failed(&error, "a keepalive did not get through");
                     Input::Failed
                 }
             }),
@@ -340,6 +355,34 @@ const FIXED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether what is in flight has ended.
 const ENDING_PERIOD: Duration = Duration::from_millis(100);
+
+/// What is said while the store does not answer: when that begins, once a minute, and when it is over.
+#[derive(Default)]
+struct Silence {
+    /// When it began, and when something was said last.
+    times: Option<(Duration, Duration)>,
+}
+
+impl Silence {
+    fn failed(&mut self, error: &str, what: &str) {
+        let now = boottime();
+        let (begun, told) = self.times.unwrap_or((now, Duration::ZERO));
+        if self.times.is_none() || now.saturating_sub(told) >= SILENCE_REMINDER {
+            tracing::warn!(error, seconds = now.saturating_sub(begun).as_secs(), "{what}");
+            self.times = Some((begun, now));
+        }
+    }
+
+    fn over(&mut self) {
+        if let Some((begun, _)) = self.times.take() {
+            let seconds = boottime().saturating_sub(begun).as_secs();
+            tracing::info!(seconds, "keepalives get through again");
+        }
+    }
+}
+
+/// Between two words about a store that does not answer.
+const SILENCE_REMINDER: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -151,16 +151,13 @@ impl From<AppError> for ProblemDocument {
                 tracing::warn!(error = &error as &dyn std::error::Error, "request without the ledger");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
             }
-            AppError::Store(StoreError::Etcd { .. } | StoreError::Refused { .. } | StoreError::Timeout { .. }) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the configuration store is out of reach");
-                let detail = "the configuration store is out of reach; whether the change was made shows a look at it";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unreachable", detail)
-            }
-            AppError::StoreEmpty => {
-                let detail = "the configuration store is empty, so nothing can be changed: its data is lost; restore it, or export what \
-                              this control plane still has, start it anew, and import that";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", detail)
-            }
+            AppError::StoreEmpty => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", STORE_EMPTY),
+            AppError::Store(
+                ref source @ (StoreError::Full
+                | StoreError::Etcd { .. }
+                | StoreError::Timeout { .. }
+                | StoreError::Refused { .. }),
+            ) => without_store(source),
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
@@ -180,6 +177,26 @@ fn theirs(status: u16) -> StatusCode {
     let status = StatusCode::from_u16(status).ok();
     status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_GATEWAY)
 }
+
+/// What is said where the configuration store does not do what it is asked for.
+fn without_store(error: &StoreError) -> ProblemDocument {
+    let (code, detail) = match error {
+        StoreError::Full => ("store_full", STORE_FULL),
+        StoreError::Etcd { act: "writing", .. } | StoreError::Timeout { act: "writing" } => (
+            "store_unreachable",
+            "the configuration store is out of reach; whether the change was made shows a look at it",
+        ),
+        _ => ("store_unreachable", "the configuration store is out of reach; mail goes on: try again once it is back"),
+    };
+    // Whoever follows the store logs that it is away.
+    tracing::debug!(error = error as &dyn std::error::Error, "request without the configuration store");
+    ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+}
+
+const STORE_FULL: &str = "etcd is full, so nothing can be changed; mail goes on: compact it, defragment its members, and disarm its \
+                          alarm, as the runbook etcd-lost says";
+const STORE_EMPTY: &str = "the configuration store is empty, so nothing can be changed: its data is lost; restore it, or export what \
+                           this control plane still has, start it anew, and import that";
 
 /// Where the ledger is, is no news to the operator and none to others.
 const LEDGER_AWAY: &str = "the ledger does not answer; mail goes on, and its events are stored once the ledger is back";

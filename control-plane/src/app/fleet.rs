@@ -116,10 +116,11 @@ impl App {
         if self.allocation.is_none() {
             return Vec::new();
         }
-        match self.fleet().and_then(|seen| Ok((seen, self.refused_hosts()?))) {
-            Ok((seen, mut refused)) => {
-                refused.append(&mut seen.problems(desired));
-                refused
+        match self.fleet().and_then(|seen| Ok((seen, self.refused_hosts()?, self.store_problems()?))) {
+            Ok((seen, refused, mut found)) => {
+                found.extend(refused);
+                found.append(&mut seen.problems(desired));
+                found
             }
             Err(error) => vec![Problem {
                 severity: Severity::Warning,
@@ -132,6 +133,18 @@ impl App {
 }
 
 impl App {
+    fn store_problems(&self) -> Result<Vec<Problem>, AppError> {
+        let full = Problem {
+            severity: Severity::Error,
+            code: "store_full",
+            subject: "fleet/etcd".to_owned(),
+            detail: "etcd is full (NOSPACE): nothing can be changed, and hosts lose the addresses that they lease; compact it, \
+                     defragment its members and disarm its alarm (runbook etcd-lost)"
+                .to_owned(),
+        };
+        Ok(if self.store.is_full()? { vec![full] } else { Vec::new() })
+    }
+
     /// Hosts whose number is another's.
     fn refused_hosts(&self) -> Result<Vec<Problem>, AppError> {
         let listing = self.store.list(REFUSED_HOSTS)?;

@@ -12,6 +12,7 @@ use postrail_schema::problem::Problem;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::outage::Outage;
 use crate::app::{Hosts, HostsError, Reading};
 use crate::plan::allocation::{Fleet, HostStanding, step};
 use crate::store::StoreError;
@@ -21,6 +22,7 @@ pub async fn allocate(hosts: Hosts, mut stop: watch::Receiver<bool>) {
     let store = Arc::clone(hosts.store());
     let Ok(lead) = tokio::task::spawn_blocking(move || store.hold(ALLOCATOR, b"", TERM)).await else { return };
     let mut allocator = Allocator { hosts, told: Vec::new() };
+    let mut outage = Outage::new("addresses are not allocated");
     loop {
         let may_write = lead.is_held();
         let work = move || {
@@ -29,10 +31,16 @@ pub async fn allocate(hosts: Hosts, mut stop: watch::Receiver<bool>) {
         };
         let Ok((back, done)) = tokio::task::spawn_blocking(work).await else { return };
         allocator = back;
-        let wait = done.unwrap_or_else(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "addresses not allocated");
-            PERIOD
-        });
+        let wait = match done {
+            Ok(wait) => {
+                outage.over();
+                wait
+            }
+            Err(error) => {
+                outage.failed(&error);
+                PERIOD
+            }
+        };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             () = sleep(wait) => {}

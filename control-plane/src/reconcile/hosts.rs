@@ -8,6 +8,7 @@ use postrail_schema::keys::HOSTS;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::outage::Outage;
 use crate::app::{App, AppError, DataPlane, FleetAccess, HostClient};
 use crate::store::{ConfigStore, Listing, WatchEvent};
 
@@ -18,10 +19,12 @@ pub(crate) async fn follow_hosts(
     access: FleetAccess,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut outage = Outage::new("the data planes are not listed");
     loop {
         let followed = async {
             match look(&app, &store, &access).await {
                 Ok(revision) => {
+                    outage.over();
                     let mut watch = store.watch(HOSTS, revision);
                     while let Some(event) = watch.next().await {
                         if matches!(event, WatchEvent::Changes { .. }) && look(&app, &store, &access).await.is_err() {
@@ -30,7 +33,7 @@ pub(crate) async fn follow_hosts(
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the data planes are not listed");
+                    outage.failed(&error);
                     sleep(PAUSE).await;
                 }
             }

@@ -34,6 +34,14 @@ pub(crate) async fn lead(
             _ = stop.wait_for(|stop| *stop) => break,
             () = hold.held() => {}
         }
+        // It was ours once; whether it is again, only time tells.
+        if !hold.is_held() {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = sleep(LOOK) => {}
+            }
+            continue;
+        }
         let (end, ended) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), ended.clone()));
@@ -50,7 +58,6 @@ pub(crate) async fn lead(
         while tasks.join_next().await.is_some() {}
         if !*stop.borrow() {
             tracing::warn!("another control plane may lead now");
-            sleep(LOOK).await;
         }
     }
     // The embedded store writes when a key is let go of.

@@ -17,6 +17,7 @@ mod domains;
 mod hosts;
 mod journal;
 mod lead;
+mod outage;
 mod publish;
 mod quotas;
 

@@ -9,17 +9,22 @@ use postrail_schema::keys::HEAD;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::outage::Outage;
 use crate::app::{App, AppError};
 use crate::store::{ConfigStore, Watch, WatchEvent};
 
 /// Runs until `stop` is true.
 pub(crate) async fn follow_store(app: Arc<App>, store: Arc<dyn ConfigStore>, mut stop: watch::Receiver<bool>) {
+    let mut outage = Outage::new("the configuration is not taken over; the last one stays in effect");
     loop {
         let followed = async {
             match reload(&app).await {
-                Ok(revision) => follow(&app, store.watch(HEAD, revision)).await,
+                Ok(revision) => {
+                    outage.over();
+                    follow(&app, store.watch(HEAD, revision)).await;
+                }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "configuration not taken over");
+                    outage.failed(&error);
                     sleep(PAUSE).await;
                 }
             }

@@ -138,8 +138,10 @@ pub enum StoreError {
     Sqlite(#[source] rusqlite::Error),
     #[error("one transaction of {operations} operations and {bytes} octets is more than etcd takes")]
     TooLarge { operations: usize, bytes: usize },
-    #[error("etcd does not answer in time: {act}; whether a change was made is not known")]
+    #[error("etcd does not answer in time: {act}")]
     Timeout { act: &'static str },
+    #[error("etcd's database is full (NOSPACE): it takes no writes until it is compacted, defragmented and disarmed")]
+    Full,
     #[error("etcd failed: {act}")]
     Etcd { act: &'static str, source: Box<etcd_client::Error> },
     #[error("etcd does not let us in: {detail}")]
@@ -175,6 +177,14 @@ pub trait ConfigStore: Send + Sync {
     /// # Errors
     /// The store cannot be read; [`StoreError::TooLarge`] for more keys than one request may name.
     fn get(&self, keys: &[String]) -> Result<Listing, StoreError>;
+
+    /// Whether it takes no writes, since it is full.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    fn is_full(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// Applies `writes` if all `guards` hold, and gives the new revision. No key is written twice.
     ///

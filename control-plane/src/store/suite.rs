@@ -428,3 +428,17 @@ fn a_user_may_do_what_its_role_says_and_nobody_else_anything() {
     assert!(reader.txn(&[], &[put("a", "2")]).is_err());
     assert!(nobody.list("").is_err());
 }
+
+#[test]
+fn an_etcd_that_is_full_says_so_until_it_is_disarmed() {
+    let etcd = Etcd::start(&["--quota-backend-bytes", "400000"]);
+    let store = etcd.store();
+    assert!(!store.is_full().unwrap());
+    let write = |n: usize| Write::Put { key: format!("desired/x/{n}"), value: vec![7; 50_000] };
+    let refused = (0..100).find_map(|n| store.txn(&[], &[write(n)]).err());
+    assert!(matches!(refused, Some(StoreError::Full)), "{refused:?}");
+    eventually("the alarm to be told", || store.is_full().ok().filter(|full| *full));
+    assert!(store.list("desired/").is_ok(), "it is read");
+    etcd.control(&["alarm", "disarm"]);
+    assert!(!store.is_full().unwrap());
+}

@@ -274,7 +274,9 @@ async fn a_document_with_a_value_of_the_wrong_form_is_refused_by_its_pointer_in_
     let mut document = world.get("/v2/state?secrets=true").await;
     let signed = document["domains"].as_array_mut().unwrap().iter_mut().find(|domain| domain["name"] == "red.example");
     signed.unwrap()["sealed_keys"][0]["stage"] = json!({ "state": "signing" });
-    assert_eq!(document.as_object().unwrap().len(), 16);
+    assert_eq!(document.as_object().unwrap().len(), 17);
+    // In what is by names, any name may be.
+    document.as_object_mut().unwrap().remove("numbers");
     assert_eq!(world.operator("POST", "/v2/state/plan", document.clone()).await.0, 200);
     let mut made = refuse_mutations(&world, "POST", "/v2/state/plan", &document).await;
     for (path, method, body, _) in changes() {

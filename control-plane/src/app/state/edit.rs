@@ -5,6 +5,7 @@
 //! the result holds together, which the plan's findings say.
 
 mod listeners;
+mod numbers;
 mod policies;
 mod shaping;
 
@@ -14,11 +15,9 @@ use std::hash::Hash;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postrail_schema::allocation::HostNeeds;
-use postrail_schema::ids::{CredentialId, PoolId, RegionId, SendingDomainId, SourceId, TenantId};
+use postrail_schema::ids::{PoolId, RegionId, SendingDomainId, SourceId, TenantId};
 use postrail_schema::keys;
-use postrail_schema::limits::{
-    DOMAIN_KEYS_MAX, LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX, STATE_NUMBER_MAX,
-};
+use postrail_schema::limits::{DOMAIN_KEYS_MAX, LIVE_SECRETS_MAX, POOL_MEMBERS_MAX, REGIONS_MAX, STATE_ERRORS_MAX};
 use postrail_schema::region::Region;
 use postrail_schema::sealed::MasterKeys;
 use postrail_schema::snapshot::{
@@ -33,9 +32,9 @@ use super::super::keys::{ALGORITHMS, is_pair, selector_of};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
-    Counters, CredentialEntry, Desired, Document, DocumentEntry, DomainEntry, NumbersEntry, OperatorAccount,
-    OperatorEntry, PoolEntry, Record, RegionEntry, RouteEntry, SealedKey, Settings, SettingsEntry, SourceEntry,
-    SuspensionEntry, TenantEntry, Verification, is_live, key_stages, live_algorithms,
+    CredentialEntry, Document, DomainEntry, NumbersEntry, OperatorAccount, OperatorEntry, PoolEntry, Record,
+    RegionEntry, RouteEntry, SealedKey, Settings, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry,
+    Verification, is_live, key_stages, live_algorithms,
 };
 use crate::store::Write;
 
@@ -49,7 +48,7 @@ pub(super) fn edit(
     keys: &mut Keys,
     masters: &MasterKeys,
 ) -> Result<(), AppError> {
-    let numbers = document.numbers.as_ref().filter(|numbers| is_ours(numbers, masters));
+    let numbers = document.numbers.as_ref().filter(|numbers| numbers::are_ours(numbers, masters));
     let mut editor = Editor { draft, keys, masters, numbers, faults: Vec::new() };
     if let Some(numbers) = &document.numbers {
         editor.numbers(numbers);
@@ -99,10 +98,6 @@ impl<R: Record> Wanted<R> {
 
     fn place(&self, at: usize, field: &str) -> String {
         format!("/{}/{at}/{field}", self.kind)
-    }
-
-    fn has(&self, id: &R::Id) -> bool {
-        self.records.contains_key(id)
     }
 
     fn want(&mut self, record: R) {
@@ -169,32 +164,6 @@ impl Editor<'_> {
         let come: Vec<_> = wanted.records.into_iter().filter(|(id, record)| known.get(id) != Some(record)).collect();
         gone.iter().for_each(|id| self.draft.delete::<R>(id));
         come.into_iter().try_for_each(|(_, record)| self.draft.put(record))
-    }
-
-    /// Passes over the numbers of the document, so that nothing else is given them.
-    fn numbers(&mut self, numbers: &NumbersEntry) {
-        if let Some((kind, name)) = numbers.fault() {
-            let pointer = format!("/numbers/{kind}/{}", name.replace('~', "~0").replace('/', "~1"));
-            return self.fault(pointer, format!("a number is at most {STATE_NUMBER_MAX}"));
-        }
-        if self.numbers.is_some() {
-            self.draft.desired.head.pass(&numbers.given);
-        }
-    }
-
-    /// The number of one that is new to this store: that which the document says it had, unless this store has given that,
-    /// else a new one.
-    fn number(
-        &mut self,
-        kind: &str,
-        of: impl Fn(&NumbersEntry) -> Option<u32>,
-        is_taken: impl Fn(&Desired, u32) -> bool,
-        next: impl Fn(&mut Counters) -> u32,
-    ) -> u32 {
-        let Draft { desired, .. } = &mut *self.draft;
-        let kept = self.numbers.and_then(of).filter(|number| *number > 0 && *number <= STATE_NUMBER_MAX);
-        let kept = kept.filter(|number| desired.head.has_skipped(kind, *number) && !is_taken(desired, *number));
-        kept.unwrap_or_else(|| next(&mut desired.head.counters))
     }
 
     fn tenant_ids(&self) -> HashMap<String, TenantId> {
@@ -318,12 +287,7 @@ impl Editor<'_> {
             if !self.once(&mut wanted, pointer, name.clone()) {
                 continue;
             }
-            let id = known.get(&name).copied().unwrap_or_else(|| {
-                let is_taken =
-                    |desired: &Desired, id| wanted.has(&TenantId(id)) || desired.tenants.contains_key(&TenantId(id));
-                let of = |numbers: &NumbersEntry| numbers.tenants.get(&name).copied();
-                TenantId(self.number("tenant", of, is_taken, |counters| counters.next_tenant().0))
-            });
+            let id = known.get(&name).copied().unwrap_or_else(|| self.new_tenant(&wanted, &name));
             let quota_per_day = entry.quota_per_day;
             let quarantines = entry.quarantine;
             wanted.want(Tenant {
@@ -353,12 +317,7 @@ impl Editor<'_> {
             if !self.once(&mut wanted, pointer, name.clone()) {
                 continue;
             }
-            let id = known.get(&name).copied().unwrap_or_else(|| {
-                let is_taken =
-                    |desired: &Desired, id| wanted.has(&SourceId(id)) || desired.sources.contains_key(&SourceId(id));
-                let of = |numbers: &NumbersEntry| numbers.sources.get(&name).copied();
-                SourceId(self.number("source", of, is_taken, |counters| counters.next_source().0))
-            });
+            let id = known.get(&name).copied().unwrap_or_else(|| self.new_source(&wanted, &name));
             wanted.want(EgressSource { id, name, address: entry.address, ehlo_name, needs });
         }
         self.settle(wanted)
@@ -439,13 +398,7 @@ impl Editor<'_> {
             // Marks are those of secrets: of others they say nothing.
             let kept = if secret_hashes == former { former_marks } else { Vec::new() };
             let marks = marks.unwrap_or(kept);
-            let id = id.unwrap_or_else(|| {
-                let is_taken = |desired: &Desired, id| {
-                    wanted.has(&CredentialId(id)) || desired.credentials.contains_key(&CredentialId(id))
-                };
-                let of = |numbers: &NumbersEntry| numbers.credentials.get(&username).copied();
-                CredentialId(self.number("credential", of, is_taken, |counters| counters.next_credential().0))
-            });
+            let id = id.unwrap_or_else(|| self.new_credential(&wanted, &username));
             let CredentialEntry { disabled, scopes, trusts_networks, .. } = *entry;
             wanted.want(Credential {
                 id,
@@ -490,13 +443,7 @@ impl Editor<'_> {
             let former = known.get(&(tenant, name.clone())).and_then(|id| self.draft.desired.domains.get(id)).cloned();
             let keys = self.keys_of(&format!("/domains/{at}"), entry, former.as_ref())?;
             let standing = self.standing_of(entry, former.as_ref());
-            let id = former.map(|former| former.id).unwrap_or_else(|| {
-                let is_taken = |desired: &Desired, id| {
-                    wanted.has(&SendingDomainId(id)) || desired.domains.contains_key(&SendingDomainId(id))
-                };
-                let of = |numbers: &NumbersEntry| numbers.domains.get(&entry.name()).copied();
-                SendingDomainId(self.number("domain", of, is_taken, |counters| counters.next_domain().0))
-            });
+            let id = former.map_or_else(|| self.new_domain(&wanted, entry), |former| former.id);
             wanted.want(SendingDomain { id, tenant, name, keys, pool, standing, is_platform: false });
         }
         let gone = self.draft.desired.domains.values().map(|domain| domain.id);
@@ -641,11 +588,6 @@ impl Editor<'_> {
         }
         self.settle(wanted)
     }
-}
-
-/// Whether a document's numbers are those of the installation with these master keys.
-fn is_ours(numbers: &NumbersEntry, masters: &MasterKeys) -> bool {
-    masters.all().any(|key| key.id().to_string() == numbers.master_key)
 }
 
 fn ids<N: Eq + Hash, T>(all: impl Iterator<Item = (N, T)>) -> HashMap<N, T> {

@@ -110,7 +110,7 @@ fn readers_see_whole_publications(store: &Arc<dyn ConfigStore>) {
             name: format!("t{n}"),
             quota_per_day: None,
             weight: 1,
-            message_bytes_max: 1_024,
+            message_bytes_max: 8_192,
             region: None,
             reserved_per_s: None,
             quarantines: false,

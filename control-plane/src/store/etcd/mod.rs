@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity, KvClient,
-    TlsOptions, Txn, TxnOp, TxnOpResponse,
+    AlarmAction, AlarmType, Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse,
+    Identity, KvClient, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
 use tokio::runtime::Handle;
@@ -144,6 +144,7 @@ impl EtcdStore {
         });
         let answered = answered.recv().unwrap_or(Err(StoreError::Timeout { act }));
         answered.map_err(|error| match error {
+            StoreError::Etcd { source, .. } if refusal::is_full(&source) => StoreError::Full,
             StoreError::Etcd { act, source } => {
                 match refusal::refusal(&source, &self.shared.root, self.shared.is_anonymous) {
                     Some(detail) => StoreError::Refused { detail },
@@ -340,6 +341,19 @@ impl ConfigStore for EtcdStore {
         }
         let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
         self.call("reading", move |until| async move { shared.get(&keys, until).await })
+    }
+
+    fn is_full(&self) -> Result<bool, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.call("asking for alarms", |until| async move {
+            let alarms = async {
+                let mut client = shared.client().await?.1;
+                let answer = client.alarm(AlarmAction::Get, AlarmType::Nospace, None).await;
+                Ok(!answer.map_err(failed("asking for alarms"))?.alarms().is_empty())
+            };
+            let late = StoreError::Timeout { act: "asking for alarms" };
+            timeout(until.saturating_duration_since(Instant::now()), alarms).await.unwrap_or(Err(late))
+        })
     }
 
     fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {

@@ -41,6 +41,12 @@ pub(super) fn refusal(error: &Error, root: &str, is_anonymous: bool) -> Option<S
     })
 }
 
+/// Whether etcd takes no writes until somebody makes room.
+pub(super) fn is_full(error: &Error) -> bool {
+    // Words of 3.4 to 3.6, of writes and of leases.
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("database space exceeded"))
+}
+
 /// What an error and its causes say.
 fn told(error: &Error) -> String {
     let mut told = error.to_string();
