@@ -82,7 +82,16 @@ struct Today {
     day: Day,
     /// Up to this sequence of the ledger.
     sequence: u64,
-    tenants: BTreeMap<TenantId, BTreeMap<HostId, u64>>,
+    tenants: BTreeMap<TenantId, Accepted>,
+}
+
+/// What was accepted of a tenant.
+#[derive(Default)]
+struct Accepted {
+    /// The ledger's sequence when it grew last.
+    sequence: u64,
+    all: u64,
+    hosts: BTreeMap<HostId, u64>,
 }
 
 impl Today {
@@ -104,18 +113,23 @@ impl Today {
 
     fn take(mut self, counts: Vec<AcceptedCount>) -> Self {
         for AcceptedCount { tenant, host, recipients, sequence, .. } in counts {
-            self.tenants.entry(tenant).or_default().insert(host, recipients);
+            let accepted = self.tenants.entry(tenant).or_default();
+            let former = accepted.hosts.insert(host, recipients).unwrap_or(0);
+            accepted.all += recipients.saturating_sub(former);
+            accepted.sequence = sequence.max(accepted.sequence);
             self.sequence = sequence.max(self.sequence);
         }
         self
     }
 
-    /// What `host` has accepted of each tenant that has a quota, and what all others have.
-    fn quotas(&self, host: HostId, desired: &Desired) -> impl Iterator<Item = QuotaTell> {
+    /// What `host` has accepted, and what all others have, of each tenant that has a quota and of which something was
+    /// accepted behind the ledger's sequence `after`.
+    fn quotas(&self, host: HostId, desired: &Desired, after: u64) -> impl Iterator<Item = QuotaTell> {
         let has_quota = |tenant| desired.tenants.get(tenant).is_some_and(|tenant| tenant.quota_per_day.is_some());
-        self.tenants.iter().filter(move |(tenant, _)| has_quota(*tenant)).map(move |(tenant, hosts)| {
-            let own = hosts.get(&host).copied().unwrap_or(0);
-            QuotaTell { tenant: *tenant, own, others: hosts.values().sum::<u64>() - own }
+        let grown = self.tenants.iter().filter(move |(_, accepted)| accepted.sequence > after);
+        grown.filter(move |(tenant, _)| has_quota(*tenant)).map(move |(tenant, accepted)| {
+            let own = accepted.hosts.get(&host).copied().unwrap_or(0);
+            QuotaTell { tenant: *tenant, own, others: accepted.all - own }
         })
     }
 }
@@ -153,12 +167,10 @@ impl Told {
             self.up_to = None;
         }
         let up_to = (today.sequence, desired.head.revision);
-        let tells = if self.up_to == Some(up_to) {
-            Vec::new()
-        } else {
-            let is_new = |tell: &QuotaTell| self.tenants.get(&tell.tenant) != Some(tell);
-            today.quotas(host, desired).filter(is_new).collect()
-        };
+        // Another configuration may have given quotas to tenants.
+        let after = self.up_to.filter(|(_, revision)| *revision == up_to.1).map_or(0, |(sequence, _)| sequence);
+        let is_new = |tell: &QuotaTell| self.tenants.get(&tell.tenant) != Some(tell);
+        let tells: Vec<_> = today.quotas(host, desired, after).filter(is_new).collect();
         // Where it knows something, it is asked whether it still does.
         (!tells.is_empty() || !self.tenants.is_empty()).then_some(News { tells, up_to })
     }

@@ -63,7 +63,7 @@ fn answered(told: &mut Told, today: &Today, desired: &Desired, start: &str, day:
 fn a_host_is_told_its_own_count_and_that_of_all_others_where_there_is_a_quota() {
     let today = today(&[(1, A, 5, 1), (1, B, 7, 2), (1, HostId(3), 1, 3), (2, B, 4, 4), (3, A, 9, 5)]);
     assert_eq!(news(&mut Told::default(), &today, &desired()), [(1, 5, 8), (2, 0, 4)]);
-    let of_b: Vec<_> = today.quotas(B, &desired()).map(|tell| (tell.tenant.0, tell.own, tell.others)).collect();
+    let of_b: Vec<_> = today.quotas(B, &desired(), 0).map(|tell| (tell.tenant.0, tell.own, tell.others)).collect();
     assert_eq!(of_b, [(1, 7, 6), (2, 4, 0)]);
 }
 
@@ -73,7 +73,7 @@ fn what_was_answered_is_told_again_only_when_it_has_grown() {
     let counts = today(&[(1, A, 5, 1), (2, B, 4, 2)]);
     assert_eq!(answered(&mut told, &counts, &desired, "one", DAY), [(1, 5, 0), (2, 0, 4)]);
     assert_eq!(answered(&mut told, &counts, &desired, "one", DAY), [], "it is asked whether it still is that one");
-    let grown = today(&[(1, A, 5, 1), (2, B, 6, 3)]);
+    let grown = today(&[(1, A, 5, 1), (2, B, 4, 2), (2, B, 6, 3)]);
     assert_eq!(news(&mut told, &grown, &desired), [(2, 0, 6)]);
     assert_eq!(answered(&mut told, &grown, &desired, "one", DAY), [(2, 0, 6)], "what it did not answer is told again");
     assert_eq!(news(&mut told, &grown, &desired), []);
