@@ -134,7 +134,7 @@ impl From<AppError> for ProblemDocument {
                     ..Self::new(StatusCode::CONFLICT, "would_break_configuration", error.to_string())
                 }
             }
-            AppError::DataPlane { .. } | AppError::DataPlaneUntrusted { .. } => {
+            AppError::DataPlane { .. } | AppError::DataPlaneUntrusted { .. } | AppError::NoneAnswers { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "data_plane_unreachable", error.to_string())
             }
             AppError::DataPlaneRefused { status, ref body } => Self {

@@ -37,10 +37,20 @@ pub(crate) struct HeldPageView {
     next_cursor: Option<String>,
     /// How many there are in all, of the tenant where one is named.
     total: u64,
+    /// Hosts whose jobs are neither listed nor counted.
+    unanswered: Vec<UnansweredView>,
+}
+
+/// A host that did not tell what it holds.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UnansweredView {
+    host: String,
+    /// In words.
+    reason: String,
 }
 
 /// Over all hosts, the first to expire first. A job that is released or dropped is listed no more, so the page without a
-/// cursor shows what comes next.
+/// cursor shows what comes next. A host that does not answer, or is of a version that does not tell, is named.
 #[utoipa::path(get, path = "/v2/quarantine", tag = "quarantine", params(PageParams, TenantParams),
     responses((status = 200, body = HeldPageView), (status = 502, body = ProblemDocument)))]
 pub(crate) async fn list(
@@ -72,7 +82,9 @@ pub(crate) async fn list(
         }
     };
     let items = held.jobs.into_iter().take(limit).map(view).collect();
-    Ok(Json(HeldPageView { items, next_cursor, total: held.total }))
+    let unanswered = held.unanswered.into_iter();
+    let unanswered = unanswered.map(|one| UnansweredView { host: one.host, reason: one.reason }).collect();
+    Ok(Json(HeldPageView { items, next_cursor, total: held.total, unanswered }))
 }
 
 /// Sends it, whatever its domain's standing is.

@@ -71,6 +71,16 @@ pub(crate) struct HeldPage {
     pub jobs: Vec<HeldJob>,
     /// How many there are, those before and behind this page, too.
     pub total: u64,
+    /// Hosts whose jobs are not in it.
+    #[serde(skip)]
+    pub unanswered: Vec<Unanswered>,
+}
+
+/// A host that did not tell what it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Unanswered {
+    pub host: String,
+    pub reason: String,
 }
 
 /// A job in quarantine.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use postrail_schema::problem::Problem;
 use postrail_schema::publication::PublicationError;
 
-use super::HostsError;
+use super::{HostsError, Unanswered};
 use crate::ledger::LedgerError;
 use crate::plan::{Change, LoadError};
 use crate::store::StoreError;
@@ -34,6 +34,8 @@ pub(crate) enum AppError {
     Refused { problems: Vec<Problem> },
     #[error("the data plane does not answer: {detail}")]
     DataPlane { detail: String },
+    #[error("no data plane tells it: {}", named(.hosts))]
+    NoneAnswers { hosts: Vec<Unanswered> },
     /// Something is there, and one of us does not know the other.
     #[error("there is no trust between the data plane and us: {detail}")]
     DataPlaneUntrusted { detail: String },
@@ -69,6 +71,10 @@ impl AppError {
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::Conflict { detail: detail.into() }
     }
+}
+
+fn named(hosts: &[Unanswered]) -> String {
+    hosts.iter().map(|one| format!("{}: {}", one.host, one.reason)).collect::<Vec<_>>().join("; ")
 }
 
 fn wrong_region(region: &str, at: Option<&str>) -> String {

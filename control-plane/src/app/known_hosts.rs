@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{AppError, DataPlane, HeldPage, HeldQuery, HostStatus, Settling};
+use super::{AppError, DataPlane, HeldPage, HeldQuery, HostStatus, Settling, Unanswered};
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -71,17 +71,26 @@ impl KnownHosts {
         Ok(json!({ "shards": shards }))
     }
 
-    /// What waits for a person, over all of them. More than `query` asks for says that there are more.
+    /// What waits for a person, over all of them that answer; the others are named. More than `query` asks for says that
+    /// there are more.
     ///
     /// # Errors
-    /// One does not answer.
+    /// None answers.
     pub(crate) async fn quarantine(&self, query: &HeldQuery) -> Result<HeldPage, AppError> {
         let mut all = HeldPage::default();
         let beyond = HeldQuery { limit: query.limit + 1, ..query.clone() };
-        for host in self.all().iter() {
-            let mut theirs = host.client.quarantine(&beyond).await?;
-            all.jobs.append(&mut theirs.jobs);
-            all.total += theirs.total;
+        let hosts = self.all();
+        for host in hosts.iter() {
+            match host.client.quarantine(&beyond).await {
+                Ok(mut theirs) => {
+                    all.jobs.append(&mut theirs.jobs);
+                    all.total += theirs.total;
+                }
+                Err(error) => all.unanswered.push(unanswered(&host.name, &error)),
+            }
+        }
+        if !hosts.is_empty() && all.unanswered.len() == hosts.len() {
+            return Err(AppError::NoneAnswers { hosts: all.unanswered });
         }
         all.jobs.sort_unstable_by(|a, b| (a.expires_ms, &a.job).cmp(&(b.expires_ms, &b.job)));
         // A job on its way from one to the other is at both for a moment.
@@ -174,6 +183,15 @@ impl Refusal {
             _ => Self::Other,
         }
     }
+}
+
+/// Why a host did not tell what it was asked for: one that knows nothing of the question is of a version before it.
+fn unanswered(host: &str, error: &AppError) -> Unanswered {
+    let reason = match Refusal::of(error) {
+        Refusal::NotThere => "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
+        _ => error.to_string(),
+    };
+    Unanswered { host: host.to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -291,5 +309,20 @@ mod tests {
         // The one that two hosts name is one job.
         let wanted: Vec<_> = (1..90).filter(|at| at % 3 != 0 || matches!(at, 3 | 6 | 9)).collect();
         assert_eq!(times, wanted);
+    }
+
+    #[tokio::test]
+    async fn a_host_of_an_earlier_version_is_named_and_the_others_tell_what_they_hold() {
+        let old = listen(Router::new()).await;
+        let earlier = Unanswered {
+            host: old.name.clone(),
+            reason: "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
+        };
+        let query = HeldQuery { tenant: None, after: None, limit: 7 };
+        let known = KnownHosts::new(vec![old.clone(), holding(vec![1, 2]).await]);
+        let page = known.quarantine(&query).await.unwrap();
+        assert_eq!((page.jobs.len(), page.total, page.unanswered), (2, 2, vec![earlier.clone()]));
+        let error = KnownHosts::new(vec![old]).quarantine(&query).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("no data plane tells it: {}: {}", earlier.host, earlier.reason));
     }
 }

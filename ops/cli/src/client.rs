@@ -85,6 +85,10 @@ impl Api {
             }
             cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
             if cursor.is_none() {
+                for missing in page["unanswered"].as_array().into_iter().flatten() {
+                    let text = |name: &str| missing[name].as_str().unwrap_or_default().to_owned();
+                    eprintln!("what {} holds is not listed: {}", text("host"), text("reason"));
+                }
                 return Ok(Value::Array(all));
             }
         }
