@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Certificate chain and key in PEM; `None`: self-signed, made at the first start.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Authorities of receivers' certificates beside those of the system, in PEM.
+    pub receiver_authorities: Option<PathBuf>,
     /// How long a drain may take.
     pub drain: Duration,
     /// Where jobs are looked up: `http://127.0.0.1:8081`.
@@ -216,7 +218,7 @@ fn prepare(config: &NodeConfig, departures: Sender<Departure>) -> Result<(ShardS
             listening: ListeningHost { name: config.host_name.clone(), region: config.region.clone(), options },
             ports: Arc::default(),
             usage: Arc::default(),
-            connector: Connector::system()?,
+            connector: Connector::system(config.receiver_authorities.as_deref())?,
             control_url: config.control_url.as_str().into(),
             owners: owners(&config.pins),
             is_leasing: config.is_leasing,

@@ -3,7 +3,7 @@
 //! [`MaybeTls`] is plain first and TLS after STARTTLS, or at once on a TLS listener. A client looks at
 //! the certificate or does not, and takes TLS 1.2 or does not: one configuration of each, because sessions are resumed within
 //! one configuration only. *Unverified* encrypts whoever answers (RFC 7435: better than plaintext, no worse), *verified* wants
-//! a certificate that leads to a root of the system and names the host.
+//! a certificate that leads to an authority of the system, or of the operator, and names the host.
 //!
 //! Invariants worth naming:
 //! - what was written before an upgrade is flushed before the first octet of the handshake;
@@ -26,7 +26,7 @@ use futures_util::AsyncWriteExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::egress::TlsVersion;
 use postrail_core::mail::{Domain, TlsFacts};
-use postrail_schema::limits::TLS_SESSIONS_MAX;
+use postrail_schema::limits::{RECEIVER_AUTHORITIES_MAX, TLS_SESSIONS_MAX};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -52,6 +52,10 @@ pub enum TlsError {
     NoCertificate { path: PathBuf },
     #[error("{path} has no private key, or a malformed one")]
     NoKey { path: PathBuf },
+    #[error("certificate {number} of {path} cannot be an authority's")]
+    Authority { path: PathBuf, number: usize, source: rustls::Error },
+    #[error("{path} has {found} certificates, at most {RECEIVER_AUTHORITIES_MAX} authorities are taken")]
+    TooManyAuthorities { path: PathBuf, found: usize },
     #[error("cannot make a self-signed certificate")]
     Make(#[source] rcgen::Error),
     #[error("certificate and key cannot be used")]
@@ -70,12 +74,7 @@ impl ServerIdentity {
     /// # Errors
     /// Which file cannot be read, or has not what it should.
     pub fn load(chain: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = |path: &Path| fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(chain)?).collect();
-        let certificates = certificates.unwrap_or_default();
-        if certificates.is_empty() {
-            return Err(TlsError::NoCertificate { path: chain.to_owned() });
-        }
+        let certificates = certificates_of(chain)?;
         let Ok(private) = PrivateKeyDer::from_pem_slice(&read(key)?) else {
             return Err(TlsError::NoKey { path: key.to_owned() });
         };
@@ -169,20 +168,29 @@ impl Versions {
 }
 
 impl Connector {
-    /// The policies with the roots of this system, [`SYSTEM_ROOTS`].
+    /// The policies with the authorities of this system, [`SYSTEM_ROOTS`], and those of the operator's PEM file beside them.
     ///
     /// # Errors
-    /// The provider of cryptography does not support the protocol versions.
-    pub fn system() -> Result<Self, TlsError> {
-        Self::with_roots(Path::new(SYSTEM_ROOTS))
+    /// The operator's file has not what it should, or the provider of cryptography does not support the protocol versions.
+    pub fn system(receiver_authorities: Option<&Path>) -> Result<Self, TlsError> {
+        let mut roots = roots_of(Path::new(SYSTEM_ROOTS));
+        if let Some(file) = receiver_authorities {
+            let added = add_authorities(&mut roots, file)?;
+            tracing::info!(file = %file.display(), added, "authorities of receivers' certificates");
+        }
+        Self::of_roots(roots)
     }
 
-    /// The policies with the roots in a PEM file. Where it does not exist or has none, the verified policy is not to be
-    /// had: [`MaybeTls::connect`] says so when it is asked for.
+    /// The policies with the roots in a PEM file alone. Where it does not exist or has none, the verified policy is not to
+    /// be had: [`MaybeTls::connect`] says so when it is asked for.
     ///
     /// # Errors
     /// The provider of cryptography does not support the protocol versions.
     pub fn with_roots(file: &Path) -> Result<Self, TlsError> {
+        Self::of_roots(roots_of(file))
+    }
+
+    fn of_roots(roots: RootCertStore) -> Result<Self, TlsError> {
         let builder = |versions: &[&'static SupportedProtocolVersion]| {
             ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).map_err(TlsError::Unusable)
         };
@@ -191,7 +199,7 @@ impl Connector {
             let builder = builder(versions)?.dangerous();
             Ok(builder.with_custom_certificate_verifier(anyone.clone()).with_no_client_auth())
         })?;
-        let roots = Arc::new(roots_of(file));
+        let roots = Arc::new(roots);
         let verified = (!roots.is_empty()).then(|| {
             Versions::new(|versions| Ok(builder(versions)?.with_root_certificates(roots.clone()).with_no_client_auth()))
         });
@@ -440,6 +448,31 @@ fn roots_of(file: &Path) -> RootCertStore {
     roots
 }
 
+/// Adds every certificate of the operator's file, which has nothing else; says how many.
+fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<usize, TlsError> {
+    let certificates = certificates_of(file)?;
+    let found = certificates.len();
+    if found > RECEIVER_AUTHORITIES_MAX {
+        return Err(TlsError::TooManyAuthorities { path: file.to_owned(), found });
+    }
+    for (at, certificate) in certificates.into_iter().enumerate() {
+        let added = roots.add(certificate);
+        added.map_err(|source| TlsError::Authority { path: file.to_owned(), number: at + 1, source })?;
+    }
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// The certificates of a PEM file, of which there is one at least.
+fn certificates_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+    let certificates = certificates.unwrap_or_default();
+    if certificates.is_empty() { Err(TlsError::NoCertificate { path: file.to_owned() }) } else { Ok(certificates) }
+}
+
 /// The name for SNI and the certificate; an address literal is checked as an address and sends no SNI.
 fn server_name(host: &Domain) -> io::Result<ServerName<'static>> {
     match host.literal() {
@@ -495,6 +528,7 @@ fn reason_of(error: &rustls::Error) -> String {
                 "the certificate is for another name"
             }
             CertificateError::UnknownIssuer => "the certificate is of an unknown issuer",
+            CertificateError::BadSignature => "the certificate is not signed by the authority that it names",
             CertificateError::Revoked => "the certificate is revoked",
             _ => "the certificate is not valid",
         }
@@ -556,6 +590,31 @@ mod tests {
             assert_eq!(failure(client), ours, "{host}");
             let said = failure(server);
             assert!(said.starts_with(theirs), "{host}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_authority_of_the_operator_counts_and_its_file_says_what_is_wrong_with_it() {
+        let folder = Folder::new("authority");
+        let acceptor = folder.acceptor("mx.example");
+        let file = |name: &str, content: &str| {
+            let path = folder.0.join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let good = folder.0.join("self-signed-mx.example.pem");
+        let (_, client) = upgrade(&acceptor, &Connector::system(Some(&good)).unwrap(), "mx.example", true);
+        assert!(client.unwrap().facts().unwrap().verified);
+        let one = fs::read_to_string(&good).unwrap();
+        let other = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (path, wrong) in [
+            (folder.0.join("absent"), "cannot read "),
+            (file("empty.pem", "no certificate here\n"), "empty.pem has no certificate, or a malformed one"),
+            (file("other.pem", &format!("{one}{other}")), "other.pem cannot be an authority's"),
+            (file("many.pem", &one.repeat(257)), "many.pem has 257 certificates, at most 256 authorities are taken"),
+        ] {
+            let said = Connector::system(Some(&path)).err().expect("it is refused").to_string();
+            assert!(said.contains(wrong), "{said}");
         }
     }
 

@@ -160,7 +160,7 @@ pub struct AttemptFacts {
     pub site: String,
     pub host: String,
     pub host_address: Option<IpAddr>,
-    /// `TLSv1.3 TLS13_AES_256_GCM_SHA384`, or empty.
+    /// `TLSv1.3 TLS13_AES_256_GCM_SHA384`, with ` verified` where the host's certificate was; or empty.
     pub tls: String,
     /// The receiver's reply code, 0 where there was none.
     pub reply_code: u16,

@@ -309,6 +309,8 @@ pub const DNS_DENIAL_TTL_MAX: Duration = Duration::from_secs(3600);
 pub const SITE_NAME_BYTES_MAX: usize = 120;
 /// TLS sessions of receivers kept for resumption, of one policy.
 pub const TLS_SESSIONS_MAX: usize = 4_096;
+/// Authorities of receivers' certificates that a host is given beside those of the system; its start is refused beyond.
+pub const RECEIVER_AUTHORITIES_MAX: usize = 256;
 
 // --- configuration ----------------------------------------------------------------------------------------------------
 

@@ -125,6 +125,12 @@ impl Postrail {
         self.wait_ready();
     }
 
+    /// As [`Self::start_again`], with these further options from now on.
+    pub fn start_again_with(&mut self, options: &[&str]) {
+        self.arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        self.start_again();
+    }
+
     /// As [`Self::start_again`], without waiting for it.
     pub fn spawn_again(&mut self) {
         self.process = Running::start(Command::new(binary()).args(&self.arguments), &self.log);

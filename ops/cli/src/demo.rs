@@ -126,6 +126,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         resolvers: vec![sink.name_server()],
         ledger: None,
         tls: None,
+        receiver_ca: None,
         drain: Duration::from_secs(5),
         fleet: None,
     })

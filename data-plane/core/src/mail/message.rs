@@ -1,5 +1,7 @@
 //! The final bytes of one copy: what sign makes and egress sends.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 /// A message ready for the wire but for dot-stuffing: CRLF line ends throughout, header section with its final empty
@@ -35,4 +37,11 @@ pub struct TlsFacts {
     pub cipher: String,
     /// The peer's certificate was checked against its name.
     pub verified: bool,
+}
+
+/// As events have it.
+impl fmt::Display for TlsFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.version, self.cipher, if self.verified { " verified" } else { "" })
+    }
 }

@@ -36,7 +36,7 @@ impl Shard {
             site: path.key.site.0.to_string(),
             host: capabilities.map(|capabilities| capabilities.host.to_string()).unwrap_or_default(),
             host_address: capabilities.map(|capabilities| capabilities.address.ip()),
-            tls: tls.map(|tls| format!("{} {}", tls.version, tls.cipher)).unwrap_or_default(),
+            tls: tls.map(ToString::to_string).unwrap_or_default(),
             duration_ms: now.instant.since(slot.started).as_millis() as u32,
             ..AttemptFacts::default()
         }

@@ -69,6 +69,10 @@ pub(crate) struct UpOptions {
     /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Authorities of receivers' certificates, PEM: they count beside those of the system for mail under a TLS rule of the
+    /// level `verified` [default: those of the system alone]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receiver_ca: Option<PathBuf>,
     /// Keep the ledger in a PostgreSQL database (postgres://USER@HOST:PORT/DATABASE, without password), or from
     /// POSTRAIL_LEDGER [default: ledger.db in the data folder]
     #[arg(long, value_name = "URL")]

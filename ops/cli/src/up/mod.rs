@@ -225,6 +225,7 @@ fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Resul
         resolvers,
         ledger: options.ledger.clone(),
         tls: options.tls.clone(),
+        receiver_ca: options.receiver_ca.clone(),
         drain: options.drain,
         fleet: options.fleet.clone(),
     })

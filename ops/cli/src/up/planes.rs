@@ -71,6 +71,8 @@ pub(crate) struct PlanesOptions {
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Certificate chain and private key, PEM files.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// Authorities of receivers' certificates, a PEM file.
+    pub(crate) receiver_ca: Option<PathBuf>,
     /// The server that holds the ledger, in place of the data folder.
     pub(crate) ledger: Option<control::PostgresAddress>,
     pub(crate) drain: Duration,
@@ -425,6 +427,7 @@ fn node_config(options: &PlanesOptions, masters: &MasterKeys, identity: Option<&
         pins: options.pins.clone(),
         resolvers: options.resolvers.clone(),
         tls: options.tls.clone(),
+        receiver_authorities: options.receiver_ca.clone(),
         drain: options.drain,
         control_url: url(options.api),
         admin_access: admin_access(options, masters, identity)?,

@@ -38,6 +38,7 @@ impl Taker {
             pins: Vec::new(),
             resolvers: vec![admin],
             tls: None,
+            receiver_authorities: None,
             drain: Duration::from_secs(5),
             control_url: "http://127.0.0.1:1".to_owned(),
             is_leasing: true,
