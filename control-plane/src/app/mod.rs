@@ -62,8 +62,8 @@ pub use bootstrap::{Bootstrap, FirstStart, Kept};
 pub(crate) use checks::{check_domain, check_on_demand, due_ms};
 pub(crate) use credentials::{CredentialChange, IssuedSecret, NewCredential};
 pub(crate) use data_plane::{
-    DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, QuotaTell, Settling,
-    Unanswered,
+    DataPlane, FleetAccess, HeldJob, HeldPage, HeldQuery, HostStatus, JournalAnswer, PulledJournal, QuotaTell,
+    Settling, Unanswered,
 };
 pub(crate) use domain_keys::{KeyAct, NewKey};
 pub(crate) use domains::{DomainChange, NewDomain, dns_records, domain_asked};
