@@ -1,8 +1,8 @@
 //! The small files of the data folder, readable by their owner only: what is secret, and who this is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
@@ -172,6 +172,19 @@ pub(crate) fn draw_installation() -> io::Result<u128> {
     Ok(u128::from_be_bytes(octets))
 }
 
+/// Makes the file at `path`, where there is none, and its owner's alone: for a database, whose other files get the same
+/// permissions.
+///
+/// # Errors
+/// The file cannot be made, or is another's.
+pub(crate) fn keep_private(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match file.metadata()?.permissions().mode() & 0o077 {
+        0 => Ok(()),
+        _ => file.set_permissions(Permissions::from_mode(0o600)),
+    }
+}
+
 /// Writes `bytes` to `path`, whole or not at all, synced.
 ///
 /// # Errors
@@ -202,12 +215,23 @@ const VARIABLE_FORMER: &str = "POSTRAIL_MASTER_KEY_FORMER";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn nothing(_: &str) -> Option<String> {
         None
+    }
+
+    #[test]
+    fn a_database_is_its_owners_alone_also_one_that_was_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.db");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        keep_private(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        fs::write(&path, "kept").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        keep_private(&path).unwrap();
+        assert_eq!((mode(), fs::read_to_string(&path).unwrap()), (0o600, "kept".to_owned()));
     }
 
     #[test]

@@ -181,6 +181,8 @@ pub(crate) enum LedgerError {
     Corrupt { sequence: u64 },
     #[error("what is stored of the recipients of {message} cannot be read")]
     CorruptRecipients { message: MessageId },
+    #[error("the ledger's file cannot be opened as its owner's alone")]
+    File(#[source] std::io::Error),
     #[error("syncing the ledger failed")]
     Sync(#[source] std::io::Error),
     #[error("the ledger database failed")]

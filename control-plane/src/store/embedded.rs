@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Change, ConfigStore, Entry, FORMAT, Guard, Hold, Listing, StoreError, WATCH_EVENTS_MAX, Watch, WatchEvent, Write,
 };
+use crate::files::keep_private;
 
 /// See the module head. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +36,7 @@ impl EmbeddedStore {
     /// # Errors
     /// The file cannot be opened, is no such store, or is of a newer format.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        keep_private(path).map_err(StoreError::File)?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;

@@ -148,6 +148,8 @@ pub enum StoreError {
     Refused { detail: String },
     #[error("etcd answered what it never should: {what}")]
     Garbled { what: &'static str },
+    #[error("the configuration's file cannot be opened as its owner's alone")]
+    File(#[source] std::io::Error),
     #[error("etcd is set up wrongly: {detail}")]
     Setup { detail: String },
 }

@@ -63,7 +63,7 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
 fn list(api: &Api) -> Result<()> {
     let hosts = api.list(&["hosts"], &[])?;
     if table::records(&hosts).is_empty() && !api.wants_json() {
-        println!("no host leases addresses: this is no fleet, or no data plane of it has been heard yet");
+        table::say("no host leases addresses: this is no fleet, or no data plane of it has been heard yet")?;
         return Ok(());
     }
     Ok(table::print_list(&hosts, HOSTS, api.wants_json())?)
@@ -144,16 +144,16 @@ fn print(api: &Api, host: &Value) -> Result<()> {
     }
     io::stdout().lock().write_all(facts(host).as_bytes())?;
     if host["listening"].as_array().is_some_and(|ports| !ports.is_empty()) {
-        println!("\nlistens on:");
+        table::say("\nlistens on:")?;
         table::print_list(&host["listening"], &STATUS[1..], false)?;
     }
     let held = host["held"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !held.is_empty() {
-        println!();
+        table::say("")?;
         table::print_list(&host["held"], HELD, false)?;
-        println!("\nwhy:");
+        table::say("\nwhy:")?;
         for one in held {
-            println!("  {}  {}", table::plain(&one["address"]), table::plain(&one["because"]));
+            table::say(format_args!("  {}  {}", table::plain(&one["address"]), table::plain(&one["because"])))?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! `send`, of the submission API): the command line has no private door. Exit status: 0 done, 1 it was refused or failed, 2 it
 //! could not start or was asked wrongly (`doctor` and `plan` have their own).
 
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -87,6 +88,10 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads what we print has seen enough: `postrail problems | head`.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("postrail: {error:#}");
             ExitCode::FAILURE

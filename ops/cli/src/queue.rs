@@ -1,7 +1,5 @@
 //! `postrail queue` and `postrail quarantine`: what waits, where and why, and the operator's acts on it.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
@@ -56,7 +54,7 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
                 named.into_iter().filter_map(|(key, name)| Some((key.into(), name?.into()))).collect();
             let done = api.post(&["queue", "retry"], &[], &Value::Object(body))?;
             if done == json!({ "recipients": 0 }) && !api.wants_json() {
-                return Ok(writeln!(io::stdout().lock(), "nothing waits there; `postrail queue` shows what waits")?);
+                return Ok(table::say("nothing waits there; `postrail queue` shows what waits")?);
             }
             done
         }
@@ -66,7 +64,7 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
         QueueCommand::Bounce { job } => api.post(&["jobs", &job, "bounce"], &[], &empty)?,
     };
     if done.is_null() {
-        println!("done");
+        table::say("done")?;
         return Ok(());
     }
     Ok(table::print_record(&done, api.wants_json())?)
@@ -101,16 +99,16 @@ fn show(queue: &Value, json: bool) -> Result<()> {
     }
     let shards = table::records(queue);
     let waiting: u64 = shards.iter().filter_map(|shard| shard.get("waiting")?.as_u64()).sum();
-    println!("{waiting} recipients wait");
+    table::say(format_args!("{waiting} recipients wait"))?;
     for (key, columns) in [("domains", DOMAINS), ("paths", PATHS)] {
         let rows = rows(shards, key);
         if !rows.is_empty() {
-            println!();
+            table::say("")?;
             table::print_list(&Value::Array(rows), columns, false)?;
         }
     }
     if shards.iter().any(|shard| shard.get("truncated") == Some(&Value::Bool(true))) {
-        println!("\nonly the longest queues are shown");
+        table::say("\nonly the longest queues are shown")?;
     }
     Ok(())
 }

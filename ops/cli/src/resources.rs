@@ -91,7 +91,7 @@ fn print_quota(quota: &Value, json: bool) -> Result<()> {
     if json {
         return Ok(table::print_json(quota)?);
     }
-    println!("{}", quota_line(quota));
+    table::say(quota_line(quota))?;
     // The host of a single process has no name, and is the only one.
     if table::records(quota).iter().any(|host| !host["host"].is_null()) {
         table::print_list(quota, QUOTA_HOSTS, false)?;
@@ -303,7 +303,7 @@ impl Collection<'_> {
     pub(crate) fn remove(&self, tenant: Option<String>, member: &str) -> Result<()> {
         self.api.delete(&[self.name, member], &named(tenant.as_deref()))?;
         if !self.api.wants_json() {
-            println!("removed {member}");
+            table::say(format_args!("removed {member}"))?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::args::Args;
+use crate::table;
 
 /// Prints the completions of a shell.
 pub(crate) fn completions(shell: Shell) -> Result<()> {
@@ -23,7 +24,7 @@ pub(crate) fn man(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     clap_mangen::generate_to(Args::command(), folder)
         .with_context(|| format!("cannot write to {}", folder.display()))?;
-    println!("man pages are in {}", folder.display());
+    table::say(format_args!("man pages are in {}", folder.display()))?;
     Ok(())
 }
 

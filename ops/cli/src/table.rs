@@ -1,10 +1,11 @@
 //! Results for people: lists as aligned columns, one record as lines of name and value; or JSON as it came.
 
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write};
 
 use serde_json::Value;
 
-/// A cell, characters; longer ones are cut in lists.
+/// A cell, characters; longer ones are cut in lists on a terminal. What reads a pipe wants all of it.
 const CELL_CHARS_MAX: usize = 60;
 /// The same in the last column, which pushes nothing aside.
 const LAST_CELL_CHARS_MAX: usize = 240;
@@ -14,7 +15,9 @@ pub(crate) fn print_list(list: &Value, columns: &[(&str, &str)], json: bool) -> 
     if json {
         return print_json(list);
     }
-    io::stdout().lock().write_all(list_text(records(list), columns).as_bytes())
+    let mut out = io::stdout().lock();
+    let is_cut = out.is_terminal();
+    out.write_all(list_text(records(list), columns, is_cut).as_bytes())
 }
 
 /// Prints one record: each of its values under its name.
@@ -25,6 +28,11 @@ pub(crate) fn print_record(record: &Value, json: bool) -> io::Result<()> {
     let mut text = String::new();
     record_lines(record, "", &mut text);
     io::stdout().lock().write_all(text.as_bytes())
+}
+
+/// Writes a line to the standard output: an error where nobody reads it any more, unlike `println`.
+pub(crate) fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
 }
 
 pub(crate) fn print_json(value: &Value) -> io::Result<()> {
@@ -38,13 +46,17 @@ pub(crate) fn records(list: &Value) -> &[Value] {
     array.map(Vec::as_slice).unwrap_or_default()
 }
 
-fn list_text(records: &[Value], columns: &[(&str, &str)]) -> String {
+fn list_text(records: &[Value], columns: &[(&str, &str)], is_cut: bool) -> String {
     if records.is_empty() {
         return "nothing\n".to_owned();
     }
     let mut rows: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     for record in records {
-        let max = |at| if at + 1 == columns.len() { LAST_CELL_CHARS_MAX } else { CELL_CHARS_MAX };
+        let max = |at| match is_cut {
+            false => usize::MAX,
+            true if at + 1 == columns.len() => LAST_CELL_CHARS_MAX,
+            true => CELL_CHARS_MAX,
+        };
         let cells = columns.iter().enumerate();
         rows.push(cells.map(|(at, (_, key))| cell(record.pointer(&format!("/{key}")), max(at))).collect());
     }
@@ -110,13 +122,22 @@ mod tests {
     #[test]
     fn a_list_has_aligned_columns() {
         let list = json!({"items": [{"name": "shop", "weight": 1}, {"name": "a-long-name", "quota": {"day": 5}}]});
-        let text = list_text(records(&list), &[("NAME", "name"), ("WEIGHT", "weight"), ("A DAY", "quota/day")]);
+        let text = list_text(records(&list), &[("NAME", "name"), ("WEIGHT", "weight"), ("A DAY", "quota/day")], true);
         assert_eq!(text, "NAME         WEIGHT  A DAY\nshop         1       -\na-long-name  -       5\n");
     }
 
     #[test]
+    fn a_long_cell_is_cut_on_a_terminal_alone() {
+        let (long, list) = ("x".repeat(300), |long: &str| json!([{"name": long, "why": long}]));
+        let text = |is_cut| list_text(records(&list(&long)), &[("NAME", "name"), ("WHY", "why")], is_cut);
+        assert!(text(false).lines().nth(1).unwrap().ends_with(&format!("{long}  {long}")));
+        let cut = text(true).lines().nth(1).unwrap().chars().count();
+        assert_eq!(cut, CELL_CHARS_MAX + 2 + LAST_CELL_CHARS_MAX);
+    }
+
+    #[test]
     fn an_empty_list_says_so() {
-        assert_eq!(list_text(records(&json!([])), &[("NAME", "name")]), "nothing\n");
+        assert_eq!(list_text(records(&json!([])), &[("NAME", "name")], true), "nothing\n");
     }
 
     #[test]

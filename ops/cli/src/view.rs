@@ -49,17 +49,24 @@ pub(crate) fn events(api: &Api, options: &EventsOptions) -> Result<()> {
     }
     let next = page["next_cursor"].as_str().unwrap_or_default().to_owned();
     print(api, page, EVENTS, ("at_ms", "at"))?;
-    println!("what follows: postrail events --after {next}");
+    table::say(format_args!("what follows: postrail events --after {next}"))?;
     Ok(())
 }
 
 pub(crate) fn audit(api: &Api, options: &AuditOptions) -> Result<()> {
-    let page = api.get(&["audit"], &[("limit", &options.limit.to_string())])?;
+    let limit = options.limit.to_string();
+    let mut query = vec![("limit", limit.as_str())];
+    query.extend(options.after.as_deref().map(|after| ("cursor", after)));
+    let page = api.get(&["audit"], &query)?;
     if api.wants_json() {
         return Ok(table::print_json(&page)?);
     }
     let rows: Vec<_> = table::records(&page).iter().flat_map(change_rows).collect();
-    print(api, Value::from(rows), AUDIT, ("at_ms", "at"))
+    print(api, Value::from(rows), AUDIT, ("at_ms", "at"))?;
+    if let Some(next) = page["next_cursor"].as_str() {
+        table::say(format_args!("older ones: postrail audit --after {next}"))?;
+    }
+    Ok(())
 }
 
 /// A record of the audit trail once for each of its changes, so that every line says who made it.
@@ -87,11 +94,11 @@ pub(crate) fn problems(api: &Api) -> Result<()> {
     }
     let problems = table::records(&page);
     if problems.is_empty() {
-        println!("nothing to set right");
+        table::say("nothing to set right")?;
     }
     for problem in problems {
         let cells: Vec<_> = PROBLEMS.iter().filter_map(|(_, key)| problem[key].as_str()).collect();
-        println!("{}\n    {}", cells.join("  "), problem["detail"].as_str().unwrap_or_default());
+        table::say(format_args!("{}\n    {}", cells.join("  "), problem["detail"].as_str().unwrap_or_default()))?;
     }
     Ok(())
 }

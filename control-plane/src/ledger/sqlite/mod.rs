@@ -37,6 +37,7 @@ use super::{
     AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Ledger, LedgerError, Message,
     Recipient, Recorded, SuppressionRecord, raised, read,
 };
+use crate::files::keep_private;
 
 /// See the module head.
 pub(crate) struct SqliteLedger {
@@ -56,6 +57,7 @@ impl SqliteLedger {
     /// # Errors
     /// The file cannot be opened, is no ledger, or is of a newer format.
     pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
+        keep_private(path).map_err(LedgerError::File)?;
         let mut connection = connect(path, WRITER_CACHE_KIB)?;
         let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {

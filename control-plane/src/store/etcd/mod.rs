@@ -96,6 +96,12 @@ impl EtcdStore {
         if options.endpoints.is_empty() {
             return Err(setup("name at least one etcd endpoint"));
         }
+        // Its own words would be in the error, too.
+        if options.endpoints.iter().any(|endpoint| endpoint.contains('@')) {
+            return Err(setup(
+                "an endpoint names a user, which every process of this host can read: say --etcd-user and --etcd-password-file",
+            ));
+        }
         let wanted = if options.tls.is_some() { "https://" } else { "http://" };
         if let Some(other) = options.endpoints.iter().find(|endpoint| !endpoint.starts_with(wanted)) {
             let detail = format!("the endpoint {other} does not begin with {wanted}, as it has to with these options");
@@ -497,6 +503,9 @@ mod tests {
         let mut options =
             EtcdOptions { endpoints: vec!["https://a:1".into()], root: "/".into(), tls: None, user: None };
         assert!(EtcdStore::open(&options).err().unwrap().to_string().contains("https://a:1"));
+        options.endpoints = vec!["http://root:secret@a:1".into()];
+        let refused = EtcdStore::open(&options).err().unwrap().to_string();
+        assert!(refused.contains("--etcd-password-file") && !refused.contains("secret"), "{refused}");
         options.endpoints.clear();
         assert!(EtcdStore::open(&options).is_err());
     }

@@ -48,6 +48,7 @@ Examples:
   postrail audit
   postrail audit --limit 1000 | grep 'tenant shop'
   postrail audit --limit 1000 --json
+  postrail audit --after 4711               the older ones that follow, as the last line said
 
 A line a change: + added, ~ changed with the former and the new value, - removed. Secrets are told to differ, never shown.
 The status is the answer's: from 400 on it was refused, and 0 or from 500 on it may have been made nevertheless.";
@@ -57,7 +58,10 @@ The status is the answer's: from 400 on it was refused, and 0 or from 500 on it 
 pub(crate) struct AuditOptions {
     #[command(flatten)]
     pub(crate) api: ApiOptions,
-    /// How many of the newest
+    /// Those behind this cursor, which are older [default: from the newest on]
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
 }
