@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, ForTenant, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
+use super::extract::{Body, ForTenant, IfMatch, Numbers, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{CredentialChange, IssuedSecret, NewCredential};
@@ -18,7 +18,9 @@ use crate::plan::{CredentialEntry, Desired, entity_tag};
 /// A credential.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CredentialView {
-    id: u32,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     username: String,
     tenant: String,
     /// Secrets that are valid now, at most two.
@@ -79,10 +81,18 @@ pub(crate) struct CredentialPatch {
 
 #[utoipa::path(get, path = "/v2/credentials", tag = "credentials", params(PageParams, TenantParams),
     responses((status = 200, body = Page<CredentialView>)))]
-pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<CredentialView>> {
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    listing: Listing,
+    numbers: Numbers,
+) -> Json<Page<CredentialView>> {
     let desired = shared.app.desired();
     let seen = desired.credentials.values().filter(|credential| listing.scope.sees(credential.tenant));
-    Json(listing.by_name(seen, |credential| &credential.username, |credential| view(&desired, credential)))
+    Json(listing.by_name(
+        seen,
+        |credential| &credential.username,
+        |credential| seen_by(numbers, view(&desired, credential)),
+    ))
 }
 
 #[utoipa::path(post, path = "/v2/credentials", tag = "credentials", params(TenantParams), request_body = CredentialBody,
@@ -105,25 +115,28 @@ pub(crate) async fn create(
 pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(username): Path<String>,
 ) -> Result<Tagged<CredentialView>, ProblemDocument> {
     let desired = shared.app.desired();
-    let found = desired.credential(&username).filter(|credential| scope.sees(credential.tenant));
-    let credential = found.ok_or_else(|| ProblemDocument::not_found(&format!("credential {username}")))?;
-    Ok(tagged(&desired, credential))
+    let Tagged(tag, view) = tagged(&desired, find(&desired, scope, &username)?);
+    Ok(Tagged(tag, seen_by(numbers, view)))
 }
 
-#[utoipa::path(patch, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
+#[utoipa::path(patch, path = "/v2/credentials/{username}", tag = "credentials",
+    params(("username" = String, Path), TenantParams),
     request_body = CredentialPatch,
     responses((status = 200, body = CredentialView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
+    scope: Scope,
     Path(username): Path<String>,
     IfMatch(when): IfMatch,
     Body(patch): Body<CredentialPatch>,
 ) -> Result<Tagged<CredentialView>, ProblemDocument> {
     let when = when.sending(&patch);
+    find(&shared.app.desired(), scope, &username)?;
     let CredentialPatch { disabled, scopes, networks, trusts_networks } = patch;
     let change = CredentialChange { disabled, scopes, networks, trusts_networks };
     let credential = shared.run(move |app| app.change_credential(&username, &change, &when)).await?;
@@ -131,29 +144,45 @@ pub(crate) async fn change(
 }
 
 #[utoipa::path(post, path = "/v2/credentials/{username}/rotate", tag = "credentials",
-    params(("username" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("username" = String, Path), ("If-Match" = Option<String>, Header), TenantParams),
     responses((status = 200, body = IssuedView), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn rotate(
     State(shared): State<Shared>,
     _: Operator,
+    scope: Scope,
     Path(username): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<Tagged<IssuedView>, ProblemDocument> {
     let when = when.rotating();
+    find(&shared.app.desired(), scope, &username)?;
     let issued = shared.run(move |app| app.rotate_credential(&username, &when)).await?;
     Ok(issued_view(&shared, issued))
 }
 
-#[utoipa::path(delete, path = "/v2/credentials/{username}", tag = "credentials", params(("username" = String, Path)),
+#[utoipa::path(delete, path = "/v2/credentials/{username}", tag = "credentials",
+    params(("username" = String, Path), TenantParams),
     responses((status = 204), (status = 404, body = ProblemDocument)))]
 pub(crate) async fn delete(
     State(shared): State<Shared>,
     _: Operator,
+    scope: Scope,
     Path(username): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
+    find(&shared.app.desired(), scope, &username)?;
     shared.run(move |app| app.delete_credential(&username, &when)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The credential of that name that the caller sees. A username is one credential's alone, and never another tenant's later:
+/// who asks for a tenant's is not answered with another's.
+fn find<'a>(desired: &'a Desired, scope: Scope, username: &str) -> Result<&'a Credential, ProblemDocument> {
+    let found = desired.credential(username).filter(|credential| scope.sees(credential.tenant));
+    found.ok_or_else(|| ProblemDocument::not_found(&format!("credential {username}")))
+}
+
+fn seen_by(numbers: Numbers, view: CredentialView) -> CredentialView {
+    CredentialView { id: view.id.and_then(|id| numbers.show(id)), ..view }
 }
 
 fn issued_view(shared: &Shared, issued: IssuedSecret) -> Tagged<IssuedView> {
@@ -167,7 +196,7 @@ fn tagged(desired: &Desired, credential: &Credential) -> Tagged<CredentialView> 
 
 fn view(desired: &Desired, credential: &Credential) -> CredentialView {
     CredentialView {
-        id: credential.id.0,
+        id: Some(credential.id.0),
         username: credential.username.clone(),
         tenant: desired.tenants.get(&credential.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
         live_secrets: credential.secret_hashes.len(),

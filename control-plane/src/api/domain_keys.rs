@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::domains::{DomainView, checked_view, find};
-use super::extract::{Body, IfMatch, Maker, Operator, Path, Scope, Tagged, TenantParams};
+use super::domains::{DomainView, checked_view, find_one};
+use super::extract::{Body, IfMatch, Maker, Numbers, Operator, Path, Scope, Tagged, TenantParams};
 use super::problem::ProblemDocument;
 use crate::app::{KeyAct, NewKey};
 use crate::plan::DkimAlgorithm;
@@ -59,7 +59,7 @@ pub(crate) async fn add(
     IfMatch(when): IfMatch,
     Body(body): Body<KeyBody>,
 ) -> Result<(StatusCode, Tagged<DomainView>), ProblemDocument> {
-    let domain = find(&shared, scope, &name)?;
+    let domain = find_one(&shared, scope, &name)?;
     check_owner(&maker, domain.standing)?;
     if body.algorithm.is_some() && body.private_key.is_some() {
         let detail = "the algorithm of a key that is brought is its own".to_owned();
@@ -71,7 +71,7 @@ pub(crate) async fn add(
     let new = NewKey { algorithm, selector: body.selector, private_key: body.private_key };
     let id = domain.id;
     shared.run(move |app| app.add_key(id, &new, &when)).await?;
-    Ok((StatusCode::CREATED, checked_view(&shared, id).await?))
+    Ok((StatusCode::CREATED, checked_view(&shared, id, Numbers::for_caller(&maker.caller)).await?))
 }
 
 /// Makes a successor for each key that signs. It signs once its record is seen in DNS, and the former one stops then.
@@ -86,12 +86,12 @@ pub(crate) async fn rotate(
     IfMatch(when): IfMatch,
     Body(body): Body<RotationBody>,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
-    let domain = find(&shared, scope, &name)?;
+    let domain = find_one(&shared, scope, &name)?;
     check_owner(&maker, domain.standing)?;
     let when = when.sending(&body);
     let (id, only) = (domain.id, body.algorithm.map(Into::into));
     shared.run(move |app| app.rotate_keys(id, only, &when)).await?;
-    checked_view(&shared, id).await
+    checked_view(&shared, id, Numbers::for_caller(&maker.caller)).await
 }
 
 /// Signs with the key from now on, whether or not its record was seen; also takes back one that has stopped.
@@ -148,12 +148,12 @@ async fn act(
     IfMatch(when): IfMatch,
     act: KeyAct,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
-    let domain = find(shared, scope, name)?;
+    let domain = find_one(shared, scope, name)?;
     check_owner(maker, domain.standing)?;
     let when = when.sending(&Sent { selector: Some(selector.clone()) });
     let id = domain.id;
     shared.run(move |app| app.act_on_key(id, &selector, act, &when)).await?;
-    checked_view(shared, id).await
+    checked_view(shared, id, Numbers::for_caller(&maker.caller)).await
 }
 
 /// The keys of a domain that the operator vouches for are the operator's.

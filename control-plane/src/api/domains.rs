@@ -14,7 +14,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Maker, Operator, Path, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Maker, Numbers, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::tenants::present;
@@ -25,7 +25,9 @@ use crate::verify::{DnsRecord, DomainCheck, Duty, Purpose, RecordCheck, RecordSt
 /// A sending domain.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DomainView {
-    id: u32,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     name: String,
     tenant: String,
     /// Null: the default pool.
@@ -50,7 +52,9 @@ pub(crate) struct DomainView {
 /// A DKIM key's public side.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeyView {
-    id: u32,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     selector: String,
     /// `rsa-sha256` or `ed25519-sha256`.
     algorithm: &'static str,
@@ -133,10 +137,11 @@ pub(crate) struct DomainPatch {
 
 #[utoipa::path(get, path = "/v2/domains", tag = "domains", params(PageParams, TenantParams),
     responses((status = 200, body = Page<DomainView>)))]
-pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<DomainView>> {
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing, numbers: Numbers) -> Json<Page<DomainView>> {
     let desired = shared.app.desired();
     let seen = desired.domains.values().filter(|domain| listing.scope.sees(domain.tenant));
-    Json(listing.by_name(seen, |domain| &domain.name, |domain| view(&desired, domain, shared.app.hostname(), None)))
+    let view = |domain: &SendingDomain| view(&desired, domain, shared.app.hostname(), None, numbers);
+    Json(listing.by_name(seen, |domain| &domain.name, |domain| view(domain)))
 }
 
 #[utoipa::path(post, path = "/v2/domains", tag = "domains", params(TenantParams), request_body = DomainBody,
@@ -151,9 +156,10 @@ pub(crate) async fn create(
     }
     let algorithms = body.dkim_keys.map(|keys| keys.into_iter().map(KeyAlgorithm::from).collect());
     let Maker { tenant, caller: by } = maker;
+    let numbers = Numbers::for_caller(&by);
     let new = NewDomain { tenant, name: body.name, pool: body.pool, algorithms, verification: body.verification, by };
     let domain = shared.run(move |app| app.create_domain(&new)).await?;
-    Ok((StatusCode::CREATED, tagged(&shared, &domain, None)))
+    Ok((StatusCode::CREATED, tagged(&shared, &domain, None, numbers)))
 }
 
 #[utoipa::path(get, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
@@ -161,48 +167,55 @@ pub(crate) async fn create(
 pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(name): Path<String>,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
     let id = find(&shared, scope, &name)?.id;
-    checked_view(&shared, id).await
+    checked_view(&shared, id, numbers).await
 }
 
 /// Looks at the records now, and answers with what is there.
 #[utoipa::path(post, path = "/v2/domains/{name}/check", tag = "domains",
     params(("name" = String, Path), ("If-Match" = Option<String>, Header), TenantParams),
-    responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument)))]
+    responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument),
+        (status = 409, description = "several tenants have the name", body = ProblemDocument)))]
 pub(crate) async fn check(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
-    let domain = find(&shared, scope, &name)?;
+    let domain = find_one(&shared, scope, &name)?;
     when.sending(&json!({})).check(&DomainEntry::of(&shared.app.desired(), &domain))?;
     let id = domain.id;
     check_on_demand(&shared.app, id).await?;
-    checked_view(&shared, id).await
+    checked_view(&shared, id, numbers).await
 }
 
 #[utoipa::path(patch, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
-    request_body = DomainPatch, responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument)))]
+    request_body = DomainPatch,
+    responses((status = 200, body = DomainView), (status = 404, body = ProblemDocument),
+        (status = 409, description = "several tenants have the name", body = ProblemDocument)))]
 pub(crate) async fn change(
     State(shared): State<Shared>,
     _: Operator,
     scope: Scope,
+    numbers: Numbers,
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
     Body(patch): Body<DomainPatch>,
 ) -> Result<Tagged<DomainView>, ProblemDocument> {
     let when = when.sending(&patch);
-    let id = find(&shared, scope, &name)?.id;
+    let id = find_one(&shared, scope, &name)?.id;
     let change = DomainChange { pool: patch.pool, verification: patch.verification };
     shared.run(move |app| app.change_domain(id, &change, &when)).await?;
-    checked_view(&shared, id).await
+    checked_view(&shared, id, numbers).await
 }
 
 #[utoipa::path(delete, path = "/v2/domains/{name}", tag = "domains", params(("name" = String, Path), TenantParams),
-    responses((status = 204), (status = 404, body = ProblemDocument)))]
+    responses((status = 204), (status = 404, body = ProblemDocument),
+        (status = 409, description = "several tenants have the name", body = ProblemDocument)))]
 pub(crate) async fn delete(
     State(shared): State<Shared>,
     maker: Maker,
@@ -210,7 +223,7 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     IfMatch(when): IfMatch,
 ) -> Result<StatusCode, ProblemDocument> {
-    let domain = find(&shared, scope, &name)?;
+    let domain = find_one(&shared, scope, &name)?;
     if !maker.caller.is_operator() && domain.standing == Standing::Trusted {
         return Err(ProblemDocument::forbidden());
     }
@@ -225,22 +238,47 @@ pub(super) fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingD
     found.ok_or_else(|| ProblemDocument::not_found(&format!("domain {name}")))
 }
 
-pub(super) async fn checked_view(shared: &Shared, id: SendingDomainId) -> Result<Tagged<DomainView>, ProblemDocument> {
+/// The domain of that name that is to be changed. Where several tenants have the name, an operator says whose is meant.
+pub(super) fn find_one(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
+    let found = find(shared, scope, name)?;
+    let desired = shared.app.desired();
+    let owners = desired.domains.values().filter(|domain| scope.sees(domain.tenant) && domain.name == found.name);
+    let owners: Vec<_> = owners.map(|domain| shared.app.tenant_name(domain.tenant)).collect();
+    if owners.len() > 1 {
+        let named = owners.iter().take(OWNERS_NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if owners.len() > OWNERS_NAMED_MAX { ", …" } else { "" };
+        let detail = format!("{} tenants have {name}: say whose is meant, by tenant ({named}{more})", owners.len());
+        return Err(ProblemDocument::new(StatusCode::CONFLICT, "several_tenants", detail));
+    }
+    Ok(found)
+}
+
+pub(super) async fn checked_view(
+    shared: &Shared,
+    id: SendingDomainId,
+    numbers: Numbers,
+) -> Result<Tagged<DomainView>, ProblemDocument> {
     let check = shared.run(move |app| app.last_check(id)).await?;
     let desired = shared.app.desired();
     let domain = desired.domains.get(&id).ok_or_else(|| ProblemDocument::not_found("the domain"))?;
-    Ok(tagged(shared, domain, check.as_ref()))
+    Ok(tagged(shared, domain, check.as_ref(), numbers))
 }
 
-fn tagged(shared: &Shared, domain: &SendingDomain, last: Option<&DomainCheck>) -> Tagged<DomainView> {
+fn tagged(shared: &Shared, domain: &SendingDomain, last: Option<&DomainCheck>, numbers: Numbers) -> Tagged<DomainView> {
     let desired = shared.app.desired();
     let tag = entity_tag(&DomainEntry::of(&desired, domain));
-    Tagged(tag, view(&desired, domain, shared.app.hostname(), last))
+    Tagged(tag, view(&desired, domain, shared.app.hostname(), last, numbers))
 }
 
-fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<&DomainCheck>) -> DomainView {
+fn view(
+    desired: &Desired,
+    domain: &SendingDomain,
+    hostname: &str,
+    last: Option<&DomainCheck>,
+    numbers: Numbers,
+) -> DomainView {
     let keys = domain.keys.iter().map(|key| KeyView {
-        id: key.id.0,
+        id: numbers.show(key.id.0),
         selector: key.selector.clone(),
         algorithm: match key.algorithm {
             KeyAlgorithm::RsaSha256 => "rsa-sha256",
@@ -261,7 +299,7 @@ fn view(desired: &Desired, domain: &SendingDomain, hostname: &str, last: Option<
     let records = records.map(|record| RecordView { required: needed(&record), ..record_view(record, checks) });
     let since = last.filter(|last| last.standing == domain.standing.name());
     DomainView {
-        id: domain.id.0,
+        id: numbers.show(domain.id.0),
         name: domain.name.clone(),
         tenant: desired.tenants.get(&domain.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
         pool: domain.pool.and_then(|pool| desired.pools.get(&pool)).map(|pool| pool.name.clone()),
@@ -290,3 +328,6 @@ fn record_view(record: DnsRecord, checks: &[RecordCheck]) -> RecordView {
     let DnsRecord { purpose, name, kind, value, zone_value, required, duty: action, until_ms: keep_until_ms } = record;
     RecordView { purpose, name, kind, value, zone_value, required, action, keep_until_ms, check }
 }
+
+/// Tenants that a refusal names.
+const OWNERS_NAMED_MAX: usize = 10;

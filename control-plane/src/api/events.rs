@@ -5,24 +5,28 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use postrail_schema::event::{AttemptFacts, Event};
 use postrail_schema::ids::{RecipientIndex, RecipientKey};
 use postrail_schema::limits::PAGE_RECORDS_MAX;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::extract::{Path, Scope, TenantParams};
+use super::extract::{Numbers, Path, Scope, TenantParams};
 use super::page::{LAST_PLACE, Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::{Shared, jobs};
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, event_id};
 use crate::ledger::Recorded;
 
 /// One event about one recipient.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventView {
-    /// Its place in the ledger; grows.
-    sequence: u64,
+    /// What it is known by: the same however often it is told, so that a reader can drop what it has.
+    id: String,
+    /// Its place in the ledger, which grows; operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u64>,
     /// `accepted`, `deferred`, `delivered`, `bounced`, …
     kind: &'static str,
     job: String,
@@ -32,8 +36,9 @@ pub(crate) struct EventView {
     address: String,
     /// Unix milliseconds.
     at_ms: u64,
-    /// The configuration that the decision was made under.
-    revision: u64,
+    /// The configuration that the decision was made under; operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,23 +86,39 @@ pub(crate) struct AttemptView {
 }
 
 /// Events after `cursor`. `next_cursor` is always set, so that a reader can come back for what happens later; a page can
-/// be short though more follows.
+/// be short though more follows. A tenant's cursor is opaque, another one in every answer, and good for that tenant alone.
 #[utoipa::path(get, path = "/v2/events", tag = "events", params(PageParams, TenantParams),
-    responses((status = 200, body = Page<EventView>)))]
+    responses((status = 200, body = Page<EventView>),
+        (status = 400, description = "it is no cursor that was given to this tenant here", body = ProblemDocument)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     listing: Listing,
+    numbers: Numbers,
 ) -> Result<Json<Page<EventView>>, ProblemDocument> {
-    let cursor = listing.number(LAST_PLACE)?;
+    let sealed_for = listing.scope.0.filter(|_| numbers.show(()).is_none());
+    let place = match (sealed_for, &listing.cursor) {
+        (Some(tenant), Some(cursor)) => shared.app.place_of(tenant, cursor)?.ok_or_else(foreign_cursor)?,
+        _ => listing.number(LAST_PLACE)?,
+    };
     let (scope, limit) = (listing.scope, listing.limit);
     let page = shared
         .run(move |app| {
             scope.check_region(app)?;
-            Ok(app.ledger.events(scope.0, cursor, limit)?)
+            app.events(scope.0, place, limit)
         })
         .await?;
-    let items = page.events.into_iter().map(|recorded| view(&shared.app, recorded)).collect();
-    Ok(Json(Page { items, next_cursor: Some(page.cursor.to_string()) }))
+    let next_cursor = match sealed_for {
+        Some(tenant) => shared.app.cursor_of(tenant, page.cursor)?,
+        None => page.cursor.to_string(),
+    };
+    let items = page.events.into_iter().map(|recorded| view(&shared.app, recorded, numbers)).collect();
+    Ok(Json(Page { items, next_cursor: Some(next_cursor) }))
+}
+
+fn foreign_cursor() -> ProblemDocument {
+    let detail = "this is no cursor that was given to this tenant here: send a next_cursor as it was answered, or none, \
+                  which begins with the first event";
+    ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail)
 }
 
 /// All events of a job or of one recipient of it, by the time when they happened; at most 1,000.
@@ -107,6 +128,7 @@ pub(crate) async fn list(
 pub(crate) async fn trace(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(key): Path<String>,
 ) -> Result<Json<Page<EventView>>, ProblemDocument> {
     let events = shared
@@ -117,7 +139,7 @@ pub(crate) async fn trace(
             if events.is_empty() { Err(AppError::not_found("recipient", key)) } else { Ok(events) }
         })
         .await?;
-    let items = events.into_iter().map(|recorded| view(&shared.app, recorded)).collect();
+    let items = events.into_iter().map(|recorded| view(&shared.app, recorded, numbers)).collect();
     Ok(Json(Page { items, next_cursor: None }))
 }
 
@@ -128,7 +150,8 @@ fn split(key: &str) -> Result<(&str, Option<RecipientIndex>), AppError> {
     Ok((job, Some(recipient.index)))
 }
 
-fn view(app: &App, recorded: Recorded) -> EventView {
+fn view(app: &App, recorded: Recorded, numbers: Numbers) -> EventView {
+    let id = event_id(&recorded.event);
     let Event { kind, message, index, at_ms, revision, tenant, address, job, attempt, reason, next_attempt_ms } =
         recorded.event;
     let submission = job.map(Arc::unwrap_or_clone).map(|job| SubmissionView {
@@ -143,14 +166,15 @@ fn view(app: &App, recorded: Recorded) -> EventView {
         recipients: job.recipients,
     });
     EventView {
-        sequence: recorded.sequence,
+        id,
+        sequence: numbers.show(recorded.sequence),
         kind: kind.name(),
         job: message.to_string(),
         recipient: RecipientKey { message, index }.to_string(),
         tenant: app.tenant_name(tenant),
         address,
         at_ms,
-        revision: revision.0,
+        revision: numbers.show(revision.0),
         reason,
         next_attempt_ms: (next_attempt_ms != 0).then_some(next_attempt_ms),
         submission,

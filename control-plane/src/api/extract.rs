@@ -148,6 +148,29 @@ impl FromRequestParts<Shared> for Scope {
     }
 }
 
+/// Whether who asks is shown numbers that the whole installation shares, such as ids and places in the ledger: operators
+/// are. To a tenant each would tell how many of them others have had since its last one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers(bool);
+
+impl Numbers {
+    pub(crate) fn for_caller(caller: &Caller) -> Self {
+        Self(caller.is_operator())
+    }
+
+    pub(crate) fn show<T>(self, number: T) -> Option<T> {
+        self.0.then_some(number)
+    }
+}
+
+impl FromRequestParts<Shared> for Numbers {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, ProblemDocument> {
+        Ok(Self::for_caller(&caller(parts)?))
+    }
+}
+
 /// The tenant that an operator makes something for: the one of the query, or `default`.
 pub(crate) struct ForTenant(pub(crate) String);
 

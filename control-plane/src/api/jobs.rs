@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use postrail_schema::event::EventKind;
-use postrail_schema::ids::{MessageId, RecipientIndex};
+use postrail_schema::ids::{CredentialId, MessageId, RecipientIndex, SendingDomainId};
 use postrail_schema::limits::JOB_RECIPIENTS_MAX;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Operator, Path, Scope, TenantParams};
+use super::extract::{Numbers, Operator, Path, Scope, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use crate::app::{App, AppError, Settling};
 use crate::ledger::{Message, Recipient};
+use crate::plan::Desired;
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,8 +30,16 @@ pub(crate) struct JobView {
     accepted_ms: u64,
     /// `smtp`, `rest` or `dsn`.
     interface: String,
-    credential_id: u32,
-    domain_id: u32,
+    /// The username of the credential that submitted it; null: there was none, or it is gone.
+    credential: Option<String>,
+    /// The sending domain; null: it is gone.
+    domain: Option<String>,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_id: Option<u32>,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain_id: Option<u32>,
     reverse_path: String,
     bytes: u64,
     reference: String,
@@ -77,6 +86,7 @@ pub(crate) struct ReplyView {
 pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ProblemDocument> {
     let job = shared
@@ -84,7 +94,7 @@ pub(crate) async fn show(
             let message = seen(app, scope, &id)?;
             let limit = u32::try_from(JOB_RECIPIENTS_MAX).unwrap_or(u32::MAX);
             let recipients = app.ledger.recipients(message.id, RecipientIndex(0), limit)?;
-            Ok(job_view(app.tenant_name(message.tenant), message, &recipients))
+            Ok(job_view(&app.desired(), message, &recipients, numbers))
         })
         .await?;
     Ok(Json(job))
@@ -148,18 +158,22 @@ fn parse(id: &str) -> Result<MessageId, AppError> {
     id.parse().map_err(|_| AppError::not_found("job", id))
 }
 
-fn job_view(tenant: String, message: Message, recipients: &[Recipient]) -> JobView {
+fn job_view(desired: &Desired, message: Message, recipients: &[Recipient], numbers: Numbers) -> JobView {
     let mut states = BTreeMap::new();
     for recipient in recipients {
         *states.entry(recipient.state.name()).or_default() += 1;
     }
+    let credential = desired.credentials.get(&CredentialId(message.credential));
+    let domain = desired.domains.get(&SendingDomainId(message.domain));
     JobView {
         id: message.id.to_string(),
-        tenant,
+        tenant: desired.tenants.get(&message.tenant).map(|tenant| tenant.name.clone()).unwrap_or_default(),
         accepted_ms: message.accepted_ms,
         interface: message.interface,
-        credential_id: message.credential,
-        domain_id: message.domain,
+        credential: credential.filter(|found| found.tenant == message.tenant).map(|found| found.username.clone()),
+        domain: domain.filter(|found| found.tenant == message.tenant).map(|found| found.name.clone()),
+        credential_id: numbers.show(message.credential),
+        domain_id: numbers.show(message.domain),
         reverse_path: message.reverse_path,
         bytes: message.bytes,
         reference: message.reference,

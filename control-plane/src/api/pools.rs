@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Numbers, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -20,7 +20,9 @@ use crate::plan::{Desired, PoolEntry};
 /// An egress pool.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PoolView {
-    id: u32,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     name: String,
     /// Null: shared by all tenants.
     tenant: Option<String>,
@@ -66,10 +68,10 @@ pub(crate) struct PoolValue {
 
 #[utoipa::path(get, path = "/v2/pools", tag = "pools", params(PageParams, TenantParams),
     responses((status = 200, body = Page<PoolView>)))]
-pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<PoolView>> {
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing, numbers: Numbers) -> Json<Page<PoolView>> {
     let desired = shared.app.desired();
     let seen = desired.pools.values().filter(|pool| listing.scope.sees(pool.tenant));
-    Json(listing.by_name(seen, |pool| &pool.name, |pool| pool.view(&desired)))
+    Json(listing.by_name(seen, |pool| &pool.name, |pool| seen_by(numbers, pool.view(&desired))))
 }
 
 #[utoipa::path(post, path = "/v2/pools", tag = "pools", request_body = PoolBody,
@@ -88,11 +90,17 @@ pub(crate) async fn create(
 pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(name): Path<String>,
 ) -> Result<Tagged<PoolView>, ProblemDocument> {
     let desired = shared.app.desired();
     let pool = desired.pool(&name).filter(|pool| scope.sees(pool.tenant));
-    shown(&desired, pool, &name)
+    let Tagged(tag, view) = shown(&desired, pool, &name)?;
+    Ok(Tagged(tag, seen_by(numbers, view)))
+}
+
+fn seen_by(numbers: Numbers, view: PoolView) -> PoolView {
+    PoolView { id: view.id.and_then(|id| numbers.show(id)), ..view }
 }
 
 #[utoipa::path(put, path = "/v2/pools/{name}", tag = "pools", params(("name" = String, Path)),
@@ -138,7 +146,7 @@ impl Resource for EgressPool {
             weight: member.weight,
         });
         PoolView {
-            id: self.id.0,
+            id: Some(self.id.0),
             name: self.name.clone(),
             tenant: self.tenant.and_then(|tenant| desired.tenants.get(&tenant)).map(|tenant| tenant.name.clone()),
             members: members.collect(),

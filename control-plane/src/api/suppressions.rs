@@ -49,7 +49,12 @@ pub(crate) async fn list(
     State(shared): State<Shared>,
     listing: Listing,
 ) -> Result<Json<Page<SuppressionView>>, ProblemDocument> {
-    let after = listing.cursor.as_deref().map(place).transpose()?;
+    // Of one tenant's the address says where to go on; ids of tenants are nothing to tell one.
+    let after = listing.cursor.as_deref().map(|cursor| match listing.scope.0 {
+        Some(tenant) => Ok(Suppression { tenant, address: cursor.to_owned() }),
+        None => place(cursor),
+    });
+    let after = after.transpose()?;
     let (scope, limit) = (listing.scope, listing.limit);
     let mut records = shared
         .run(move |app| {
@@ -60,7 +65,10 @@ pub(crate) async fn list(
     let more = records.len() > limit as usize;
     records.truncate(limit as usize);
     let last = records.last().filter(|_| more);
-    let next_cursor = last.map(|last| format!("{}:{}", last.suppression.tenant, last.suppression.address));
+    let next_cursor = last.map(|SuppressionRecord { suppression, .. }| match scope.0 {
+        Some(_) => suppression.address.clone(),
+        None => format!("{}:{}", suppression.tenant, suppression.address),
+    });
     Ok(Json(Page { items: records.iter().map(|record| view(&shared.app, record)).collect(), next_cursor }))
 }
 

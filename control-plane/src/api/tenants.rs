@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Operator, Path, Scope, Tagged, TenantParams};
+use super::extract::{Body, IfMatch, Numbers, Operator, Path, Scope, Tagged, TenantParams};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown};
@@ -19,7 +19,9 @@ use crate::plan::{Desired, TenantEntry};
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TenantView {
-    id: u32,
+    /// Operators alone are shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
     name: String,
     /// Recipients a UTC day, over all hosts of a region: together they can be over it by what is accepted within about a
     /// second. Null: no quota.
@@ -99,10 +101,10 @@ pub(crate) struct HostUseView {
 
 #[utoipa::path(get, path = "/v2/tenants", tag = "tenants", params(PageParams, TenantParams),
     responses((status = 200, body = Page<TenantView>)))]
-pub(crate) async fn list(State(shared): State<Shared>, listing: Listing) -> Json<Page<TenantView>> {
+pub(crate) async fn list(State(shared): State<Shared>, listing: Listing, numbers: Numbers) -> Json<Page<TenantView>> {
     let desired = shared.app.desired();
     let seen = desired.tenants.values().filter(|tenant| listing.scope.sees(tenant.id));
-    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| tenant.view(&desired)))
+    Json(listing.by_name(seen, |tenant| &tenant.name, |tenant| seen_by(numbers, tenant.view(&desired))))
 }
 
 #[utoipa::path(post, path = "/v2/tenants", tag = "tenants", request_body = TenantBody,
@@ -130,11 +132,17 @@ pub(crate) async fn create(
 pub(crate) async fn show(
     State(shared): State<Shared>,
     scope: Scope,
+    numbers: Numbers,
     Path(name): Path<String>,
 ) -> Result<Tagged<TenantView>, ProblemDocument> {
     let desired = shared.app.desired();
     let tenant = desired.tenant(&name).filter(|tenant| scope.sees(tenant.id));
-    shown(&desired, tenant, &name)
+    let Tagged(tag, view) = shown(&desired, tenant, &name)?;
+    Ok(Tagged(tag, seen_by(numbers, view)))
+}
+
+fn seen_by(numbers: Numbers, view: TenantView) -> TenantView {
+    TenantView { id: view.id.and_then(|id| numbers.show(id)), ..view }
 }
 
 /// What of the tenant's quota is used up today (UTC), by host; in the region of this control plane.
@@ -198,7 +206,7 @@ impl Resource for Tenant {
     fn view(&self, desired: &Desired) -> TenantView {
         let region = self.region.and_then(|region| desired.regions.get(&region));
         TenantView {
-            id: self.id.0,
+            id: Some(self.id.0),
             name: self.name.clone(),
             quota_per_day: self.quota_per_day,
             weight: self.weight,

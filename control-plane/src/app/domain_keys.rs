@@ -162,7 +162,8 @@ impl App {
             ));
         }
         let id: KeyId = draft.counters().next_key();
-        let selector = selector.unwrap_or_else(|| selector_of(private.algorithm, id));
+        let salt = &draft.desired.settings.ownership_salt;
+        let selector = selector.unwrap_or_else(|| selector_of(salt, private.algorithm, id));
         if domain.keys.iter().any(|key| key.selector == selector) {
             return Err(AppError::conflict(format!("the domain has a key of the selector {selector} already")));
         }

@@ -6,7 +6,7 @@
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use aws_lc_rs::{rand, rsa};
+use aws_lc_rs::{hmac, rand, rsa};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use postrail_schema::ids::KeyId;
@@ -110,7 +110,7 @@ pub(crate) fn make_keys(
         let private = Private::make(*algorithm)?;
         Ok(DkimKey {
             id: id(),
-            selector: selector_of(*algorithm, FIRST),
+            selector: first_selector(*algorithm),
             algorithm: *algorithm,
             sealed_private_key: private.seal(master)?,
             public_key: private.public_key,
@@ -121,17 +121,29 @@ pub(crate) fn make_keys(
     algorithms.iter().map(make).collect()
 }
 
-/// The selector of a key: `pr`, a number that no other key of the installation has, and a letter for the algorithm.
-pub(crate) fn selector_of(algorithm: KeyAlgorithm, id: KeyId) -> String {
-    let letter = match algorithm {
-        KeyAlgorithm::RsaSha256 => 'r',
-        KeyAlgorithm::Ed25519Sha256 => 'e',
-    };
-    format!("pr{id}{letter}")
+/// The selector of a domain's first key, which is the same for every domain.
+pub(crate) fn first_selector(algorithm: KeyAlgorithm) -> String {
+    format!("pr1{}", letter(algorithm))
 }
 
-/// Stands for the id in the selectors of a domain's first keys, which are the same for every domain.
-pub(crate) const FIRST: KeyId = KeyId(1);
+/// The selector of a later key: `pr`, a word that no other key of the installation has, and a letter for the algorithm. It
+/// follows from the key's id, and does not tell it: it stands in DNS, and ids count everybody's keys.
+pub(crate) fn selector_of(salt: &str, algorithm: KeyAlgorithm, id: KeyId) -> String {
+    let salt = hmac::Key::new(hmac::HMAC_SHA256, salt.as_bytes());
+    let tag = hmac::sign(&salt, format!("postrail selector of key {id}").as_bytes());
+    let word: String = tag.as_ref().iter().take(SELECTOR_BYTES).map(|octet| format!("{octet:02x}")).collect();
+    format!("pr{word}{}", letter(algorithm))
+}
+
+const fn letter(algorithm: KeyAlgorithm) -> char {
+    match algorithm {
+        KeyAlgorithm::RsaSha256 => 'r',
+        KeyAlgorithm::Ed25519Sha256 => 'e',
+    }
+}
+
+/// Octets of the word: keys of one domain have to differ, and are few.
+const SELECTOR_BYTES: usize = 5;
 
 /// Whether `sealed` opens with one of `masters` and is the private half of `public_key`.
 pub(crate) fn is_pair(masters: &MasterKeys, algorithm: KeyAlgorithm, sealed: &[u8], public_key: &str) -> bool {

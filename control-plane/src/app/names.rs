@@ -14,13 +14,14 @@ pub(crate) fn slug(pointer: &'static str, text: &str) -> Result<String, AppError
     Err(AppError::invalid(pointer, "a name has 1 to 63 of a-z, 0-9 and -, and no - at its ends"))
 }
 
-/// A username, `[a-z0-9._-]{1,63}`.
+/// A username, `[a-z0-9._-]{1,63}`, and not `.` or `..`, which in the path of a URL are steps and no name.
 pub(crate) fn username(pointer: &'static str, text: &str) -> Result<String, AppError> {
     let signs = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-    if (1..=63).contains(&text.len()) && text.bytes().all(signs) {
+    if (1..=63).contains(&text.len()) && text.bytes().all(signs) && !matches!(text, "." | "..") {
         return Ok(text.to_owned());
     }
-    Err(AppError::invalid(pointer, "a username has 1 to 63 of a-z, 0-9, dot, underscore and hyphen"))
+    let detail = "a username has 1 to 63 of a-z, 0-9, dot, underscore and hyphen, and is neither . nor ..";
+    Err(AppError::invalid(pointer, detail))
 }
 
 /// The name of a host of the fleet.
@@ -143,6 +144,9 @@ mod tests {
         }
         for (text, wanted) in [("default", true), ("a-1", true), ("-a", false), ("A", false), ("", false)] {
             assert_eq!(slug("", text).is_ok(), wanted, "{text}");
+        }
+        for (text, wanted) in [("a.b", true), (".a", true), ("...", true), (".", false), ("..", false), ("A", false)] {
+            assert_eq!(username("", text).is_ok(), wanted, "{text}");
         }
     }
 }

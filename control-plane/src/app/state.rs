@@ -14,7 +14,7 @@ use postrail_schema::limits::STATE_KEYS_MADE_MAX;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, KeyStage};
 
-use super::keys::{ALGORITHMS, FIRST, make_keys, selector_of};
+use super::keys::{ALGORITHMS, first_selector, make_keys};
 use super::{App, AppError, Draft, Precondition};
 use crate::plan::{Change, Desired, Document, Findings, NumbersEntry, difference, entity_tag};
 use edit::edit;
@@ -62,7 +62,7 @@ impl Keys {
         if self.counts {
             let empty = DkimKey {
                 id,
-                selector: selector_of(algorithm, FIRST),
+                selector: first_selector(algorithm),
                 algorithm,
                 sealed_private_key: Vec::new(),
                 public_key: String::new(),

@@ -124,7 +124,8 @@ pub(crate) struct OperatorAccount {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Mixed into the ownership tokens of domains; made at the first start, and never shown.
+    /// Mixed into the ownership tokens of domains, tenants' cursors and the selectors of keys, so that none of them can be
+    /// guessed or read by others; made at the first start, and never shown.
     pub ownership_salt: String,
     /// What lets a domain send that the operator makes without saying so.
     pub domain_verification: Verification,

@@ -156,7 +156,13 @@ fn limited() -> ClientBuilder {
 }
 
 /// `base` with `/v2` and the segments of `path`, each encoded.
+///
+/// # Errors
+/// A segment that is no name but a step in a path, or nothing: the answer would be about something else.
 fn url(base: &Url, path: &[&str]) -> Result<Url> {
+    if let Some(step) = path.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
+        bail!("`{step}` is no name");
+    }
     let mut url = base.clone();
     url.path_segments_mut().map_err(|()| anyhow!("{base} cannot have a path"))?.pop_if_empty().push("v2").extend(path);
     Ok(url)
@@ -258,5 +264,9 @@ mod tests {
         let base: Url = "http://127.0.0.1:8081".parse().expect("a URL");
         let url = url(&base, &["suppressions", "a/b?c@x.test"]).expect("a path");
         assert_eq!(url.as_str(), "http://127.0.0.1:8081/v2/suppressions/a%2Fb%3Fc@x.test");
+        for step in [".", "..", ""] {
+            let refused = super::url(&base, &["credentials", step, "rotate"]).expect_err("it names nothing");
+            assert_eq!(refused.to_string(), format!("`{step}` is no name"));
+        }
     }
 }

@@ -36,8 +36,8 @@ pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
             let change = json!({"verification": verification.name()});
             print_domain(api, &api.patch(&["domains", &name], &named(tenant.as_deref()), &change)?)
         }
-        DomainCommand::Assign { name, pool } => {
-            print_domain(api, &api.patch(&["domains", &name], &[], &json!({"pool": pool}))?)
+        DomainCommand::Assign { name, pool, tenant } => {
+            print_domain(api, &api.patch(&["domains", &name], &named(tenant.as_deref()), &json!({"pool": pool}))?)
         }
         DomainCommand::Key(action) => domain_keys::key(api, action),
         DomainCommand::Remove { name, tenant } => all.remove(tenant, &name),

@@ -40,15 +40,19 @@ pub(crate) fn job(api: &Api, command: JobCommand) -> Result<()> {
 }
 
 pub(crate) fn events(api: &Api, options: &EventsOptions) -> Result<()> {
-    let (after, limit) = (options.after.to_string(), options.limit.to_string());
+    let limit = options.limit.to_string();
     let mut query = named(options.tenant.as_deref());
-    query.extend([("cursor", after.as_str()), ("limit", &limit)]);
+    query.push(("limit", &limit));
+    query.extend(options.after.as_deref().map(|after| ("cursor", after)));
     let page = api.get(&["events"], &query)?;
     if api.wants_json() {
         return Ok(table::print_json(&page)?);
     }
     let next = page["next_cursor"].as_str().unwrap_or_default().to_owned();
-    print(api, page, EVENTS, ("at_ms", "at"))?;
+    // Tenants are shown no places.
+    let has_places = table::records(&page).iter().any(|event| event.get("sequence").is_some());
+    let columns = if has_places { EVENTS } else { EVENTS.split_first().map_or(EVENTS, |(_, others)| others) };
+    print(api, page, columns, ("at_ms", "at"))?;
     table::say(format_args!("what follows: postrail events --after {next}"))?;
     Ok(())
 }

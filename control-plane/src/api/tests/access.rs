@@ -2,6 +2,7 @@
 
 use axum::extract::ConnectInfo;
 use postrail_schema::access::Scope as CredentialScope;
+use postrail_schema::ids::{CredentialId, SendingDomainId};
 
 use super::*;
 use crate::listen::{Peer, Proof};
@@ -206,4 +207,224 @@ async fn a_credential_of_another_region_is_told_where_to_ask_whatever_it_asks_an
     let wrong = format!("{}x", &blue[..blue.len() - 1]);
     let (status, problem) = world.call(&wrong, "GET", "/v2/domains", Value::Null).await;
     assert_eq!((status, &problem["code"]), (401, &json!("unauthorized")), "who has no secret learns nothing");
+}
+
+/// What a world answers to a tenant: the tenant red has a domain and some mail; in the second world others were there before
+/// it, are there beside it, and send between its mails.
+async fn answers_to_red(others: bool) -> Vec<(String, u16, Value)> {
+    let world = World::new();
+    if others {
+        let blue = world.tenant("blue").await;
+        for name in ["blue.example", "azure.example"] {
+            assert_eq!(world.call(&blue, "POST", "/v2/domains", json!({ "name": name })).await.0, 201);
+        }
+        let pool = json!({ "name": "blues", "tenant": "blue", "members": [{ "source": "default" }] });
+        assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
+        let gone = json!({ "address": "gone@receiver.example" });
+        assert_eq!(world.call(&blue, "POST", "/v2/suppressions", gone).await.0, 201);
+    }
+    let red = world.tenant("red").await;
+    assert_eq!(world.call(&red, "POST", "/v2/domains", json!({ "name": "red.example" })).await.0, 201);
+    let pool = json!({ "name": "reds", "tenant": "red", "members": [{ "source": "default" }] });
+    assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
+    let desired = world.app.desired();
+    let (tenant, domain) = (desired.tenant("red").unwrap().id, desired.domain(None, "red.example").unwrap().id);
+    let credential = desired.credential("red-app").unwrap().id;
+    let mut blues = 100;
+    let mut blue_sends = || {
+        if others {
+            let blue = desired.tenant("blue").unwrap().id.0;
+            world.record((0..40).map(|n| event(EventKind::Accepted, blues + n, blue, 5)).collect());
+            blues += 40;
+        }
+    };
+    for n in 1..=3 {
+        blue_sends();
+        world.record(vec![of_red(EventKind::Accepted, n, tenant, (credential, domain))]);
+        blue_sends();
+        world.record(vec![of_red(EventKind::Delivered, n, tenant, (credential, domain))]);
+    }
+    blue_sends();
+    let mut answers = Vec::new();
+    for (method, path, body) in asked_by_red() {
+        let (status, answer) = world.call(&red, method, &path, body).await;
+        answers.push((format!("{method} {path}"), status, masked(answer)));
+    }
+    // Event by event, until nothing follows.
+    let mut path = "/v2/events?limit=1".to_owned();
+    for _ in 0..7 {
+        let (status, page) = world.call(&red, "GET", &path, Value::Null).await;
+        path = format!("/v2/events?limit=1&cursor={}", page["next_cursor"].as_str().unwrap());
+        answers.push(("GET /v2/events?limit=1&cursor=…".to_owned(), status, masked(page)));
+    }
+    answers
+}
+
+fn asked_by_red() -> Vec<(&'static str, String, Value)> {
+    let job = MessageId::from_bits(1);
+    vec![
+        ("GET", "/v2/tenants".to_owned(), Value::Null),
+        ("GET", "/v2/tenants/red".to_owned(), Value::Null),
+        ("GET", "/v2/tenants/red/quota".to_owned(), Value::Null),
+        ("GET", "/v2/tenants/blue".to_owned(), Value::Null),
+        ("GET", "/v2/credentials".to_owned(), Value::Null),
+        ("GET", "/v2/credentials/red-app".to_owned(), Value::Null),
+        ("GET", "/v2/pools".to_owned(), Value::Null),
+        ("GET", "/v2/pools/reds".to_owned(), Value::Null),
+        ("GET", "/v2/pools/blues".to_owned(), Value::Null),
+        ("GET", "/v2/domains".to_owned(), Value::Null),
+        ("GET", "/v2/domains/red.example".to_owned(), Value::Null),
+        ("GET", "/v2/domains/blue.example".to_owned(), Value::Null),
+        ("POST", "/v2/domains".to_owned(), json!({ "name": "second.example" })),
+        // Which another has claimed and not proved.
+        ("POST", "/v2/domains".to_owned(), json!({ "name": "azure.example" })),
+        ("POST", "/v2/domains/second.example/keys/rotate".to_owned(), json!({})),
+        ("DELETE", "/v2/domains/second.example".to_owned(), Value::Null),
+        ("POST", "/v2/suppressions".to_owned(), json!({ "address": "a@receiver.example" })),
+        ("POST", "/v2/suppressions".to_owned(), json!({ "address": "b@receiver.example" })),
+        ("GET", "/v2/suppressions?limit=1".to_owned(), Value::Null),
+        ("GET", "/v2/suppressions/gone@receiver.example".to_owned(), Value::Null),
+        ("GET", "/v2/events".to_owned(), Value::Null),
+        ("GET", format!("/v2/jobs/{job}"), Value::Null),
+        ("GET", format!("/v2/jobs/{job}/recipients"), Value::Null),
+        ("GET", format!("/v2/jobs/{}", MessageId::from_bits(101)), Value::Null),
+        ("GET", format!("/v2/trace/{job}"), Value::Null),
+        ("GET", "/v2/audit".to_owned(), Value::Null),
+        ("GET", "/v2/problems".to_owned(), Value::Null),
+        ("GET", "/v2/queue".to_owned(), Value::Null),
+        ("GET", "/v2/state".to_owned(), Value::Null),
+    ]
+}
+
+fn of_red(kind: EventKind, n: u128, tenant: TenantId, by: (CredentialId, SendingDomainId)) -> Event {
+    let made = event(kind, n, tenant.0, 10 * n as u64 + u64::from(kind != EventKind::Accepted));
+    let job = made.job.as_ref().map(|job| JobFacts { credential: by.0, domain: by.1, ..JobFacts::clone(job) }.into());
+    Event { job, ..made }
+}
+
+/// An answer without what is drawn anew or the time: of texts their length is left, and whether numbers are 0.
+fn masked(mut answer: Value) -> Value {
+    const DRAWN: [&str; 5] = ["public_key", "value", "zone_value", "next_cursor", "selector"];
+    const TIMES: [&str; 5] = ["since_ms", "created_ms", "checked_at_ms", "standing_since_ms", "keep_until_ms"];
+    match &mut answer {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if DRAWN.contains(&name.as_str()) => *text = "x".repeat(text.len()),
+                    // The record of a key that was made later: its selector is drawn.
+                    Value::String(text) if name == "name" && text.contains("._domainkey.") => {
+                        let (selector, rest) = text.split_once('.').unwrap();
+                        *text = format!("{}.{rest}", "x".repeat(selector.len()));
+                    }
+                    Value::Number(number) if TIMES.contains(&name.as_str()) => {
+                        *value = Value::from(number.as_u64() != Some(0));
+                    }
+                    _ => *value = masked(value.take()),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = masked(item.take())),
+        _ => {}
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_tenant_is_answered_alike_whether_or_not_there_are_others() {
+    let (alone, among) = (answers_to_red(false).await, answers_to_red(true).await);
+    for (alone, among) in alone.iter().zip(&among) {
+        assert_eq!(alone, among);
+    }
+    let events = alone.iter().find(|(asked, ..)| asked == "GET /v2/events").unwrap();
+    assert_eq!((events.1, events.2["items"].as_array().unwrap().len()), (200, 6), "{}", events.2);
+    let job = alone.iter().find(|(asked, ..)| asked.starts_with("GET /v2/jobs/")).unwrap();
+    assert_eq!((&job.2["credential"], &job.2["domain"]), (&json!("red-app"), &json!("red.example")));
+}
+
+#[tokio::test]
+async fn a_tenants_cursor_is_another_one_each_time_and_nobody_elses() {
+    let world = World::new();
+    let (red, blue) = (world.tenant("red").await, world.tenant("blue").await);
+    let id = world.app.desired().tenant("red").unwrap().id.0;
+    world.record((1..=3).map(|n| event(EventKind::Accepted, n, id, 10)).collect());
+    let page = async |who: &str, query: &str| world.call(who, "GET", &format!("/v2/events?{query}"), Value::Null).await;
+    let (first, again) = (page(&red, "limit=2").await.1, page(&red, "limit=2").await.1);
+    assert_eq!(first["items"], again["items"], "an event keeps its id");
+    let cursors = [&first, &again].map(|page| page["next_cursor"].as_str().unwrap().to_owned());
+    assert_ne!(cursors[0], cursors[1]);
+    for cursor in &cursors {
+        let (_, next) = page(&red, &format!("cursor={cursor}")).await;
+        assert_eq!(next["items"].as_array().unwrap().len(), 1, "{next}");
+        assert!(next["items"][0].get("sequence").is_none() && next["items"][0].get("revision").is_none(), "{next}");
+        // Another process on the same store and ledger: a restart, or who leads next.
+        let other = open(world._folder.path(), &world.store);
+        assert_eq!(other.place_of(TenantId(id), cursor).unwrap(), Some(2));
+        assert_eq!(page(&blue, &format!("cursor={cursor}")).await.0, 400, "it is another's");
+        assert_eq!(world.operator("GET", &format!("/v2/events?cursor={cursor}"), Value::Null).await.0, 400);
+    }
+    for garbled in ["0", "2", "97", "x", &cursors[0][1..], &format!("{}A", cursors[0]), "%00"] {
+        let (status, problem) = page(&red, &format!("cursor={garbled}")).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_query")), "{garbled}");
+    }
+    let shown = world.get("/v2/events?tenant=red&limit=2").await;
+    assert_eq!((&shown["next_cursor"], &shown["items"][1]["sequence"]), (&json!("2"), &json!(2)));
+    assert_eq!(shown["items"][0]["id"], first["items"][0]["id"]);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_tenant_is_short_only_where_nothing_more_of_it_follows() {
+    let world = World::new();
+    let red = world.tenant("red").await;
+    let id = world.app.desired().tenant("red").unwrap().id.0;
+    // More of others than one read of the ledger looks at.
+    let of_red = |n| world.record(vec![event(EventKind::Accepted, n, id, 10)]);
+    of_red(1);
+    for batch in 0..21_u128 {
+        world.record((0..1_000).map(|n| event(EventKind::Accepted, 10 + 1_000 * batch + n, 1, 10)).collect());
+    }
+    of_red(2);
+    let (_, page) = world.call(&red, "GET", "/v2/events", Value::Null).await;
+    assert_eq!(page["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_operator_says_whose_credential_or_domain_is_meant_where_it_matters() {
+    let world = World::new();
+    let (red, blue) = (world.tenant("red").await, world.tenant("blue").await);
+    for (method, path, body) in [
+        ("GET", "/v2/credentials/blue-app", Value::Null),
+        ("PATCH", "/v2/credentials/blue-app", json!({ "disabled": true })),
+        ("POST", "/v2/credentials/blue-app/rotate", json!({})),
+        ("DELETE", "/v2/credentials/blue-app", Value::Null),
+    ] {
+        let (status, problem) = world.operator(method, &format!("{path}?tenant=red"), body).await;
+        assert_eq!((status, &problem["code"]), (404, &json!("not_found")), "{method} {path}: {problem}");
+    }
+    let shown = world.get("/v2/credentials/blue-app?tenant=blue").await;
+    assert_eq!((&shown["live_secrets"], &shown["disabled"]), (&json!(1), &json!(false)));
+    for who in [&red, &blue] {
+        assert_eq!(world.call(who, "POST", "/v2/domains", json!({ "name": "both.example" })).await.0, 201);
+    }
+    for (method, step, body) in [
+        ("PATCH", "", json!({ "verification": "operator" })),
+        ("POST", "/check", json!({})),
+        ("POST", "/keys/rotate", json!({})),
+        ("DELETE", "", Value::Null),
+    ] {
+        let path = format!("/v2/domains/both.example{step}");
+        let (status, problem) = world.operator(method, &path, body.clone()).await;
+        assert_eq!((status, &problem["code"]), (409, &json!("several_tenants")), "{method} {path}: {problem}");
+        assert_eq!(problem["detail"], "2 tenants have both.example: say whose is meant, by tenant (red, blue)");
+        let (status, answer) = world.operator(method, &format!("{path}?tenant=blue"), body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    }
+    assert_eq!(world.call(&red, "GET", "/v2/domains/both.example", Value::Null).await.0, 200, "it is red's alone now");
+    assert_eq!(world.operator("DELETE", "/v2/domains/both.example", Value::Null).await.0, 204);
+    for username in [".", ".."] {
+        let (status, problem) = world.operator("POST", "/v2/credentials", json!({ "username": username })).await;
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/username")), "{problem}");
+        let document = json!({ "credentials": [{ "username": username, "tenant": "red" }] });
+        let (_, plan) = world.operator("POST", "/v2/state/plan", document).await;
+        assert!(plan.to_string().contains("/credentials/0/username"), "{plan}");
+    }
 }

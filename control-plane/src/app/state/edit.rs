@@ -496,7 +496,8 @@ impl Editor<'_> {
             }
             let id = self.draft.counters().next_key();
             let made = self.keys.take(algorithm, id)?;
-            let selector = if is_new { made.selector } else { selector_of(algorithm, id) };
+            let salt = &self.draft.desired.settings.ownership_salt;
+            let selector = if is_new { made.selector } else { selector_of(salt, algorithm, id) };
             key_stages::add(&mut keys, DkimKey { selector, ..made });
         }
         Ok(keys)

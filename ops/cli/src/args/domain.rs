@@ -64,7 +64,7 @@ pub(crate) enum KeyAction {
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// Sign with a key from now on, seen or not; also takes back a former one: `postrail domain key sign example.org pr7r`
+    /// Sign with a key from now on, seen or not; also takes back a former one: `postrail domain key sign example.org SELECTOR`
     Sign {
         name: String,
         selector: String,
@@ -165,6 +165,8 @@ pub(crate) enum DomainCommand {
         name: String,
         #[arg(long)]
         pool: Option<String>,
+        #[arg(long)]
+        tenant: Option<String>,
     },
     /// Its DKIM keys: list, add, rotate, retire
     #[command(subcommand)]

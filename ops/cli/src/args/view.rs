@@ -25,7 +25,8 @@ Examples:
   postrail events                           the first ones that the ledger has
   postrail events --tenant shop --limit 1000
   postrail events --after 4711              what follows, as the line before said
-  postrail events --json | jq .items";
+  postrail events --json | jq .items
+  postrail events --token-file shop.key     as a tenant, by an API key of its own: its own events, by opaque cursors";
 
 #[derive(ClapArgs, Debug)]
 #[command(after_help = EVENTS_EXAMPLES)]
@@ -35,9 +36,9 @@ pub(crate) struct EventsOptions {
     /// Of one tenant alone
     #[arg(long, value_name = "NAME")]
     pub(crate) tenant: Option<String>,
-    /// Those behind this place in the ledger
-    #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
-    pub(crate) after: u64,
+    /// Those behind this cursor: to an operator a place in the ledger [default: from the first on]
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
