@@ -435,8 +435,10 @@ fn an_etcd_that_is_full_says_so_until_it_is_disarmed() {
     let store = etcd.store();
     assert!(!store.is_full().unwrap());
     let write = |n: usize| Write::Put { key: format!("desired/x/{n}"), value: vec![7; 50_000] };
-    let refused = (0..100).find_map(|n| store.txn(&[], &[write(n)]).err());
-    assert!(matches!(refused, Some(StoreError::Full)), "{refused:?}");
+    // It looks at its size once it has committed, which is ten times a second.
+    let mut numbers = 0..;
+    let refused = eventually("a write to be refused", || store.txn(&[], &[write(numbers.next()?)]).err());
+    assert!(matches!(refused, StoreError::Full), "{refused:?}");
     eventually("the alarm to be told", || store.is_full().ok().filter(|full| *full));
     assert!(store.list("desired/").is_ok(), "it is read");
     etcd.control(&["alarm", "disarm"]);
