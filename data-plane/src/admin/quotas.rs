@@ -5,29 +5,29 @@
 
 use postrail_core::base::Timestamp;
 use postrail_core::http::Problem;
+use postrail_schema::day::Day;
 use postrail_schema::ids::TenantId;
 use postrail_schema::limits::QUOTA_TELLS_MAX;
 use serde::Deserialize;
 
-use crate::intake::quota::{Counted, Usage, day_of};
+use crate::intake::quota::{Counted, Usage};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tell {
-    /// UTC days since 1970-01-01.
-    day: u64,
+    day: Day,
     /// Tenant, what is counted of this host, what is counted of all others.
     tenants: Vec<(TenantId, u64, u64)>,
 }
 
 /// Takes the body of a request, and gives the day of `now`. What is of another day has no effect.
-pub(super) fn tell(usage: &Usage, body: &[u8], now: Timestamp) -> Result<u64, Problem> {
+pub(super) fn tell(usage: &Usage, body: &[u8], now: Timestamp) -> Result<Day, Problem> {
     let Tell { day, tenants } = super::parse(body)?;
     if tenants.len() > QUOTA_TELLS_MAX {
         let detail = format!("one request tells of at most {QUOTA_TELLS_MAX} tenants");
         return Err(Problem::new(413, "too_many_tenants", detail));
     }
-    let today = day_of(now);
+    let today = now.day();
     if day == today {
         usage.tell(now, tenants.into_iter().map(|(tenant, own, others)| Counted { tenant, own, others }));
     }

@@ -22,17 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postrail_core::base::{Map, MapSeed, Timestamp};
+use postrail_schema::day::Day;
 use postrail_schema::ids::TenantId;
 use postrail_schema::limits::{QUOTA_DAYS_MAX, RESOURCES_MAX};
 use postrail_schema::snapshot::Snapshot;
 
 /// Seconds of a UTC day.
 const DAY_S: u64 = 86_400;
-
-/// UTC days since 1970-01-01.
-pub fn day_of(now: Timestamp) -> u64 {
-    now.unix_seconds() / DAY_S
-}
 
 /// Seconds until quotas begin anew.
 pub fn seconds_left(now: Timestamp) -> u64 {
@@ -48,7 +44,7 @@ pub struct Usage {
 }
 
 /// Two days are kept: shards need not see midnight at once.
-type Days = BTreeMap<u64, BTreeMap<TenantId, Arc<Count>>>;
+type Days = BTreeMap<Day, BTreeMap<TenantId, Arc<Count>>>;
 
 /// A tenant's day. Each number stands for itself, so that no order between them is needed.
 #[derive(Debug, Default)]
@@ -74,7 +70,7 @@ impl Usage {
     pub fn tell(&self, now: Timestamp, counted: impl IntoIterator<Item = Counted>) {
         self.told_ms.store(now.unix_ms(), Ordering::Relaxed);
         let mut days = self.lock();
-        let tenants = open(&mut days, day_of(now));
+        let tenants = open(&mut days, now.day());
         for Counted { tenant, own, others } in counted {
             if tenants.len() < RESOURCES_MAX || tenants.contains_key(&tenant) {
                 tenants.entry(tenant).or_default().raise(own, others);
@@ -90,14 +86,14 @@ impl Usage {
     /// Recipients of all tenants that are known here on the day of `now`: those of this host, and those of all others.
     pub fn total(&self, now: Timestamp) -> (u64, u64) {
         let days = self.lock();
-        let counts = days.get(&day_of(now)).into_iter().flat_map(BTreeMap::values);
+        let counts = days.get(&now.day()).into_iter().flat_map(BTreeMap::values);
         counts.fold((0, 0), |(own, others), count| {
             let more = |sum: u64, of: &AtomicU64| sum.saturating_add(of.load(Ordering::Relaxed));
             (more(own, &count.own), more(others, &count.others))
         })
     }
 
-    fn count(&self, day: u64, tenant: TenantId) -> Arc<Count> {
+    fn count(&self, day: Day, tenant: TenantId) -> Arc<Count> {
         Arc::clone(open(&mut self.lock(), day).entry(tenant).or_default())
     }
 
@@ -108,9 +104,9 @@ impl Usage {
 
 /// The counts of `day`. A day that is new takes the place of the one that is furthest from it, which is the past unless
 /// the clock was set.
-fn open(days: &mut Days, day: u64) -> &mut BTreeMap<TenantId, Arc<Count>> {
+fn open(days: &mut Days, day: Day) -> &mut BTreeMap<TenantId, Arc<Count>> {
     if !days.contains_key(&day) && days.len() >= QUOTA_DAYS_MAX {
-        let furthest = days.keys().copied().max_by_key(|kept| kept.abs_diff(day));
+        let furthest = days.keys().copied().max_by_key(|kept| kept.0.abs_diff(day.0));
         furthest.map(|furthest| days.remove(&furthest));
     }
     days.entry(day).or_default()
@@ -144,13 +140,13 @@ impl Count {
 #[derive(Debug)]
 pub struct Quotas {
     usage: Arc<Usage>,
-    day: u64,
+    day: Day,
     counts: Map<TenantId, Arc<Count>>,
 }
 
 impl Quotas {
     pub fn new(seed: &MapSeed, usage: Arc<Usage>) -> Self {
-        Self { usage, day: 0, counts: seed.map() }
+        Self { usage, day: Day::default(), counts: seed.map() }
     }
 
     /// Takes `recipients` from what the tenant has left of its quota on the day of `now`; `None`: they do not fit, and
@@ -158,7 +154,7 @@ impl Quotas {
     pub fn take(&mut self, snapshot: &Snapshot, tenant: TenantId, recipients: usize, now: Timestamp) -> Option<Taken> {
         let quota = snapshot.tenants.get(&tenant).and_then(|tenant| tenant.quota_per_day);
         let Some(quota) = quota else { return Some(Taken(None)) };
-        let day = day_of(now);
+        let day = now.day();
         if day != self.day {
             self.day = day;
             self.counts.clear();
@@ -298,7 +294,7 @@ mod tests {
         for day in [900_000, 20_786, 20_787, 20_788] {
             usage.tell(Timestamp::from_unix_ms(day * 86_400_000), told(1, 1));
         }
-        let days: Vec<u64> = usage.lock().keys().copied().collect();
+        let days: Vec<_> = usage.lock().keys().map(|day| day.0).collect();
         assert_eq!(days, [20_787, 20_788], "a clock that was wrong does not leave its day behind");
     }
 

@@ -69,9 +69,14 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The UTC day.
+    pub const fn day(self) -> Day {
+        Day::of_ms(self.0)
+    }
+
     /// Year, month (1 to 12), day (1 to 31) in UTC.
     pub const fn date(self) -> (u64, u64, u64) {
-        Day::of_ms(self.0).date()
+        self.day().date()
     }
 
     /// The form of RFC 5322 section 3.3: `Mon, 23 Nov 2026 20:14:05 +0000`.

@@ -5,7 +5,7 @@
 //! number, as copies of a data folder have, one is not announced and says so (`refused-hosts/<name>`). What it announces says which master keys it has; where the next
 //! one has become the cluster's, its file takes the place of the current one's.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ use postrail_schema::sealed::MasterKey;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
+
+use super::random;
 
 /// Announces until `stop` is true; waits for a store that is out of reach, and for a number of its own.
 pub(crate) async fn announce(
@@ -120,10 +122,7 @@ fn number(store: &dyn ConfigStore, data: &Path, name: &HostName) -> Result<HostI
 
 /// A random number but 0, which is that of a host by itself.
 fn draw() -> Result<u32> {
-    let mut octets = [0; 4];
-    let source = std::fs::File::open("/dev/urandom");
-    source.and_then(|mut source| source.read_exact(&mut octets)).context("cannot read /dev/urandom")?;
-    Ok(u32::from_ne_bytes(octets).max(1))
+    Ok(u32::from_ne_bytes(random()?).max(1))
 }
 
 /// Whose a number is.

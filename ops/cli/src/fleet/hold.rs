@@ -8,7 +8,6 @@
 //! nothing that it could not use. Absent here: when an address may be used (the data plane's lease machine).
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
+use super::random;
 use super::settings::Fleet;
 use crate::doctor::root::Root;
 
@@ -190,10 +190,7 @@ fn chain(error: &HostsError) -> String {
 
 /// What tells this process from another one of the same host name.
 fn incarnation() -> Result<u64> {
-    let mut octets = [0; 8];
-    let source = std::fs::File::open("/dev/urandom");
-    source.and_then(|mut source| source.read_exact(&mut octets)).context("cannot read /dev/urandom")?;
-    Ok(u64::from_ne_bytes(octets))
+    Ok(u64::from_ne_bytes(random()?))
 }
 
 /// Whether this process may change interfaces: bit 12 of its capabilities. A host that does not tell is not asked.

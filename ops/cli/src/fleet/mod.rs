@@ -16,6 +16,10 @@ pub(crate) mod hold;
 pub(crate) mod neighbours;
 pub(crate) mod settings;
 
+use std::fs::File;
+use std::io::Read as _;
+
+use anyhow::{Context, Result};
 use postrail_control_plane::FleetIdentity;
 
 /// By what the other hosts of the cluster know this one, and it them.
@@ -25,4 +29,12 @@ pub(crate) struct FleetAccess {
     pub(crate) token: String,
     /// In a fleet: what is shown elsewhere.
     pub(crate) identity: Option<FleetIdentity>,
+}
+
+/// What tells one from others: octets of the kernel's.
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut octets = [0; N];
+    let source = File::open("/dev/urandom");
+    source.and_then(|mut source| source.read_exact(&mut octets)).context("cannot read /dev/urandom")?;
+    Ok(octets)
 }
