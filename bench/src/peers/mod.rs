@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::plan::{Dkim, InterfacePlan, Plan, TlsPlan};
 use crate::result::RunResult;
 use crate::run::{Drive, Stage, measure};
-use crate::server::{Postrail, PostrailOptions, Scratch, Target, find_postrail, free_addresses};
+use crate::server::{Postrail, PostrailOptions, Reserved, Scratch, Target, find_postrail};
 
 mod exim;
 mod group;
@@ -185,7 +186,9 @@ fn turn(server: Server, plan: &Plan, args: &Args, interrupted: &Arc<AtomicBool>)
     // The peers' accounts must be able to pass.
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o711))
         .context("cannot open the server's folder")?;
-    let site = site(plan, &stage, scratch.path(), args)?;
+    let reserved = Reserved::<1>::new().context("no free port on loopback")?;
+    let [listen] = reserved.addresses();
+    let site = site(plan, &stage, scratch.path(), listen, args)?;
     let running = match (server, &args.external) {
         (Server::External, Some(command)) => start_external(command, &site)?,
         _ => server.start(&site)?,
@@ -209,7 +212,7 @@ fn postrail_turn(drive: &Drive<'_>, folder: &Path, args: &Args) -> Result<(Strin
     Ok((target.version.to_string(), result))
 }
 
-fn site(plan: &Plan, stage: &Stage, folder: &Path, args: &Args) -> Result<Site> {
+fn site(plan: &Plan, stage: &Stage, folder: &Path, listen: SocketAddr, args: &Args) -> Result<Site> {
     let receiver = plan.planned_receivers().into_iter().next().context("a plan has a receiver")?;
     let signing = match plan.server.dkim {
         Dkim::None => None,
@@ -226,7 +229,6 @@ fn site(plan: &Plan, stage: &Stage, folder: &Path, args: &Args) -> Result<Site> 
             target.join("peers")
         }
     };
-    let [listen] = free_addresses().context("no free port on loopback")?;
     Ok(Site { folder: folder.to_owned(), programs, listen, sink: (receiver.address, stage.port()).into(), signing })
 }
 

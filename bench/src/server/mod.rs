@@ -20,7 +20,7 @@ mod version;
 
 pub use control::Control;
 pub(crate) use control::{client, until};
-pub use ports::free_addresses;
+pub use ports::Reserved;
 pub use postrail::{Postrail, PostrailOptions};
 pub use scratch::Scratch;
 pub use version::Version;

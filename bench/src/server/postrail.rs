@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::control::{self, Control, until};
-use super::ports::free_addresses;
+use super::ports::Reserved;
 use super::{Target, Version};
 use crate::plan::Plan;
 use crate::processes::Watched;
@@ -41,6 +41,8 @@ pub struct Postrail {
     data: PathBuf,
     log: PathBuf,
     listeners: Listeners,
+    /// Its ports, also while it is down.
+    _reserved: Reserved<5>,
     child: Child,
     target: Target,
 }
@@ -61,7 +63,8 @@ impl Postrail {
     /// # Errors
     /// It does not start, or refuses the set-up; with the end of its log.
     pub fn start(options: &PostrailOptions, plan: &Plan) -> Result<Self> {
-        let [smtp, smtps, rest, api, admin] = free_addresses().context("no free ports on loopback")?;
+        let reserved = Reserved::new().context("no free ports on loopback")?;
+        let [smtp, smtps, rest, api, admin] = reserved.addresses();
         let listeners = Listeners { smtp, smtps, rest, api, admin };
         let (data, log) = (options.folder.join("data"), options.folder.join("postrail.log"));
         let mut arguments: Vec<String> = vec!["up".into(), "--data".into(), data.display().to_string()];
@@ -84,7 +87,8 @@ impl Postrail {
         }
         let child = spawn(&options.binary, &arguments, &log)?;
         let target = Target { name: "postrail".into(), version: Version::of(&options.binary), ..Target::default() };
-        let mut server = Self { binary: options.binary.clone(), arguments, data, log, listeners, child, target };
+        let binary = options.binary.clone();
+        let mut server = Self { binary, arguments, data, log, listeners, _reserved: reserved, child, target };
         server.set_up(plan, options.receiver_port).map_err(|error| server.with_log(error))?;
         Ok(server)
     }

@@ -9,6 +9,7 @@
 //! only where every recipient was accepted and delivered exactly once.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use postrail_bench::meter::{BENCH_THREAD, server_cpu};
 use postrail_bench::report::Summary;
-use postrail_bench::server::free_addresses;
+use postrail_bench::server::Reserved;
 use postrail_bench::sink::{Sink, SinkPlan};
 use postrail_bench::source::{self, Composer, Draw, Interface, Lane, LoadPlan, Login, Mix, Pace, Phase, Tls};
 use postrail_bench::tally::Tally;
@@ -77,7 +78,8 @@ fn demo(options: &DemoOptions) -> Result<Option<Summary>> {
         .context("cannot start the load's threads")?;
     let tally = Tally::new(options.mails);
     let sink = bench.block_on(Sink::start(SinkPlan::default(), tally.clone())).context("cannot start the receiver")?;
-    let planes_options = planes_options(options, &scratch, &sink)?;
+    let reserved = Reserved::new().context("no free ports on loopback")?;
+    let planes_options = planes_options(options, &scratch, &sink, reserved.addresses());
     let planes = control.block_on(Planes::start(&planes_options))?;
     let outcome = login(&planes, scratch.path()).map(|login| {
         let loads = loads(options, &planes_options, login);
@@ -105,9 +107,13 @@ fn watch_for_interrupts(runtime: &Runtime, interrupted: Arc<AtomicBool>) {
     });
 }
 
-fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Result<PlanesOptions> {
-    let [smtp, smtps, rest, api, admin] = free_addresses().context("no free ports on loopback")?;
-    Ok(PlanesOptions {
+fn planes_options(
+    options: &DemoOptions,
+    scratch: &Scratch,
+    sink: &Sink,
+    [smtp, smtps, rest, api, admin]: [SocketAddr; 5],
+) -> PlanesOptions {
+    PlanesOptions {
         data: scratch.path().to_owned(),
         hostname: "demo.localhost".into(),
         domain: SENDER_DOMAIN.into(),
@@ -129,7 +135,7 @@ fn planes_options(options: &DemoOptions, scratch: &Scratch, sink: &Sink) -> Resu
         receiver_ca: None,
         drain: Duration::from_secs(5),
         fleet: None,
-    })
+    }
 }
 
 /// The credential that the first start made, where mail is taken.

@@ -56,7 +56,7 @@ fn bind_all(listeners: &[(&'static str, SocketAddr)]) -> Result<(), PortError> {
 
 #[cfg(test)]
 mod tests {
-    use postrail_bench::server::free_addresses;
+    use postrail_bench::server::Reserved;
 
     use super::*;
 
@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn two_of_our_own_listeners_cannot_share_an_address() {
-        let [address] = free_addresses().expect("a free port");
+        let reserved = Reserved::<1>::new().expect("a free port");
+        let [address] = reserved.addresses();
         assert!(matches!(
             check(&[("smtp", address), ("rest", address)], Duration::ZERO),
             Err(PortError::InUse { option: "rest", .. })
