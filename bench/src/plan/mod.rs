@@ -36,7 +36,7 @@ pub struct Plan {
     /// Ask the server to try what was deferred as soon as all was sent, instead of when its retry schedule says so.
     #[serde(default)]
     pub retry_deferred: bool,
-    /// Measure the last tenant alone first, as long as the warm-up, for `tenants.NAME.alone_*`.
+    /// Measure the last tenant alone first, as long as with the others, for `tenants.NAME.alone_*`.
     #[serde(default)]
     pub alone_first: bool,
     #[serde(default)]
