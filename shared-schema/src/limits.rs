@@ -219,7 +219,8 @@ pub const RATE_COUNT_MAX: u32 = 1_000_000;
 pub const THROTTLE_CATCH_UP: Duration = Duration::from_millis(10);
 /// After a start the first mail of a throttle waits out the rate's interval, up to so long: mail went out before the start.
 pub const THROTTLE_START_WAIT_MAX: Duration = Duration::from_secs(60);
-/// Groups of other shards that a path takes while it is throttled; more go home and come again.
+/// Groups of other shards that a path takes while it is throttled, and as many again of what is reserved; more go home and
+/// come again.
 pub const THROTTLED_WORKS_MAX: usize = 16;
 /// What waits for its throttle longer than this is read from the spool when its turn comes.
 pub const THROTTLED_FRESH_MAX: Duration = Duration::from_secs(5);
@@ -274,6 +275,8 @@ pub const TRANSFER_ANSWER_WAIT: Duration = Duration::from_secs(60);
 pub const TRANSFER_HELD_BYTES_MAX: usize = 4 * TRANSFER_BYTES_MAX;
 /// Work that one shard may have handed to another and not heard of again.
 pub const MESH_IN_FLIGHT_MAX: usize = 1_024;
+/// How much of this only what is within a tenant's reserve may take.
+pub const MESH_IN_FLIGHT_RESERVED: usize = MESH_IN_FLIGHT_MAX / 8;
 
 // --- DNS --------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ mod delivery_names;
 mod delivery_receivers;
 mod delivery_replies;
 mod delivery_reports;
+mod delivery_reserves;
 mod delivery_shaping;
 mod delivery_sources;
 mod durability;

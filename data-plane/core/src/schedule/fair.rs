@@ -23,6 +23,10 @@ const LANE_WEIGHTS: [i64; LANES] = [8, 3, 1, 36];
 const LANES: usize = 4;
 
 impl Lane {
+    pub const fn new(class: TrafficClass, is_reserved: bool) -> Self {
+        if is_reserved { Self::Reserved } else { Self::Class(class) }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::Class(class) => class as usize,
@@ -69,6 +73,11 @@ impl<T> FairQueue<T> {
         self.len == 0
     }
 
+    /// How many of them are reserved.
+    pub fn reserved_len(&self) -> usize {
+        self.lanes[Lane::Reserved.index()].tenants.values().map(|queue| queue.items.len()).sum()
+    }
+
     /// Appends `item` behind what the tenant has in that lane.
     pub fn push(&mut self, lane: Lane, tenant: TenantId, weight: u32, item: T) {
         let lane = &mut self.lanes[lane.index()];
@@ -90,10 +99,15 @@ impl<T> FairQueue<T> {
 
     /// The next item in fair order.
     pub fn pop(&mut self) -> Option<T> {
+        self.pop_marked().map(|(item, _)| item)
+    }
+
+    /// As [`Self::pop`], with whether it is reserved.
+    pub fn pop_marked(&mut self) -> Option<(T, bool)> {
         let lane = self.next_lane()?;
         let item = self.lanes[lane].pop()?;
         self.len -= 1;
-        Some(item)
+        Some((item, lane == Lane::Reserved.index()))
     }
 
     /// Takes everything, in no particular order.
@@ -194,7 +208,9 @@ mod tests {
             queue_of(&[(TrafficClass::Transactional, 1, 100, 1_000), (TrafficClass::Marketing, 3, 1, 1_000)]);
         assert!(queue.pop().is_some());
         queue.push(Lane::Reserved, TenantId(2), 1, 2);
+        assert_eq!(queue.reserved_len(), 1);
         assert_eq!(queue.pop(), Some(2), "a reserved item is the next");
+        assert_eq!(queue.reserved_len(), 0);
         (0..1_000).for_each(|_| queue.push(Lane::Reserved, TenantId(2), 1, 2));
         let next: Vec<_> = (0..90).filter_map(|_| queue.pop()).collect();
         let of = |tenant| next.iter().filter(|popped| **popped == tenant).count();

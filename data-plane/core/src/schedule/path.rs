@@ -71,8 +71,8 @@ pub struct Path {
     pub is_called: bool,
     /// Held mail that was called has gone out last, so the ready queue is next.
     pub is_queue_next: bool,
-    /// When the next group of another shard that was sent home may come again.
-    pub returns_at: Instant,
+    /// When the next group of another shard that was sent home may come again: of what is not reserved, and of what is.
+    pub returns_at: [Instant; 2],
     pub blocked: Option<WaitReason>,
     /// Its sessions have one transaction at a time under way before this time.
     pub one_at_a_time_until: Instant,
@@ -105,7 +105,7 @@ impl Path {
             called: VecDeque::new(),
             is_called: false,
             is_queue_next: false,
-            returns_at: Instant::ZERO,
+            returns_at: [Instant::ZERO; 2],
             blocked: None,
             one_at_a_time_until: Instant::ZERO,
             starved: false,

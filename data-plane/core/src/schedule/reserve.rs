@@ -3,7 +3,8 @@
 //! What becomes ready within its tenant's rate goes into the reserved lane of its path's queue; what exceeds it takes its
 //! turn with everybody's, so a tenant that floods gains nothing by its reserve but the reserve. Counted by a generic cell
 //! rate algorithm (ITU-T I.371): one instant a tenant. Every shard counts for itself, and by the whole rate: where mail
-//! goes out by several shards this errs to the side of who was promised the reserve.
+//! goes out by several shards this errs to the side of who was promised the reserve. A shard asks also where mail crosses to
+//! the one that sends it and a flood has taken the way (`shard::hand`).
 //!
 //! Invariants worth naming: in any window of `t` seconds at most `(t + 1)` times the rate is reserved, since what was not
 //! used is kept for one second.
@@ -31,17 +32,25 @@ impl Reserves {
 
     /// Whether `recipients` of the tenant are within its reserve of `per_s` recipients a second; they are counted if so.
     pub fn take(&mut self, now: Instant, tenant: TenantId, per_s: u32, recipients: usize) -> bool {
+        let earned_at = self.earned_with(now, tenant, per_s, recipients);
+        self.earned_at.extend(earned_at.map(|at| (tenant, at)));
+        earned_at.is_some()
+    }
+
+    /// Whether [`Self::take`] would count them.
+    pub fn allows(&self, now: Instant, tenant: TenantId, per_s: u32, recipients: usize) -> bool {
+        self.earned_with(now, tenant, per_s, recipients).is_some()
+    }
+
+    /// When all will have been earned, if these are within the reserve.
+    fn earned_with(&self, now: Instant, tenant: TenantId, per_s: u32, recipients: usize) -> Option<Instant> {
         if per_s == 0 {
-            return false;
+            return None;
         }
         let cost = Duration::from_secs_f64(recipients as f64 / f64::from(per_s));
         let earned_at = self.earned_at.get(&tenant).copied().unwrap_or_default().max(now) + cost;
         // One mail is always within a reserve that nothing was taken of.
-        if earned_at.since(now) > KEPT.max(cost) {
-            return false;
-        }
-        self.earned_at.insert(tenant, earned_at);
-        true
+        (earned_at.since(now) <= KEPT.max(cost)).then_some(earned_at)
     }
 
     /// Forgets the tenants that have no reserve any more.

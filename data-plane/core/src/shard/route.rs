@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::ids::{RecipientIndex, ShardId, SourceId};
-use postrail_schema::limits::{EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, TRANSACTION_RECIPIENTS_MAX};
+use postrail_schema::limits::{
+    EGRESS_SESSIONS_MAX, MESH_IN_FLIGHT_MAX, MESH_IN_FLIGHT_RESERVED, TRANSACTION_RECIPIENTS_MAX,
+};
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::{SendingDomain, Snapshot};
 
@@ -369,7 +371,7 @@ impl Shard {
     }
 
     fn hand_over(&mut self, now: Moment, group: u32, owner: ShardId, source: SourceId) {
-        if self.handed >= MESH_IN_FLIGHT_MAX {
+        if !self.may_cross(now.instant, group) {
             return self.schedule(now, group, now.instant + HAND_RETRY, WaitReason::OtherShard);
         }
         self.handed += 1;
@@ -378,6 +380,17 @@ impl Shard {
         let (started, revision) = (now.instant, self.revision());
         let attempt = self.begin_attempt(AttemptSlot { group, aim, loading: false, started, revision });
         self.load(now, attempt);
+    }
+
+    /// Whether the way to other shards has room for a group: its last part is for what is within a reserve.
+    fn may_cross(&mut self, now: Instant, group: u32) -> bool {
+        if self.handed < MESH_IN_FLIGHT_MAX - MESH_IN_FLIGHT_RESERVED {
+            return true;
+        }
+        let ours = &self.groups[group as usize];
+        let tenant = self.mail_facts(ours).tenant;
+        self.handed < MESH_IN_FLIGHT_MAX
+            && self.reserves.take(now, tenant, self.rules.reserve(tenant), ours.recipients.len())
     }
 
     pub(super) fn apply_snapshot(&mut self, now: Moment, snapshot: Arc<Snapshot>) {

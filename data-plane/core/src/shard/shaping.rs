@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use postrail_schema::ids::ShapingRuleId;
+use postrail_schema::ids::{ShapingRuleId, TenantId};
 use postrail_schema::limits::{THROTTLED_FRESH_MAX, THROTTLED_WORKS_MAX};
 use postrail_schema::selector::MailFacts;
 use smallvec::SmallVec;
@@ -106,15 +106,12 @@ impl Shard {
     pub(super) fn put_ready(&mut self, now: Instant, path: u32, group: u32) {
         self.groups[group as usize].state = GroupState::Ready { path };
         let gates = self.gates_of(now, path, group);
+        let (lane, tenant) = self.lane_of(now, group);
         let waits_for = if self.is_held(now, path, &gates) {
-            self.hold(now, path, &gates, group);
+            self.hold(now, path, &gates, group, lane);
             self.gates.closed(&gates, now).map(|gate| (gate, self.paths[path as usize].held[&gates].len()))
         } else {
-            let ours = &self.groups[group as usize];
-            let MailFacts { tenant, class, .. } = self.mail_facts(ours);
             let weight = self.rules.weight(tenant);
-            let is_reserved = self.reserves.take(now, tenant, self.rules.reserve(tenant), ours.recipients.len());
-            let lane = if is_reserved { Lane::Reserved } else { Lane::Class(class) };
             let place = &mut self.paths[path as usize];
             place.queue.push(lane, tenant, weight, group);
             self.gates.closed(&place.mail_gates, now).map(|gate| (gate, place.queue.len()))
@@ -129,6 +126,14 @@ impl Shard {
         }
     }
 
+    /// Where a group that becomes ready queues, and whose it is.
+    fn lane_of(&mut self, now: Instant, group: u32) -> (Lane, TenantId) {
+        let ours = &self.groups[group as usize];
+        let MailFacts { tenant, class, .. } = self.mail_facts(ours);
+        let is_reserved = self.reserves.take(now, tenant, self.rules.reserve(tenant), ours.recipients.len());
+        (Lane::new(class, is_reserved), tenant)
+    }
+
     /// Whether mail behind `gates` that has not been called has to wait: they are closed, or others wait for them.
     fn is_held(&self, now: Instant, path: u32, gates: &GateList) -> bool {
         !gates.is_empty()
@@ -137,11 +142,11 @@ impl Shard {
                 || self.paths[path as usize].held.contains_key(gates))
     }
 
-    fn hold(&mut self, now: Instant, path: u32, gates: &GateList, group: u32) {
-        let MailFacts { tenant, class, .. } = self.mail_facts(&self.groups[group as usize]);
+    fn hold(&mut self, now: Instant, path: u32, gates: &GateList, group: u32, lane: Lane) {
+        let tenant = self.mail_facts(&self.groups[group as usize]).tenant;
         let weight = self.rules.weight(tenant);
         let queue = self.paths[path as usize].held.entry(gates.clone()).or_default();
-        queue.push(Lane::Class(class), tenant, weight, group);
+        queue.push(lane, tenant, weight, group);
         self.wait_held(now, path, gates);
     }
 
@@ -243,13 +248,14 @@ impl Shard {
     }
 
     fn next_queued(&mut self, now: Instant, path: u32) -> Option<(u32, GateList)> {
-        while let Some(group) = self.paths[path as usize].queue.pop() {
+        while let Some((group, is_reserved)) = self.paths[path as usize].queue.pop_marked() {
             let gates = self.gates_of(now, path, group);
             if !self.is_held(now, path, &gates) {
                 self.paths[path as usize].is_queue_next = false;
                 return Some((group, gates));
             }
-            self.hold(now, path, &gates, group);
+            let class = self.mail_facts(&self.groups[group as usize]).class;
+            self.hold(now, path, &gates, group, Lane::new(class, is_reserved));
         }
         None
     }
@@ -290,10 +296,16 @@ impl Shard {
         let closed = self.gates.closed(&gates, now.instant);
         let Some(gate) = closed.or_else(|| self.gates.closed(&place.mail_gates, now.instant)) else { return false };
         let interval = self.gates.interval(gate);
-        let place = &mut self.paths[path as usize];
-        let first = now.instant + interval * THROTTLED_WORKS_MAX as u32;
-        let due = place.returns_at.max(first);
-        place.returns_at = due + interval;
+        let ours = &self.groups[group as usize];
+        let tenant = self.mail_facts(ours).tenant;
+        // What is reserved does not stand behind all that went home before.
+        let is_reserved = self.reserves.allows(now.instant, tenant, self.rules.reserve(tenant), ours.recipients.len());
+        if is_reserved && place.held.get(&gates).unwrap_or(&place.queue).reserved_len() < THROTTLED_WORKS_MAX {
+            return false;
+        }
+        let returns_at = &mut self.paths[path as usize].returns_at[usize::from(is_reserved)];
+        let due = (now.instant + interval * THROTTLED_WORKS_MAX as u32).max(*returns_at);
+        *returns_at = due + interval;
         self.return_work(now, group, WaitReason::Throttled, due);
         true
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use postrail_schema::allocation::Tenure;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{CredentialId, PoolId, Revision, SendingDomainId, SuspensionId};
+use postrail_schema::limits::{MESH_IN_FLIGHT_MAX, MESH_IN_FLIGHT_RESERVED};
 use postrail_schema::policy::{RetryPolicy, RoutingRule};
 use postrail_schema::selector::Selector;
 use postrail_schema::snapshot::{
@@ -374,24 +375,29 @@ fn connections_of_a_path_stay_within_the_limit() {
     assert_eq!(world.opened().len(), 10);
 }
 
+/// Gives tenant 2 a reserve and a sending domain, and tenant 1 a hundred turns for each of others.
+fn reserve(world: &mut World, per_s: u32) {
+    world.publish(|content| {
+        content.tenants[0].weight = 100;
+        content.tenants[1].reserved_per_s = Some(per_s);
+        let (id, tenant, name) = (SendingDomainId(2), TenantId(2), "reserved.test".to_owned());
+        content.domains.push(SendingDomain { id, tenant, name, ..content.domains[0].clone() });
+    });
+}
+
+/// The job as one of that tenant.
+fn of_reserved(job: &Job) -> Job {
+    Job { tenant: TenantId(2), domain: SendingDomainId(2), ..job.clone() }
+}
+
 #[test]
 fn mail_within_a_reserved_rate_goes_ahead_of_a_flood_and_what_exceeds_it_does_not() {
     let mut world = World::new(&["192.0.2.9"], 0, 1);
-    world.publish(|content| {
-        content.tenants[0].weight = 100;
-        content.tenants[1].reserved_per_s = Some(1);
-        let domain = SendingDomain {
-            id: SendingDomainId(2),
-            tenant: TenantId(2),
-            name: "reserved.test".to_owned(),
-            ..content.domains[0].clone()
-        };
-        content.domains.push(domain);
-    });
+    reserve(&mut world, 1);
     (0..50).for_each(|_| drop(world.accept(&["a@one.test"])));
     for _ in 0..3 {
-        let job = world.job(&["b@one.test"]);
-        world.accept_job(Arc::new(Job { tenant: TenantId(2), domain: SendingDomainId(2), ..(*job).clone() }));
+        let job = of_reserved(&world.job(&["b@one.test"]));
+        world.accept_job(Arc::new(job));
     }
     let (session, mut transact) = world.reach_transaction();
     let mut tenants = Vec::new();
@@ -403,6 +409,25 @@ fn mail_within_a_reserved_rate_goes_ahead_of_a_flood_and_what_exceeds_it_does_no
     }
     assert_eq!(tenants.iter().position(|tenant| *tenant == 2), Some(0), "{tenants:?}");
     assert_eq!(tenants.iter().filter(|tenant| **tenant == 2).count(), 1, "the reserve is one a second: {tenants:?}");
+}
+
+#[test]
+fn the_last_of_the_way_to_another_shard_is_for_what_is_reserved() {
+    let mut home = World::new(&["192.0.2.9"], 1, 2);
+    reserve(&mut home, 2);
+    (0..MESH_IN_FLIGHT_MAX).for_each(|_| drop(home.accept(&["a@one.test"])));
+    for _ in 0..3 {
+        let job = of_reserved(&home.job(&["b@one.test"]));
+        home.accept_job(Arc::new(job));
+    }
+    let mut crossed = [0, 0];
+    while let Some(tenant) = home.take(|output| match output {
+        Output::Hand { work, .. } => Some(work.job.tenant),
+        _ => None,
+    }) {
+        crossed[tenant.0 as usize - 1] += 1;
+    }
+    assert_eq!(crossed, [MESH_IN_FLIGHT_MAX - MESH_IN_FLIGHT_RESERVED, 2], "a second's worth of the reserve");
 }
 
 #[test]

@@ -306,3 +306,47 @@ fn of_what_another_shard_hands_over_little_waits_here() {
     assert_eq!(waits.len(), 100 - 16);
     assert_eq!((waits[0], waits[1], waits[83]), (16 * 60, 17 * 60, 99 * 60), "each has a time of its own");
 }
+
+#[test]
+fn what_is_reserved_does_not_go_home_behind_a_flood_that_another_shard_hands_over() {
+    let mut world = World::new(&["192.0.2.9"], 0, 2);
+    world.rule("slow", site("one.test"), |rule| rule.mail_rate = rate("1/min"));
+    reserve(&mut world, 50);
+    for group in 0..200 {
+        let job = world.job(&["a@one.test"]);
+        let job = if group < 100 { job } else { Arc::new(of_reserved(&job)) };
+        let recipients = smallvec::smallvec![RecipientIndex(0)];
+        let work = Work { origin: ShardId(1), group, source: SourceId(1), job, entry: 0, recipients, attempts: 0 };
+        world.input(Input::Hand(Box::new(work)));
+        world.resolve();
+    }
+    let mut waits = Vec::new();
+    while let Some(back) = world.take(|output| match output {
+        Output::HandBack { back, .. } if back.group >= 100 => Some(back.clone()),
+        _ => None,
+    }) {
+        let HandResult::Wait { reason: WaitReason::Throttled, nanos, .. } = back.result else { panic!("{back:?}") };
+        waits.push(nanos / 1_000_000_000 / 60);
+    }
+    assert_eq!(waits.len(), 100 - 16, "as many stay as of the flood");
+    assert_eq!((waits[0], waits[83]), (16, 99), "and none of the others waits behind the flood");
+}
+
+#[test]
+fn what_is_reserved_goes_ahead_of_what_a_rule_about_mail_holds_back() {
+    let mut world = World::new(&["192.0.2.9"], 0, 1);
+    let mut seen = Seen::default();
+    reserve(&mut world, 3);
+    let class = TrafficClass::Transactional;
+    world.rule("all", ShapingMatch { class: Some(class), ..ShapingMatch::default() }, |rule| {
+        rule.mail_rate = rate("10/s");
+    });
+    (0..200).for_each(|_| world.accept_of("a@one.test", "flood", class));
+    world.run(&mut seen, Duration::from_secs(1));
+    for _ in 0..5 {
+        let job = of_reserved(&world.job(&["b@one.test"]));
+        world.accept_job(Arc::new(Job { campaign: "reserved".to_owned(), class, ..job }));
+    }
+    world.run(&mut seen, Duration::from_secs(1));
+    assert_eq!(seen.of_campaign("reserved").len(), 3, "what is reserved, and no more");
+}
