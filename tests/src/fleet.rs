@@ -245,10 +245,16 @@ pub struct Submitter {
 impl Submitter {
     /// Submits the smallest job to one recipient: status and body; nothing if there was no answer.
     pub fn submit(&self, to: &str) -> Option<(u16, Value)> {
+        self.submit_all(&[to])
+    }
+
+    /// As [`Self::submit`], of a mail to each of these.
+    pub fn submit_all(&self, to: &[impl AsRef<str>]) -> Option<(u16, Value)> {
+        let to = to.iter().map(|to| json!({"mail": {"to": [{"email": to.as_ref()}]}}));
         let job = json!({
             "subject": {"content": "A job"},
             "body": {"contentType": "text/plain", "content": "Hello.\n"},
-            "recipients": [{"mail": {"to": [{"email": to}]}}],
+            "recipients": to.collect::<Vec<_>>(),
             "mail": {"from": {"email": format!("hello@{DOMAIN}")}},
         });
         let request = self.http.post(format!("http://{}/v2/jobs", self.rest));
@@ -295,6 +301,16 @@ impl Fleet {
         }
         fleet.settle();
         fleet
+    }
+
+    /// One more data plane, as `plan` says; it need not say role and master key.
+    pub fn join(&mut self, place: &Place, plan: Plan<'_>) {
+        let key = std::fs::read(self.control.data.join("master.key")).expect("the master key");
+        let plan = Plan { role: "data-plane", master_key: Some(&key), ..plan };
+        let mut host = Member::start_as(place, &self.etcd, plan);
+        host.wait_for(host.admin, "/readyz");
+        self.hosts.push(host);
+        self.settle();
     }
 
     /// A request to the control API as the operator, which must succeed.

@@ -111,10 +111,25 @@ impl Station {
         std::thread::scope(|scope| scope.spawn(inside).join().expect("the work ends well"))
     }
 
+    /// Joins it to another network too, by an interface of that name, at the same place there.
+    pub fn join(&self, lan: &Lan, nic: &str) {
+        let (namespace, [.., last]) = (&self.namespace, self.address.octets());
+        let (bridge, near) = (&lan.bridge, format!("{}n{last}", lan.bridge));
+        ip(&format!("link add {near} type veth peer name {nic} netns {namespace}"));
+        ip(&format!("link set {near} master {bridge} up"));
+        ip(&format!("-n {namespace} address add {}/24 dev {nic}", lan.at(last)));
+        ip(&format!("-n {namespace} link set {nic} up"));
+    }
+
     /// Whether an address is on its interface, also one that the kernel is about to take off.
     pub fn has(&self, address: impl Into<IpAddr>) -> bool {
+        self.has_on("eth0", address)
+    }
+
+    /// As [`Self::has`], of another of its interfaces.
+    pub fn has_on(&self, nic: &str, address: impl Into<IpAddr>) -> bool {
         let address = address.into();
-        let shown = try_run(Command::new("ip").args(["-n", &self.namespace, "address", "show", "dev", "eth0"]));
+        let shown = try_run(Command::new("ip").args(["-n", &self.namespace, "address", "show", "dev", nic]));
         shown.1.contains(&format!(" {address}/"))
     }
 

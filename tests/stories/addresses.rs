@@ -38,6 +38,18 @@ pub(crate) struct Setting<'a> {
     pub(crate) has_three_members: bool,
     /// Another MX host, at `.51`, comes before the receiver.
     pub(crate) has_first_mx: bool,
+    /// `None`: [`LEASE`].
+    pub(crate) lease: Option<Duration>,
+    /// Further options of each host.
+    pub(crate) of_hosts: [&'a [&'a str]; 2],
+    /// There is another network, of which the second host is by its interface `eth1`.
+    pub(crate) has_side: bool,
+}
+
+/// The other network, and who receives there: `side.receiver.test`.
+pub(crate) struct Side {
+    pub(crate) receiver: Receiver,
+    pub(crate) lan: Lan,
 }
 
 /// Two hosts, and the addresses that they share.
@@ -47,9 +59,11 @@ pub(crate) struct World {
     pub(crate) addresses: [IpAddr; 2],
     pub(crate) lan: Lan,
     pub(crate) receiver_at: Station,
+    pub(crate) side: Option<Side>,
+    pub(crate) place: Place,
+    options: Vec<String>,
     is_routed: bool,
     _names: NameServer,
-    _place: Place,
 }
 
 impl World {
@@ -66,13 +80,21 @@ impl World {
         };
         let first =
             if setting.has_first_mx { format!("@ MX 5 first\nfirst A {}\n", lan.at(51)) } else { String::new() };
-        let zone = ("receiver.test.", format!("{first}@ MX 10 mx\nmx {kind} {receives_at}"));
+        let side = setting.has_side.then(Lan::new).map(|lan| {
+            receiver_at.join(&lan, "eth1");
+            let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((lan.at(50), 2525))));
+            Side { receiver, lan }
+        });
+        let of_side = side.as_ref().map(|side| format!("\nside MX 10 mx.side\nmx.side A {}", side.lan.at(50)));
+        let of_side = of_side.unwrap_or_default();
+        let zone = ("receiver.test.", format!("{first}@ MX 10 mx\nmx {kind} {receives_at}{of_side}"));
         let names = NameServer::start_at(&place, SocketAddr::from((lan.at(2), 5353)), &[(zone.0, &zone.1)]);
         let receiver = receiver_at.enter(|| Receiver::start(SocketAddr::from((receives_at, 2525))));
         let resolver = names.address().to_string();
-        let lease = LEASE.as_secs().to_string();
+        let lease = setting.lease.unwrap_or(LEASE).as_secs().to_string();
         let bringing: &[&str] = if setting.is_routed { &["--routed"] } else { &["--nic", "eth0"] };
         let options = [&["--resolver", &resolver, "--shards", "1", "--lease", &lease], bringing].concat();
+        let of_each = setting.of_hosts.map(|further| [&options, further].concat());
         let etcd = match setting.has_three_members {
             false => Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379))),
             true => Etcd::start_three_at(&place, &lan),
@@ -80,10 +102,15 @@ impl World {
         let plan = |name: &str| {
             let last = name.strip_prefix("host-").map_or(10, |number| 10 + number.parse::<u8>().expect("a number"));
             let station = lan.station(last);
-            if let Some(ports) = last.checked_sub(11).and_then(|host| PORTS.get(usize::from(host))) {
+            let host = last.checked_sub(11).map(usize::from);
+            if let Some(ports) = host.and_then(|host| PORTS.get(host)) {
                 station.set_ports(ports.clone());
             }
-            Plan { options: &options, environment: setting.environment, station: Some(station), ..Plan::default() }
+            if let Some(side) = side.as_ref().filter(|_| host == Some(1)) {
+                station.join(&side.lan, "eth1");
+            }
+            let options = host.and_then(|host| of_each.get(host)).unwrap_or(&options);
+            Plan { options, environment: setting.environment, station: Some(station), ..Plan::default() }
         };
         let fleet = Fleet::start_as(&place, etcd, 2, plan);
         fleet.change("POST", "/v2/routes", &json!({"domain": "*", "port": 2525, "allow_private": true}));
@@ -98,9 +125,11 @@ impl World {
             addresses,
             lan,
             receiver_at,
+            side,
+            place,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
             is_routed: setting.is_routed,
             _names: names,
-            _place: place,
         };
         let mut members = Vec::new();
         for address in addresses {
@@ -113,6 +142,22 @@ impl World {
         world.fleet.settle();
         world.until_each_has_one();
         world
+    }
+
+    /// A third host joins, with these further options.
+    pub(crate) fn join(&mut self, further: &[&str]) {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).chain(further.iter().copied()).collect();
+        let station = Some(self.lan.station(13));
+        let plan = Plan { name: "host-3", options: &options, station, ..Plan::default() };
+        self.fleet.join(&self.place, plan);
+    }
+
+    /// Changes what an address's source asks of a host.
+    pub(crate) fn ask(&self, address: IpAddr, needs: Value) {
+        let name = self.source_of(address);
+        let mut source = json!({"address": address, "ehlo_name": format!("{name}.sender.test")});
+        source.as_object_mut().expect("an object").extend(needs.as_object().cloned().into_iter().flatten());
+        self.fleet.change("PUT", &format!("/v2/sources/{name}"), &source);
     }
 
     /// The name of an address's source.
@@ -248,4 +293,13 @@ pub(crate) fn uses(arrived: &[Arrived], address: IpAddr) -> Vec<Use> {
         }
     }
     uses
+}
+
+/// The most connections from `address` on which a mail was under way at one time, of mails that began since `since`.
+pub(crate) fn connections_at_once(arrived: &[Arrived], address: IpAddr, since: Instant) -> usize {
+    let of_address = |mail: &&Arrived| mail.peer.is_some_and(|peer| peer.ip() == address);
+    let spans: Vec<_> = arrived.iter().filter(of_address).filter_map(|mail| Some((mail.began?, mail.at?))).collect();
+    let spans: Vec<_> = spans.into_iter().filter(|(began, _)| *began >= since).collect();
+    let at_once = |moment: Instant| spans.iter().filter(|(began, end)| *began <= moment && moment < *end).count();
+    spans.iter().map(|(began, _)| at_once(*began)).max().unwrap_or(0)
 }

@@ -12,16 +12,7 @@ use postrail_tests::receiver::{Act, Arrived, Stage};
 use postrail_tests::wait;
 use serde_json::{Value, json};
 
-use crate::addresses::{LEASE, Setting, World, recipient, uses};
-
-/// The most connections from `address` on which a mail was under way at one time, of mails that began since `since`.
-fn connections_at_once(arrived: &[Arrived], address: IpAddr, since: Instant) -> usize {
-    let of_address = |mail: &&Arrived| mail.peer.is_some_and(|peer| peer.ip() == address);
-    let spans: Vec<_> = arrived.iter().filter(of_address).filter_map(|mail| Some((mail.began?, mail.at?))).collect();
-    let spans: Vec<_> = spans.into_iter().filter(|(began, _)| *began >= since).collect();
-    let at_once = |moment: Instant| spans.iter().filter(|(began, end)| *began <= moment && moment < *end).count();
-    spans.iter().map(|(began, _)| at_once(*began)).max().unwrap_or(0)
-}
+use crate::addresses::{LEASE, Setting, World, connections_at_once, recipient, uses};
 
 #[test]
 fn a_host_that_is_killed_loses_its_addresses_to_the_other_which_starts_low() {

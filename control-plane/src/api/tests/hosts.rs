@@ -153,7 +153,7 @@ async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
     };
     let (subject, detail) = found("address_without_host").expect("the address is named");
     assert_eq!(subject, json!("address/192.0.2.9"));
-    assert!(detail.contains("mx1 lacks a capability"), "{detail}");
+    assert!(detail.contains("mx1 lacks the capability net-z"), "{detail}");
     assert_eq!(found("pool_without_host").map(|(subject, _)| subject), Some(json!("pool/far")));
 }
 

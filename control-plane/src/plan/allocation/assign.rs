@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use postrail_schema::allocation::HostName;
 use postrail_schema::problem::{Problem, Severity};
 
-use super::board::{Board, Gain, Index, refusal};
+use super::board::{Board, Gain, Index, Refusal, refusal};
 use super::{Demand, Fleet, Host, HostStanding};
 
 /// What [`assign`] gives.
@@ -156,15 +156,12 @@ fn without_host(fleet: &Fleet, address: IpAddr, demand: &Demand, drains: Option<
 /// How many hosts beside `holder` may have an address, and why the others may not.
 pub(super) fn reasons(fleet: &Fleet, demand: &Demand, holder: &HostName) -> (usize, Vec<String>) {
     let others = || fleet.hosts.iter().filter(|(name, _)| *name != holder);
-    let refused = |name: &HostName, host: &Host| {
-        refusal(demand, name, host).or_else(|| (host.standing == HostStanding::Quiet).then_some(QUIET))
-    };
-    let may = others().filter(|(name, host)| refused(name, host).is_none()).count();
-    (may, named(others().filter_map(|(name, host)| Some((name, refused(name, host)?)))))
+    let may = others().filter(|(name, host)| refused(demand, name, host).is_none()).count();
+    (may, named(others().filter_map(|(name, host)| Some((name, refused(demand, name, host)?)))))
 }
 
 /// The first hosts with what is said of each, and how many more there are.
-fn named<'a>(said: impl Iterator<Item = (&'a HostName, &'static str)>) -> Vec<String> {
+fn named<'a>(said: impl Iterator<Item = (&'a HostName, Refusal<'a>)>) -> Vec<String> {
     let mut said: Vec<String> = said.map(|(name, words)| format!("{name} {words}")).collect();
     if let more @ 1.. = said.len().saturating_sub(NAMED_MAX) {
         said.truncate(NAMED_MAX);
@@ -173,14 +170,15 @@ fn named<'a>(said: impl Iterator<Item = (&'a HostName, &'static str)>) -> Vec<St
     said
 }
 
-fn why_not(demand: &Demand, name: &HostName, host: &Host) -> &'static str {
-    match refusal(demand, name, host) {
-        Some(reason) => reason,
-        None if host.standing == HostStanding::Quiet => QUIET,
-        None => "has no room for one more address",
-    }
+fn why_not<'a>(demand: &'a Demand, name: &HostName, host: &'a Host) -> Refusal<'a> {
+    refused(demand, name, host).unwrap_or(Refusal::Said("has no room for one more address"))
 }
 
-const QUIET: &str = "is starting or stopping";
+/// Why a host may not be given an address that it does not have, if so.
+fn refused<'a>(demand: &'a Demand, name: &HostName, host: &'a Host) -> Option<Refusal<'a>> {
+    let is_quiet = || (host.standing == HostStanding::Quiet).then_some(Refusal::Said("is starting or stopping"));
+    refusal(demand, name, host).or_else(is_quiet)
+}
+
 /// Hosts that a finding names one by one.
 const NAMED_MAX: usize = 3;

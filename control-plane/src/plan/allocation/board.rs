@@ -3,7 +3,8 @@
 //! Loads are in parts per million of a pool's weight, so that pools count alike however their weights are written. All
 //! sources together count as one more pool, in which each weighs the same; it decides where the pools do not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
 
 use postrail_schema::allocation::{Carrier, HostName};
@@ -180,32 +181,61 @@ impl<'a> Board<'a> {
     }
 }
 
-/// Why a host may not have an address, if so: the words that complete "it".
-pub(super) fn refusal(demand: &Demand, name: &HostName, host: &Host) -> Option<&'static str> {
-    let announced = &host.announcement;
-    if demand.fixed.as_ref().is_some_and(|fixed| fixed != name) {
-        Some("is not the host that the address is fixed to")
-    } else if !demand.owners.is_empty() && !demand.owners.contains(name) {
-        Some("is not the host that has the address by its own configuration")
-    } else if demand.region.is_some() && demand.region != announced.region {
-        Some("is in another region")
-    } else if !demand.capabilities.is_subset(&announced.capabilities) {
-        Some("lacks a capability that the address asks for")
-    } else if !announced.carries(&demand.carrier) {
-        Some(match demand.carrier {
-            Carrier::Nic(_) => "lacks the interface that the address asks for",
-            Carrier::HostChoice | Carrier::Routed => "names no interface for addresses",
-        })
-    } else {
-        match host.standing {
-            HostStanding::Live | HostStanding::Quiet => None,
-            HostStanding::Draining => Some("is draining"),
-            // It keeps what is fixed to it without saying anything.
-            HostStanding::Gone if demand.fixed.is_some() => None,
-            HostStanding::Gone => Some("is gone"),
-            HostStanding::Forgotten => Some("was forgotten"),
+/// Why a host may not have an address: the words behind its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal<'a> {
+    Said(&'static str),
+    /// It announces not all that is wanted.
+    Capabilities {
+        wanted: &'a BTreeSet<String>,
+        there: &'a BTreeSet<String>,
+    },
+    /// It has no such interface.
+    Interface(&'a str),
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Said(words) => to.write_str(words),
+            Self::Capabilities { wanted, there } => {
+                let missing: Vec<&str> = wanted.difference(there).map(String::as_str).collect();
+                let noun = if missing.len() == 1 { "capability" } else { "capabilities" };
+                write!(to, "lacks the {noun} {} that the address asks for", missing.join(", "))
+            }
+            Self::Interface(nic) => write!(to, "lacks the interface {nic} that the address asks for"),
         }
     }
+}
+
+/// Why a host may not have an address, if so.
+pub(super) fn refusal<'a>(demand: &'a Demand, name: &HostName, host: &'a Host) -> Option<Refusal<'a>> {
+    let announced = &host.announcement;
+    let words = if demand.fixed.as_ref().is_some_and(|fixed| fixed != name) {
+        "is not the host that the address is fixed to"
+    } else if !demand.owners.is_empty() && !demand.owners.contains(name) {
+        "is not the host that has the address by its own configuration"
+    } else if demand.region.is_some() && demand.region != announced.region {
+        "is in another region"
+    } else if !demand.capabilities.is_subset(&announced.capabilities) {
+        let (wanted, there) = (&demand.capabilities, &announced.capabilities);
+        return Some(Refusal::Capabilities { wanted, there });
+    } else if !announced.carries(&demand.carrier) {
+        match &demand.carrier {
+            Carrier::Nic(nic) => return Some(Refusal::Interface(nic)),
+            Carrier::HostChoice | Carrier::Routed => "names no interface for addresses",
+        }
+    } else {
+        match host.standing {
+            HostStanding::Live | HostStanding::Quiet => return None,
+            HostStanding::Draining => "is draining",
+            // It keeps what is fixed to it without saying anything.
+            HostStanding::Gone if demand.fixed.is_some() => return None,
+            HostStanding::Gone => "is gone",
+            HostStanding::Forgotten => "was forgotten",
+        }
+    };
+    Some(Refusal::Said(words))
 }
 
 /// What the weights of a pool sum up to.

@@ -132,10 +132,14 @@ fn pools_of_one_address_are_spread_by_number() {
 #[test]
 fn each_constraint_is_kept_and_told() {
     type Ask = fn(&mut Demand);
-    let table: [(Ask, &str); 4] = [
+    let table: [(Ask, &str); 5] = [
         (|d| d.region = Some("north".into()), "another region"),
-        (|d| d.capabilities = ["ten-gigabit".to_owned()].into(), "lacks a capability"),
-        (|d| d.carrier = Carrier::Nic("eth7".into()), "lacks the interface"),
+        (|d| d.capabilities = ["ten-gigabit".to_owned()].into(), "lacks the capability ten-gigabit that"),
+        (
+            |d| d.capabilities = ["net-a", "ten-gigabit"].map(str::to_owned).into(),
+            "capabilities net-a, ten-gigabit that",
+        ),
+        (|d| d.carrier = Carrier::Nic("eth7".into()), "lacks the interface eth7 that"),
         (|d| d.fixed = Some(name(3)), "is not the host that the address is fixed to"),
     ];
     for (ask, told) in table {
@@ -147,7 +151,7 @@ fn each_constraint_is_kept_and_told() {
         assert!(assignment.problems[0].detail.contains(told), "{}", assignment.problems[0].detail);
         let announcement = Announcement {
             region: Some("north".into()),
-            capabilities: ["ten-gigabit".to_owned()].into(),
+            capabilities: ["net-a", "ten-gigabit"].map(str::to_owned).into(),
             nics: ["eth7".to_owned()].into(),
             routed: false,
             addresses_max: 1,
