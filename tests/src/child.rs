@@ -90,3 +90,11 @@ pub fn try_run(command: &mut Command) -> (ExitStatus, String) {
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     (output.status, text)
 }
+
+/// Runs a command to its end: whether it did well, its output, and what it said on stderr.
+pub fn run_apart(command: &mut Command) -> (bool, String, String) {
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}

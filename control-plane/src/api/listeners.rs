@@ -7,7 +7,7 @@ use postrail_schema::access::Network;
 use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 use postrail_schema::tls::TlsVersion;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
@@ -15,6 +15,7 @@ use super::extract::{Body, IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
 use super::resource::{Resource, shown, unless_default};
+use crate::app::{Listening, Unanswered};
 use crate::plan::{Desired, ListenerEntry};
 
 /// A listener but for its name, which is in the path.
@@ -131,11 +132,23 @@ pub(crate) async fn delete(
     shared.removed(move |app| app.delete_listener(&name, &when)).await
 }
 
-/// Each address that a host listens on or is to listen on: `host`, `listener` (empty: it is of the host's options),
-/// `protocol`, `address`, `is_open`, `connections` and `error`. Hosts that do not answer are in `/v2/problems`.
-#[utoipa::path(get, path = "/v2/listening", tag = "listeners", responses((status = 200, body = Value)))]
-pub(crate) async fn listening(State(shared): State<Shared>, _: Operator) -> Json<Value> {
-    Json(json!({ "items": shared.app.listening().await.0, "next_cursor": null }))
+/// What hosts listen on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ListeningView {
+    /// Each address that a host listens on or is to listen on: `host`, `listener` (empty: it is of the host's options),
+    /// `protocol`, `address`, `is_open`, `connections` and `error`.
+    items: Vec<Value>,
+    /// Always null: there is one page.
+    next_cursor: Option<String>,
+    /// Hosts that run and did not answer.
+    unanswered: Vec<Unanswered>,
+}
+
+/// Of all hosts that answer; those that do not are named, here and in `/v2/problems`.
+#[utoipa::path(get, path = "/v2/listening", tag = "listeners", responses((status = 200, body = ListeningView)))]
+pub(crate) async fn listening(State(shared): State<Shared>, _: Operator) -> Json<ListeningView> {
+    let Listening { ports: items, unanswered } = shared.app.listening().await;
+    Json(ListeningView { items, next_cursor: None, unanswered })
 }
 
 impl Resource for Listener {

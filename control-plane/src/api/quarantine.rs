@@ -13,7 +13,7 @@ use super::Shared;
 use super::extract::{Operator, Path, TenantParams};
 use super::page::{Listing, PageParams, not_ours};
 use super::problem::ProblemDocument;
-use crate::app::{AppError, HeldJob, HeldQuery, Settling};
+use crate::app::{AppError, HeldJob, HeldQuery, Settling, Unanswered};
 
 /// A job in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,15 +38,7 @@ pub(crate) struct HeldPageView {
     /// How many there are in all, of the tenant where one is named.
     total: u64,
     /// Hosts whose jobs are neither listed nor counted.
-    unanswered: Vec<UnansweredView>,
-}
-
-/// A host that did not tell what it holds.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct UnansweredView {
-    host: String,
-    /// In words.
-    reason: String,
+    unanswered: Vec<Unanswered>,
 }
 
 /// Over all hosts, the first to expire first. A job that is released or dropped is listed no more, so the page without a
@@ -82,9 +74,7 @@ pub(crate) async fn list(
         }
     };
     let items = held.jobs.into_iter().take(limit).map(view).collect();
-    let unanswered = held.unanswered.into_iter();
-    let unanswered = unanswered.map(|one| UnansweredView { host: one.host, reason: one.reason }).collect();
-    Ok(Json(HeldPageView { items, next_cursor, total: held.total, unanswered }))
+    Ok(Json(HeldPageView { items, next_cursor, total: held.total, unanswered: held.unanswered }))
 }
 
 /// Sends it, whatever its domain's standing is.

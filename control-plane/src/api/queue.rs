@@ -11,7 +11,24 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Body, Operator};
 use super::problem::ProblemDocument;
-use crate::app::names;
+use crate::app::{Unanswered, WholeQueue, names};
+
+/// What waits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueView {
+    /// Each with its `host` in a fleet, what is `waiting`, the `domains` that it waits for, and the `paths` that it leaves by.
+    shards: Vec<Value>,
+    /// Hosts that run and did not answer: what waits there is not in `shards`.
+    unanswered: Vec<Unanswered>,
+}
+
+/// What was made due.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RetryView {
+    recipients: u64,
+    /// Hosts that run and did not answer: what waits there waits on.
+    unanswered: Vec<Unanswered>,
+}
 
 /// What to make due at once; with nothing named, everything that waits.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -33,19 +50,22 @@ fn named<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error>
     String::deserialize(from).map(Some)
 }
 
+/// Of all hosts that answer; those that do not are named. 502: none does.
 #[utoipa::path(get, path = "/v2/queue", tag = "queue",
-    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
-pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Result<Json<Value>, ProblemDocument> {
-    Ok(Json(shared.app.hosts.queue().await?))
+    responses((status = 200, body = QueueView), (status = 502, body = ProblemDocument)))]
+pub(crate) async fn show(State(shared): State<Shared>, _: Operator) -> Result<Json<QueueView>, ProblemDocument> {
+    let WholeQueue { shards, unanswered } = shared.app.hosts.queue().await?;
+    Ok(Json(QueueView { shards, unanswered }))
 }
 
+/// At all hosts that answer; those that do not are named. 502: none does.
 #[utoipa::path(post, path = "/v2/queue/retry", tag = "queue", request_body = RetryBody,
-    responses((status = 200, body = Value), (status = 502, body = ProblemDocument)))]
+    responses((status = 200, body = RetryView), (status = 502, body = ProblemDocument)))]
 pub(crate) async fn retry(
     State(shared): State<Shared>,
     _: Operator,
     Body(body): Body<RetryBody>,
-) -> Result<Json<Value>, ProblemDocument> {
+) -> Result<Json<RetryView>, ProblemDocument> {
     let RetryBody { site, domain, message } = body;
     let site = site.as_deref().map(|site| names::site("/site", site)).transpose()?;
     let domain = domain.as_deref().map(|domain| names::domain("/domain", domain, true)).transpose()?;
@@ -61,5 +81,6 @@ pub(crate) async fn retry(
         return Err(ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "/message".to_owned(), detail));
     }
     let filter = named.first().map_or_else(|| json!({}), |(name, value)| json!({ *name: value }));
-    Ok(Json(shared.app.hosts.retry(&filter).await?))
+    let (recipients, unanswered) = shared.app.hosts.retry(&filter).await?;
+    Ok(Json(RetryView { recipients, unanswered }))
 }

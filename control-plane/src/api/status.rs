@@ -117,7 +117,7 @@ pub(crate) async fn problems(
     let begin = usize::try_from(listing.number(LAST_PLACE)?).unwrap_or(usize::MAX);
     let mut problems = shared.app.problems();
     problems.append(&mut shared.run(|app| app.observed_problems(&app.desired())).await?);
-    problems.append(&mut shared.app.listening().await.1);
+    problems.append(&mut shared.app.listening().await.problems());
     let total = problems.len();
     let items: Vec<_> = problems.iter().skip(begin).take(listing.limit as usize).map(ProblemView::of).collect();
     let end = begin.saturating_add(items.len());

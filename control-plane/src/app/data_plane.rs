@@ -11,8 +11,9 @@ use postrail_schema::day::Day;
 use postrail_schema::ids::{MessageId, ShardId, TenantId};
 use postrail_schema::limits::JOURNAL_PULL_BYTES_MAX;
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::AppError;
 use crate::identity::{FleetIdentity, FleetName, speaks_tls, tls_reason};
@@ -77,9 +78,11 @@ pub(crate) struct HeldPage {
 }
 
 /// A host that did not tell what it was asked for.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub(crate) struct Unanswered {
+    /// Its name.
     pub host: String,
+    /// In words.
     pub reason: String,
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum AppError {
     Refused { problems: Vec<Problem> },
     #[error("the data plane does not answer: {detail}")]
     DataPlane { detail: String },
-    #[error("no data plane tells it: {}", named(.hosts))]
+    #[error("{}", none_answers(.hosts))]
     NoneAnswers { hosts: Vec<Unanswered> },
     /// Something is there, and one of us does not know the other.
     #[error("there is no trust between the data plane and us: {detail}")]
@@ -73,8 +73,14 @@ impl AppError {
     }
 }
 
-fn named(hosts: &[Unanswered]) -> String {
-    hosts.iter().map(|one| format!("{}: {}", one.host, one.reason)).collect::<Vec<_>>().join("; ")
+fn none_answers(hosts: &[Unanswered]) -> String {
+    if let [only] = hosts
+        && only.host.is_empty()
+    {
+        return only.reason.clone();
+    }
+    let named: Vec<_> = hosts.iter().map(|one| format!("{}: {}", one.host, one.reason)).collect();
+    format!("no data plane answers: {}", named.join("; "))
 }
 
 fn wrong_region(region: &str, at: Option<&str>) -> String {

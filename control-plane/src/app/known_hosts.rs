@@ -23,6 +23,31 @@ pub(crate) struct HostClient {
     pub client: DataPlane,
 }
 
+/// What several were asked for, by the names of those who told it, and who did not.
+pub(super) struct Answers<T> {
+    pub(super) told: Vec<(String, T)>,
+    pub(super) unanswered: Vec<Unanswered>,
+}
+
+impl<T> Answers<T> {
+    /// # Errors
+    /// There are hosts, and none told it.
+    fn any(self) -> Result<Self, AppError> {
+        if self.told.is_empty() && !self.unanswered.is_empty() {
+            return Err(AppError::NoneAnswers { hosts: self.unanswered });
+        }
+        Ok(self)
+    }
+}
+
+/// What waits, shard by shard, as the data planes show it.
+#[derive(Clone, Debug)]
+pub(crate) struct WholeQueue {
+    pub shards: Vec<Value>,
+    /// Hosts whose shards are not in it.
+    pub unanswered: Vec<Unanswered>,
+}
+
 /// See the module head.
 pub(crate) struct KnownHosts {
     known: RwLock<Arc<[HostClient]>>,
@@ -50,47 +75,62 @@ impl KnownHosts {
         self.changes.subscribe()
     }
 
-    /// The queue over all of them; each shard of several hosts names its own.
-    ///
-    /// # Errors
-    /// One does not answer.
-    pub(crate) async fn queue(&self) -> Result<Value, AppError> {
-        let hosts = self.all();
-        if let [only] = &*hosts {
-            return only.client.queue().await;
+    /// Asks all at once.
+    pub(super) async fn ask<T, F>(&self, question: impl Fn(DataPlane) -> F) -> Answers<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, AppError>> + Send + 'static,
+    {
+        let mut asked = JoinSet::new();
+        for host in self.all().iter() {
+            let (name, answer) = (host.name.clone(), question(host.client.clone()));
+            asked.spawn(async move { (name, answer.await) });
         }
-        let mut shards = Vec::new();
-        for host in hosts.iter() {
-            let mut queue = host.client.queue().await?;
-            let Some(theirs) = queue.get_mut("shards").and_then(Value::as_array_mut) else { continue };
-            for shard in theirs.iter_mut() {
-                shard["host"] = json!(host.name);
+        let mut all = asked.join_all().await;
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let mut answers = Answers { told: Vec::new(), unanswered: Vec::new() };
+        for (host, answer) in all {
+            match answer {
+                Ok(answer) => answers.told.push((host, answer)),
+                Err(error) => answers.unanswered.push(Unanswered::new(host, &error)),
             }
-            shards.append(theirs);
         }
-        Ok(json!({ "shards": shards }))
+        answers
     }
 
-    /// What waits for a person, over all of them that answer; the others are named. More than `query` asks for says that
-    /// there are more.
+    /// The queue over all of them that answer, shard by shard; each shard of a fleet names its host.
+    ///
+    /// # Errors
+    /// None answers.
+    pub(crate) async fn queue(&self) -> Result<WholeQueue, AppError> {
+        let answers = self.ask(|host| async move { host.queue().await }).await.any()?;
+        let mut shards = Vec::new();
+        for (name, mut queue) in answers.told {
+            for mut shard in queue["shards"].as_array_mut().map(std::mem::take).unwrap_or_default() {
+                if !name.is_empty() {
+                    shard["host"] = json!(name);
+                }
+                shards.push(shard);
+            }
+        }
+        Ok(WholeQueue { shards, unanswered: answers.unanswered })
+    }
+
+    /// What waits for a person, over all of them that answer. More than `query` asks for says that there are more.
     ///
     /// # Errors
     /// None answers.
     pub(crate) async fn quarantine(&self, query: &HeldQuery) -> Result<HeldPage, AppError> {
-        let mut all = HeldPage::default();
         let beyond = HeldQuery { limit: query.limit + 1, ..query.clone() };
-        let hosts = self.all();
-        for host in hosts.iter() {
-            match host.client.quarantine(&beyond).await {
-                Ok(mut theirs) => {
-                    all.jobs.append(&mut theirs.jobs);
-                    all.total += theirs.total;
-                }
-                Err(error) => all.unanswered.push(unanswered(&host.name, &error)),
-            }
-        }
-        if !hosts.is_empty() && all.unanswered.len() == hosts.len() {
-            return Err(AppError::NoneAnswers { hosts: all.unanswered });
+        let ask = |host: DataPlane| {
+            let beyond = beyond.clone();
+            async move { host.quarantine(&beyond).await }
+        };
+        let Answers { told, unanswered } = self.ask(ask).await.any()?;
+        let mut all = HeldPage { unanswered, ..HeldPage::default() };
+        for (_, mut theirs) in told {
+            all.jobs.append(&mut theirs.jobs);
+            all.total += theirs.total;
         }
         all.jobs.sort_unstable_by(|a, b| (a.expires_ms, &a.job).cmp(&(b.expires_ms, &b.job)));
         // A job on its way from one to the other is at both for a moment.
@@ -100,37 +140,20 @@ impl KnownHosts {
 
     /// What each says of itself that answers, by name.
     pub(crate) async fn statuses(&self) -> BTreeMap<String, HostStatus> {
-        let mut asked = JoinSet::new();
-        for host in self.all().iter().cloned() {
-            asked.spawn(async move { host.client.status().await.ok().map(|status| (host.name, status)) });
-        }
-        asked.join_all().await.into_iter().flatten().collect()
+        self.ask(|host| async move { host.status().await }).await.told.into_iter().collect()
     }
 
-    /// Makes waiting mail due at once, on all of them that answer; the others are named.
+    /// Makes waiting mail due at once, on all of them that answer: for how many recipients, and who does not answer.
     ///
     /// # Errors
-    /// None answers, or the only one refuses.
-    pub(crate) async fn retry(&self, filter: &Value) -> Result<Value, AppError> {
-        let hosts = self.all();
-        if let [only] = &*hosts {
-            return only.client.retry(filter).await;
-        }
-        let (mut recipients, mut unanswered, mut failure) = (0, Vec::new(), None);
-        for host in hosts.iter() {
-            match host.client.retry(filter).await {
-                Ok(answer) => recipients += answer["recipients"].as_u64().unwrap_or(0),
-                Err(error) => {
-                    unanswered.push(host.name.clone());
-                    failure = Some(error);
-                }
-            }
-        }
-        match failure {
-            Some(error) if unanswered.len() == hosts.len() => Err(error),
-            Some(_) => Ok(json!({ "recipients": recipients, "unanswered": unanswered })),
-            None => Ok(json!({ "recipients": recipients })),
-        }
+    /// None answers.
+    pub(crate) async fn retry(&self, filter: &Value) -> Result<(u64, Vec<Unanswered>), AppError> {
+        let ask = |host: DataPlane| {
+            let filter = filter.clone();
+            async move { host.retry(&filter).await }
+        };
+        let Answers { told, unanswered } = self.ask(ask).await.any()?;
+        Ok((told.iter().filter_map(|(_, answer)| answer["recipients"].as_u64()).sum(), unanswered))
     }
 
     /// Settles what still waits of a job, wherever it waits.
@@ -185,13 +208,15 @@ impl Refusal {
     }
 }
 
-/// Why a host did not tell what it was asked for: one that knows nothing of the question is of a version before it.
-fn unanswered(host: &str, error: &AppError) -> Unanswered {
-    let reason = match Refusal::of(error) {
-        Refusal::NotThere => "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
-        _ => error.to_string(),
-    };
-    Unanswered { host: host.to_owned(), reason }
+impl Unanswered {
+    /// One that knows nothing of the question is of a version before it.
+    fn new(host: String, error: &AppError) -> Self {
+        let reason = match Refusal::of(error) {
+            Refusal::NotThere => "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
+            _ => error.to_string(),
+        };
+        Self { host, reason }
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +256,42 @@ mod tests {
         listen(Router::new().route("/jobs/{id}/cancel", post(answer)).with_state(answers)).await
     }
 
+    fn of_an_earlier_version(host: &HostClient) -> Unanswered {
+        let reason = "it runs an earlier version, which does not tell this: upgrade it".to_owned();
+        Unanswered { host: host.name.clone(), reason }
+    }
+
+    /// A host whose address nobody listens at.
+    async fn absent(name: &str) -> HostClient {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = format!("http://{}", listener.local_addr().unwrap());
+        let client = DataPlane::beside(&admin).unwrap();
+        HostClient { name: name.to_owned(), id: HostId(1), admin, master_keys: Vec::new(), client }
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_of_the_hosts_that_answer_and_names_the_others() {
+        let queued = async |name: &str| {
+            let answer = async || Json(json!({ "shards": [{"shard": 0, "waiting": 2}, {"shard": 1, "waiting": 1}] }));
+            HostClient { name: name.to_owned(), ..listen(Router::new().route("/queue", get(answer))).await }
+        };
+        let lost =
+            Unanswered { host: "mta-2".to_owned(), reason: "the data plane does not answer: no connection".to_owned() };
+        let known = KnownHosts::new(vec![queued("mta-1").await, absent("mta-2").await, queued("mta-3").await]);
+        let queue = known.queue().await.unwrap();
+        let places: Vec<_> =
+            queue.shards.iter().map(|shard| (shard["host"].as_str(), shard["shard"].as_u64())).collect();
+        let (first, third) = (Some("mta-1"), Some("mta-3"));
+        assert_eq!(places, [(first, Some(0)), (first, Some(1)), (third, Some(0)), (third, Some(1))]);
+        assert_eq!(queue.unanswered, [lost]);
+        let error = KnownHosts::new(vec![absent("mta-2").await]).queue().await.unwrap_err();
+        assert_eq!(error.to_string(), "no data plane answers: mta-2: the data plane does not answer: no connection");
+        let error = KnownHosts::new(vec![absent("").await]).queue().await.unwrap_err();
+        assert_eq!(error.to_string(), "the data plane does not answer: no connection");
+        let alone = KnownHosts::new(vec![queued("").await]).queue().await.unwrap();
+        assert!(alone.shards.len() == 2 && alone.shards.iter().all(|shard| shard.get("host").is_none()));
+    }
+
     #[tokio::test]
     async fn waiting_mail_is_tried_on_every_host_that_answers_and_the_others_are_named() {
         let good = async || {
@@ -240,10 +301,10 @@ mod tests {
         let gone = async || listen(Router::new()).await;
         let lost = gone().await;
         let known = KnownHosts::new(vec![lost.clone(), good().await, good().await]);
-        let answer = known.retry(&json!({})).await.unwrap();
-        assert_eq!(answer, json!({ "recipients": 4, "unanswered": [lost.name] }));
+        let (recipients, unanswered) = known.retry(&json!({})).await.unwrap();
+        assert_eq!((recipients, unanswered), (4, vec![of_an_earlier_version(&lost)]));
         let known = KnownHosts::new(vec![good().await, good().await]);
-        assert_eq!(known.retry(&json!({})).await.unwrap(), json!({ "recipients": 4 }));
+        assert_eq!(known.retry(&json!({})).await.unwrap(), (4, Vec::new()));
         assert!(KnownHosts::new(vec![gone().await, gone().await]).retry(&json!({})).await.is_err());
     }
 
@@ -314,15 +375,12 @@ mod tests {
     #[tokio::test]
     async fn a_host_of_an_earlier_version_is_named_and_the_others_tell_what_they_hold() {
         let old = listen(Router::new()).await;
-        let earlier = Unanswered {
-            host: old.name.clone(),
-            reason: "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
-        };
+        let earlier = of_an_earlier_version(&old);
         let query = HeldQuery { tenant: None, after: None, limit: 7 };
         let known = KnownHosts::new(vec![old.clone(), holding(vec![1, 2]).await]);
         let page = known.quarantine(&query).await.unwrap();
         assert_eq!((page.jobs.len(), page.total, page.unanswered), (2, 2, vec![earlier.clone()]));
         let error = KnownHosts::new(vec![old]).quarantine(&query).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("no data plane tells it: {}: {}", earlier.host, earlier.reason));
+        assert_eq!(error.to_string(), format!("no data plane answers: {}: {}", earlier.host, earlier.reason));
     }
 }

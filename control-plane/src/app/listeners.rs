@@ -9,8 +9,9 @@ use postrail_schema::problem::{Problem, Severity};
 use serde_json::{Value, json};
 
 use super::credentials::checked_networks;
+use super::known_hosts::Answers;
 use super::named::Named;
-use super::{App, AppError, Precondition, names};
+use super::{App, AppError, Precondition, Unanswered, names};
 use crate::plan::ListenerEntry;
 
 const LISTENER: Named<Listener, ListenerEntry> = Named { what: "listener", entry: ListenerEntry::of };
@@ -39,32 +40,41 @@ impl App {
         LISTENER.delete(self, name, when)
     }
 
-    /// What the hosts listen on, each address with its host; and hosts that do not say.
-    pub(crate) async fn listening(&self) -> (Vec<Value>, Vec<Problem>) {
-        let (mut ports, mut problems) = (Vec::new(), Vec::new());
-        let mut add = |code, subject: String, detail: String| {
-            problems.push(Problem { severity: Severity::Warning, code, subject, detail });
-        };
-        for host in self.hosts.all().iter() {
-            let name = if host.name.is_empty() { "this host" } else { &host.name };
-            let mut told = match host.client.listeners().await {
-                Ok(told) => told,
-                Err(error) => {
-                    add("listeners_unknown", format!("host/{}", host.name), format!("{name}: {error}"));
-                    continue;
-                }
-            };
+    /// What the hosts listen on that answer.
+    pub(crate) async fn listening(&self) -> Listening {
+        let Answers { told, unanswered } = self.hosts.ask(|host| async move { host.listeners().await }).await;
+        let mut ports = Vec::new();
+        for (host, mut told) in told {
             for port in told["listeners"].as_array_mut().into_iter().flatten() {
-                if let (Some(listener), Some(error)) = (port["listener"].as_str(), port["error"].as_str()) {
-                    let address = port["address"].as_str().unwrap_or_default();
-                    let detail = format!("{name} cannot listen on {address}: {error}");
-                    add("listener_not_open", format!("listener/{listener}"), detail);
-                }
-                port["host"] = json!(host.name);
+                port["host"] = json!(host);
                 ports.push(port.take());
             }
         }
-        (ports, problems)
+        Listening { ports, unanswered }
+    }
+}
+
+/// What hosts listen on, each address with its host; and hosts that do not say.
+pub(crate) struct Listening {
+    pub ports: Vec<Value>,
+    pub unanswered: Vec<Unanswered>,
+}
+
+impl Listening {
+    /// What is not as it should be.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let problem = |code, subject, detail| Problem { severity: Severity::Warning, code, subject, detail };
+        let name = |host: &str| if host.is_empty() { "this host".to_owned() } else { host.to_owned() };
+        let silent = self.unanswered.iter().map(|Unanswered { host, reason }| {
+            problem("listeners_unknown", format!("host/{host}"), format!("{}: {reason}", name(host)))
+        });
+        let unopened = self.ports.iter().filter_map(|port| {
+            let (listener, error) = (port["listener"].as_str()?, port["error"].as_str()?);
+            let [host, address] = ["host", "address"].map(|field| port[field].as_str().unwrap_or_default());
+            let detail = format!("{} cannot listen on {address}: {error}", name(host));
+            Some(problem("listener_not_open", format!("listener/{listener}"), detail))
+        });
+        silent.chain(unopened).collect()
     }
 }
 

@@ -37,7 +37,7 @@ impl Fake {
             .route("/journal", get(journal))
             .route("/journal/trim", post(trim))
             .route("/quotas", post(quotas))
-            .route("/queue", get(|| async { Json(json!({ "waiting": 3 })) }))
+            .route("/queue", get(|| async { Json(json!({ "shards": [{ "waiting": 3 }] })) }))
             .with_state(self.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -151,7 +151,7 @@ async fn journals_reach_the_ledger_once_and_are_trimmed_also_over_a_restart() {
     let kept = std::fs::read_to_string(folder.path().join("operator.token")).unwrap();
     assert_eq!(kept.trim(), token);
     eventually(started.api, &token, "/v2/events", count(2)).await;
-    assert_eq!(eventually(started.api, &token, "/v2/queue", |_| true).await, json!({ "waiting": 3 }));
+    assert_eq!(eventually(started.api, &token, "/v2/queue", |_| true).await["shards"], json!([{ "waiting": 3 }]));
     started.handle.shutdown().await;
 
     fake.journal.lock().unwrap().push(accepted(3));

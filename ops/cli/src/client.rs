@@ -85,10 +85,7 @@ impl Api {
             }
             cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
             if cursor.is_none() {
-                for missing in page["unanswered"].as_array().into_iter().flatten() {
-                    let text = |name: &str| missing[name].as_str().unwrap_or_default().to_owned();
-                    eprintln!("what {} holds is not listed: {}", text("host"), text("reason"));
-                }
+                tell_unanswered(&page);
                 return Ok(Value::Array(all));
             }
         }
@@ -131,6 +128,19 @@ impl Api {
         }
         answer(request, ADVICE)
     }
+}
+
+/// Says on stderr which hosts an answer is without; what it is about is on stdout.
+pub(crate) fn tell_unanswered(answer: &Value) {
+    unanswered(answer).iter().for_each(|line| eprintln!("{line}"));
+}
+
+fn unanswered(answer: &Value) -> Vec<String> {
+    let left_out = |one: &Value| {
+        let [host, reason] = ["host", "reason"].map(|field| one[field].as_str().unwrap_or_default());
+        format!("warning: {host} is left out: {reason}")
+    };
+    answer["unanswered"].as_array().into_iter().flatten().map(left_out).collect()
 }
 
 /// A client of plain HTTP with our limits of time.
@@ -257,6 +267,13 @@ mod tests {
         let missing = json!({"detail": "this needs the role admin; yours is viewer", "code": "role_missing"});
         assert_eq!(problem(403, &missing), "this needs the role admin; yours is viewer");
         assert!(problem(401, &json!({"title": "Unauthorized"})).starts_with("Unauthorized (is the token"));
+    }
+
+    #[test]
+    fn hosts_that_an_answer_is_without_are_told_with_why() {
+        let answer = json!({"recipients": 2, "unanswered": [{"host": "mta-2", "reason": "no connection"}]});
+        assert_eq!(unanswered(&answer), ["warning: mta-2 is left out: no connection"]);
+        assert!(unanswered(&json!({"items": []})).is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::HostCommand;
-use crate::client::Api;
+use crate::client::{Api, tell_unanswered};
 use crate::listeners::STATUS;
 use crate::table;
 
@@ -40,8 +40,12 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         HostCommand::Show { name } => {
             let mut host = api.get(&["hosts", &name], &[])?;
             let listening = api.get(&["listening"], &[])?;
+            let is_asked = |one: &&Value| one["host"] == *name;
+            if let Some(silent) = table::records(&listening["unanswered"]).iter().find(is_asked) {
+                tell_unanswered(&json!({ "unanswered": [silent] }));
+            }
             host["listening"] =
-                table::records(&listening).iter().filter(|port| port["host"] == *name).cloned().collect();
+                table::records(&listening["items"]).iter().filter(|port| port["host"] == *name).cloned().collect();
             print(api, &host)
         }
         HostCommand::Drain { name, wait: None } => {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::args::{ListenerCommand, ListenerValue};
-use crate::client::Api;
+use crate::client::{Api, tell_unanswered};
 use crate::resources::{Collection, Columns, body};
 use crate::table;
 
@@ -37,8 +37,9 @@ pub(crate) fn run(api: &Api, command: ListenerCommand) -> Result<()> {
         ListenerCommand::Show { name } => all.show(None, &name),
         ListenerCommand::Remove { name } => all.remove(None, &name),
         ListenerCommand::Status => {
-            let listening = &api.get(&["listening"], &[])?["items"];
-            Ok(table::print_list(listening, STATUS, api.wants_json())?)
+            let listening = api.get(&["listening"], &[])?;
+            tell_unanswered(&listening);
+            Ok(table::print_list(&listening["items"], STATUS, api.wants_json())?)
         }
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::args::{QuarantineCommand, QueueCommand, SuspendTarget};
-use crate::client::Api;
+use crate::client::{Api, tell_unanswered};
 use crate::resources::named;
 use crate::table;
 
@@ -41,6 +41,7 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
     let done = match command.unwrap_or(QueueCommand::Show) {
         QueueCommand::Show => {
             let queue = api.get(&["queue"], &[])?;
+            tell_unanswered(&queue);
             return show(&queue, api.wants_json());
         }
         QueueCommand::Suspensions => {
@@ -53,10 +54,12 @@ pub(crate) fn run(api: &Api, command: Option<QueueCommand>) -> Result<()> {
             let body: Map<_, _> =
                 named.into_iter().filter_map(|(key, name)| Some((key.into(), name?.into()))).collect();
             let done = api.post(&["queue", "retry"], &[], &Value::Object(body))?;
-            if done == json!({ "recipients": 0 }) && !api.wants_json() {
-                return Ok(table::say("nothing waits there; `postrail queue` shows what waits")?);
+            tell_unanswered(&done);
+            match done["recipients"].as_u64() {
+                _ if api.wants_json() => done,
+                Some(0) => return Ok(table::say("nothing waits there; `postrail queue` shows what waits")?),
+                _ => json!({ "recipients": done["recipients"] }),
             }
-            done
         }
         QueueCommand::Suspend { target, reason } => api.post(&["suspensions"], &[], &suspension(target, &reason))?,
         QueueCommand::Resume { id } => api.delete(&["suspensions", &id.to_string()], &[])?,
@@ -97,14 +100,17 @@ fn show(queue: &Value, json: bool) -> Result<()> {
     if json {
         return Ok(table::print_json(queue)?);
     }
-    let shards = table::records(queue);
+    let shards = table::records(&queue["shards"]);
     let waiting: u64 = shards.iter().filter_map(|shard| shard.get("waiting")?.as_u64()).sum();
     table::say(format_args!("{waiting} recipients wait"))?;
+    let is_fleet = shards.iter().any(|shard| shard.get("host").is_some());
     for (key, columns) in [("domains", DOMAINS), ("paths", PATHS)] {
         let rows = rows(shards, key);
+        let host = is_fleet.then_some(("HOST", "host"));
+        let columns: Vec<_> = columns.iter().copied().chain(host).collect();
         if !rows.is_empty() {
             table::say("")?;
-            table::print_list(&Value::Array(rows), columns, false)?;
+            table::print_list(&Value::Array(rows), &columns, false)?;
         }
     }
     if shards.iter().any(|shard| shard.get("truncated") == Some(&Value::Bool(true))) {
@@ -113,7 +119,7 @@ fn show(queue: &Value, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The rows of all shards, each with its shard's number.
+/// The rows of all shards, each with its shard's number, and in a fleet its host's name.
 fn rows(shards: &[Value], key: &str) -> Vec<Value> {
     let mut rows = Vec::new();
     for shard in shards {
@@ -122,8 +128,10 @@ fn rows(shards: &[Value], key: &str) -> Vec<Value> {
             if let Some(limits) = row.get("limits").and_then(Value::as_array) {
                 row["limits_text"] = Value::from(limits.iter().map(limit_text).collect::<Vec<_>>().join("; "));
             }
-            if let (Some(fields), Some(number)) = (row.as_object_mut(), shard.get("shard")) {
-                fields.insert("shard".into(), number.clone());
+            for of in ["shard", "host"] {
+                if let (Some(fields), Some(told)) = (row.as_object_mut(), shard.get(of)) {
+                    fields.insert(of.into(), told.clone());
+                }
             }
             rows.push(row);
         }
@@ -169,8 +177,11 @@ mod tests {
 
     #[test]
     fn rows_of_all_shards_carry_their_shard() {
-        let queue = json!({"shards": [{"shard": 0, "domains": [{"domain": "a.test"}]}, {"shard": 1, "domains": [{"domain": "b.test"}]}]});
-        let rows = rows(table::records(&queue), "domains");
-        assert_eq!(rows, [json!({"domain": "a.test", "shard": 0}), json!({"domain": "b.test", "shard": 1})]);
+        let queue = json!({"shards": [{"shard": 0, "domains": [{"domain": "a.test"}]}, {"shard": 1, "host": "mta-2", "domains": [{"domain": "b.test"}]}]});
+        let rows = rows(table::records(&queue["shards"]), "domains");
+        assert_eq!(
+            rows,
+            [json!({"domain": "a.test", "shard": 0}), json!({"domain": "b.test", "shard": 1, "host": "mta-2"})]
+        );
     }
 }
