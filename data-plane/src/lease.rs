@@ -25,7 +25,7 @@ pub use postrail_core::lease::{Settings, View};
 use postrail_schema::allocation::{Carrier, Grant, HostRecord};
 use postrail_schema::ids::ShardId;
 
-use crate::address::{Interfaces, lifetime};
+use crate::address::{Bringer, Interfaces, lifetime};
 use crate::mesh::{Letter, Mesh, Question, Reply};
 
 /// The host's keys in the configuration store. Calls block, for a few seconds at most.
@@ -294,8 +294,12 @@ impl<R: Registry> Pump<R> {
             return Input::Down { address };
         }
         match self.interfaces.put_on(address, carrier, time.flatten()) {
-            Ok(()) => {
-                tracing::info!(%address, "address put on");
+            Ok(bringer) => {
+                match bringer {
+                    Bringer::Us => tracing::info!(%address, "address put on"),
+                    Bringer::Host => tracing::info!(%address, "address used as the host itself has it"),
+                    Bringer::Network => tracing::info!(%address, "address used, and the network brings it"),
+                }
                 Input::Up { address }
             }
             Err(error) => {

@@ -55,6 +55,10 @@ fn a_routed_address_is_on_no_interface_and_moves_with_its_route() {
         let is_told = witness.seen().iter().any(|seen| seen.packet == Packet::Arp(v4(address)));
         assert!(!is_told, "{address} is announced to nobody");
     }
+    for host in &world.fleet.hosts {
+        let said = host.output();
+        assert!(said.contains("the network brings it") && !said.contains("address put on"), "{said}");
+    }
     let arrived = world.nothing_is_lost(streams);
     assert!(arrived.iter().all(|mail| mail.peer.is_some_and(|peer| world.addresses.contains(&peer.ip()))));
     assert_eq!(uses(&arrived, moved).iter().map(|one| one.host).collect::<Vec<_>>(), [0, 1]);

@@ -39,6 +39,17 @@ pub enum AddressError {
     List(#[source] io::Error),
 }
 
+/// By whom an address is here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bringer {
+    /// By us: it was put on an interface.
+    Us,
+    /// By the host's own configuration: it is used as it is.
+    Host,
+    /// By the network, which routes it here.
+    Network,
+}
+
 /// The interfaces of this host, as far as addresses that move are concerned.
 #[derive(Debug)]
 pub struct Interfaces {
@@ -107,8 +118,8 @@ impl Interfaces {
         Ok(found)
     }
 
-    /// Puts `address` on, for `lifetime` at most (`None`: for good), and tells the neighbours. An address that is on
-    /// already gets the new lifetime; one that is the host's own is used as it is, here and below.
+    /// Puts `address` on, for `lifetime` at most (`None`: for good), and tells the neighbours, where that is ours to do. An
+    /// address that is on already gets the new lifetime; one that is the host's own is used as it is, here and below.
     ///
     /// # Errors
     /// The interface is not known, or the kernel refuses. That neighbours could not be told is logged.
@@ -117,12 +128,12 @@ impl Interfaces {
         address: IpAddr,
         carrier: &Carrier,
         lifetime: Option<Duration>,
-    ) -> Result<(), AddressError> {
+    ) -> Result<Bringer, AddressError> {
         if self.own.contains(&address) {
-            return Ok(());
+            return Ok(Bringer::Host);
         }
         let (Some(netlink), Some(name)) = (&mut self.netlink, carried_by(carrier, self.default.as_deref())) else {
-            return Ok(());
+            return Ok(Bringer::Network);
         };
         let name = name.ok_or(AddressError::NoInterface(address))?;
         let unknown = |source| AddressError::Unknown { name: name.to_owned(), source };
@@ -132,7 +143,7 @@ impl Interfaces {
         let mut presence = Presence { link, announcements_left: ANNOUNCEMENTS };
         presence.announce(address);
         self.on.insert(address, presence);
-        Ok(())
+        Ok(Bringer::Us)
     }
 
     /// Gives an address that is on a new lifetime, and tells the neighbours again the first times.

@@ -95,7 +95,7 @@ fn the_other_end_hears_of_an_address() {
         listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut interfaces = Interfaces::open(Some("near".to_owned())).unwrap();
         let (address, lifetime) = ([192, 0, 2, 9].into(), Duration::from_secs(100));
-        interfaces.put_on(address, &CHOICE, Some(lifetime)).unwrap();
+        assert_eq!(interfaces.put_on(address, &CHOICE, Some(lifetime)).unwrap(), Bringer::Us);
         let mut packet = [0_u8; 64];
         let mut listener = listener;
         // The first announcement may be lost: those that follow come with extensions, and there is an end to them.
@@ -122,8 +122,8 @@ fn what_cannot_be_done_is_said() {
             assert!(matches!(refused, Err(AddressError::Unknown { .. })), "{refused:?}");
         }
         let mut routed = Interfaces::routed();
-        routed.put_on(address, &CHOICE, None).unwrap();
-        interfaces.put_on(address, &Carrier::Routed, None).unwrap();
+        assert_eq!(routed.put_on(address, &CHOICE, None).unwrap(), Bringer::Network);
+        assert_eq!(interfaces.put_on(address, &Carrier::Routed, None).unwrap(), Bringer::Network);
         assert!(!is_on("192.0.2.9"));
         // What somebody else put on, since the network brings it here, is not ours to take off.
         ip("address add 192.0.2.9/32 dev near");
@@ -155,7 +155,8 @@ fn what_a_host_has_by_its_own_configuration_is_known_and_left_as_it_is() {
         assert_eq!(interfaces.look().unwrap(), own);
         let before = ip("-o address show dev near");
         for address in &own {
-            interfaces.put_on(*address, &CHOICE, Some(Duration::from_secs(1))).unwrap();
+            let brought = interfaces.put_on(*address, &CHOICE, Some(Duration::from_secs(1))).unwrap();
+            assert_eq!(brought, Bringer::Host);
             interfaces.extend(*address, Duration::from_secs(1)).unwrap();
             interfaces.take_off(*address, &CHOICE).unwrap();
         }
