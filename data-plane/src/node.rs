@@ -16,6 +16,7 @@ use postrail_core::dns::ResolverConfig;
 use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Domain;
 use postrail_core::rules::SourceOwners;
+use postrail_schema::host::AuthoritiesHash;
 use postrail_schema::ids::ShardId;
 use postrail_schema::listener::{Listener, ListenerProtocol};
 use postrail_schema::sealed::MasterKeys;
@@ -28,8 +29,8 @@ use crate::feed::{Feed, FeedError};
 use crate::intake::listen::{self, Keeper, Unopened};
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
-use crate::platform::Platform;
 use crate::platform::glommio::{PinError, RunError, ShardPin, ShardThreads, check_pins, run_shards};
+use crate::platform::{Net as _, Platform};
 use crate::shard::{NodeFacts, Parts, Runtime};
 use crate::spool::Spool;
 use crate::tls::{Acceptor, Connector, ServerIdentity, TlsError};
@@ -96,6 +97,7 @@ pub enum StartError {
 pub struct NodeHandle {
     mesh: Mesh,
     shards: u16,
+    receiver_authorities: AuthoritiesHash,
     departures: Receiver<Departure>,
     thread: std::thread::JoinHandle<Result<bool, StartError>>,
 }
@@ -103,6 +105,11 @@ pub struct NodeHandle {
 impl NodeHandle {
     pub fn shards(&self) -> u16 {
         self.shards
+    }
+
+    /// Which authorities of receivers it knows beside the system's.
+    pub fn receiver_authorities(&self) -> AuthoritiesHash {
+        self.receiver_authorities
     }
 
     /// The way to the shards, for what tells them which addresses are held.
@@ -153,6 +160,7 @@ pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
     let count = NonZeroU16::new(setup.node.shards).unwrap_or(NonZeroU16::MIN);
     let threads = ShardThreads { pins: config.pins.clone(), ..ShardThreads::new(count) };
     let (mesh, shards) = (setup.mesh.clone(), setup.node.shards);
+    let receiver_authorities = setup.node.connector.authorities();
     let (started, starting) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("postrail-node".to_owned());
     let spawned = thread.spawn(move || {
@@ -181,7 +189,7 @@ pub fn start(config: NodeConfig) -> Result<(NodeHandle, Feed), StartError> {
             Err(_) => return Err(StartError::Shard("a shard ended before it had started".to_owned())),
         }
     }
-    Ok((NodeHandle { mesh, shards, departures, thread }, feed))
+    Ok((NodeHandle { mesh, shards, receiver_authorities, departures, thread }, feed))
 }
 
 fn prepare(config: &NodeConfig, departures: Sender<Departure>) -> Result<(ShardSetup, Feed), StartError> {

@@ -26,6 +26,7 @@ use futures_util::AsyncWriteExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::egress::TlsVersion;
 use postrail_core::mail::{Domain, TlsFacts};
+use postrail_schema::host::AuthoritiesHash;
 use postrail_schema::limits::{RECEIVER_AUTHORITIES_MAX, TLS_SESSIONS_MAX};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -129,6 +130,8 @@ impl Acceptor {
 pub struct Connector {
     unverified: Versions,
     verified: Option<Versions>,
+    /// Those of the operator's file.
+    authorities: AuthoritiesHash,
 }
 
 /// One configuration for each version that may be the earliest.
@@ -174,11 +177,18 @@ impl Connector {
     /// The operator's file has not what it should, or the provider of cryptography does not support the protocol versions.
     pub fn system(receiver_authorities: Option<&Path>) -> Result<Self, TlsError> {
         let mut roots = roots_of(Path::new(SYSTEM_ROOTS));
+        let mut authorities = AuthoritiesHash::of([]);
         if let Some(file) = receiver_authorities {
             let added = add_authorities(&mut roots, file)?;
-            tracing::info!(file = %file.display(), added, "authorities of receivers' certificates");
+            authorities = AuthoritiesHash::of(added.iter().map(AsRef::as_ref));
+            tracing::info!(file = %file.display(), added = added.len(), "authorities of receivers' certificates");
         }
-        Self::of_roots(roots)
+        Self::of_roots(roots, authorities)
+    }
+
+    /// Which authorities it takes beside the system's.
+    pub fn authorities(&self) -> AuthoritiesHash {
+        self.authorities
     }
 
     /// The policies with the roots in a PEM file alone. Where it does not exist or has none, the verified policy is not to
@@ -187,10 +197,10 @@ impl Connector {
     /// # Errors
     /// The provider of cryptography does not support the protocol versions.
     pub fn with_roots(file: &Path) -> Result<Self, TlsError> {
-        Self::of_roots(roots_of(file))
+        Self::of_roots(roots_of(file), AuthoritiesHash::of([]))
     }
 
-    fn of_roots(roots: RootCertStore) -> Result<Self, TlsError> {
+    fn of_roots(roots: RootCertStore, authorities: AuthoritiesHash) -> Result<Self, TlsError> {
         let builder = |versions: &[&'static SupportedProtocolVersion]| {
             ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).map_err(TlsError::Unusable)
         };
@@ -203,7 +213,7 @@ impl Connector {
         let verified = (!roots.is_empty()).then(|| {
             Versions::new(|versions| Ok(builder(versions)?.with_root_certificates(roots.clone()).with_no_client_auth()))
         });
-        Ok(Self { unverified, verified: verified.transpose()? })
+        Ok(Self { unverified, verified: verified.transpose()?, authorities })
     }
 }
 
@@ -448,18 +458,18 @@ fn roots_of(file: &Path) -> RootCertStore {
     roots
 }
 
-/// Adds every certificate of the operator's file, which has nothing else; says how many.
-fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<usize, TlsError> {
+/// Adds every certificate of the operator's file, which has nothing else; gives them.
+fn add_authorities(roots: &mut RootCertStore, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = certificates_of(file)?;
     let found = certificates.len();
     if found > RECEIVER_AUTHORITIES_MAX {
         return Err(TlsError::TooManyAuthorities { path: file.to_owned(), found });
     }
-    for (at, certificate) in certificates.into_iter().enumerate() {
-        let added = roots.add(certificate);
+    for (at, certificate) in certificates.iter().enumerate() {
+        let added = roots.add(certificate.clone());
         added.map_err(|source| TlsError::Authority { path: file.to_owned(), number: at + 1, source })?;
     }
-    Ok(found)
+    Ok(certificates)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -1,7 +1,8 @@
-//! What an operator sees of a fleet of which a host does not answer.
+//! What an operator sees of a fleet of which a host does not answer, or is not like the others.
 
 use postrail_tests::child::run_apart;
-use postrail_tests::fleet::Fleet;
+use postrail_tests::etcd::Etcd;
+use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::place::Place;
 use postrail_tests::postrail::binary;
 use postrail_tests::wait;
@@ -48,4 +49,27 @@ fn a_view_of_all_hosts_is_of_those_that_answer_and_names_the_others() {
     let (_, told, _) = cli(&["queue", "--json"]);
     let told: Value = serde_json::from_str(&told).expect("JSON alone is on stdout");
     assert_eq!(told["unanswered"], silent);
+}
+
+#[test]
+fn hosts_with_other_authorities_of_receivers_are_named_until_all_have_the_same() {
+    let place = Place::new("fleet-authorities");
+    let system = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").expect("the system's authorities");
+    let end = "-----END CERTIFICATE-----\n";
+    let file = place.join("receiver-ca.pem");
+    let first = system.find(end).expect("a certificate") + end.len();
+    std::fs::write(&file, &system[..first]).expect("a file can be written");
+    let given = ["--shards", "1", "--receiver-ca", file.to_str().expect("a path of ours")];
+    let plan = |name: &str| Plan { options: if name == "host-1" { &given } else { &given[..2] }, ..Plan::default() };
+    let mut fleet = Fleet::start_as(&place, Etcd::start(&place), 2, plan);
+    let finding = |fleet: &Fleet| {
+        let problems = fleet.change("GET", "/v2/problems", &Value::Null);
+        let found = problems["items"].as_array().expect("a list of findings").iter();
+        found.filter(|one| one["code"] == "receiver_authorities_differ").map(|one| one["detail"].to_string()).next()
+    };
+    let told = wait::until("both hosts to be announced", || finding(&fleet));
+    assert!(told.contains("host-2: none") && told.contains("host-1: "), "{told}");
+    fleet.hosts[1].stop();
+    // Who does not run is not compared.
+    wait::until("it to be announced no more", || finding(&fleet).is_none().then_some(()));
 }

@@ -3,6 +3,8 @@
 //! A tenant's region is said when it is made and stays: what its mail left in spools, journals and ledgers does not move
 //! with a setting. What depends on the data planes that run (`problems_of_hosts`) is read from the store when asked.
 
+use std::collections::BTreeMap;
+
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::TenantId;
 use postrail_schema::keys::{self, HOSTS, LEADER};
@@ -11,7 +13,7 @@ use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
 
 use super::{App, AppError, Precondition, names};
-use crate::plan::{Desired, Presence, RegionEntry, listener_problems, region_problems};
+use crate::plan::{Desired, Presence, RegionEntry, authorities_problem, listener_problems, region_problems};
 
 /// A region to make, or to replace under its name.
 #[derive(Clone, Debug)]
@@ -86,11 +88,12 @@ impl App {
     /// # Errors
     /// The store fails.
     pub(crate) fn problems_of_hosts(&self, desired: &Desired) -> Result<Vec<Problem>, AppError> {
-        let mut presence = Presence::default();
+        let (mut presence, mut authorities) = (Presence::default(), BTreeMap::new());
         for entry in self.store.list(HOSTS)?.entries {
             let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
             // What cannot be read is told where it is followed.
             if let Ok(host) = serde_json::from_slice::<HostAnnouncement>(&entry.value) {
+                authorities.extend(host.receiver_authorities.map(|hash| (name.clone(), hash)));
                 presence.hosts.insert(name, host.region);
             }
         }
@@ -100,6 +103,7 @@ impl App {
         }
         let mut problems = region_problems(desired, &presence);
         problems.extend(listener_problems(desired, &presence.hosts));
+        problems.extend(authorities_problem(&authorities));
         Ok(problems)
     }
 }

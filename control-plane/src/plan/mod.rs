@@ -41,7 +41,7 @@ pub(crate) use regions::{Presence, region_problems};
 pub(crate) use routing::RoutingRuleEntry;
 pub(crate) use shaping::{ProviderEntry, ShapingMatchEntry, ShapingRuleEntry};
 pub(crate) use table::Table;
-pub(crate) use tls::TlsRuleEntry;
+pub(crate) use tls::{TlsRuleEntry, authorities_problem};
 
 /// The content of the snapshot that `desired` asks for under `revision`; suppressions, which the ledger has, are left out.
 pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent {

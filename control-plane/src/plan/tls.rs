@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use postrail_schema::host::AuthoritiesHash;
 use postrail_schema::limits::TLS_RULE_PAIRS_MAX;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::selector::Selector;
@@ -182,6 +183,39 @@ fn may_meet(one: &Selector, other: &Selector) -> bool {
         && agree(&one.class, &other.class)
 }
 
+/// What is wrong with the authorities of receivers' certificates that hosts have beside those of their systems: all that run
+/// are to have the same. Those that do not say are left out.
+pub(crate) fn authorities_problem(hosts: &BTreeMap<String, AuthoritiesHash>) -> Option<Problem> {
+    let mut alike: BTreeMap<AuthoritiesHash, Vec<&str>> = BTreeMap::new();
+    for (host, hash) in hosts {
+        alike.entry(*hash).or_default().push(host);
+    }
+    if alike.len() < 2 {
+        return None;
+    }
+    let told = alike.iter().map(|(hash, hosts)| {
+        let what = if hash.is_of_none() { "none".to_owned() } else { format!("{hash:.8}") };
+        let mut names = hosts.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+        if let more @ 1.. = hosts.len().saturating_sub(NAMED_MAX) {
+            names.push_str(&format!(" and {more} more"));
+        }
+        format!("{names}: {what}")
+    });
+    Some(Problem {
+        severity: Severity::Warning,
+        code: "receiver_authorities_differ",
+        subject: "fleet/hosts".to_owned(),
+        detail: format!(
+            "hosts know different authorities of receivers' certificates ({}), so that mail that one of them sends waits at \
+             another: give all the same file by --receiver-ca, and restart them",
+            told.collect::<Vec<_>>().join("; ")
+        ),
+    })
+}
+
+/// Hosts with the same authorities that a finding names one by one.
+const NAMED_MAX: usize = 3;
+
 #[cfg(test)]
 mod tests {
     use postrail_schema::ids::TenantId;
@@ -244,5 +278,20 @@ mod tests {
         let unknown = Selector { tenant: Some(TenantId(9)), ..Selector::default() };
         let codes = told(&[big, rule("gone", unknown, TlsLevel::Required, &[])]);
         assert_eq!(codes, ["dangling_tenant tls_rule/gone"]);
+    }
+
+    #[test]
+    fn hosts_with_other_authorities_of_receivers_are_named() {
+        let hash = |certificates: &[&str]| AuthoritiesHash::of(certificates.iter().map(|text| text.as_bytes()));
+        let mut hosts: BTreeMap<_, _> = ["a", "b", "c", "d", "e"].map(|name| (name.to_owned(), hash(&["ours"]))).into();
+        assert_eq!(authorities_problem(&hosts), None);
+        assert_eq!(authorities_problem(&BTreeMap::new()), None, "no fleet");
+        hosts.insert("e".to_owned(), hash(&[]));
+        let problem = authorities_problem(&hosts).unwrap();
+        assert_eq!((problem.severity, problem.code), (Severity::Warning, "receiver_authorities_differ"));
+        let short = &hash(&["ours"]).to_string()[..8];
+        for told in ["e: none".to_owned(), format!("a, b, c and 1 more: {short}")] {
+            assert!(problem.detail.contains(&told), "{}", problem.detail);
+        }
     }
 }

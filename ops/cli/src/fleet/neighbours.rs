@@ -319,6 +319,7 @@ mod tests {
             region: region.to_owned(),
             shards: 1,
             master_keys: Vec::new(),
+            receiver_authorities: None,
             version: "1".to_owned(),
         }
     }

@@ -303,6 +303,7 @@ async fn start_data_plane(
                 region: fleet.region.clone(),
                 shards: node.shards(),
                 master_keys: masters.all().map(MasterKey::id).collect(),
+                receiver_authorities: Some(node.receiver_authorities()),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let name = options.host_name()?;
