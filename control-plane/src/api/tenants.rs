@@ -27,6 +27,7 @@ pub(crate) struct TenantView {
     /// second. Null: no quota.
     quota_per_day: Option<u64>,
     weight: u32,
+    /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it.
     message_bytes_max: u32,
     /// The region whose hosts alone serve it; null: every host does.
     region: Option<String>,
@@ -43,10 +44,10 @@ pub(crate) struct TenantBody {
     /// Recipients a UTC day, over all hosts of a region; no quota by default.
     #[serde(default)]
     quota_per_day: Option<u64>,
-    /// 1 by default.
+    /// Share among tenants when they compete, 1 to 1000; 1 by default.
     #[serde(default)]
     weight: Option<u32>,
-    /// The product's limit by default.
+    /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it; the most by default.
     #[serde(default)]
     message_bytes_max: Option<u32>,
     /// By name; absent: every host serves it. It cannot be changed later.
@@ -67,8 +68,10 @@ pub(crate) struct TenantPatch {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     quota_per_day: Option<Option<u64>>,
+    /// 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
+    /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     message_bytes_max: Option<u32>,
     /// Null: no reserve; absent: as it is.

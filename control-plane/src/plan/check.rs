@@ -212,15 +212,19 @@ fn regions(desired: &Desired, to: &mut Problems) {
 fn stops(desired: &Desired, to: &mut Problems) {
     for suspension in desired.suspensions.values() {
         let subject = format!("suspension/{}", suspension.id);
-        let dangling = match &suspension.target {
-            SuspensionTarget::Site(_) => false,
-            SuspensionTarget::Source(source) => !desired.sources.contains_key(source),
-            SuspensionTarget::Tenant(tenant) => !desired.tenants.contains_key(tenant),
+        let mail = match &suspension.target {
+            SuspensionTarget::Site(site) => Some(format!("to {site}")),
+            SuspensionTarget::Source(id) => {
+                desired.sources.get(id).map(|source| format!("from source {}", source.name))
+            }
+            SuspensionTarget::Tenant(id) => desired.tenants.get(id).map(|tenant| format!("of tenant {}", tenant.name)),
         };
-        if dangling {
-            add(to, Severity::Error, "dangling_target", subject, "what it suspends does not exist; resume it");
-        } else {
-            add(to, Severity::Note, "suspended", subject, format!("mail waits: {}", suspension.reason));
+        match mail {
+            None => add(to, Severity::Error, "dangling_target", subject, "what it suspends does not exist; resume it"),
+            Some(mail) => {
+                let detail = format!("mail {mail} waits: {}", suspension.reason);
+                add(to, Severity::Note, "suspended", subject, detail);
+            }
         }
     }
 }

@@ -111,7 +111,8 @@ pub(crate) struct TenantEntry {
     /// 1 by default.
     #[serde(default = "one")]
     pub weight: u32,
-    /// The product's limit by default.
+    /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it; the most by
+    /// default.
     #[serde(default = "message_bytes_max")]
     pub message_bytes_max: u32,
     /// The region whose hosts alone serve it, by name; absent: every host does. It stays as it was made.

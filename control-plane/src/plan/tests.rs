@@ -125,6 +125,19 @@ fn the_plan_of_a_small_installation_is_as_ever() {
 }
 
 #[test]
+fn what_is_suspended_is_told_with_why() {
+    for (target, detail) in [
+        (SuspensionTarget::Site("slow.example".into()), "mail to slow.example waits: asked to"),
+        (SuspensionTarget::Source(SourceId(1)), "mail from source one waits: asked to"),
+        (SuspensionTarget::Tenant(TenantId(1)), "mail of tenant red waits: asked to"),
+    ] {
+        let mut desired = small();
+        desired.suspensions.get_mut(&SuspensionId(1)).unwrap().target = target;
+        assert_eq!(Findings::of(&desired).list()[1].detail, detail);
+    }
+}
+
+#[test]
 fn each_way_to_break_it_is_an_error_of_its_own_and_the_snapshot_agrees() {
     type Break = fn(&mut Desired);
     let table: [(&str, Break); 15] = [

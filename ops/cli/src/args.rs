@@ -244,7 +244,7 @@ pub(crate) enum TenantCommand {
         /// Share among tenants when they compete
         #[arg(long)]
         weight: Option<u32>,
-        /// Largest message, octets
+        /// Largest message, 8192 to 20971520 octets, with about 2000 for what is added to it
         #[arg(long)]
         message_bytes_max: Option<u32>,
         /// The region whose hosts alone serve it; it cannot be changed later [default: every host serves it]
@@ -272,7 +272,7 @@ pub(crate) enum TenantCommand {
         /// Share among tenants when they compete
         #[arg(long)]
         weight: Option<u32>,
-        /// Largest message, octets
+        /// Largest message, 8192 to 20971520 octets, with about 2000 for what is added to it
         #[arg(long)]
         message_bytes_max: Option<u32>,
         /// Recipients a second that go ahead of all that is not reserved, on each host, or `none`

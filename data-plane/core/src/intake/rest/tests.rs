@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use postrail_schema::ids::{CredentialId, Revision, SendingDomainId, ShardId};
-use postrail_schema::limits::EXPIRY_TRANSACTIONAL;
+use postrail_schema::limits::{EXPIRY_TRANSACTIONAL, TENANT_MESSAGE_BYTES_MIN};
 use postrail_schema::snapshot::{SnapshotContent, Suppression, Tenant};
 use postrail_schema::standing::{DomainRecord, Standing};
 use serde_json::{Value, json};
@@ -12,13 +12,13 @@ use super::*;
 
 const ID: u64 = 1_795_464_845_123;
 
-fn snapshot() -> Snapshot {
+fn snapshot(message_bytes_max: usize) -> Snapshot {
     let tenant = |id, name: &str| Tenant {
         id: TenantId(id),
         name: name.to_owned(),
         quota_per_day: None,
         weight: 1,
-        message_bytes_max: 100_000,
+        message_bytes_max: message_bytes_max as u32,
         region: None,
         reserved_per_s: None,
         quarantines: false,
@@ -43,9 +43,13 @@ fn snapshot() -> Snapshot {
 }
 
 fn accept_text(body: &[u8], key: Option<&str>) -> Result<Accepted, Problem> {
+    accept_with(body, key, 100_000)
+}
+
+fn accept_with(body: &[u8], key: Option<&str>, message_bytes_max: usize) -> Result<Accepted, Problem> {
     let principal = Principal { tenant: TenantId(1), credential: CredentialId(5), username: "shop".to_owned() };
     let acceptance = Acceptance {
-        snapshot: &snapshot(),
+        snapshot: &snapshot(message_bytes_max),
         principal: &principal,
         id: MessageId::new(ID, ShardId(0), 7),
         now: Timestamp::from_unix_ms(ID),
@@ -320,6 +324,14 @@ fn addresses_are_counted_over_the_whole_job() {
 }
 
 #[test]
+fn the_least_bound_of_a_tenant_has_room_for_a_small_mail_beside_what_is_added() {
+    let body = with("/body/content", json!("a line of some text\n".repeat(200)));
+    assert!(accept_with(body.to_string().as_bytes(), None, TENANT_MESSAGE_BYTES_MIN).is_ok());
+    let refused = accept_with(body.to_string().as_bytes(), None, TENANT_MESSAGE_BYTES_MIN / 2);
+    assert_eq!(refused.unwrap_err().code, "message_too_large");
+}
+
+#[test]
 fn what_would_be_too_large_is_refused() {
     let problem = accept_json(&with("/body/content", json!("x\n".repeat(60_000)))).unwrap_err();
     assert_eq!((problem.status, problem.code), (413, "message_too_large"));
@@ -394,10 +406,10 @@ proptest::proptest! {
 
 #[test]
 fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
-    let mut domains: Vec<_> = snapshot().domains.values().map(|domain| SendingDomain::clone(domain)).collect();
+    let mut domains: Vec<_> = snapshot(100_000).domains.values().map(|domain| SendingDomain::clone(domain)).collect();
     domains[0].standing = Standing::Unproved { missing: DomainRecord::Ownership };
     let snapshot = Snapshot::new(SnapshotContent {
-        tenants: snapshot().tenants.values().map(|tenant| Tenant::clone(tenant)).collect(),
+        tenants: snapshot(100_000).tenants.values().map(|tenant| Tenant::clone(tenant)).collect(),
         domains,
         ..SnapshotContent::default()
     });
