@@ -24,6 +24,7 @@ use postrail_core::lease::{Input, Lease, Output};
 pub use postrail_core::lease::{Settings, View};
 use postrail_schema::allocation::{Carrier, Grant, HostRecord};
 use postrail_schema::ids::ShardId;
+use postrail_schema::outage::Outage;
 
 use crate::address::{Bringer, Interfaces, lifetime};
 use crate::mesh::{Letter, Mesh, Question, Reply};
@@ -36,7 +37,8 @@ pub trait Registry: Send + 'static {
     /// In words for the log.
     fn read(&mut self) -> Result<Own, String>;
 
-    /// Writes the record if the present one was written by `guard` (0: if there is none), then reads the grants.
+    /// Writes the record if the present one was written by `guard` (0: if there is none), then reads the grants. It is done
+    /// only when both are.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -129,22 +131,11 @@ pub fn hold(
     let (messages, inbox) = channel();
     let path = data.join(FIXED_FILE);
     // Half of theirs, so that a look is due before each keepalive.
-    let (period, look_at) = (settings.period() / 2, Duration::ZERO);
+    let period = settings.period() / 2;
     let lease = Lease::new(boottime(), settings, remembered(&path));
     let thread = std::thread::Builder::new().name("postrail-lease".to_owned());
     let thread = thread.spawn(move || {
-        let mut pump = Pump {
-            lease,
-            registry,
-            interfaces,
-            mesh,
-            path,
-            period,
-            look_at,
-            silence: Silence::default(),
-            ending: Vec::new(),
-            end: None,
-        };
+        let mut pump = Pump::new(lease, registry, interfaces, mesh, path, period);
         pump.run(&inbox)
     })?;
     Ok(LeaseHandle { messages, thread })
@@ -165,13 +156,29 @@ struct Pump<R> {
     /// At least so long between two looks at what this host has by its own configuration, and when the next is due.
     period: Duration,
     look_at: Duration,
-    silence: Silence,
+    /// Keepalives do not get through: the store cannot be read, or not written.
+    silence: Outage<Duration>,
     /// Addresses on which what is in flight is waited for, with their epochs.
     ending: Vec<(IpAddr, u64)>,
     end: Option<End>,
 }
 
 impl<R: Registry> Pump<R> {
+    fn new(lease: Lease, registry: R, interfaces: Interfaces, mesh: Mesh, path: PathBuf, period: Duration) -> Self {
+        Self {
+            lease,
+            registry,
+            interfaces,
+            mesh,
+            path,
+            period,
+            look_at: Duration::ZERO,
+            silence: Outage::new(),
+            ending: Vec::new(),
+            end: None,
+        }
+    }
+
     fn run(&mut self, inbox: &Receiver<Message>) -> End {
         // The first keepalive says it.
         self.look_at_own();
@@ -231,18 +238,20 @@ impl<R: Registry> Pump<R> {
             Output::Read => Some(match self.registry.read() {
                 Ok(own) => Input::Found { record: own.record, view: own.view },
                 Err(error) => {
-                    self.silence.failed(&error, "the store does not say what this host holds");
+                    self.failed(&error, "the store does not say what this host holds");
                     Input::Failed
                 }
             }),
             Output::Write { guard, record } => Some(match self.registry.write(guard, &record) {
                 Ok((revision, view)) => {
-                    self.silence.over();
+                    if let Some(lasted) = self.silence.over(boottime()) {
+                        tracing::info!(seconds = lasted.as_secs(), "keepalives get through again");
+                    }
                     Input::Written { revision, view }
                 }
                 Err(WriteError::Refused) => Input::Refused,
                 Err(WriteError::Unknown(error)) => {
-                    self.silence.failed(&error, "a keepalive did not get through");
+                    self.failed(&error, "a keepalive did not get through");
                     Input::Failed
                 }
             }),
@@ -285,6 +294,14 @@ impl<R: Registry> Pump<R> {
                 self.end = Some(End::Stopped);
                 None
             }
+        }
+    }
+
+    /// It is over with the next keepalive alone, which has been written and read: a store that does only one of both is as
+    /// silent as ever.
+    fn failed(&mut self, error: &str, what: &str) {
+        if let Some(lasted) = self.silence.failed(boottime()) {
+            tracing::warn!(error, seconds = lasted.as_secs(), "{what}");
         }
     }
 
@@ -360,34 +377,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether what is in flight has ended.
 const ENDING_PERIOD: Duration = Duration::from_millis(100);
 
-/// What is said while the store does not answer: when that begins, once a minute, and when it is over.
-#[derive(Default)]
-struct Silence {
-    /// When it began, and when something was said last.
-    times: Option<(Duration, Duration)>,
-}
-
-impl Silence {
-    fn failed(&mut self, error: &str, what: &str) {
-        let now = boottime();
-        let (begun, told) = self.times.unwrap_or((now, Duration::ZERO));
-        if self.times.is_none() || now.saturating_sub(told) >= SILENCE_REMINDER {
-            tracing::warn!(error, seconds = now.saturating_sub(begun).as_secs(), "{what}");
-            self.times = Some((begun, now));
-        }
-    }
-
-    fn over(&mut self) {
-        if let Some((begun, _)) = self.times.take() {
-            let seconds = boottime().saturating_sub(begun).as_secs();
-            tracing::info!(seconds, "keepalives get through again");
-        }
-    }
-}
-
-/// Between two words about a store that does not answer.
-const SILENCE_REMINDER: Duration = Duration::from_secs(60);
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -423,6 +412,54 @@ mod tests {
             memory.revision += 1;
             memory.record = Some((memory.revision, record.clone()));
             Ok((memory.revision, View { revision: memory.revision, grants: memory.grants.clone() }))
+        }
+    }
+
+    /// A store that can be read, or written, or both.
+    struct Sided {
+        reads: bool,
+        writes: bool,
+    }
+
+    impl Registry for Sided {
+        fn read(&mut self) -> Result<Own, String> {
+            let own = Own { record: None, view: View { revision: 1, grants: Vec::new() } };
+            if self.reads { Ok(own) } else { Err("nobody may read".to_owned()) }
+        }
+
+        fn write(&mut self, _: u64, _: &HostRecord) -> Result<(u64, View), WriteError> {
+            if !self.writes {
+                return Err(WriteError::Unknown("nobody may write".to_owned()));
+            }
+            self.read().map(|own| (1, own.view)).map_err(WriteError::Unknown)
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_read_or_written_but_not_both_is_silent_from_the_first_failure_on() {
+        let write = || {
+            let (state, announcement) = (HostState::Live, Announcement::default());
+            let record =
+                HostRecord { incarnation: 7, sequence: 1, lease_ms: 10_000, state, released: Vec::new(), announcement };
+            Output::Write { guard: 0, record }
+        };
+        for (reads, writes) in [(true, false), (false, true)] {
+            let lease = Lease::new(boottime(), Settings::new(7, Announcement::default()), Vec::new());
+            let (interfaces, period) = (Interfaces::routed(), Duration::from_secs(1));
+            let mut pump =
+                Pump::new(lease, Sided { reads, writes }, interfaces, Mesh::new(1).0, PathBuf::new(), period);
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                pump.carry_out(Output::Read);
+                pump.carry_out(write());
+                seen.push(pump.silence);
+            }
+            pump.registry = Sided { reads: true, writes: true };
+            pump.carry_out(Output::Read);
+            seen.push(pump.silence);
+            assert!(seen[0] != Outage::new() && seen.iter().all(|silence| *silence == seen[0]), "{seen:?}");
+            pump.carry_out(write());
+            assert_eq!(pump.silence, Outage::new(), "what is written was read, too");
         }
     }
 

@@ -15,6 +15,7 @@
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
 //! - [`problem`]: findings with a severity,
+//! - [`outage`]: when something is said of a failure that lasts,
 //! - [`table`]: records by key that two states share,
 //! - [`wire`]: snapshots and events as bytes, and back.
 //!
@@ -32,6 +33,7 @@ pub mod keys;
 pub mod limits;
 pub mod listener;
 mod octets;
+pub mod outage;
 pub mod policy;
 pub mod problem;
 pub mod publication;
