@@ -25,6 +25,7 @@ mod quotas;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ const QUARANTINE_PAGE_MAX: usize = PAGE_RECORDS_MAX as usize + 1;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longest wait of a journal pull, milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
+/// How long a shard may take to say how it is: one that stands still keeps nobody waiting who asks after the others.
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
 /// How long a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that the admin listener serves at once.
@@ -117,7 +120,7 @@ pub async fn run<P: Platform>(
         AdminAccess::Certificate { tls, .. } => Some(Acceptor::new(Arc::clone(tls))),
         AdminAccess::Anyone | AdminAccess::Tokens(_) => None,
     };
-    let (permit, permits) = async_channel::bounded(CONNECTIONS_MAX);
+    let connections = Rc::new(());
     let start = platform.entropy();
     loop {
         let accepted = or(async { Some(listener.accept().await) }, async {
@@ -127,15 +130,17 @@ pub async fn run<P: Platform>(
         match accepted.await {
             None => return,
             Some(Ok(stream)) => {
-                if permit.try_send(()).is_err() {
+                if Rc::strong_count(&connections) > CONNECTIONS_MAX {
+                    tracing::warn!(most = CONNECTIONS_MAX, "an admin connection over the limit was closed");
                     continue;
                 }
-                let (runtime, permits, acceptor) = (runtime.clone(), permits.clone(), acceptor.clone());
+                // Counted until its task is gone, also by a panic.
+                let (runtime, counted, acceptor) = (runtime.clone(), Rc::clone(&connections), acceptor.clone());
                 platform.spawn("admin connection", async move {
+                    let _counted = counted;
                     if let Some(peer) = stream.peer() {
                         serve(runtime, stream, peer, acceptor.as_ref(), start).await;
                     }
-                    let _ = permits.try_recv();
                 });
             }
             Some(Err(error)) => {
@@ -305,11 +310,12 @@ impl<P: Platform> Admin<P> {
     async fn statuses(&self) -> Result<Vec<ShardStatus>, Problem> {
         let mut statuses = Vec::new();
         for shard in self.shards() {
-            match self.ask(shard, Question::Status).await {
-                Ok(Reply::Status(status)) => statuses.push(*status),
-                Ok(_) => return Err(mismatch()),
+            match self.runtime.platform().timeout(STATUS_LIMIT, self.ask(shard, Question::Status)).await {
+                Some(Ok(Reply::Status(status))) => statuses.push(*status),
+                Some(Ok(_)) => return Err(mismatch()),
                 // A shard that has drained; the others still tell what they do.
-                Err(_) => {}
+                Some(Err(_)) => {}
+                None => tracing::warn!(%shard, "a shard does not say how it is"),
             }
         }
         Ok(statuses)
@@ -317,8 +323,13 @@ impl<P: Platform> Admin<P> {
 
     async fn ready(&self) -> Result<Response, Problem> {
         let statuses = self.statuses().await?;
-        if statuses.len() < self.runtime.mesh().shards() {
-            return Err(Problem::new(503, "not_ready", "draining: a shard has ended"));
+        let missing = self.shards().find(|shard| !statuses.iter().any(|status| status.shard == shard.0));
+        if let Some(shard) = missing {
+            let detail = match self.runtime.mesh().has_ended(shard) {
+                true => "draining: a shard has ended".to_owned(),
+                false => format!("shard {shard} does not answer within {} s", STATUS_LIMIT.as_secs()),
+            };
+            return Err(Problem::new(503, "not_ready", detail));
         }
         for status in statuses {
             let (code, why) = if status.draining {

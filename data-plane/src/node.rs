@@ -26,7 +26,7 @@ use postrail_schema::tls::TlsVersion;
 use crate::admin::{self, AdminAccess};
 use crate::dns::{Dns, system_servers};
 use crate::feed::{Feed, FeedError};
-use crate::intake::listen::{self, Keeper, Unopened};
+use crate::intake::listen::{Keeper, Unopened};
 use crate::journal::Journal;
 use crate::mesh::{Letter, Mesh};
 use crate::platform::glommio::{PinError, RunError, ShardPin, ShardThreads, check_pins, run_shards};
@@ -313,8 +313,9 @@ pub async fn run_shard<P: Platform>(
     platform.spawn("listeners", keeper.run(unopened.len()));
     if let Some(address) = setup.admin.filter(|_| shard.0 == 0) {
         let what = "the admin API";
-        let listener =
-            listen::bind(&platform, address).map_err(|source| StartError::Listen { what, address, source })?;
+        // It has one socket, on this shard: shared with another process, every other connection would go there.
+        let listener = platform.net().listen_alone(address);
+        let listener = listener.map_err(|source| StartError::Listen { what, address, source })?;
         platform.spawn("admin listener", admin::run(runtime.clone(), listener, ending));
     }
     if let Some(inbox) = setup.inboxes.get(usize::from(shard.0)) {

@@ -152,15 +152,23 @@ impl Member {
 
     /// Waits until it answers at `path` of its control API or admin listener with success.
     pub fn wait_for(&mut self, at: SocketAddr, path: &str) -> String {
-        wait::until(&format!("{} to answer at {path}", self.name), || {
+        wait::until_told(&format!("{} to answer at {path}", self.name), || {
             if let Some(status) = self.running.ended() {
                 panic!("{} ended with {status}:\n{}", self.name, self.running.output());
             }
             // A connection that was taken while the listener was only being tried is not waited for.
-            let request = self.client(at)?.get(url(at, path)).timeout(Duration::from_secs(2));
-            let answer = request.send().ok()?;
-            answer.status().is_success().then(|| answer.text().unwrap_or_default())
+            let client = self.client(at).ok_or("there is no fleet-ca.pem yet")?;
+            let answer = client.get(url(at, path)).timeout(Duration::from_secs(2)).send();
+            let answer = answer.map_err(|error| format!("{error:?}"))?;
+            let (status, text) = (answer.status(), answer.text().unwrap_or_default());
+            if status.is_success() { Ok(text) } else { Err(format!("{status} {text}")) }
         })
+    }
+
+    /// What one of its listeners answers at `path`, status and text; `None`: it does not.
+    pub fn get(&self, at: SocketAddr, path: &str) -> Option<(u16, String)> {
+        let answer = self.client(at)?.get(url(at, path)).send().ok()?;
+        Some((answer.status().as_u16(), answer.text().unwrap_or_default()))
     }
 
     /// The revisions that its shards work under; `None`: it does not answer.
@@ -172,9 +180,7 @@ impl Member {
     }
 
     pub fn metrics(&self) -> String {
-        let Some(client) = self.client(self.admin) else { return String::new() };
-        let got = client.get(url(self.admin, "/metrics")).send();
-        got.and_then(reqwest::blocking::Response::text).unwrap_or_default()
+        self.get(self.admin, "/metrics").unwrap_or_default().1
     }
 
     /// What submits by REST at this member, on a thread of its own.

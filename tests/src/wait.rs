@@ -10,14 +10,27 @@ pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     within(LIMIT, what, look)
 }
 
+/// As [`until`], for what says why it is not there yet: the panic has the last word of it.
+pub fn until_told<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let mut told = String::new();
+    let found = within_or(LIMIT, || look().map_err(|why| told = why).ok());
+    found.unwrap_or_else(|| panic!("waited {LIMIT:?} for {what}: {told}"))
+}
+
 /// As [`until`], with a limit of its own.
 pub fn within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    within_or(limit, &mut look).unwrap_or_else(|| panic!("waited {limit:?} for {what}"))
+}
+
+fn within_or<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < end, "waited {limit:?} for {what}");
+        if Instant::now() >= end {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -378,6 +378,10 @@ impl Net for SimNet {
         })
     }
 
+    fn listen_alone(&self, at: SocketAddr) -> io::Result<SimListener> {
+        self.listen(at)
+    }
+
     fn probe(&self, _: SocketAddr) -> io::Result<()> {
         Ok(())
     }

@@ -90,14 +90,6 @@ impl Peers {
     }
 }
 
-/// Binds `at` on this shard.
-///
-/// # Errors
-/// The address is in use or not ours.
-pub fn bind<P: Platform>(platform: &P, at: SocketAddr) -> io::Result<<P::Net as Net>::Listener> {
-    platform.net().listen(at)
-}
-
 /// A listener that could not be opened.
 #[derive(Debug)]
 pub struct Unopened {
@@ -214,7 +206,7 @@ impl<P: Platform> Keeper<P> {
         let platform = self.runtime.platform().clone();
         let ports = Arc::clone(&self.runtime.node().ports);
         let clients = ports.claim(at, || platform.net().probe(at))?;
-        let socket = bind(&platform, at).inspect_err(|_| ports.release(at))?;
+        let socket = platform.net().listen(at).inspect_err(|_| ports.release(at))?;
         let (until, ended) = async_channel::bounded(1);
         let open = Open { door: Rc::new(RefCell::new(door(clients))), _until: until };
         let accepting = accept(self.runtime.clone(), socket, Rc::clone(&open.door), ended, self.peers.clone());

@@ -238,6 +238,10 @@ impl Net for World {
     fn listen(&self, _: std::net::SocketAddr) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    fn listen_alone(&self, _: std::net::SocketAddr) -> io::Result<Never> {
+        unreachable!("no sockets here")
+    }
+
     fn probe(&self, _: std::net::SocketAddr) -> io::Result<()> {
         Ok(())
     }

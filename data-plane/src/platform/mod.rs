@@ -106,6 +106,11 @@ pub trait Net {
 
     /// Listens with SO_REUSEPORT, so that every shard may listen on one address.
     fn listen(&self, at: SocketAddr) -> io::Result<Self::Listener>;
+    /// Listens as the only one: whoever else would, in this process or another, is told that the address is in use.
+    ///
+    /// # Errors
+    /// Somebody listens there already, or the address is not ours.
+    fn listen_alone(&self, at: SocketAddr) -> io::Result<Self::Listener>;
     /// Whether nobody listens there yet, other processes that would share it (SO_REUSEPORT) included.
     ///
     /// # Errors

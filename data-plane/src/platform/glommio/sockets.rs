@@ -33,29 +33,21 @@ impl Net for GlommioNet {
     type Datagrams = GlommioDatagrams;
 
     fn listen(&self, at: SocketAddr) -> io::Result<GlommioListener> {
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        if at.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_reuse_address(true)?;
+        let socket = unbound(at)?;
         socket.set_reuse_port(true)?;
         if let Some(cpu) = self.pin.incoming_cpu() {
             // Among the shards that listen here, the one whose CPU a connection arrives on is chosen (Linux 6.2).
             socket.set_cpu_affinity(cpu)?;
         }
-        socket.bind(&at.into())?;
-        socket.listen(LISTEN_BACKLOG)?;
-        let local = socket.local_addr()?.as_socket();
-        let watch = self.readiness.watch(&socket, false)?;
-        Ok(GlommioListener { socket, watch, readiness: Rc::clone(&self.readiness), local, unbroken: Cell::new(0) })
+        self.listener(socket, at)
+    }
+
+    fn listen_alone(&self, at: SocketAddr) -> io::Result<GlommioListener> {
+        self.listener(unbound(at)?, at)
     }
 
     fn probe(&self, at: SocketAddr) -> io::Result<()> {
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
-        if at.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_reuse_address(true)?;
+        let socket = unbound(at)?;
         socket.bind(&at.into())?;
         socket.listen(1)
     }
@@ -101,6 +93,26 @@ impl Net for GlommioNet {
         let watch = self.readiness.watch(&socket, true)?;
         Ok(GlommioDatagrams { socket, watch })
     }
+}
+
+impl GlommioNet {
+    fn listener(&self, socket: Socket, at: SocketAddr) -> io::Result<GlommioListener> {
+        socket.bind(&at.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        let local = socket.local_addr()?.as_socket();
+        let watch = self.readiness.watch(&socket, false)?;
+        Ok(GlommioListener { socket, watch, readiness: Rc::clone(&self.readiness), local, unbroken: Cell::new(0) })
+    }
+}
+
+/// A socket for a listener of the family of `at`.
+fn unbound(at: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// A TCP connection.

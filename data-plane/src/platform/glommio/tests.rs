@@ -94,6 +94,39 @@ fn two_connections_from_a_chosen_source_are_echoed() {
 }
 
 #[test]
+fn a_listener_of_its_own_shares_its_address_with_nobody() {
+    on_a_shard(|platform| async move {
+        let net = platform.net();
+        let alone = net.listen_alone(loopback()).unwrap();
+        let at = alone.local().unwrap();
+        let in_use = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        assert!(net.listen_alone(at).is_err_and(in_use) && net.listen(at).is_err_and(in_use));
+        drop(alone);
+        let shared = net.listen(at).unwrap();
+        assert!(net.listen(at).is_ok() && net.listen_alone(at).is_err_and(in_use));
+        drop(shared);
+    });
+}
+
+#[test]
+fn connections_that_came_before_anybody_waited_for_them_are_accepted() {
+    let accepted = on_a_shard(|platform| async move {
+        let listener = platform.net().listen_alone(loopback()).unwrap();
+        let at = listener.local().unwrap();
+        let early: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(at).unwrap()).collect();
+        // Two looks pass: an edge that is told once stays known.
+        platform.sleep_until(platform.now() + Duration::from_millis(20)).await;
+        let mut accepted = 0;
+        for _ in &early {
+            listener.accept().await.unwrap();
+            accepted += 1;
+        }
+        accepted
+    });
+    assert_eq!(accepted, 100);
+}
+
+#[test]
 fn a_listener_sees_the_source_that_was_bound() {
     let peer = on_a_shard(|platform| async move {
         let listener = platform.net().listen(loopback()).unwrap();

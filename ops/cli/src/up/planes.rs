@@ -49,6 +49,8 @@ const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Looks at the readiness of the data plane, and the time between them.
 const READY_TRIES: u32 = 200;
 const READY_PAUSE: Duration = Duration::from_millis(25);
+/// How long one look may take.
+const READY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What both planes are started with.
 #[derive(Clone, Debug)]
@@ -335,7 +337,8 @@ async fn start_data_plane(
 /// # Errors
 /// The reason why it is not ready.
 async fn wait_until_ready(admin: SocketAddr) -> Result<(), String> {
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+    // One that was taken by a listener that is gone would be waited for without end.
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(READY_LIMIT).build();
     let client = client.map_err(|_| "it cannot be asked".to_owned())?;
     let mut said = String::from("it does not answer");
     for _ in 0..READY_TRIES {
