@@ -154,7 +154,8 @@ impl<P: Platform> Pump<P> {
         let platform = self.runtime.platform().clone();
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
         loop {
-            if (self.runtime.is_draining() || self.door.is_closed()) && !self.drained {
+            let is_over = self.runtime.is_draining() || self.runtime.is_drained() || self.door.is_closed();
+            if is_over && !self.drained {
                 self.drained = true;
                 self.feed(Input::Drain);
                 return Ok(());
