@@ -2,6 +2,7 @@
 //!
 //! - [`place`]: a temporary folder and free ports of one story,
 //! - [`child`]: a child process that ends with its owner,
+//! - [`clock`]: a wall clock that a story moves,
 //! - [`load`]: many numbered mails from clients that outlast restarts of the server, with a list of the acknowledged,
 //! - [`postrail`]: the binary under test and its APIs,
 //! - [`clients`]: submission clients and judges in Python and Node,
@@ -25,6 +26,7 @@
 
 pub mod child;
 pub mod clients;
+pub mod clock;
 pub mod dialogue;
 pub mod etcd;
 pub mod fleet;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::child::{Running, try_run};
+use crate::clock::Clock;
 use crate::place::{Place, free_address, target};
 use crate::wait;
 
@@ -26,6 +27,7 @@ pub struct Postrail {
     data: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Running,
     http: reqwest::blocking::Client,
 }
@@ -33,6 +35,10 @@ pub struct Postrail {
 /// The release binary.
 pub fn binary() -> PathBuf {
     std::env::var_os("POSTRAIL_BIN").map_or_else(|| target().join("release/postrail"), PathBuf::from)
+}
+
+fn launch(arguments: &[String], environment: &[(String, String)], log: &Path) -> Running {
+    Running::start(Command::new(binary()).args(arguments).envs(environment.iter().cloned()), log)
 }
 
 impl Postrail {
@@ -51,6 +57,15 @@ impl Postrail {
 
     /// As [`Self::start_with`], with its state in `data`.
     pub fn start_at(place: &Place, data: &Path, options: &[&str]) -> Self {
+        Self::start_in(place, data, options, &[])
+    }
+
+    /// As [`Self::start_with`], by the wall clock `clock`.
+    pub fn start_by(clock: &Clock, place: &Place, options: &[&str]) -> Self {
+        Self::start_in(place, &place.join("data"), options, &clock.environment())
+    }
+
+    fn start_in(place: &Place, data: &Path, options: &[&str], environment: &[(&str, &str)]) -> Self {
         let [smtp, smtps, rest, api, admin] = std::array::from_fn(|_| free_address());
         let data = data.to_owned();
         let log = place.join("postrail.log");
@@ -62,7 +77,9 @@ impl Postrail {
         }
         arguments.extend(["--hostname", "mail.sender.test", "--domain", DOMAIN].map(str::to_owned));
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
-        let process = Running::start(Command::new(binary()).args(&arguments), &log);
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = launch(&arguments, &environment, &log);
         let http = reqwest::blocking::Client::builder().timeout(Duration::from_secs(30)).build();
         let http = http.expect("an HTTP client can be made");
         let mut postrail = Self {
@@ -76,6 +93,7 @@ impl Postrail {
             data,
             log,
             arguments,
+            environment,
             process,
             http,
         };
@@ -133,7 +151,7 @@ impl Postrail {
 
     /// As [`Self::start_again`], without waiting for it.
     pub fn spawn_again(&mut self) {
-        self.process = Running::start(Command::new(binary()).args(&self.arguments), &self.log);
+        self.process = launch(&self.arguments, &self.environment, &self.log);
     }
 
     /// What `up` was started with.

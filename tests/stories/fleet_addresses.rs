@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use postrail_tests::child::run;
-use postrail_tests::place::{Place, root};
+use postrail_tests::clock::Clock;
+use postrail_tests::place::Place;
 use postrail_tests::receiver::{Act, Arrived, Stage};
 use postrail_tests::wait;
 use serde_json::{Value, json};
@@ -257,20 +257,15 @@ fn a_fixed_address_sends_through_an_outage_of_etcd_and_over_a_restart_in_it() {
 #[test]
 fn a_wall_clock_that_jumps_moves_no_address() {
     let place = Place::new("addresses-clock");
-    let (library, clock) = (place.join("clock.so"), place.join("clock"));
-    let source = root().join("tests/src/clock.c");
-    run(Command::new("gcc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source));
-    let jump = |seconds: i64| std::fs::write(&clock, seconds.to_string()).expect("written");
-    jump(0);
-    let (preload, offset) = (library.display().to_string(), clock.display().to_string());
-    let environment = [("LD_PRELOAD", preload.as_str()), ("CLOCK_OFFSET_FILE", &offset)];
+    let clock = Clock::new(&place, "clock");
+    let environment = clock.environment();
     let world = World::with(place, Setting { environment: &environment, ..Setting::default() });
     let grants = [world.grants(0), world.grants(1)];
     let streams = vec![world.stream(0), world.stream(1)];
     world.receiver.wait_for(20);
     // Less than mail is kept for: what a mail has left until it expires is counted by this clock.
     for seconds in [3_600, -7_200, 0] {
-        jump(seconds);
+        clock.set(seconds);
         let before = world.receiver.arrived().len();
         // Three keepalives at least.
         let until = Instant::now() + LEASE / 2;

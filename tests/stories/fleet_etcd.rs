@@ -4,13 +4,12 @@
 //! published revision, and every acknowledged mail delivered once.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
-use postrail_tests::child::run;
+use postrail_tests::clock::Clock;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::load::Load;
-use postrail_tests::place::{Place, root};
+use postrail_tests::place::Place;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
@@ -176,13 +175,8 @@ fn a_host_whose_lease_was_lost_is_announced_again() {
 #[test]
 fn a_wall_clock_that_jumps_moves_no_lease_and_loses_no_mail() {
     let place = Place::new("etcd-clock");
-    let (library, clock) = (place.join("clock.so"), place.join("clock"));
-    let source = root().join("tests/src/clock.c");
-    run(Command::new("gcc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source));
-    let set = |seconds: &str| std::fs::write(&clock, seconds).expect("written");
-    set("0");
-    let (preload, offset) = (library.display().to_string(), clock.display().to_string());
-    let environment = [("LD_PRELOAD", preload.as_str()), ("CLOCK_OFFSET_FILE", offset.as_str())];
+    let clock = Clock::new(&place, "clock");
+    let environment = clock.environment();
     let mut world = World::with(place, Etcd::start, &environment);
     let held = |world: &World| world.fleet.etcd.control(&["get", "--prefix", "/postrail/main/hosts/", "-w", "json"]);
     let leases = |text: &str| {
@@ -193,8 +187,8 @@ fn a_wall_clock_that_jumps_moves_no_lease_and_loses_no_mail() {
     assert_eq!(before.len(), 2);
     // An hour ahead, two hours back, 21 hours ahead, and right again. Not by more than a mail's lifetime of a day: what waits
     // for its attempt at that moment would expire, as it should.
-    for seconds in ["3600", "-3600", "72000", "0"] {
-        set(seconds);
+    for seconds in [3_600, -3_600, 72_000, 0] {
+        clock.set(seconds);
         world.more_mail();
         world.change();
         let job = world.fleet.accepted(0, "load+0@receiver.test");

@@ -5,22 +5,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use postrail_tests::child::{Running, run, try_run};
+use postrail_tests::clock::Clock;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::lan::{Lan, Station};
 use postrail_tests::load::Stream;
-use postrail_tests::place::{Place, root};
+use postrail_tests::place::Place;
 use postrail_tests::postrail::binary;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
 use postrail_tests::zone::NameServer;
 use serde_json::{Value, json};
 
+use crate::submission_quotas::today;
+
 /// A control plane and a host, each at a station, and one where a stranger is.
 struct World {
     fleet: Fleet,
     receiver: Receiver,
     stranger: Station,
+    clocks: [Clock; 2],
     place: Place,
     lan: Lan,
     _names: NameServer,
@@ -28,8 +32,12 @@ struct World {
 }
 
 impl World {
-    /// With a wall clock for each of the two, where that is wanted.
-    fn new(name: &str, has_clocks: bool) -> Self {
+    fn new(name: &str) -> Self {
+        Self::with(name, 1, false)
+    }
+
+    /// With so many hosts, and with a wall clock for the control plane and the first of them, where that is wanted.
+    fn with(name: &str, hosts: usize, has_clocks: bool) -> Self {
         let (place, lan) = (Place::new(name), Lan::new());
         let receiver_at = lan.station(50);
         let zone = ("receiver.test.", format!("@ MX 10 mx\nmx A {}", receiver_at.address));
@@ -38,25 +46,21 @@ impl World {
         let resolver = names.address().to_string();
         let options = ["--resolver", &resolver, "--shards", "1"];
         let etcd = Etcd::start_at(&place, SocketAddr::from((lan.at(1), 2379)));
-        let library = place.join("clock.so");
-        let source = root().join("tests/src/clock.c");
-        run(Command::new("gcc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source));
-        let preload = library.display().to_string();
-        let clocks = ["control", "host-1"].map(|name| place.join(&format!("clock-{name}")).display().to_string());
+        let clocks = ["control", "host-1"].map(|of| Clock::new(&place, &format!("clock-{of}")));
         // They begin two days ago: what they show then is good now as well, to the clients of the story.
-        clocks.iter().for_each(|clock| std::fs::write(clock, (-46 * 3_600).to_string()).expect("written"));
-        let environments = [0, 1].map(|of| [("LD_PRELOAD", preload.as_str()), ("CLOCK_OFFSET_FILE", &clocks[of])]);
+        clocks.iter().for_each(|clock| clock.set(-46 * 3_600));
+        let environments = clocks.each_ref().map(Clock::environment);
         let plan = |name: &str| {
-            let is_host = name == "host-1";
-            let environment = if has_clocks { &environments[usize::from(is_host)][..] } else { &[] };
-            let station = Some(lan.station(if is_host { 11 } else { 10 }));
+            let number: u8 = name.strip_prefix("host-").map_or(0, |number| number.parse().expect("a number"));
+            let environment = if has_clocks { &environments[usize::from(number)][..] } else { &[] };
+            let station = Some(lan.station(10 + number));
             Plan { options: &options, environment, station, ..Plan::default() }
         };
-        let fleet = Fleet::start_as(&place, etcd, 1, plan);
+        let fleet = Fleet::start_as(&place, etcd, hosts, plan);
         fleet.change("POST", "/v2/routes", &json!({"domain": "*", "port": 2525, "allow_private": true}));
         fleet.settle();
         let stranger = lan.station(66);
-        Self { fleet, receiver, stranger, place, lan, _names: names, _receiver_at: receiver_at }
+        Self { fleet, receiver, stranger, clocks, place, lan, _names: names, _receiver_at: receiver_at }
     }
 
     /// What `curl` says to a stranger: whether it got a successful answer, and all that it printed.
@@ -77,17 +81,36 @@ impl World {
 
     /// A certificate with these names of an authority that is not the fleet's: `strange.pem`, `strange.key`.
     fn forge(&self, names: &str) {
-        let new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-x509"];
-        let openssl = |arguments: &[&str]| run(Command::new("openssl").args(new).args(arguments));
         let (ca, key) = (self.file("strange-ca.pem"), self.file("strange-ca.key"));
-        openssl(&["-subj", "/CN=Postrail fleet", "-out", &ca, "-keyout", &key]);
+        certify(&["-subj", "/CN=Postrail fleet", "-out", &ca, "-keyout", &key]);
+        self.sign("strange", names, &ca, &key);
+    }
+
+    /// A certificate with these names, `NAME.pem` and `NAME.key`, of the authority with that certificate and key.
+    fn sign(&self, name: &str, names: &str, ca: &str, key: &str) {
         let own = ["-subj", "/CN=x", "-addext", "basicConstraints=critical,CA:FALSE", "-addext", names];
-        let to = ["-out", &self.file("strange.pem"), "-keyout", &self.file("strange.key")];
-        openssl(&[&own[..], &["-CA", &ca, "-CAkey", &key], &to].concat());
+        let to = ["-out", &self.file(&format!("{name}.pem")), "-keyout", &self.file(&format!("{name}.key"))];
+        certify(&[&own[..], &["-CA", ca, "-CAkey", key], &to].concat());
+    }
+
+    /// As [`Self::sign`], of the fleet's own authority: its key follows from the master key.
+    fn sign_as_fleet(&self, name: &str, names: &str) {
+        let master = std::fs::read(self.fleet.control.data.join("master.key")).expect("the master key");
+        let hexadecimal: String = master.iter().map(|octet| format!("{octet:02x}")).collect();
+        let (purpose, der, key) = (self.file("purpose"), self.file("fleet-ca.der"), self.file("fleet-ca.key"));
+        std::fs::write(&purpose, "postrail fleet authority").expect("writable");
+        let hmac = ["-sha256", "-mac", "HMAC", "-binary", "-macopt", &format!("hexkey:{hexadecimal}"), "-out", &der];
+        run(Command::new("openssl").arg("dgst").args(hmac).arg(&purpose));
+        // An Ed25519 key in PKCS #8.
+        let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        let seed = std::fs::read(&der).expect("what openssl has written");
+        std::fs::write(&der, [&head[..], &seed].concat()).expect("writable");
+        run(Command::new("openssl").args(["pkey", "-inform", "DER", "-in", &der, "-out", &key]));
+        self.sign(name, names, &self.authority(), &key);
     }
 
     fn clock(&self, of: &str, hours: i64) {
-        std::fs::write(self.place.join(&format!("clock-{of}")), (hours * 3_600).to_string()).expect("written");
+        self.clocks[usize::from(of != "control")].set(hours * 3_600);
     }
 
     /// The serial number of the certificate that the host shows.
@@ -104,7 +127,7 @@ impl World {
 
 #[test]
 fn hosts_are_let_in_by_their_certificates_and_strangers_are_not() {
-    let world = World::new("fleet-tls", false);
+    let world = World::new("fleet-tls");
     let (host, control) = (world.fleet.hosts[0].admin, world.fleet.control.api);
     let job = world.fleet.accepted(0, "one@receiver.test");
     world.fleet.delivered(&job);
@@ -144,9 +167,68 @@ fn hosts_are_let_in_by_their_certificates_and_strangers_are_not() {
     world.says("UnknownIssuer", |fleet| fleet.control.output());
 }
 
+/// Makes a key and a certificate.
+fn certify(arguments: &[&str]) {
+    let new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-x509"];
+    run(Command::new("openssl").args(new).args(arguments));
+}
+
+#[test]
+fn hosts_go_by_what_control_planes_alone_tell_them_of_quotas() {
+    let day = today();
+    let world = World::with("fleet-tls-quota", 2, false);
+    world.fleet.change("PATCH", "/v2/tenants/default", &json!({"quota_per_day": 5}));
+    world.fleet.settle();
+    let knows = |host: usize, own: u64, others: u64| {
+        let rows = [("own", own), ("others", others)].map(|(of, n)| format!("postrail_quota_{of}_recipients {n}\n"));
+        wait::until(&format!("host {host} to know {own} and {others}"), || {
+            let metrics = world.fleet.hosts[host].metrics();
+            rows.iter().all(|row| metrics.contains(row)).then_some(())
+        });
+    };
+    let submit =
+        |host: usize| world.fleet.hosts[host].submit(&world.fleet.username, &world.fleet.secret, "a@receiver.test");
+    // What one host has accepted the other one hears, over both ways of certificates.
+    world.fleet.accepted(0, "one@receiver.test");
+    world.fleet.accepted(0, "two@receiver.test");
+    knows(1, 0, 2);
+    world.fleet.accepted(1, "three@receiver.test");
+    knows(0, 2, 1);
+
+    // Nobody else is listened to, hosts of the fleet included.
+    let tenant = world.fleet.control.control(&world.fleet.token, "GET", "/v2/tenants/default", None).1["id"].clone();
+    let body = json!({"day": day, "tenants": [[tenant, 2, 3]]}).to_string();
+    let (host, authority) = (world.fleet.hosts[0].admin, world.authority());
+    let tell = |shown: &[&str]| {
+        let url = format!("https://{host}/quotas");
+        world.curl(&[&["--cacert", &authority, "--data", &body], shown, &[&url]].concat())
+    };
+    let zone = "main.postrail.internal";
+    world.forge(&format!("subjectAltName=DNS:control-plane.{zone}"));
+    world.sign_as_fleet("host", &format!("subjectAltName=DNS:host-2.data-plane.{zone},DNS:data-plane.{zone}"));
+    world.sign_as_fleet("control", &format!("subjectAltName=DNS:control-plane.{zone}"));
+    let shown = |name: &str| [format!("{name}.pem"), format!("{name}.key")].map(|file| world.file(&file));
+    let [strange, host_2, control] = ["strange", "host", "control"].map(shown);
+    let certificate = |[pem, key]: &[String; 2]| tell(&["--cert", pem, "--key", key]);
+    let (done, said) = tell(&[]);
+    assert!(!done && said.contains("which show their certificate"), "{said}");
+    let (done, said) = certificate(&strange);
+    assert!(!done && !said.contains("start"), "{said}");
+    let (done, said) = certificate(&host_2);
+    assert!(!done && said.contains("may ask for /transfers alone"), "{said}");
+    knows(0, 2, 1);
+    assert_eq!(submit(0).0, 202, "one more, and there is room for another");
+    // A control plane's certificate it is that opens: by what is said now nothing is left.
+    let (done, said) = certificate(&control);
+    assert!(done && said.contains("\"start\""), "{said}");
+    knows(0, 3, 3);
+    let (status, refused) = submit(0);
+    assert_eq!((status, &refused["code"]), (429, &json!("quota_exceeded")), "{refused}");
+}
+
 #[test]
 fn a_host_that_another_authority_signed_is_not_spoken_to() {
-    let world = World::new("fleet-tls-false", false);
+    let world = World::new("fleet-tls-false");
     world.forge("subjectAltName=DNS:false.data-plane.main.postrail.internal");
     let at = format!("{}:8082", world.stranger.address);
     let mut server = world.stranger.command("openssl");
@@ -171,7 +253,7 @@ fn a_host_that_another_authority_signed_is_not_spoken_to() {
 
 #[test]
 fn the_commands_reach_the_control_api_by_tls_and_say_whom_they_do_not_trust() {
-    let world = World::new("fleet-tls-cli", false);
+    let world = World::new("fleet-tls-cli");
     let control = &world.fleet.control;
     let list = |data: &std::path::Path, api: &str, further: &[&str]| {
         let mut command = control.station().command(binary());
@@ -193,7 +275,7 @@ fn the_commands_reach_the_control_api_by_tls_and_say_whom_they_do_not_trust() {
 
 #[test]
 fn certificates_are_renewed_under_load_and_those_of_another_time_are_refused_until_the_clock_is_right() {
-    let mut world = World::new("fleet-tls-clock", true);
+    let mut world = World::with("fleet-tls-clock", 1, true);
     let stream = Stream::start(world.fleet.hosts[0].submitter(&world.fleet.username, &world.fleet.secret), "n");
     let more = |world: &World| {
         let before = world.receiver.arrived().len();

@@ -1,7 +1,9 @@
 //! Sending domains prove themselves: against a real name server, what is published decides whether mail is taken.
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
+use postrail_tests::clock::Clock;
 use postrail_tests::namespace::Namespace;
 use postrail_tests::place::{Place, free_address};
 use postrail_tests::postrail::Postrail;
@@ -31,12 +33,20 @@ const RECEIVER: (&str, &str) = ("receiver.test.", "@ MX 10 mx\nmx A 127.0.0.1");
 
 /// Postrail, called mail.sender.test, with these zones beside its own and the receiver's.
 fn world(name: &str, zones: &[(&str, &str)]) -> World {
-    let place = Place::new(name);
+    world_in(Place::new(name), None, zones)
+}
+
+/// As [`world`], by the wall clock `clock`.
+fn world_in(place: Place, clock: Option<&Clock>, zones: &[(&str, &str)]) -> World {
     let all = [&[SENDER, RECEIVER], zones].concat();
     let names = NameServer::start(&place, &all);
     let receiver = Receiver::local();
     let resolver = names.address().to_string();
-    let postrail = Postrail::start_with(&place, &["--resolver", &resolver, "--shards", "1"]);
+    let options = ["--resolver", &resolver, "--shards", "1"];
+    let postrail = match clock {
+        Some(clock) => Postrail::start_by(clock, &place, &options),
+        None => Postrail::start_with(&place, &options),
+    };
     postrail.route("*", receiver.address().port());
     World { postrail, names, receiver, place }
 }
@@ -89,6 +99,19 @@ impl World {
         });
         self.postrail.settled_configuration();
         checked
+    }
+
+    fn domain(&self, name: &str) -> Value {
+        self.postrail.control_ok("GET", &format!("/v2/domains/{name}"), None)
+    }
+
+    /// Waits until a domain was looked at after `ms` without anybody asking, and gives it. Where the clock moved while the
+    /// look before was about to end, that is a minute later.
+    fn looked_at(&self, domain: &str, ms: u64) -> Value {
+        wait::within(Duration::from_secs(90), &format!("{domain} to be looked at"), || {
+            let shown = self.domain(domain);
+            shown["checked_at_ms"].as_u64().is_some_and(|at| at > ms).then_some(shown)
+        })
     }
 
     /// Checks a domain until the first record of that purpose is in that state, and gives what was found of it.
@@ -183,6 +206,85 @@ fn a_domain_that_a_tenant_adds_sends_once_its_records_are_published() {
     assert!(right && report.contains("verified, may send"), "{report}");
     let (good, lines) = world.postrail.cli(&["domain", "records", "shop.test", "--zone"]);
     assert!(good && lines.contains("_dmarc.shop.test. IN TXT \"v=DMARC1; p=none\""), "{lines}");
+}
+
+#[test]
+fn a_domain_is_looked_at_again_each_day_and_what_went_wrong_is_told_borne_and_healed_by_itself() {
+    const HOUR: i64 = 3_600;
+    let place = Place::new("daily");
+    let clock = Clock::new(&place, "clock");
+    let zones = [("shop.test.", "www A 127.0.0.1"), ("new.test.", "www A 127.0.0.1")];
+    let mut world = world_in(place, Some(&clock), &zones);
+    let shop = world.tenant("shop");
+    let (status, made) = world.call(&shop, "POST", "/v2/domains", Some(&json!({"name": "shop.test"})));
+    assert_eq!(status, 201, "{made}");
+    let all = zone(&made, &[]);
+    let without: String = all.split_inclusive('\n').filter(|line| !line.starts_with("_postrail.")).collect();
+    world.names.replace("shop.test.", &all);
+    let proved = world.checked("shop.test", "verified")["checked_at_ms"].as_u64().expect("it was looked at");
+    // Of a domain that proves nothing yet it is looked every hour: it shows that looking goes on.
+    world.postrail.control_ok("POST", "/v2/domains", Some(&json!({"name": "new.test", "verification": "dns"})));
+    let after = |hours: i64| proved + hours.unsigned_abs() * 3_600_000;
+
+    // Less than a day, over a restart: nobody looks, and so nobody knows.
+    world.names.replace("shop.test.", &without);
+    clock.set(18 * HOUR);
+    world.looked_at("new.test", after(17));
+    world.postrail.kill_and_restart();
+    clock.set(20 * HOUR);
+    world.looked_at("new.test", after(19));
+    let unseen = world.domain("shop.test");
+    assert_eq!((&unseen["checked_at_ms"], &unseen["standing"]), (&json!(proved), &json!("verified")), "{unseen}");
+
+    // The day is over: it is seen, said, and borne.
+    clock.set(24 * HOUR);
+    let failing = world.looked_at("shop.test", after(23));
+    assert_eq!((&failing["standing"], &failing["may_send"]), (&json!("failing"), &json!(true)), "{failing}");
+    let check = &record(&failing, "ownership")["check"];
+    assert_eq!(
+        (text(check, "state"), text(check, "server")),
+        ("missing", &*world.names.address().to_string()),
+        "{check}"
+    );
+    assert!(text(check, "detail").contains("does not exist"), "{check}");
+    assert!(text(check, "advice").contains("_postrail.shop.test. TXT \"postrail-verification="), "{check}");
+    let problems = world.postrail.control_ok("GET", "/v2/problems", None).to_string();
+    assert!(problems.contains("domain_failing") && problems.contains("domain/shop.test"), "{problems}");
+    let audit = world.postrail.control_ok("GET", "/v2/audit?limit=1000", None).to_string();
+    assert!(audit.contains("domain check") && audit.contains("domain shop.test: verified to failing"), "{audit}");
+    world.postrail.settled_configuration();
+    world.postrail.wait_for_state(&job_id(&world.submit(&shop, "app@shop.test")), "delivered");
+
+    // Its owner finds out, and the next look heals it.
+    world.names.replace("shop.test.", &all);
+    clock.set(26 * HOUR);
+    assert_eq!(world.looked_at("shop.test", after(25))["standing"], "verified");
+
+    // Nobody finds out: five days it is borne, and no longer.
+    world.names.replace("shop.test.", &without);
+    for (hours, standing) in [(50, "failing"), (50 + 4 * 24, "failing"), (52 + 5 * 24, "lapsed")] {
+        clock.set(hours * HOUR);
+        let shown = world.looked_at("shop.test", after(hours - 1));
+        assert_eq!(
+            (text(&shown, "standing"), &shown["may_send"]),
+            (standing, &json!(standing == "failing")),
+            "{shown}"
+        );
+    }
+    world.postrail.settled_configuration();
+    let (status, refused) = world.submit(&shop, "app@shop.test");
+    assert_eq!((status, text(&refused, "code")), (403, "domain_may_not_send"), "{refused}");
+    assert!(text(&refused, "detail").contains("any more: its ownership record has been missing"), "{refused}");
+    let problems = world.postrail.control_ok("GET", "/v2/problems", None).to_string();
+    assert!(problems.contains("domain_lapsed") && !problems.contains("domain_failing"), "{problems}");
+
+    // And with the record the next day's look lets it send again.
+    world.names.replace("shop.test.", &all);
+    clock.set((52 + 6 * 24) * HOUR);
+    assert_eq!(world.looked_at("shop.test", after(51 + 6 * 24))["standing"], "verified");
+    world.postrail.settled_configuration();
+    world.postrail.wait_for_state(&job_id(&world.submit(&shop, "app@shop.test")), "delivered");
+    world.receiver.wait_for(2);
 }
 
 #[test]

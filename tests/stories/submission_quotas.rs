@@ -22,7 +22,7 @@ fn unix_s() -> u64 {
 }
 
 /// The UTC day, so far from its end that a story does not fall into the next one.
-fn today() -> u64 {
+pub(crate) fn today() -> u64 {
     wait::within(Duration::from_secs(180), "midnight to have passed", || {
         let now = unix_s();
         (DAY_S - now % DAY_S > 120).then_some(now / DAY_S)

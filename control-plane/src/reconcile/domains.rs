@@ -163,10 +163,19 @@ const RETRY_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use postrail_schema::ids::TenantId;
+    use postrail_schema::keys;
+    use postrail_schema::sealed::{MasterKey, MasterKeys};
     use postrail_schema::standing::Standing;
 
     use super::*;
+    use crate::app::{Bootstrap, KnownHosts, Parts};
+    use crate::dns::Resolver;
+    use crate::ledger::SqliteLedger;
+    use crate::store::{ConfigStore, EmbeddedStore, Write};
+    use crate::verify::DomainCheck;
 
     fn domain(id: u32, standing: Standing) -> (SendingDomainId, SendingDomain) {
         let json = format!(r#"{{"id":{id},"tenant":1,"name":"d{id}.example","keys":[],"pool":null}}"#);
@@ -205,6 +214,52 @@ mod tests {
             schedule.order.iter().copied().collect::<Vec<_>>(),
             [(7 + REST_MS, SendingDomainId(3)), (7 + REST_MS, SendingDomainId(9)), (9_500, SendingDomainId(1)),]
         );
+    }
+
+    /// A control plane on `store`, with a ledger of its own name.
+    fn control_plane(folder: &Path, store: &Arc<dyn ConfigStore>, name: &str) -> Arc<App> {
+        let parts = Parts {
+            store: Arc::clone(store),
+            ledger: Arc::new(SqliteLedger::open(&folder.join(name)).unwrap()),
+            hosts: KnownHosts::new(Vec::new()),
+            allocation: None,
+            masters: MasterKeys::only(MasterKey::new([9; 32])),
+            resolver: Resolver::new(Vec::new()),
+            hostname: "mail.sender.example".into(),
+            region: String::new(),
+        };
+        Arc::new(App::new(parts).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_takes_over_goes_on_with_the_days_of_who_was_there() {
+        const HOUR_MS: u64 = 3_600_000;
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+        let first = control_plane(folder.path(), &store, "first.db");
+        let bootstrap = Bootstrap { hostname: "mail.sender.example".into(), ..Bootstrap::default() };
+        first.bootstrap(&bootstrap, "po_token").unwrap();
+        // Looked at an hour, 20 and 30 hours ago, and never.
+        first.change(|draft| (11..=14).try_for_each(|id| draft.put(domain(id, Standing::Verified).1))).unwrap();
+        let now = now_ms();
+        for (id, hours) in [(11, 1), (12, 20), (13, 30)] {
+            let check = DomainCheck { checked_at_ms: now - hours * HOUR_MS, ..DomainCheck::default() };
+            let value = serde_json::to_vec(&check).unwrap();
+            store.txn(&[], &[Write::Put { key: keys::check(SendingDomainId(id)), value }]).unwrap();
+        }
+        let second = control_plane(folder.path(), &store, "second.db");
+        let mut schedules = [Schedule::read(&first).await, Schedule::read(&second).await];
+        assert_eq!(schedules[0].order, schedules[1].order, "it follows from what is stored");
+        let [_, schedule] = &mut schedules;
+        let due: Vec<_> = schedule.order.iter().filter(|(due, _)| *due <= now).map(|(_, id)| id.0).collect();
+        assert_eq!(due, [14, 13], "what was never looked at, and what is late");
+        for (id, hours) in [(11, 23), (12, 4)] {
+            let (due, most) = (schedule.due[&SendingDomainId(id)], now + hours * HOUR_MS);
+            assert!((most - 24 * HOUR_MS / 10..=most).contains(&due), "{id}: {due}");
+        }
+        // It takes what is due once, and waits for the others.
+        let taken = [schedule.next(&second).await, schedule.next(&second).await, schedule.next(&second).await];
+        assert_eq!(taken, [Some(SendingDomainId(14)), Some(SendingDomainId(13)), None]);
     }
 
     #[test]
