@@ -343,6 +343,10 @@ pub const ADVANCE_BYTES_MAX: usize = 64 * 1024;
 pub const ADVANCE_ENCODED_MAX: usize = ADVANCE_BYTES_MAX + 8 * 1024;
 /// Tenants that one request tells a host the use of quotas of: over it 413.
 pub const QUOTA_TELLS_MAX: usize = 1_000;
+/// Largest quota of a tenant, recipients a UTC day: over it 422. A tenant that needs more needs no quota.
+pub const QUOTA_PER_DAY_MAX: u64 = 100_000_000_000;
+// A day of the largest reserve fits.
+const _: () = assert!(RESERVED_PER_S_MAX as u64 * 86_400 <= QUOTA_PER_DAY_MAX);
 /// UTC days that a host keeps the use of quotas of: today's, and the one before for who began before midnight.
 pub const QUOTA_DAYS_MAX: usize = 2;
 /// Suppressions of all tenants: over it 409 until some are deleted.

@@ -41,7 +41,7 @@ pub(crate) struct TenantView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantBody {
     name: String,
-    /// Recipients a UTC day, over all hosts of a region; no quota by default.
+    /// Recipients a UTC day, over all hosts of a region, 0 to 100,000,000,000; no quota by default.
     #[serde(default)]
     quota_per_day: Option<u64>,
     /// Share among tenants when they compete, 1 to 1000; 1 by default.
@@ -64,7 +64,7 @@ pub(crate) struct TenantBody {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantPatch {
-    /// Null: no quota; absent: as it is.
+    /// Recipients a UTC day, 0 to 100,000,000,000. Null: no quota; absent: as it is.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     quota_per_day: Option<Option<u64>>,

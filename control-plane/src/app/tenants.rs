@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use postrail_schema::day::Day;
 use postrail_schema::ids::TenantId;
-use postrail_schema::limits::{MESSAGE_BYTES_MAX, RESERVED_PER_S_MAX, TENANT_MESSAGE_BYTES_MIN};
+use postrail_schema::limits::{MESSAGE_BYTES_MAX, QUOTA_PER_DAY_MAX, RESERVED_PER_S_MAX, TENANT_MESSAGE_BYTES_MIN};
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
 use super::{App, AppError, Precondition, names, now_ms};
@@ -60,7 +60,7 @@ impl App {
             let tenant = Tenant {
                 id: draft.counters().next_tenant(),
                 name: name.clone(),
-                quota_per_day: new.quota_per_day,
+                quota_per_day: checked_quota(new.quota_per_day)?,
                 weight: checked_weight(new.weight)?,
                 message_bytes_max: checked_size(new.message_bytes_max)?,
                 region,
@@ -83,7 +83,7 @@ impl App {
         self.change(|draft| {
             let mut tenant = draft.tenant(name)?.clone();
             when.check(&TenantEntry::of(&draft.desired, &tenant))?;
-            tenant.quota_per_day = change.quota_per_day.unwrap_or(tenant.quota_per_day);
+            tenant.quota_per_day = change.quota_per_day.map_or(Ok(tenant.quota_per_day), checked_quota)?;
             tenant.weight = checked_weight(change.weight.unwrap_or(tenant.weight))?;
             tenant.message_bytes_max = checked_size(change.message_bytes_max.unwrap_or(tenant.message_bytes_max))?;
             tenant.quarantines = change.quarantines.unwrap_or(tenant.quarantines);
@@ -145,6 +145,14 @@ pub(super) fn checked_weight(weight: u32) -> Result<u32, AppError> {
         return Ok(weight);
     }
     Err(AppError::invalid("/weight", "a weight is 1 to 1,000"))
+}
+
+pub(super) fn checked_quota(quota: Option<u64>) -> Result<Option<u64>, AppError> {
+    if quota.is_none_or(|quota| quota <= QUOTA_PER_DAY_MAX) {
+        return Ok(quota);
+    }
+    let detail = format!("a quota is 0 to {QUOTA_PER_DAY_MAX} recipients a UTC day, or null for none");
+    Err(AppError::invalid("/quota_per_day", detail))
 }
 
 pub(super) fn checked_reserve(rate: Option<u32>) -> Result<Option<u32>, AppError> {

@@ -105,7 +105,7 @@ pub(crate) struct RegionEntry {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TenantEntry {
     pub name: String,
-    /// Recipients a UTC day; absent: no quota.
+    /// Recipients a UTC day, 0 to 100,000,000,000; absent: no quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_per_day: Option<u64>,
     /// 1 by default.

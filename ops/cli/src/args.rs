@@ -238,7 +238,7 @@ pub(crate) enum TenantCommand {
     /// Make a tenant: `postrail tenant add shop --quota-per-day 100000`
     Add {
         name: String,
-        /// Recipients that may be accepted in a UTC day [default: no quota]
+        /// Recipients that may be accepted in a UTC day, 0 to 100000000000 [default: no quota]
         #[arg(long)]
         quota_per_day: Option<u64>,
         /// Share among tenants when they compete
@@ -266,7 +266,7 @@ pub(crate) enum TenantCommand {
     /// Change limits of a tenant: `postrail tenant set shop --weight 3 --quota-per-day none`
     Set {
         name: String,
-        /// Recipients that may be accepted in a UTC day, or `none`
+        /// Recipients that may be accepted in a UTC day, 0 to 100000000000, or `none`
         #[arg(long, value_name = "N|none")]
         quota_per_day: Option<String>,
         /// Share among tenants when they compete

@@ -39,3 +39,29 @@ async fn what_of_a_quota_is_used_up_is_told_to_operators_and_to_the_tenant_itsel
     let used = world.get("/v2/tenants/red/quota").await;
     assert_eq!((&used["used"], &used["hosts"]), (&json!(3), &hosts));
 }
+
+#[tokio::test]
+async fn a_quota_has_a_bound_that_its_description_says_and_a_refusal_names() {
+    const MOST: u64 = 100_000_000_000;
+    let world = World::new();
+    for (quota, status) in [(json!(MOST), 201), (json!(0), 201), (json!(MOST + 1), 422), (json!(u64::MAX), 422)] {
+        let name = format!("t{quota}");
+        let body = json!({ "name": name, "quota_per_day": quota });
+        let made = world.operator("POST", "/v2/tenants", body.clone()).await;
+        assert_eq!(made.0, status, "{}", made.1);
+        let changed = world.operator("PATCH", "/v2/tenants/default", json!({ "quota_per_day": quota })).await;
+        let document = json!({ "tenants": [{ "name": "default" }, body] });
+        let planned = world.operator("POST", "/v2/state/plan", document).await;
+        let pointers = [("", &made), ("", &changed), ("/tenants/1", &planned)];
+        for (at, (answer, told)) in pointers.into_iter().filter(|_| status == 422) {
+            let error = &told["errors"][0];
+            assert_eq!((*answer, &error["pointer"]), (422, &json!(format!("{at}/quota_per_day"))), "{told}");
+            assert!(error["detail"].as_str().unwrap().contains("0 to 100000000000 recipients"), "{told}");
+        }
+    }
+    let description = world.get("/openapi.json").await;
+    for schema in ["TenantBody", "TenantPatch", "TenantEntry"] {
+        let field = &description["components"]["schemas"][schema]["properties"]["quota_per_day"]["description"];
+        assert!(field.as_str().unwrap().contains("100,000,000,000"), "{schema}: {field}");
+    }
+}

@@ -277,18 +277,19 @@ impl Editor<'_> {
             let weight = self.checked(wanted.place(at, "weight"), tenants::checked_weight(entry.weight));
             let size = tenants::checked_size(entry.message_bytes_max);
             let size = self.checked(wanted.place(at, "message_bytes_max"), size);
+            let quota = tenants::checked_quota(entry.quota_per_day);
+            let quota = self.checked(wanted.place(at, "quota_per_day"), quota);
             let reserve = tenants::checked_reserve(entry.reserved_per_s);
             let reserve = self.checked(wanted.place(at, "reserved_per_s"), reserve);
             let former = known.get(&entry.name).copied();
             let region = self.region_of(wanted.place(at, "region"), entry, former);
             let (Some(name), Some(weight), Some(message_bytes_max)) = (name, weight, size) else { continue };
-            let (Some(region), Some(reserved_per_s)) = (region, reserve) else { continue };
+            let (Some(region), Some(reserved_per_s), Some(quota_per_day)) = (region, reserve, quota) else { continue };
             let pointer = wanted.place(at, "name");
             if !self.once(&mut wanted, pointer, name.clone()) {
                 continue;
             }
             let id = known.get(&name).copied().unwrap_or_else(|| self.new_tenant(&wanted, &name));
-            let quota_per_day = entry.quota_per_day;
             let quarantines = entry.quarantine;
             wanted.want(Tenant {
                 id,
