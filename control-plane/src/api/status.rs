@@ -3,18 +3,21 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use postrail_schema::problem::Problem;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use postrail_schema::problem::{Problem, Severity};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::Operator;
-use super::page::{LAST_PLACE, Listing, PageParams};
+use super::page::{Listing, PageParams, not_ours};
 use super::problem::ProblemDocument;
 
 /// Requests answered, by class of status (1yz to 5yz).
@@ -28,7 +31,7 @@ pub(crate) struct Counts {
 pub(crate) struct ProblemView {
     /// `note`, `warning`, or in a plan `error`, which keeps it from being applied.
     #[schema(value_type = String)]
-    severity: postrail_schema::problem::Severity,
+    severity: Severity,
     code: &'static str,
     /// Such as `pool/default`.
     subject: String,
@@ -105,8 +108,8 @@ pub(crate) struct ProblemPageView {
     total: usize,
 }
 
-/// Findings about the configuration, and in a fleet about where its addresses are. A cursor counts them, so what comes or
-/// goes between two pages moves the others.
+/// Findings about the configuration, and in a fleet about where its addresses are: the gravest first, then by what they are
+/// about. A cursor names the last one of its page, so that what comes or goes between two pages hides no other.
 #[utoipa::path(get, path = "/v2/problems", tag = "status", params(PageParams),
     responses((status = 200, body = ProblemPageView)))]
 pub(crate) async fn problems(
@@ -114,12 +117,88 @@ pub(crate) async fn problems(
     _: Operator,
     listing: Listing,
 ) -> Result<Json<ProblemPageView>, ProblemDocument> {
-    let begin = usize::try_from(listing.number(LAST_PLACE)?).unwrap_or(usize::MAX);
+    let after = listing.cursor.as_deref().map(|cursor| opened(cursor).ok_or_else(not_ours)).transpose()?;
     let mut problems = shared.app.problems();
     problems.append(&mut shared.run(|app| app.observed_problems(&app.desired())).await?);
     problems.append(&mut shared.app.listening().await.problems());
-    let total = problems.len();
-    let items: Vec<_> = problems.iter().skip(begin).take(listing.limit as usize).map(ProblemView::of).collect();
-    let end = begin.saturating_add(items.len());
-    Ok(Json(ProblemPageView { items, next_cursor: (end < total).then(|| end.to_string()), total }))
+    Ok(Json(page(&problems, after.as_deref(), listing.limit as usize)))
+}
+
+/// The findings whose place is behind `after`, as many as `limit`.
+fn page(problems: &[Problem], after: Option<&str>, limit: usize) -> ProblemPageView {
+    let mut behind: Vec<_> = problems.iter().map(|problem| (place(problem), problem)).collect();
+    behind.retain(|(place, _)| after.is_none_or(|after| place.as_str() > after));
+    behind.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let last = behind.len().checked_sub(limit + 1).and_then(|_| behind.get(limit - 1));
+    let next_cursor = last.map(|(place, _)| URL_SAFE_NO_PAD.encode(place));
+    let items = behind.iter().take(limit).map(|(_, problem)| ProblemView::of(problem)).collect();
+    ProblemPageView { items, next_cursor, total: problems.len() }
+}
+
+/// Where a finding stands among all: it follows from the finding alone, and only those that say the same have one place.
+fn place(problem: &Problem) -> String {
+    let Problem { severity, code, subject, detail } = problem;
+    let rank = match severity {
+        Severity::Error => 0,
+        Severity::Warning => 1,
+        Severity::Note => 2,
+    };
+    let all = digest(&SHA256, format!("{subject} {detail}").as_bytes());
+    let all = URL_SAFE_NO_PAD.encode(&all.as_ref()[..DIGEST_BYTES]);
+    // The longest subject does not make a cursor longer than cursors are.
+    let subject = &subject[..subject.floor_char_boundary(SUBJECT_BYTES_MAX)];
+    format!("{rank} {subject} {code} {all}")
+}
+
+/// The place that a cursor names.
+fn opened(cursor: &str) -> Option<String> {
+    let place = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    Some(place).filter(|place| place.starts_with(['0', '1', '2']))
+}
+
+/// Octets of a subject by which findings are in order.
+const SUBJECT_BYTES_MAX: usize = 256;
+/// Octets of a digest that tell two findings apart.
+const DIGEST_BYTES: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(severity: Severity, subject: &str, detail: &str) -> Problem {
+        Problem { severity, code: "found", subject: subject.to_owned(), detail: detail.to_owned() }
+    }
+
+    fn shown(page: &ProblemPageView) -> Vec<(&str, &str)> {
+        page.items.iter().map(|item| (item.subject.as_str(), item.detail.as_str())).collect()
+    }
+
+    #[test]
+    fn what_goes_or_comes_between_two_pages_of_findings_hides_no_other() {
+        let long = "x".repeat(10_000);
+        let found = [
+            problem(Severity::Note, "domain/a.example", "one"),
+            problem(Severity::Warning, "pool/b", "two"),
+            problem(Severity::Warning, "pool/b", "three"),
+            problem(Severity::Warning, &long, "four"),
+            problem(Severity::Error, "route/z.example", "five"),
+        ];
+        let all = page(&found, None, 100);
+        assert_eq!((all.total, &all.next_cursor), (5, &None));
+        let order = shown(&all);
+        assert_eq!((order[0].1, order[3].1, order[4].1), ("five", "four", "one"), "{order:?}");
+        let first = page(&found, None, 4);
+        assert_eq!(shown(&first), order[..4]);
+        let cursor = first.next_cursor.unwrap();
+        assert!(cursor.len() <= 512, "{}", cursor.len());
+        let after = opened(&cursor).unwrap();
+        assert_eq!(shown(&page(&found, Some(&after), 4)), order[4..]);
+        // All that were told are gone, and another has come before them.
+        let now = [found[0].clone(), problem(Severity::Error, "route/a.example", "six")];
+        let second = page(&now, Some(&after), 4);
+        assert_eq!((shown(&second), second.total, &second.next_cursor), (vec![("domain/a.example", "one")], 2, &None));
+        for cursor in ["*", "7", "_w", "eHg"] {
+            assert_eq!(opened(cursor), None, "{cursor}");
+        }
+    }
 }
