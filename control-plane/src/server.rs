@@ -10,19 +10,21 @@ use postrail_schema::ids::HostId;
 use postrail_schema::keys::{self, HEAD, MASTER_KEY_CHECK};
 use postrail_schema::sealed::{MasterKey, MasterKeys};
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::{
-    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, Parts, make_operator_token,
+    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, LedgerClaim, LedgerUse,
+    Parts, make_operator_token,
 };
 use crate::dns::Resolver;
 use crate::files;
 use crate::identity::{FleetFacts, FleetIdentity, FleetName};
 use crate::ledger::{self, Ledger, MoveProgress, PostgresAddress, PostgresLedger, SqliteLedger};
 use crate::listen::{Door, Peer};
-use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, lead};
+use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, keep_ledger, lead};
 use crate::store::{ConfigStore, Guard, StoreError, Write};
 
 /// What the control plane runs with.
@@ -39,6 +41,8 @@ pub struct Config {
     pub api: SocketAddr,
     /// The region of this control plane, whose data planes' events it takes; empty: none.
     pub region: String,
+    /// What this host is called where others of a fleet are told of it.
+    pub host_name: String,
     /// The name servers that are asked about sending domains.
     pub resolvers: Vec<SocketAddr>,
 }
@@ -98,12 +102,15 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let api = listener.local_addr().context("reading the listener's address")?;
     let store = Arc::clone(&config.store);
     let told = bootstrap.clone();
-    let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap)).await;
-    let Opened { app, master_keys, identity, first, allocation } = opened.context("opening the stores")??;
+    // Data planes look here for who leads, and operators for who keeps the ledger.
+    let at = format!("{}://{api}", if is_near { "http" } else { "https" });
+    let (told_at, runtime) = (at.clone(), runtime::Handle::current());
+    let opened = tokio::task::spawn_blocking(move || open(config, &bootstrap, told_at, &runtime)).await;
+    let Opened { app, master_keys, identity, first, allocation, claim } = opened.context("opening the stores")??;
     let kept = app.kept(&told);
     let token: Arc<str> = master_keys.current.fleet_token().into();
     let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&[FleetName::DataPlane]));
-    let (tls, scheme) = (tls.transpose()?, if is_near { "http" } else { "https" });
+    let tls = tls.transpose()?;
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -113,8 +120,9 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
         let access = FleetAccess { token, identity };
         tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), access, stopped.clone()));
     }
-    // Data planes look here for who leads.
-    let at = format!("{scheme}://{api}");
+    if let Some(claim) = claim {
+        tasks.spawn(keep_ledger(Arc::clone(&app), claim, stopped.clone()));
+    }
     tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, stopped.clone()));
     let router = api::router(app, gauges, master_keys.all().map(MasterKey::fleet_token).collect());
     let mut ended = stopped;
@@ -140,11 +148,12 @@ struct Opened {
     /// In a fleet.
     identity: Option<FleetIdentity>,
     allocation: Option<Hosts>,
+    claim: Option<LedgerClaim>,
 }
 
-fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
+/// `at`: where the API will be; `runtime`: what waits for the store.
+fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Handle) -> Result<Opened> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
-    let at = |name: &str| config.data.join(name);
     let (store, is_fleet) = (config.store, matches!(config.data_planes, DataPlanes::Announced(_)));
     let is_new = store.get(&[HEAD.to_owned()]).context("reading the configuration")?.entries.is_empty();
     let masters = match config.master_keys {
@@ -156,11 +165,21 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     };
     let masters = checked(store.as_ref(), masters, &config.data)?;
     let ledger: Arc<dyn Ledger> = match &config.ledger {
-        None => Arc::new(SqliteLedger::open(&at("ledger.db")).context("opening ledger.db")?),
+        None => Arc::new(SqliteLedger::open(&config.data.join("ledger.db")).context("opening ledger.db")?),
         Some(address) => {
             let installation = installation(store.as_ref(), &masters, is_fleet, &config.region, &config.data)?;
             Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
         }
+    };
+    // Before anything is made or published: who is refused leaves nothing in the store.
+    let claim = match is_fleet {
+        true => {
+            let server = config.ledger.as_ref().map(|address| address.name().to_owned());
+            let ledger = format!("{:032x}", ledger.id().context("reading which ledger it is")?);
+            let own = LedgerUse { ledger, server, host: config.host_name, api: at };
+            Some(runtime.block_on(LedgerClaim::take(Arc::clone(&store), &config.region, own))?)
+        }
+        false => None,
     };
     let hosts = match &config.data_planes {
         DataPlanes::Announced(_) => Vec::new(),
@@ -181,15 +200,15 @@ fn open(config: Config, bootstrap: &Bootstrap) -> Result<Opened> {
     let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), masters, hostname, region, resolver };
     let app = App::new(parts).context("reading the configuration")?;
     // In a fleet the token is that of the first control plane: another without the file does not make one more.
-    let token_file = at("operator.token");
+    let token_file = config.data.join("operator.token");
     if is_fleet && !is_new && !token_file.exists() {
         app.announce_suppressions().context("publishing the configuration")?;
-        return Ok(Opened { app: Arc::new(app), master_keys, identity, first: None, allocation });
+        return Ok(Opened { app: Arc::new(app), master_keys, identity, first: None, allocation, claim });
     }
     let operator = files::operator_token(&token_file, || make_operator_token().map_err(std::io::Error::other))
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &operator).context("publishing the configuration")?;
-    Ok(Opened { app: Arc::new(app), master_keys, identity, first, allocation })
+    Ok(Opened { app: Arc::new(app), master_keys, identity, first, allocation, claim })
 }
 
 /// Every host of a cluster has one master key: another one would seal what nobody else opens. Where a rotation has made

@@ -22,6 +22,7 @@
 //!   refused-hosts/<name>                               a data plane whose number is another's that runs, JSON; under its lease
 //!   master-key-check                                   tells whether a host has the cluster's master key
 //!   installation/<region>                              what tells this installation from others, to the ledger
+//!   ledgers/<region>/<start>                           which ledger a control plane keeps, JSON; under its lease
 //!   election/leader                                    the URL of the control plane that reconciles; under its lease
 //!   election/leader/<region>                           the same, of the hosts of a region
 //! ```
@@ -69,6 +70,8 @@ pub const REFUSED_HOSTS: &str = "refused-hosts/";
 pub const MASTER_KEY_CHECK: &str = "master-key-check";
 /// What tells the ledgers of this installation from others: given once, 32 hexadecimal digits.
 pub const INSTALLATION: &str = "installation/";
+/// Which ledger each control plane that runs keeps.
+pub const LEDGERS: &str = "ledgers/";
 pub const LEADER: &str = "election/leader";
 
 /// The key of who leads the control planes of a region; an empty name: of none.
@@ -89,6 +92,11 @@ pub fn check(domain: impl fmt::Display) -> String {
 /// The key of what tells the ledger of a region from others; empty: of the hosts without one.
 pub fn installation(region: &str) -> String {
     format!("{INSTALLATION}{region}")
+}
+
+/// What the control planes of a region say of their ledgers; empty: those without one. Each start has a key of its own there.
+pub fn ledgers(region: &str) -> String {
+    format!("{LEDGERS}{region}/")
 }
 
 /// The key of a data plane.

@@ -68,6 +68,12 @@ impl Postgres {
         format!("postgres://{ROLE}@{}/{DATABASE}", self.address)
     }
 
+    /// Makes one more database; its address.
+    pub fn further(&self, name: &str) -> String {
+        run(self.client("createdb").arg(name));
+        format!("postgres://{ROLE}@{}/{name}", self.address)
+    }
+
     /// Ends the server and the processes that serve connections at once, as a crash does.
     pub fn kill(&mut self) {
         let mut server = self.server.take().expect("it runs");

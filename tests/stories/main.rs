@@ -20,6 +20,7 @@ mod fleet_configuration;
 mod fleet_etcd;
 mod fleet_growth;
 mod fleet_leader;
+mod fleet_ledgers;
 mod fleet_needs;
 mod fleet_regions;
 mod fleet_routed;

@@ -42,7 +42,8 @@ pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: 
     response
 }
 
-/// Lets only known callers through, and keeps the audit trail of what is no reading.
+/// Lets only known callers through, and keeps the audit trail of what is no reading. Nothing is changed where that trail
+/// would be in another ledger than the region's.
 pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let proof = Proof::of(&request);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.address.ip());
@@ -66,7 +67,11 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
         return answer(refused, request, next).await;
     }
     let action = format!("{} {}{}", request.method(), "/v2", request.uri());
-    let begun = shared.run(move |app| Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)).await;
+    let begun = shared.run(move |app| {
+        app.check_ledger()?;
+        Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)
+    });
+    let begun = begun.await;
     let sequence = match begun {
         Ok(sequence) => sequence,
         Err(problem) => return problem.into_response(),

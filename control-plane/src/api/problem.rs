@@ -147,10 +147,8 @@ impl From<AppError> for ProblemDocument {
                     body.get("detail").and_then(Value::as_str).map_or_else(|| error.to_string(), str::to_owned),
                 )
             },
-            AppError::Ledger(ref source) if source.is_away() => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "request without the ledger");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
-            }
+            AppError::Ledger(ref source) if source.is_away() => without_ledger(&error),
+            AppError::OtherLedger { detail } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "other_ledger", detail),
             AppError::StoreEmpty => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", STORE_EMPTY),
             AppError::Store(
                 ref source @ (StoreError::Full
@@ -176,6 +174,11 @@ impl From<AppError> for ProblemDocument {
 fn theirs(status: u16) -> StatusCode {
     let status = StatusCode::from_u16(status).ok();
     status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+fn without_ledger(error: &AppError) -> ProblemDocument {
+    tracing::warn!(error = error as &dyn std::error::Error, "request without the ledger");
+    ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", LEDGER_AWAY)
 }
 
 /// What is said where the configuration store does not do what it is asked for.

@@ -62,13 +62,14 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The stores answer and a snapshot was published.
+/// The stores answer, the ledger is that of the region, and a snapshot was published.
 #[utoipa::path(get, path = "/readyz", tag = "status", security(()),
     responses((status = 200, body = Value), (status = 503, body = ProblemDocument)))]
 pub(crate) async fn readyz(State(shared): State<Shared>) -> Result<Json<Value>, ProblemDocument> {
     let checked = shared.run(|app| app.check_stores()).await;
-    let unready = |_| ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "a store does not answer");
-    checked.map_err(unready)?;
+    let unready = |detail: &str| ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail);
+    checked.map_err(|_| unready("a store does not answer"))?;
+    shared.app.check_ledger().map_err(|_| unready("another control plane keeps another ledger for this region"))?;
     Ok(Json(json!({ "ready": true, "revision": shared.app.revision() })))
 }
 

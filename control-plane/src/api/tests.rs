@@ -28,6 +28,7 @@ use crate::store::{ConfigStore, EmbeddedStore, Write};
 mod access;
 mod form;
 mod keys;
+mod ledgers;
 mod numbers;
 mod quota;
 mod state;

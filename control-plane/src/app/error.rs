@@ -51,6 +51,9 @@ pub(crate) enum AppError {
     StoreEmpty,
     #[error("the allocation of addresses cannot be read")]
     Hosts(#[source] HostsError),
+    /// Ours is not that of our region: what we wrote into it nobody would see.
+    #[error("{detail}")]
+    OtherLedger { detail: String },
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("cryptography failed: {act}")]

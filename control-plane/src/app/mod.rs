@@ -25,6 +25,7 @@ mod hosts;
 mod keys;
 mod known_hosts;
 mod large;
+mod ledgers;
 mod listeners;
 mod master;
 mod named;
@@ -77,6 +78,7 @@ pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use known_hosts::{HostClient, KnownHosts, WholeQueue};
 use large::{Laid, Pending, Staged};
+pub(crate) use ledgers::{LEDGER_LOOK, LedgerClaim, LedgerUse};
 pub(crate) use listeners::Listening;
 pub(crate) use master::Rotation;
 use numbers::GivenNumbers;
@@ -113,6 +115,8 @@ pub(crate) struct App {
     checks: Semaphore,
     checked_now: Mutex<HashSet<SendingDomainId>>,
     given: GivenNumbers,
+    /// Who keeps another ledger for this region than we do, and came before.
+    other_ledger: RwLock<Option<LedgerUse>>,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -211,6 +215,7 @@ impl App {
             resolver: parts.resolver,
             checks: Semaphore::new(DOMAIN_CHECKS_AT_ONCE),
             checked_now: Mutex::default(),
+            other_ledger: RwLock::default(),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

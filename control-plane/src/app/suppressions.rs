@@ -106,8 +106,9 @@ impl App {
     /// Every suppression as a buffer for data planes, with its version: at least `wanted` where the store has that.
     ///
     /// # Errors
-    /// The store or the ledger fails.
+    /// The store or the ledger fails, or the ledger is not the region's.
     pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
+        self.check_ledger()?;
         if self.desired().head.suppressions < wanted {
             self.reload()?;
         }

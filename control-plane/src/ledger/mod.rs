@@ -206,6 +206,12 @@ impl From<rusqlite::Error> for LedgerError {
 
 /// The ledger. Calls block; async callers hand them to a blocking thread.
 pub(crate) trait Ledger: Send + Sync {
+    /// What tells this ledger from all others: drawn once, when its tables were made, and never carried into another.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn id(&self) -> Result<u128, LedgerError>;
+
     /// Where reading of `journal` goes on; the beginning where nothing was read.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariants worth naming: a move that was cut short goes on behind the last row that was committed, so that no row is
-//! there twice; while it is not finished, no control plane opens the database, and cursors come last, so that nobody takes
+//! there twice; the database is a ledger of its own (`Ledger::id`), so that the file that stays behind never passes for it;
+//! while it is not finished, no control plane opens the database, and cursors come last, so that nobody takes
 //! half of it for the whole. Absent here: whoever writes the file meanwhile; the caller has the data folder to itself.
 
 use std::path::Path;

@@ -125,7 +125,7 @@ macro_rules! cases {
             $(
                 #[test]
                 fn $name() {
-                    super::$name(super::super::sqlite::tests::world());
+                    super::$name(super::sqlite::tests::world());
                 }
             )*
         }
@@ -166,6 +166,7 @@ cases![
     a_suppression_is_changed_only_while_it_says_what_was_read,
     acts_are_written_before_they_are_done_and_read_from_the_newest,
     a_number_is_given_to_one_of_those_who_want_it,
+    a_ledger_knows_which_it_is_whoever_opens_it,
 ];
 
 fn a_batch_that_is_pulled_again_after_a_crash_is_not_counted_twice(mut world: World) {
@@ -543,4 +544,14 @@ pub(super) fn a_number_is_given_to_one_of_those_who_want_it(mut world: World) {
         takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
     });
     assert_eq!(all, (4..=43).collect());
+}
+
+fn a_ledger_knows_which_it_is_whoever_opens_it(mut world: World) {
+    let id = world.ledger.id().unwrap();
+    assert_eq!(world.backend.open().id().unwrap(), id);
+    world.reopen();
+    assert_eq!(world.ledger.id().unwrap(), id);
+    let other = sqlite::tests::world().ledger.id().unwrap();
+    assert!(id != other && id != 0 && other != 0, "{id:x} {other:x}");
+    assert_eq!(world.number("SELECT count(*) FROM identity"), 1);
 }

@@ -16,7 +16,7 @@ use super::domains::check_domains;
 use super::journal::{JournalGauges, pull_journals};
 use super::quotas::tell_quotas;
 use crate::app::App;
-use crate::store::ConfigStore;
+use crate::store::{ConfigStore, Hold};
 
 /// Runs until `stop` is true. `at`: where the control API of this process is, told to data planes while it leads.
 pub(crate) async fn lead(
@@ -26,20 +26,31 @@ pub(crate) async fn lead(
     at: String,
     mut stop: watch::Receiver<bool>,
 ) {
-    let (held, key) = (Arc::clone(&store), keys::leader(&app.region));
-    let taken = tokio::task::spawn_blocking(move || held.hold(&key, at.as_bytes(), TERM)).await;
-    let Ok(mut hold) = taken else { return };
+    let mut held = None;
     while !*stop.borrow() {
+        // Who has another ledger than its region leaves the lead to whom that is.
+        if app.check_ledger().is_err() {
+            let_go(held.take()).await;
+            pause(&mut stop).await;
+            continue;
+        }
+        let hold = match &mut held {
+            Some(hold) => hold,
+            None => {
+                let (store, key, at) = (Arc::clone(&store), keys::leader(&app.region), at.clone());
+                let taken = tokio::task::spawn_blocking(move || store.hold(&key, at.as_bytes(), TERM)).await;
+                let Ok(taken) = taken else { return };
+                held.insert(taken)
+            }
+        };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             () = hold.held() => {}
+            () = sleep(LOOK) => continue,
         }
         // It was ours once; whether it is again, only time tells.
         if !hold.is_held() {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
-                () = sleep(LOOK) => {}
-            }
+            pause(&mut stop).await;
             continue;
         }
         let (end, ended) = watch::channel(false);
@@ -48,11 +59,8 @@ pub(crate) async fn lead(
         tasks.spawn(check_domains(Arc::clone(&app), ended.clone()));
         tasks.spawn(tell_quotas(Arc::clone(&app), ended.clone()));
         tasks.spawn(collect_chunks(Arc::clone(&store), ended));
-        while hold.is_held() && !*stop.borrow() {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
-                () = sleep(LOOK) => {}
-            }
+        while hold.is_held() && app.check_ledger().is_ok() && !*stop.borrow() {
+            pause(&mut stop).await;
         }
         end.send_replace(true);
         while tasks.join_next().await.is_some() {}
@@ -60,8 +68,20 @@ pub(crate) async fn lead(
             tracing::warn!("another control plane may lead now");
         }
     }
+    let_go(held).await;
+}
+
+/// Until it is time to look again.
+async fn pause(stop: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = sleep(LOOK) => {}
+    }
+}
+
+async fn let_go(held: Option<Hold>) {
     // The embedded store writes when a key is let go of.
-    let _ = tokio::task::spawn_blocking(move || drop(hold)).await;
+    let _ = tokio::task::spawn_blocking(move || drop(held)).await;
 }
 
 /// A leader that died is followed after at most so long.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! every control plane   follow_store: what others changed      follow_hosts: which data planes run
+//!                       keep_ledger: whether its ledger is that of its region
 //! the leader alone      pull_journals: events into the ledger  collect_chunks: what no publication names any more
 //!                       check_domains: what DNS says of sending domains
 //!                       tell_quotas: what hosts have accepted of tenants with a quota
@@ -17,6 +18,7 @@ mod domains;
 mod hosts;
 mod journal;
 mod lead;
+mod ledgers;
 mod outage;
 mod publish;
 mod quotas;
@@ -26,4 +28,5 @@ pub(crate) use allocate::boottime;
 pub(crate) use hosts::follow_hosts;
 pub(crate) use journal::JournalGauges;
 pub(crate) use lead::lead;
+pub(crate) use ledgers::keep_ledger;
 pub(crate) use publish::follow_store;

@@ -109,6 +109,7 @@ fn config(folder: &Path, admin: &str) -> Config {
         api: "127.0.0.1:0".parse().unwrap(),
         resolvers: Vec::new(),
         region: String::new(),
+        host_name: String::new(),
     }
 }
 

@@ -9,6 +9,7 @@
 //! cursors      (host, shard) -> segment, position
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
+//! identity     one row: what tells this ledger from others
 //! ```
 //!
 //! Chunks and parts are those of the SQLite ledger. Storing holds the row of `head` from its first statement to the commit:
@@ -77,6 +78,14 @@ impl PostgresLedger {
 }
 
 impl Ledger for PostgresLedger {
+    fn id(&self) -> Result<u128, LedgerError> {
+        self.pool.with(|session| {
+            let rows = session.query("SELECT id FROM identity", &[])?;
+            let id = rows.first().map(|row| row.get::<_, Uuid>(0).0);
+            id.ok_or(LedgerError::Unreadable { what: "no identity" })
+        })
+    }
+
     fn cursor(&self, journal: JournalId) -> Result<Cursor, LedgerError> {
         self.pool.with(|session| cursor(session, journal))
     }

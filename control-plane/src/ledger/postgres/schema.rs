@@ -92,13 +92,14 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
 }
 
 /// Whether what came to this format later is there: the column of the audit trail that says what an act changed, and the
-/// counts of what was accepted, and the numbers that were given. Earlier versions of it do without, name the columns that
+/// counts of what was accepted, the numbers that were given, and what tells the ledger from others. Earlier versions of it do without, name the columns that
 /// they read and write, and go on beside us; what these store is not counted.
 fn is_complete(session: &mut Session) -> Result<bool, LedgerError> {
     let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
                      AND attrelid = to_regclass('postrail_ledger.audit')
                      AND to_regclass('postrail_ledger.accepted') IS NOT NULL
-                     AND to_regclass('postrail_ledger.given') IS NOT NULL";
+                     AND to_regclass('postrail_ledger.given') IS NOT NULL
+                     AND to_regclass('postrail_ledger.identity') IS NOT NULL";
     Ok(!session.query(there, &[])?.is_empty())
 }
 
@@ -142,6 +143,10 @@ const COMPLETE: &str = "
         sequence bigint NOT NULL, PRIMARY KEY (day, tenant, host)
     ) WITH (fillfactor = 50);
     CREATE TABLE IF NOT EXISTS postrail_ledger.given (kind text PRIMARY KEY, last bigint NOT NULL);
+    CREATE TABLE IF NOT EXISTS postrail_ledger.identity (
+        one boolean PRIMARY KEY DEFAULT true CHECK (one), id uuid NOT NULL DEFAULT gen_random_uuid()
+    );
+    INSERT INTO postrail_ledger.identity DEFAULT VALUES ON CONFLICT DO NOTHING;
 ";
 
 /// What is in a chunk does not shrink by much, so compressing it costs more than it saves. Rows of recipients are written

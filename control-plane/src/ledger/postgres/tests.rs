@@ -99,6 +99,17 @@ fn a_ledger_of_before_numbers_were_written_down_learns_them() {
 }
 
 #[test]
+fn a_ledger_of_before_there_were_identities_gets_one_and_keeps_it() {
+    let counterpart = Counterpart::start();
+    let database = Database::new(&counterpart);
+    let former = database.open();
+    database.session().script("DROP TABLE identity", session::CALL_TIMEOUT).unwrap();
+    let id = database.open().id().unwrap();
+    assert_eq!([database.open().id().unwrap(), former.id().unwrap()], [id, id]);
+    assert_ne!(Database::new(&counterpart).open().id().unwrap(), id, "another database is another ledger");
+}
+
+#[test]
 fn an_audit_trail_of_before_there_were_details_is_kept_and_gets_some() {
     let counterpart = Counterpart::start();
     let database = Database::new(&counterpart);
@@ -216,6 +227,7 @@ fn a_ledger_that_is_moved_from_its_file_tells_the_same_wherever_the_move_was_cut
     assert_eq!(database.number("SELECT sum(count) FROM events"), events);
     let (file, ledger) = (SqliteLedger::open(&path).unwrap(), database.open());
     assert_eq!(told(&file), told(ledger.as_ref()));
+    assert_ne!(file.id().unwrap(), ledger.id().unwrap(), "the file that stays behind is another ledger");
     // It goes on as the file would have.
     let next = Cursor { segment: 4, offset: 0 };
     let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();

@@ -3,8 +3,8 @@
 //! - Format 1 held each event and each recipient's state in a row of its own. The events are stored again in the present
 //!   form, in their order and with their sequences; suppressions and the audit trail stay as they are.
 //! - Format 2 had the journals of one host only: cursors and unread octets did not name it.
-//! - Format 3 had, at first, no details in the audit trail, no counts of what was accepted, and did not know which numbers were
-//!   given. They are a column and two tables more, and no other format: earlier versions go on with them, and what these
+//! - Format 3 had, at first, no details in the audit trail, no counts of what was accepted, did not know which numbers were
+//!   given, and had no identity. They are a column and three tables more, and no other format: earlier versions go on with them, and what these
 //!   store is not counted.
 
 use postrail_schema::event::Event;

@@ -7,6 +7,7 @@
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
+//! identity     what tells this ledger from others
 //! ```
 //!
 //! What is told of a job or a recipient is read from its events when somebody asks, so that storing costs one small row a
@@ -96,6 +97,11 @@ impl SqliteLedger {
 }
 
 impl Ledger for SqliteLedger {
+    fn id(&self) -> Result<u128, LedgerError> {
+        let octets = self.reader().query_row("SELECT id FROM identity", [], |row| row.get(0))?;
+        Ok(u128::from_be_bytes(octets))
+    }
+
     fn cursor(&self, journal: JournalId) -> Result<Cursor, LedgerError> {
         Ok(cursor(&self.reader(), journal)?)
     }
@@ -432,6 +438,8 @@ const SCHEMA: &str = "
         status INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT ''
     );
     CREATE TABLE IF NOT EXISTS given (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL);
+    INSERT OR IGNORE INTO identity (one, id) VALUES (1, randomblob(16));
 ";
 
 #[cfg(test)]

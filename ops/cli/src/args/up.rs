@@ -74,7 +74,7 @@ pub(crate) struct UpOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) receiver_ca: Option<PathBuf>,
     /// Keep the ledger in a PostgreSQL database (postgres://USER@HOST:PORT/DATABASE, without password), or from
-    /// POSTRAIL_LEDGER [default: ledger.db in the data folder]
+    /// POSTRAIL_LEDGER; all control planes of a region have the same [default: ledger.db in the data folder, of one alone]
     #[arg(long, value_name = "URL")]
     pub(crate) ledger: Option<String>,
     /// File with the password for --ledger, or from POSTRAIL_LEDGER_PASSWORD

@@ -27,7 +27,8 @@ pub(crate) struct FirstStart {
 /// All that is printed.
 pub(crate) struct Banner<'a> {
     pub(crate) data: &'a Path,
-    pub(crate) token_file: &'a Path,
+    /// `None`: another host of the cluster has it.
+    pub(crate) token_file: Option<&'a Path>,
     pub(crate) shards: u16,
     pub(crate) smtp: &'a [SocketAddr],
     pub(crate) smtps: &'a [SocketAddr],
@@ -62,7 +63,10 @@ impl fmt::Display for Banner<'_> {
             writeln!(f, "  metrics, health   {}/metrics", url(admin))?;
         }
         if self.api.is_some() {
-            writeln!(f, "  operator's token  {}", self.token_file.display())?;
+            match self.token_file {
+                Some(path) => writeln!(f, "  operator's token  {}", path.display())?,
+                None => writeln!(f, "  operator's token  that of the first control plane of this cluster")?,
+            }
         }
         if let Some(first) = self.first {
             self.introduce(first, f)?;
@@ -135,7 +139,7 @@ mod tests {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Banner {
             data: Path::new("/d"),
-            token_file: Path::new("/d/operator.token"),
+            token_file: Some(Path::new("/d/operator.token")),
             shards: 2,
             smtp: &[at(2525)],
             smtps: &[at(2465)],

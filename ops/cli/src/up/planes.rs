@@ -111,7 +111,8 @@ pub(crate) struct Planes {
     /// What follows the store and announces this host.
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
-    token_file: PathBuf,
+    /// Where this folder has one.
+    token_file: Option<PathBuf>,
     first_start: Option<FirstStart>,
     /// Where a control plane runs here.
     kept: Option<control::Kept>,
@@ -149,7 +150,7 @@ impl Planes {
             lease,
             tasks,
             stop,
-            token_file: options.data.join(TOKEN_FILE),
+            token_file: Some(options.data.join(TOKEN_FILE)).filter(|path| path.exists()),
             first_start: first.map(|first| first_start(first, &options.domain)),
             kept,
         })
@@ -170,9 +171,9 @@ impl Planes {
         self.unready.as_deref()
     }
 
-    /// Where the operator's token is.
-    pub(crate) fn token_file(&self) -> &Path {
-        &self.token_file
+    /// Where the operator's token is; `None`: at the first control plane of the cluster.
+    pub(crate) fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_deref()
     }
 
     /// Drains the data plane, gives its addresses up, then stops the control plane.
@@ -239,6 +240,7 @@ async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> 
         resolvers: options.resolvers.clone(),
         api: options.api,
         region: options.region().to_owned(),
+        host_name: options.host_name().map_or_else(|_| options.hostname.clone(), |name| name.to_string()),
     };
     let bootstrap = control::Bootstrap {
         hostname: options.hostname.clone(),

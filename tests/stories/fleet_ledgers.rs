@@ -1,0 +1,180 @@
+//! A region has one ledger: a control plane that would keep another is refused, and one that finds, when it is back from
+//! being cut off, that another has begun changes nothing.
+
+use std::time::Duration;
+
+use postrail_tests::etcd::Etcd;
+use postrail_tests::fleet::Member;
+use postrail_tests::place::Place;
+use postrail_tests::postgres::Postgres;
+use postrail_tests::wait;
+use serde_json::{Value, json};
+
+use crate::ledger_postgresql::password_file;
+
+struct World {
+    place: Place,
+    etcd: Etcd,
+    first: Member,
+    token: String,
+    key: Vec<u8>,
+}
+
+impl World {
+    /// The first control plane of a cluster, with these options.
+    fn start(place: Place, options: &[&str]) -> Self {
+        let etcd = Etcd::start(&place);
+        let mut first = Member::start(&place, &etcd, "one", "control-plane", None, options);
+        first.wait_for(first.api, "/readyz");
+        let token = std::fs::read_to_string(first.data.join("operator.token")).expect("the operator's token");
+        let key = std::fs::read(first.data.join("master.key")).expect("the master key");
+        Self { place, etcd, first, token: token.trim().to_owned(), key }
+    }
+
+    fn further(&self, name: &str, options: &[&str]) -> Member {
+        Member::start(&self.place, &self.etcd, name, "control-plane", Some(&self.key), options)
+    }
+
+    /// A further control plane that does not start; the last thing that it says.
+    fn refused(&self, name: &str, options: &[&str]) -> String {
+        let state = || self.etcd.control(&["get", "--prefix", "/postrail/main/desired/"]);
+        let (before, words) = (state(), self.words());
+        let mut member = self.further(name, options);
+        let ended = member.child().wait(Duration::from_secs(30));
+        assert_eq!(ended.and_then(|status| status.code()), Some(2), "{}", member.output());
+        assert_eq!(state(), before, "it leaves nothing behind");
+        assert!(self.words().iter().all(|word| words.contains(word)), "nor does it say a word");
+        let output = member.output();
+        let said = output.lines().last().unwrap_or_default().to_owned();
+        assert!(said.starts_with("postrail: cannot start the control plane: "), "{output}");
+        said
+    }
+
+    /// What control planes without a region say of their ledgers, by their keys.
+    fn words(&self) -> Vec<String> {
+        let found = self.etcd.control(&["get", "--prefix", "--keys-only", "/postrail/main/ledgers//"]);
+        found.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn ask(&self, member: &Member, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        member.control(&self.token, method, path, body)
+    }
+
+    fn suppress(&self, member: &Member, address: &str) {
+        let (status, answer) = self.ask(member, "POST", "/v2/suppressions?tenant=default", Some(&suppression(address)));
+        assert_eq!(status, 201, "{answer}");
+    }
+
+    fn suppressed(&self, member: &Member) -> Vec<String> {
+        let (_, page) = self.ask(member, "GET", "/v2/suppressions", None);
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        items.iter().filter_map(|one| one["address"].as_str().map(str::to_owned)).collect()
+    }
+
+    fn codes(&self, member: &Member) -> Vec<String> {
+        let (_, page) = self.ask(member, "GET", "/v2/problems", None);
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|one| format!("{} {}", one["severity"], one["code"]).replace('"', "")).collect()
+    }
+}
+
+fn suppression(address: &str) -> Value {
+    json!({"address": address})
+}
+
+#[test]
+fn a_second_control_plane_with_a_ledger_of_its_own_is_refused_and_the_first_comes_back_at_once() {
+    let mut world = World::start(Place::new("ledgers-files"), &[]);
+    let said = world.refused("two", &[]);
+    let keeper = format!("control plane one (http://{}) keeps it in its data folder", world.first.api);
+    for part in [&keeper, "this one (two) has a file of its own", "postrail move-ledger", "--ledger", "or stop one"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    // Another region has a ledger of its own.
+    let mut elsewhere = world.further("elsewhere", &["--region", "eu"]);
+    elsewhere.wait_for(elsewhere.api, "/readyz");
+    let said = world.refused("second-elsewhere", &["--region", "eu"]);
+    assert!(said.contains("region eu has one ledger") && said.contains("control plane elsewhere"), "{said}");
+
+    // Its word of before is there for five seconds more, and in nobody's way but others'.
+    world.suppress(&world.first, "gone@receiver.test");
+    world.first.child().kill();
+    world.first.start_again();
+    world.first.wait_for(world.first.api, "/readyz");
+    assert_eq!(world.suppressed(&world.first), ["gone@receiver.test"]);
+    assert!(world.refused("two", &[]).contains(&keeper));
+
+    // The same file is no ledger for two: it is a copy.
+    world.first.stop();
+    for file in ["ledger.db", "operator.token"] {
+        std::fs::copy(world.first.data.join(file), world.place.join("two").join(file)).expect("a copy");
+    }
+    world.first.start_again();
+    world.first.wait_for(world.first.api, "/readyz");
+    let said = world.refused("two", &[]);
+    assert!(said.contains("has a copy of that one's file"), "{said}");
+    // When the first has ended, and its word of before it was killed has lapsed, the second may take its place.
+    world.first.stop();
+    wait::until("no word to be left", || world.words().is_empty().then_some(()));
+    let mut second = world.further("two", &[]);
+    second.wait_for(second.api, "/readyz");
+    assert_eq!(world.suppressed(&second), ["gone@receiver.test"]);
+}
+
+#[test]
+fn control_planes_on_one_database_are_one_and_those_on_two_are_not() {
+    let place = Place::new("ledgers-postgresql");
+    let (postgres, file) = (Postgres::start(&place), password_file(&place));
+    let (url, further) = (postgres.url(), postgres.further("other"));
+    let on = |url| ["--ledger", url, "--ledger-password-file", &file];
+    let (ours, other) = (on(url.as_str()), on(further.as_str()));
+    let world = World::start(place, &ours);
+    let mut second = world.further("two", &ours);
+    second.wait_for(second.api, "/readyz");
+    let banner = second.output();
+    assert!(!banner.contains("two/operator.token") && banner.contains("that of the first control plane"), "{banner}");
+    world.suppress(&second, "gone@receiver.test");
+    assert_eq!(world.suppressed(&world.first), ["gone@receiver.test"]);
+
+    let said = world.refused("three", &other);
+    for part in [
+        "keeps it in PostgreSQL at 127.0.0.1:",
+        "has the one in PostgreSQL at 127.0.0.1:",
+        "/other",
+        "start this one with the same --ledger",
+    ] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    let said = world.refused("four", &[]);
+    assert!(said.contains("has a file of its own: start this one with the same --ledger"), "{said}");
+}
+
+#[test]
+fn one_that_comes_back_and_finds_another_ledger_changes_nothing_until_that_is_gone() {
+    let mut world = World::start(Place::new("ledgers-cut-off"), &[]);
+    assert_eq!(world.words().len(), 1);
+    world.first.child().signal(libc::SIGSTOP);
+    wait::until("its word to lapse", || world.words().is_empty().then_some(()));
+    let mut second = world.further("two", &[]);
+    second.wait_for(second.api, "/readyz");
+    world.first.child().signal(libc::SIGCONT);
+    wait::until("the first to say that it has another ledger", || {
+        world.codes(&world.first).contains(&"error other_ledger".to_owned()).then_some(())
+    });
+    assert_eq!(world.first.published(), None, "it is not ready");
+    let gone = suppression("gone@receiver.test");
+    let (status, problem) = world.ask(&world.first, "POST", "/v2/suppressions?tenant=default", Some(&gone));
+    assert_eq!((status, &problem["code"]), (503, &json!("other_ledger")), "{problem}");
+    let at = second.api.to_string();
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains(&at)), "{problem}");
+    assert!(!world.codes(&second).iter().any(|code| code.contains("other_ledger")), "that one is right");
+    let leader = || world.etcd.control(&["get", "/postrail/main/election/leader", "--print-value-only"]);
+    wait::until("the second to lead", || leader().contains(&at).then_some(()));
+    world.suppress(&second, "gone@receiver.test");
+
+    second.stop();
+    world.first.wait_for(world.first.api, "/readyz");
+    wait::until("the first to lead", || leader().contains(&world.first.api.to_string()).then_some(()));
+    assert_eq!(world.codes(&world.first).iter().filter(|code| code.contains("other_ledger")).count(), 0);
+    world.suppress(&world.first, "also-gone@receiver.test");
+}
