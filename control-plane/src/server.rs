@@ -165,7 +165,11 @@ fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Ha
     };
     let masters = checked(store.as_ref(), masters, &config.data)?;
     let ledger: Arc<dyn Ledger> = match &config.ledger {
-        None => Arc::new(SqliteLedger::open(&config.data.join("ledger.db")).context("opening ledger.db")?),
+        None => {
+            let file = SqliteLedger::open(&config.data.join("ledger.db")).context("opening ledger.db")?;
+            file.belong_to(&config.region)?;
+            Arc::new(file)
+        }
         Some(address) => {
             let installation = installation(store.as_ref(), &masters, is_fleet, &config.region, &config.data)?;
             Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
@@ -250,7 +254,9 @@ pub fn move_ledger(
     let masters = files::master_keys(data, |name| std::env::var(name).ok())?;
     let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
     let installation = installation(store, &masters, is_fleet, region, data)?;
-    Ok(ledger::move_ledger(&data.join("ledger.db"), to, installation, progress)?)
+    let file = data.join("ledger.db");
+    SqliteLedger::open(&file)?.belong_to(region)?;
+    Ok(ledger::move_ledger(&file, to, installation, progress)?)
 }
 
 /// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it, and as

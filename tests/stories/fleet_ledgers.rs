@@ -95,6 +95,10 @@ fn a_second_control_plane_with_a_ledger_of_its_own_is_refused_and_the_first_come
     elsewhere.wait_for(elsewhere.api, "/readyz");
     let said = world.refused("second-elsewhere", &["--region", "eu"]);
     assert!(said.contains("region eu has one ledger") && said.contains("control plane elsewhere"), "{said}");
+    // What is in its file of that region's tenants is no other region's.
+    elsewhere.stop();
+    let said = world.refused("elsewhere", &["--region", "us"]);
+    assert!(said.contains("ledger.db is that of region \"eu\", and not of \"us\""), "{said}");
 
     // Its word of before is there for five seconds more, and in nobody's way but others'.
     world.suppress(&world.first, "gone@receiver.test");

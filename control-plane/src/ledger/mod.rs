@@ -166,6 +166,10 @@ pub(crate) enum LedgerError {
     StaleCursor { journal: JournalId, stored: Cursor, begun: Cursor },
     #[error("the ledger was written by a newer version (format {found}, this one reads {FORMAT})")]
     NewerFormat { found: u32 },
+    #[error(
+        "ledger.db is that of region {theirs:?}, and not of {ours:?}: start with --region as before, or with another data folder"
+    )]
+    OtherRegion { theirs: String, ours: String },
     #[error("{suppressions} suppressions are the most that are kept")]
     SuppressionsFull { suppressions: usize },
     #[error("the suppression has another reason than the one that was read, or is gone")]

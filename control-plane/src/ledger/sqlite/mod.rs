@@ -7,7 +7,7 @@
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
-//! identity     what tells this ledger from others
+//! identity     what tells this ledger from others, and whose region's it is
 //! ```
 //!
 //! What is told of a job or a recipient is read from its events when somebody asks, so that storing costs one small row a
@@ -78,6 +78,20 @@ impl SqliteLedger {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(LedgerError::Sync)?;
         }
         Ok(ledger)
+    }
+
+    /// Makes it the ledger of `region` for good; one that had no region gets this one.
+    ///
+    /// # Errors
+    /// It is another region's: what is in it of that one's tenants is nobody's business here.
+    pub(crate) fn belong_to(&self, region: &str) -> Result<(), LedgerError> {
+        let writer = self.writer();
+        writer.connection.execute("UPDATE identity SET region = ?1 WHERE region = ''", [region])?;
+        let theirs: String = writer.connection.query_row("SELECT region FROM identity", [], |row| row.get(0))?;
+        match theirs == region {
+            true => Ok(()),
+            false => Err(LedgerError::OtherRegion { theirs, ours: region.to_owned() }),
+        }
     }
 
     /// SQLite rolls an unfinished transaction back, and what was kept in memory of it is forgotten, so a panic elsewhere
@@ -438,7 +452,9 @@ const SCHEMA: &str = "
         status INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT ''
     );
     CREATE TABLE IF NOT EXISTS given (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS identity (
+        one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, region TEXT NOT NULL DEFAULT ''
+    );
     INSERT OR IGNORE INTO identity (one, id) VALUES (1, randomblob(16));
 ";
 

@@ -63,6 +63,19 @@ impl Backend for Folder {
 }
 
 #[test]
+fn a_file_is_one_regions_once_it_has_one() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let belong_to = |region| SqliteLedger::open(&folder.path()).unwrap().belong_to(region);
+    belong_to("").unwrap();
+    belong_to("eu").unwrap();
+    belong_to("eu").unwrap();
+    for other in ["us", ""] {
+        let error = belong_to(other).unwrap_err().to_string();
+        assert!(error.contains("of region \"eu\"") && error.contains("--region"), "{error}");
+    }
+}
+
+#[test]
 fn a_column_of_another_type_is_an_error_with_its_place() {
     let folder = Folder(tempfile::tempdir().unwrap());
     let ledger = folder.open();
