@@ -291,7 +291,10 @@ fn the_chapter_takes_a_host_with_mail_in_its_spool_to_three() {
                     tutorial.run(&host, line);
                     if secret.is_empty() {
                         // The one host of the beginning: mail of it waits, and a tenant has been given a limit.
-                        let said = tutorial.said.clone();
+                        // It is ready a little before it has said so.
+                        let said = wait::until("the first credential to be told", || {
+                            Some(tutorial.running[&host].output()).filter(|said| said.contains("secret "))
+                        });
                         secret = word(&said, "secret ");
                         tutorial.run(&host, "postrail tenant set default --weight 7");
                         tutorial.run(&host, "postrail route add receiver.test --allow-private");
