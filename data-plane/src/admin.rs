@@ -334,8 +334,6 @@ impl<P: Platform> Admin<P> {
         for status in statuses {
             let (code, why) = if status.draining {
                 ("not_ready", "draining".to_owned())
-            } else if status.leaving {
-                ("not_ready", "drained by an operator's order (postrail host resume takes that back)".to_owned())
             } else if status.revision == 0 {
                 ("not_ready", "no configuration has been published yet".to_owned())
             } else if let Some(why) = status.refusing {

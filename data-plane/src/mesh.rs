@@ -112,8 +112,6 @@ pub struct ShardStatus {
     pub revision: u64,
     pub recovering: bool,
     pub draining: bool,
-    /// An operator has this host emptied.
-    pub leaving: bool,
     pub spool_bytes: u64,
     pub spool_segments: usize,
     pub journal_bytes: u64,

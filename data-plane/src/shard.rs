@@ -19,7 +19,7 @@ use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Job;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
-use postrail_core::shard::{Config, HandBack, HandResult, Input, Leaving, Output, Record, Shard};
+use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
 use postrail_core::spool::{Carried, JobMeta, Location};
 use postrail_core::transfer::givers::Givers;
 use postrail_schema::allocation::HostName;
@@ -271,16 +271,6 @@ impl<P: Platform> Runtime<P> {
 
     pub fn is_draining(&self) -> bool {
         self.0.draining.get()
-    }
-
-    /// How far this host is emptied, if an operator wants that.
-    pub fn leaving(&self) -> Option<Leaving> {
-        self.0.heart.borrow().leaving()
-    }
-
-    /// Whether submissions are to go to another host: an operator has this one emptied, and its addresses have gone.
-    pub fn is_drained(&self) -> bool {
-        self.leaving() == Some(Leaving::Drained)
     }
 
     /// Whether jobs of an earlier start are still to be found.

@@ -103,7 +103,7 @@ pub(crate) async fn show(
 }
 
 /// Moves its addresses to other hosts, each after what is in flight on it, and then the mail that waits there; it gets no
-/// addresses until `resume`, is not ready, and accepts no mail once its addresses have gone. `safe_to_stop` tells when nothing is left.
+/// addresses until `resume`. `safe_to_stop` tells when nothing is left.
 #[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts",
     params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),

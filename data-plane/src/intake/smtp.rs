@@ -154,8 +154,7 @@ impl<P: Platform> Pump<P> {
         let platform = self.runtime.platform().clone();
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
         loop {
-            let is_over = self.runtime.is_draining() || self.runtime.is_drained() || self.door.is_closed();
-            if is_over && !self.drained {
+            if (self.runtime.is_draining() || self.door.is_closed()) && !self.drained {
                 self.drained = true;
                 self.feed(Input::Drain);
                 return Ok(());

@@ -85,7 +85,6 @@ impl<P: Platform> Runtime<P> {
             revision: heart.snapshot().revision.0,
             recovering: heart.is_recovering(),
             draining: self.0.draining.get(),
-            leaving: heart.leaving().is_some(),
             spool_bytes: spool.bytes,
             spool_segments: spool.segments,
             journal_bytes: self.0.journal.bytes(),

@@ -136,22 +136,7 @@ impl Transfers {
     }
 }
 
-/// How far a host is emptied by an operator's order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leaving {
-    /// It still has addresses, and takes mail.
-    Draining,
-    /// It has none: what it would take could only go to other hosts, so it takes nothing.
-    Drained,
-}
-
 impl Shard {
-    /// How far this host is emptied, if an operator wants that.
-    pub fn leaving(&self) -> Option<Leaving> {
-        let is_empty = self.rules.held().is_none_or(|held| held.addresses.is_empty());
-        self.transfers.is_leaving().then_some(if is_empty { Leaving::Drained } else { Leaving::Draining })
-    }
-
     /// The host that the job is bound to, for a copy of its frame.
     pub fn bound_to(&self, message: MessageId) -> Option<HostName> {
         self.transfers.bound_to(message).cloned()

@@ -361,22 +361,6 @@ fn a_host_takes_what_it_can_send_and_has_room_for() {
 }
 
 #[test]
-fn a_host_is_drained_when_an_operator_wants_it_and_its_addresses_have_gone() {
-    let mut world = away(&[HERE]);
-    let wanted = |is_leaving| Input::Neighbours(Arc::new(Neighbours { is_leaving, hosts: Vec::new() }));
-    world.input(wanted(false));
-    assert_eq!(world.shard.leaving(), None);
-    let here = held(&world, HERE, 10_000);
-    world.input(Input::Held(here));
-    world.input(wanted(true));
-    assert_eq!(world.shard.leaving(), Some(Leaving::Draining));
-    world.input(Input::Held(Held::default()));
-    assert_eq!(world.shard.leaving(), Some(Leaving::Drained));
-    world.input(wanted(false));
-    assert_eq!(world.shard.leaving(), None, "the order was taken back");
-}
-
-#[test]
 fn what_waits_for_an_event_is_carried_as_due_at_once() {
     let mut world = away(&[THERE]);
     let job = world.accept(&["a@one.test"]);
