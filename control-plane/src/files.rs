@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
@@ -172,6 +172,15 @@ pub(crate) fn draw_installation() -> io::Result<u128> {
     Ok(u128::from_be_bytes(octets))
 }
 
+/// Which file is at `path`: what no copy of it has, on this host or another, and its own next process has.
+///
+/// # Errors
+/// The file, or which boot of the host this is, cannot be read.
+pub(crate) fn which(path: &Path) -> io::Result<String> {
+    let (boot, file) = (fs::read_to_string(BOOT)?, fs::metadata(path)?);
+    Ok(format!("{}:{}:{}", boot.trim(), file.dev(), file.ino()))
+}
+
 /// Makes the file at `path`, where there is none, and its owner's alone: for a database, whose other files get the same
 /// permissions.
 ///
@@ -205,6 +214,7 @@ fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const MASTER_KEY: &str = "master.key";
 const MASTER_KEY_NEXT: &str = "master.key.next";
 const MASTER_KEY_FORMER: &str = "master.key.former";

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::api;
 use crate::app::{
     App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, LedgerClaim, LedgerUse,
-    Parts, make_operator_token,
+    Parts, ledger_moved, make_operator_token,
 };
 use crate::dns::Resolver;
 use crate::files;
@@ -180,7 +180,11 @@ fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Ha
         true => {
             let server = config.ledger.as_ref().map(|address| address.name().to_owned());
             let ledger = format!("{:032x}", ledger.id().context("reading which ledger it is")?);
-            let own = LedgerUse { ledger, server, host: config.host_name, api: at };
+            let file = match server {
+                Some(_) => None,
+                None => Some(files::which(&config.data.join("ledger.db")).context("looking at ledger.db")?),
+            };
+            let own = LedgerUse { ledger, server, file, host: config.host_name, api: at };
             Some(runtime.block_on(LedgerClaim::take(Arc::clone(&store), &config.region, own))?)
         }
         false => None,
@@ -255,8 +259,16 @@ pub fn move_ledger(
     let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
     let installation = installation(store, &masters, is_fleet, region, data)?;
     let file = data.join("ledger.db");
-    SqliteLedger::open(&file)?.belong_to(region)?;
-    Ok(ledger::move_ledger(&file, to, installation, progress)?)
+    let source = SqliteLedger::open(&file)?;
+    source.belong_to(region)?;
+    let from = source.id()?;
+    drop(source);
+    let moved = ledger::move_ledger(&file, to, installation, progress)?;
+    if is_fleet {
+        let target = PostgresLedger::open(to, installation)?.id()?;
+        ledger_moved(store, region, [from, target], to.name())?;
+    }
+    Ok(moved)
 }
 
 /// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it, and as

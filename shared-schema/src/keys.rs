@@ -23,6 +23,7 @@
 //!   master-key-check                                   tells whether a host has the cluster's master key
 //!   installation/<region>                              what tells this installation from others, to the ledger
 //!   ledgers/<region>/<start>                           which ledger a control plane keeps, JSON; under its lease
+//!   ledger/<region>                                    which ledger was the region's last, JSON
 //!   election/leader                                    the URL of the control plane that reconciles; under its lease
 //!   election/leader/<region>                           the same, of the hosts of a region
 //! ```
@@ -72,6 +73,8 @@ pub const MASTER_KEY_CHECK: &str = "master-key-check";
 pub const INSTALLATION: &str = "installation/";
 /// Which ledger each control plane that runs keeps.
 pub const LEDGERS: &str = "ledgers/";
+/// Which ledger was a region's last.
+pub const LAST_LEDGER: &str = "ledger/";
 pub const LEADER: &str = "election/leader";
 
 /// The key of who leads the control planes of a region; an empty name: of none.
@@ -97,6 +100,11 @@ pub fn installation(region: &str) -> String {
 /// What the control planes of a region say of their ledgers; empty: those without one. Each start has a key of its own there.
 pub fn ledgers(region: &str) -> String {
     format!("{LEDGERS}{region}/")
+}
+
+/// The key of which ledger was that of a region last; empty: of those without one.
+pub fn last_ledger(region: &str) -> String {
+    format!("{LAST_LEDGER}{region}")
 }
 
 /// The key of a data plane.

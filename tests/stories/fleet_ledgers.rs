@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postrail_tests::etcd::Etcd;
-use postrail_tests::fleet::Member;
+use postrail_tests::fleet::{Fleet, Member};
 use postrail_tests::place::Place;
 use postrail_tests::postgres::Postgres;
 use postrail_tests::wait;
@@ -181,4 +181,55 @@ fn one_that_comes_back_and_finds_another_ledger_changes_nothing_until_that_is_go
     wait::until("the first to lead", || leader().contains(&world.first.api.to_string()).then_some(()));
     assert_eq!(world.codes(&world.first).iter().filter(|code| code.contains("other_ledger")).count(), 0);
     world.suppress(&world.first, "also-gone@receiver.test");
+}
+
+#[test]
+fn an_outage_of_etcd_gives_the_region_to_nobody_else_and_data_planes_follow_the_suppressions_of_who_has_it() {
+    let place = Place::new("ledgers-outage");
+    let mut fleet = Fleet::start(&place, 1, &["--shards", "1", "--resolver", "127.0.0.1:9"]);
+    let key = std::fs::read(fleet.control.data.join("master.key")).expect("the master key");
+    let rival = |fleet: &Fleet| Member::start(&place, &fleet.etcd, "two", "control-plane", Some(&key), &[]);
+    let submitted = |fleet: &Fleet| fleet.hosts[0].submit(&fleet.username, &fleet.secret, "gone@receiver.test").0;
+    let words = |fleet: &Fleet| {
+        let found = fleet.etcd.control(&["get", "--prefix", "-w", "fields", "/postrail/main/ledgers//"]);
+        let revisions = found.lines().filter(|line| line.contains("CreateRevision")).map(str::to_owned);
+        revisions.collect::<Vec<_>>()
+    };
+    fleet.change("POST", "/v2/suppressions?tenant=default", &suppression("gone@receiver.test"));
+    fleet.settle();
+    assert_eq!(submitted(&fleet), 422);
+
+    let word = words(&fleet);
+    fleet.etcd.kill();
+    wait::until("its word to lapse, as its lead does", || {
+        fleet.control.output().contains("another control plane may lead now").then_some(())
+    });
+    fleet.etcd.start_again();
+    let mut tries = 0;
+    // As a service manager does, until the first has said its word anew and once more.
+    while tries < 200 {
+        tries += 1;
+        let is_back = !words(&fleet).is_empty() && words(&fleet) != word;
+        let mut second = rival(&fleet);
+        let ended = second.child().wait(Duration::from_secs(30));
+        assert_eq!(ended.and_then(|status| status.code()), Some(2), "{}", second.output());
+        if is_back {
+            break;
+        }
+    }
+    assert!(words(&fleet).len() == 1 && words(&fleet) != word, "its word lapsed, and is back");
+    fleet.control.wait_for(fleet.control.api, "/readyz");
+    assert_eq!(submitted(&fleet), 422);
+
+    // Where another does have it, data planes have its suppressions, and those of the first when that is over.
+    fleet.control.child().signal(libc::SIGSTOP);
+    wait::until("its word to lapse", || words(&fleet).is_empty().then_some(()));
+    let mut second = rival(&fleet);
+    second.wait_for(second.api, "/readyz");
+    let said = second.output();
+    assert!(said.contains("this fleet had another ledger last, in the data folder of control"), "{said}");
+    wait::until("the suppressions of the second", || (submitted(&fleet) == 202).then_some(()));
+    second.stop();
+    fleet.control.child().signal(libc::SIGCONT);
+    wait::until("the suppressions of the first again", || (submitted(&fleet) == 422).then_some(()));
 }

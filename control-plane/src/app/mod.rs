@@ -78,7 +78,7 @@ pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use known_hosts::{HostClient, KnownHosts, WholeQueue};
 use large::{Laid, Pending, Staged};
-pub(crate) use ledgers::{LEDGER_LOOK, LedgerClaim, LedgerUse};
+pub(crate) use ledgers::{LEDGER_LOOK, LedgerClaim, LedgerLook, LedgerUse, ledger_moved};
 pub(crate) use listeners::Listening;
 pub(crate) use master::Rotation;
 use numbers::GivenNumbers;

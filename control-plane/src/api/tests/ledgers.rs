@@ -9,6 +9,7 @@ async fn nothing_is_changed_into_a_ledger_that_is_not_the_regions() {
     let other = LedgerUse {
         ledger: "b".into(),
         server: Some("10.0.0.9:5432/ledger".into()),
+        file: None,
         host: "two".into(),
         api: "https://10.0.0.2:8081".into(),
     };
