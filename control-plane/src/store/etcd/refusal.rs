@@ -17,8 +17,8 @@ pub(super) fn refusal(error: &Error, root: &str, is_anonymous: bool) -> Option<S
             "the certificate that it shows is not of who --etcd-ca names, of this address, or of this time".to_owned(),
         );
     }
-    // Who wants a certificate may just close the connection where none is shown.
-    let is_closed = is_anonymous && has(&["connection closed"]);
+    // Who wants a certificate may just close the connection where none is shown, also in the middle of our writing.
+    let is_closed = is_anonymous && has(&["connection closed", "broken pipe", "ConnectionReset"]);
     if is_closed || has(&["CertificateRequired", "BadCertificate", "UnknownCA", "received fatal alert"]) {
         return Some("it wants a certificate that it trusts: name one by --etcd-cert and --etcd-key".to_owned());
     }
