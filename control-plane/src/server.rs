@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::{
-    App, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, LedgerClaim, LedgerUse,
-    Parts, ledger_moved, make_operator_token,
+    App, AppError, Bootstrap, DataPlane, FirstStart, FleetAccess, HostClient, Hosts, Kept, KnownHosts, LedgerClaim,
+    LedgerUse, Parts, ledger_moved, make_operator_token,
 };
 use crate::dns::Resolver;
 use crate::files;
@@ -265,8 +265,12 @@ pub fn move_ledger(
     drop(source);
     let moved = ledger::move_ledger(&file, to, installation, progress)?;
     if is_fleet {
-        let target = PostgresLedger::open(to, installation)?.id()?;
-        ledger_moved(store, region, [from, target], to.name())?;
+        let target = PostgresLedger::open(to, installation).and_then(|target| target.id());
+        let noted = target.map_err(AppError::from).and_then(|id| ledger_moved(store, region, [from, id], to.name()));
+        // The move is done, and cannot be done again: without this the next start waits for a while.
+        if let Err(error) = noted {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the next start waits until nobody has the file");
+        }
     }
     Ok(moved)
 }

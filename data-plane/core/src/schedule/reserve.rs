@@ -4,7 +4,7 @@
 //! turn with everybody's, so a tenant that floods gains nothing by its reserve but the reserve. Counted by a generic cell
 //! rate algorithm (ITU-T I.371): one instant a tenant. Every shard counts for itself, and by the whole rate: where mail
 //! goes out by several shards this errs to the side of who was promised the reserve. A shard asks also where mail crosses to
-//! the one that sends it and a flood has taken the way (`shard::hand`).
+//! the one that sends it and a flood has taken the way (`shard::route`).
 //!
 //! Invariants worth naming: in any window of `t` seconds at most `(t + 1)` times the rate is reserved, since what was not
 //! used is kept for one second.
