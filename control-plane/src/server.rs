@@ -141,6 +141,12 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     Ok(Started { first, kept, api, master_keys, identity, handle: Handle { stop, tasks } })
 }
 
+/// Whether [`start`] failed for a configuration store that is out of reach, so that a later one may succeed.
+#[must_use]
+pub fn is_store_away(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>()).any(StoreError::is_away)
+}
+
 struct Opened {
     app: Arc<App>,
     master_keys: MasterKeys,

@@ -38,6 +38,7 @@ pub struct Member {
 #[derive(Default)]
 pub struct Plan<'a> {
     pub name: &'a str,
+    /// Empty: both planes.
     pub role: &'a str,
     pub master_key: Option<&'a [u8]>,
     pub options: &'a [&'a str],
@@ -59,7 +60,7 @@ impl Member {
         Self::start_as(place, etcd, Plan { name, role, master_key, options, ..Plan::default() })
     }
 
-    /// Starts the member of that plan.
+    /// Starts the member of that plan, by `postrail up`.
     pub fn start_as(place: &Place, etcd: &Etcd, plan: Plan<'_>) -> Self {
         let Plan { name, role, master_key, options, environment, station } = plan;
         let [api, admin, smtp, smtps, rest] = match &station {
@@ -78,7 +79,10 @@ impl Member {
             std::fs::create_dir_all(&data).expect("a folder can be made");
             std::fs::write(data.join("master.key"), key).expect("a file can be written");
         }
-        let mut arguments = vec!["up".to_owned(), "--role".to_owned(), role.to_owned()];
+        let mut arguments = vec!["up".to_owned()];
+        if !role.is_empty() {
+            arguments.extend(["--role".to_owned(), role.to_owned()]);
+        }
         let addresses = [("--api", api), ("--admin", admin), ("--smtp", smtp), ("--smtps", smtps), ("--rest", rest)];
         arguments.extend(addresses.into_iter().flat_map(|(option, at)| [option.to_owned(), at.to_string()]));
         let (url, folder) = (etcd.url(), data.display().to_string());

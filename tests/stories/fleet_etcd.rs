@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use postrail_tests::clock::Clock;
 use postrail_tests::etcd::Etcd;
-use postrail_tests::fleet::{Fleet, Plan};
+use postrail_tests::fleet::{Fleet, Member, Plan};
 use postrail_tests::load::Load;
 use postrail_tests::place::Place;
 use postrail_tests::receiver::Receiver;
@@ -196,4 +196,57 @@ fn a_wall_clock_that_jumps_moves_no_lease_and_loses_no_mail() {
     }
     assert_eq!(leases(&held(&world)), before, "no host has let go of its lease");
     world.end();
+}
+
+#[test]
+fn a_host_of_both_planes_that_starts_without_etcd_takes_mail_and_changes_once_etcd_is_back() {
+    let place = Place::new("etcd-both-planes");
+    let mut etcd = Etcd::start(&place);
+    let (names, receiver) = (NameServer::start(&place, &[ZONE]), Receiver::local());
+    let resolver = names.address().to_string();
+    let options = ["--resolver", &resolver, "--shards", "1"];
+    let mut host = Member::start_as(&place, &etcd, Plan { name: "both", options: &options, ..Plan::default() });
+    host.wait_for(host.api, "/readyz");
+    let (username, secret) = (host.printed("username "), host.printed("secret "));
+    let token = std::fs::read_to_string(host.data.join("operator.token")).expect("the operator's token");
+    let token = token.trim();
+    let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
+    let (status, made) = host.control(token, "POST", "/v2/routes", Some(&route));
+    assert_eq!(status, 201, "{made}");
+    wait::until("the route to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+
+    host.stop();
+    etcd.kill();
+    host.start_again();
+    host.wait_for(host.admin, "/readyz");
+    assert!(host.get(host.api, "/readyz").is_none(), "there is no control API yet");
+    let (status, job) = host.submit(&username, &secret, "one@receiver.test");
+    assert_eq!(status, 202, "{job}");
+    wait::until("the mail to arrive without etcd", || (receiver.arrived().len() == 1).then_some(()));
+    // It ends in order while it waits, too.
+    host.stop();
+    host.start_again();
+
+    etcd.start_again();
+    host.wait_for(host.api, "/readyz");
+    let (status, changed) = host.control(token, "PATCH", "/v2/tenants/default", Some(&json!({"weight": 5})));
+    assert_eq!(status, 200, "{changed}");
+    wait::until("the change to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+    let job = job.pointer("/meta/jobId").and_then(serde_json::Value::as_str).expect("a job's id");
+    wait::until("the ledger to know of the mail", || {
+        let (_, recipients) = host.control(token, "GET", &format!("/v2/jobs/{job}/recipients"), None);
+        (recipients.pointer("/items/0/state")? == "delivered").then_some(())
+    });
+}
+
+#[test]
+fn a_first_control_plane_waits_for_an_etcd_that_starts_a_little_later() {
+    let place = Place::new("etcd-starts-later");
+    let mut etcd = Etcd::start(&place);
+    etcd.kill();
+    let plan = Plan { name: "control", role: "control-plane", ..Plan::default() };
+    let mut control = Member::start_as(&place, &etcd, plan);
+    wait::until("it to say what it waits for", || control.output().contains("waiting for etcd").then_some(()));
+    etcd.start_again();
+    control.wait_for(control.api, "/readyz");
 }

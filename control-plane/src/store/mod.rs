@@ -154,6 +154,13 @@ pub enum StoreError {
     Setup { detail: String },
 }
 
+impl StoreError {
+    /// Whether the store is out of reach, and may answer the same call later.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Timeout { .. }) || etcd::is_unavailable(self)
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(source: rusqlite::Error) -> Self {
         Self::Sqlite(source)

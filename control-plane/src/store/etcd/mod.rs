@@ -454,7 +454,7 @@ fn is_compacted(error: &StoreError) -> bool {
 }
 
 /// Whether it is the member that fails, or the way to it, and not what was asked.
-fn is_unavailable(error: &StoreError) -> bool {
+pub(super) fn is_unavailable(error: &StoreError) -> bool {
     match etcd_error(error) {
         Some(Error::TransportError(_) | Error::IoError(_)) => true,
         Some(Error::GRpcStatus(status)) => UNAVAILABLE.contains(&i32::from(status.code())),

@@ -22,6 +22,7 @@ use crate::doctor::limits::OPEN_FILES_WANTED;
 use crate::fleet::settings::Role;
 
 pub(crate) mod banner;
+mod control;
 pub(crate) mod folder;
 pub(crate) mod ledger;
 pub(crate) mod planes;
@@ -63,7 +64,7 @@ fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let mut starting = std::pin::pin!(Planes::start(&planes));
-        let (running, is_told) = tokio::select! {
+        let (mut running, is_told) = tokio::select! {
             started = &mut starting => (started?, false),
             // Mail may be under way already: what has begun to start is drained as well.
             () = signals.next() => tokio::select! {
@@ -75,16 +76,20 @@ fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
         if let Some(kept) = running.kept() {
             unheeded(&settings, kept).iter().for_each(|line| println!("{line}"));
         }
-        if !is_told {
-            signals.next().await;
-        }
+        let failure = match is_told {
+            true => None,
+            false => tokio::select! {
+                () = signals.next() => None,
+                error = running.failed() => Some(error),
+            },
+        };
         info!(seconds = planes.drain.as_secs(), "draining");
         tokio::select! {
             stopped = running.stop() => stopped?,
             () = signals.next() => info!("stopped at once, as told by a second signal"),
         }
         info!("stopped");
-        Ok(())
+        failure.map_or(Ok(()), Err)
     })
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The store is a file of this process, or etcd; the way is the same. Invariants worth naming: the control plane starts
-//! first, since it makes the master key and the first publication; it stops last, so that it pulls the events of the
+//! first, since it makes the master key and the first publication, or waits for etcd beside the data plane where both are
+//! there (`control`); it stops last, so that it pulls the events of the
 //! drain. A data plane alone starts with what it kept, whoever is out of reach.
 
 use std::net::SocketAddr;
@@ -14,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use postrail_control_plane as control;
+use anyhow::{Context, Error, Result, anyhow, bail};
 use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
-use postrail_control_plane::{FleetFacts, FleetIdentity, FleetName};
+use postrail_control_plane::{
+    FirstStart as ControlStart, FleetFacts, FleetIdentity, FleetName, Kept, PostgresAddress, Purpose, Started,
+};
 use postrail_core::transfer::Neighbours;
 use postrail_data_plane::admin::{AdminAccess, REFUSING};
 use postrail_data_plane::lease::LeaseHandle;
@@ -31,10 +33,11 @@ use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::banner::{FirstStart, Txt, url};
-use crate::client::{AUTHORITIES_FILE, TOKEN_FILE};
+use super::control::{self, Begun, Control};
+use crate::client::TOKEN_FILE;
 use crate::doctor::root::Root;
 use crate::fleet::FleetAccess;
 use crate::fleet::announce::announce;
@@ -45,7 +48,7 @@ use crate::fleet::neighbours::Watcher;
 use crate::fleet::settings::{Fleet, Role};
 
 /// Time for the control plane's requests to finish once the data plane has ended.
-const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Looks at the readiness of the data plane, and the time between them.
 const READY_TRIES: u32 = 200;
 const READY_PAUSE: Duration = Duration::from_millis(25);
@@ -76,7 +79,7 @@ pub(crate) struct PlanesOptions {
     /// Authorities of receivers' certificates, a PEM file.
     pub(crate) receiver_ca: Option<PathBuf>,
     /// The server that holds the ledger, in place of the data folder.
-    pub(crate) ledger: Option<control::PostgresAddress>,
+    pub(crate) ledger: Option<PostgresAddress>,
     pub(crate) drain: Duration,
     /// `None`: both planes, by themselves.
     pub(crate) fleet: Option<Fleet>,
@@ -88,12 +91,12 @@ impl PlanesOptions {
     }
 
     /// The region that this process is in; empty: none.
-    fn region(&self) -> &str {
+    pub(super) fn region(&self) -> &str {
         self.fleet.as_ref().map_or("", |fleet| &fleet.region)
     }
 
     /// This host's name in the fleet: as told, else the first label of its host name.
-    fn host_name(&self) -> Result<HostName> {
+    pub(super) fn host_name(&self) -> Result<HostName> {
         if let Some(told) = self.fleet.as_ref().and_then(|fleet| fleet.host_name.clone()) {
             return Ok(told);
         }
@@ -104,7 +107,7 @@ impl PlanesOptions {
 
 /// The planes of this process, running.
 pub(crate) struct Planes {
-    control: Option<control::Handle>,
+    control: Option<Control>,
     node: Option<NodeHandle>,
     /// Holds the addresses that move, in a fleet.
     lease: Option<LeaseHandle>,
@@ -115,7 +118,7 @@ pub(crate) struct Planes {
     token_file: Option<PathBuf>,
     first_start: Option<FirstStart>,
     /// Where a control plane runs here.
-    kept: Option<control::Kept>,
+    kept: Option<Kept>,
     unready: Option<String>,
 }
 
@@ -127,11 +130,13 @@ impl Planes {
     pub(crate) async fn start(options: &PlanesOptions) -> Result<Self> {
         let store = open_store(options)?;
         let runs = |role| options.fleet.as_ref().is_none_or(|fleet| fleet.runs(role));
-        let started = match runs(Role::ControlPlane) {
-            true => Some(start_control(options, Arc::clone(&store)).await?),
-            false => None,
+        let (started, waiting) = match runs(Role::ControlPlane) {
+            true => match control::begin(options, &store).await? {
+                Begun::Started(started) => (Some(*started), None),
+                Begun::Waiting(waiting) => (None, Some(waiting)),
+            },
+            false => (None, None),
         };
-        write_authorities(&options.data, started.as_ref().and_then(|started| started.identity.as_ref()))?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let (node, lease, unready) = match runs(Role::DataPlane) {
@@ -142,7 +147,10 @@ impl Planes {
             false => (None, None, None),
         };
         let kept = started.as_ref().map(|started| started.kept.clone());
-        let (control, first) = started.map_or((None, None), |started| (Some(started.handle), started.first));
+        let (control, first) = match started {
+            Some(started) => (Some(Control::Running(started.handle)), started.first),
+            None => (waiting, None),
+        };
         Ok(Self {
             unready,
             control,
@@ -162,7 +170,7 @@ impl Planes {
     }
 
     /// What holds on a later start instead of what was told for the first.
-    pub(crate) fn kept(&self) -> Option<&control::Kept> {
+    pub(crate) fn kept(&self) -> Option<&Kept> {
         self.kept.as_ref().filter(|_| self.first_start.is_none())
     }
 
@@ -174,6 +182,14 @@ impl Planes {
     /// Where the operator's token is; `None`: at the first control plane of the cluster.
     pub(crate) fn token_file(&self) -> Option<&Path> {
         self.token_file.as_deref()
+    }
+
+    /// Returns when a control plane that had to wait for etcd cannot start after all, and why.
+    pub(crate) async fn failed(&mut self) -> Error {
+        match &mut self.control {
+            Some(control) => control.failed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Drains the data plane, gives its addresses up, then stops the control plane.
@@ -199,11 +215,8 @@ impl Planes {
         self.stop.send_replace(true);
         let told = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(CONTROL_STOP_TIMEOUT, told).await;
-        // A pull that still waits for the node would wait in vain: its events are in the journal for the next start.
-        if let Some(control) = self.control
-            && tokio::time::timeout(CONTROL_STOP_TIMEOUT, control.shutdown()).await.is_err()
-        {
-            debug!("the control plane was stopped with a request in flight");
+        if let Some(control) = self.control {
+            control.shutdown().await;
         }
         if !drained.unwrap_or(Ok(true)).context("a shard has failed")? {
             warn!("not all that was in flight has finished in time; the next start goes on with it");
@@ -223,34 +236,6 @@ fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
     })
 }
 
-async fn start_control(options: &PlanesOptions, store: Arc<dyn ConfigStore>) -> Result<control::Started> {
-    let data_planes = match &options.fleet {
-        Some(fleet) => control::DataPlanes::Announced(facts(options, fleet)?),
-        None => control::DataPlanes::Beside(format!("http://{}", options.admin)),
-    };
-    if options.ledger.is_none() {
-        crate::ledger::check_not_moved(&options.data)?;
-    }
-    let config = control::Config {
-        data: options.data.clone(),
-        master_keys: master_keys(options)?,
-        store,
-        ledger: options.ledger.clone(),
-        data_planes,
-        resolvers: options.resolvers.clone(),
-        api: options.api,
-        region: options.region().to_owned(),
-        host_name: options.host_name().map_or_else(|_| options.hostname.clone(), |name| name.to_string()),
-    };
-    let bootstrap = control::Bootstrap {
-        hostname: options.hostname.clone(),
-        domain: Some(options.domain.clone()),
-        algorithms: options.algorithms.clone(),
-        routes: options.routes.clone(),
-    };
-    control::start(config, bootstrap).await.context("cannot start the control plane")
-}
-
 /// The data plane of this process.
 struct DataPlane {
     node: NodeHandle,
@@ -260,13 +245,13 @@ struct DataPlane {
 }
 
 /// The master keys of this host, as far as it has any.
-fn master_keys(options: &PlanesOptions) -> Result<Option<MasterKeys>> {
-    Ok(control::master_keys(&options.data, |name| std::env::var(name).ok())?)
+pub(super) fn master_keys(options: &PlanesOptions) -> Result<Option<MasterKeys>> {
+    Ok(postrail_control_plane::master_keys(&options.data, |name| std::env::var(name).ok())?)
 }
 
 async fn start_data_plane(
     options: &PlanesOptions,
-    beside: Option<&control::Started>,
+    beside: Option<&Started>,
     store: Arc<dyn ConfigStore>,
     tasks: &mut JoinSet<()>,
     stopped: watch::Receiver<bool>,
@@ -285,7 +270,7 @@ async fn start_data_plane(
         (None, None) => None,
     };
     if beside.is_none() {
-        write_authorities(&options.data, identity.as_ref())?;
+        control::write_authorities(options, identity.as_ref())?;
     }
     let access = FleetAccess { token: masters.current.fleet_token(), identity: identity.clone() };
     let config = node_config(options, &masters, identity.as_ref())?;
@@ -319,7 +304,7 @@ async fn start_data_plane(
             tasks.spawn(carrier.run(node.departures(), stopped.clone()));
             tasks.spawn(watcher.run(stopped.clone()));
             tasks.spawn(hold::wake(Arc::clone(&store), name.clone(), lease.waker(), stopped.clone()));
-            let next = masters.next.filter(|_| beside.is_none());
+            let next = masters.next.filter(|_| !fleet.runs(Role::ControlPlane));
             tasks.spawn(announce(store, options.data.clone(), next, name, facts, stopped));
             Ok(DataPlane { node, lease: Some(lease), unready: None })
         }
@@ -362,7 +347,7 @@ async fn wait_until_ready(admin: SocketAddr) -> Result<(), String> {
 
 /// Stops the control plane again. A first start that nobody saw is undone, so that the next one shows its secret: no
 /// mail was accepted yet. What is in etcd stays, since others may have seen it.
-async fn failed(started: Option<control::Started>, options: &PlanesOptions, error: anyhow::Error) -> anyhow::Error {
+async fn failed(started: Option<Started>, options: &PlanesOptions, error: Error) -> Error {
     let Some(started) = started else { return error };
     started.handle.shutdown().await;
     if started.first.is_some() && options.fleet.is_none() {
@@ -374,7 +359,7 @@ async fn failed(started: Option<control::Started>, options: &PlanesOptions, erro
 }
 
 /// What this process is known by in its fleet.
-fn facts(options: &PlanesOptions, fleet: &Fleet) -> Result<FleetFacts> {
+pub(super) fn facts(options: &PlanesOptions, fleet: &Fleet) -> Result<FleetFacts> {
     let (is_control_plane, has_data_plane) = (fleet.runs(Role::ControlPlane), fleet.runs(Role::DataPlane));
     let listeners = [(is_control_plane, options.api), (has_data_plane, options.admin)];
     let far = listeners.into_iter().filter(|(runs, at)| *runs && !at.ip().is_loopback());
@@ -385,17 +370,6 @@ fn facts(options: &PlanesOptions, fleet: &Fleet) -> Result<FleetFacts> {
         hostname: options.hostname.clone(),
         addresses: far.map(|(_, at)| at.ip()).collect(),
     })
-}
-
-/// Keeps what monitoring and the commands know this fleet's hosts by; it is no secret.
-fn write_authorities(data: &Path, identity: Option<&FleetIdentity>) -> Result<()> {
-    let Some(identity) = identity else { return Ok(()) };
-    let path = data.join(AUTHORITIES_FILE);
-    // Whoever reads it finds all of it.
-    let unfinished = path.with_extension("new");
-    let written =
-        std::fs::write(&unfinished, identity.authorities()).and_then(|()| std::fs::rename(&unfinished, &path));
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// How the admin listener knows who asks.
@@ -440,9 +414,9 @@ fn node_config(options: &PlanesOptions, masters: &MasterKeys, identity: Option<&
     })
 }
 
-fn first_start(first: control::FirstStart, asked: &str) -> FirstStart {
+fn first_start(first: ControlStart, asked: &str) -> FirstStart {
     // The operator vouches for the first domain, and its mail needs these alone.
-    let needed = [control::Purpose::Spf, control::Purpose::Dkim, control::Purpose::Dmarc];
+    let needed = [Purpose::Spf, Purpose::Dkim, Purpose::Dmarc];
     let records = first.dns_records.into_iter().filter(|record| needed.contains(&record.purpose));
     let records = records.map(|record| Txt { name: record.name, zone_value: record.zone_value }).collect();
     FirstStart {
