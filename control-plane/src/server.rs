@@ -263,6 +263,11 @@ pub fn move_ledger(
 ) -> Result<Vec<MoveProgress>> {
     let masters = files::master_keys(data, |name| std::env::var(name).ok())?;
     let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
+    ensure!(
+        !is_fleet || !store.get(&[HEAD.to_owned()]).context("reading the configuration")?.entries.is_empty(),
+        "this cluster has no configuration, so nothing was moved: name the right one by --cluster, or move the configuration \
+         first (postrail move-to-etcd)"
+    );
     let installation = installation(store, &masters, is_fleet, region, data)?;
     let file = data.join("ledger.db");
     let source = SqliteLedger::open(&file)?;

@@ -1,12 +1,15 @@
 //! A region has one ledger: a control plane that would keep another is refused, and one that finds, when it is back from
 //! being cut off, that another has begun changes nothing.
 
+use std::process::Command;
 use std::time::Duration;
 
+use postrail_tests::child::try_run;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Member};
 use postrail_tests::place::Place;
 use postrail_tests::postgres::Postgres;
+use postrail_tests::postrail::binary;
 use postrail_tests::wait;
 use serde_json::{Value, json};
 
@@ -99,6 +102,11 @@ fn a_second_control_plane_with_a_ledger_of_its_own_is_refused_and_the_first_come
     elsewhere.stop();
     let said = world.refused("elsewhere", &["--region", "us"]);
     assert!(said.contains("ledger.db is that of region \"eu\", and not of \"us\""), "{said}");
+    // It is moved with its cluster, and not into one that does not exist.
+    let (data, etcd) = (elsewhere.data.display().to_string(), world.etcd.url());
+    let moving = ["move-ledger", "--data", &data, "--etcd", &etcd, "--region", "eu", "--cluster", "mian"];
+    let (status, said) = try_run(Command::new(binary()).args(moving).args(["--ledger", "postgres://u@127.0.0.1:1/d"]));
+    assert!(!status.success() && said.contains("this cluster has no configuration"), "{said}");
 
     // Its word of before is there for five seconds more, and in nobody's way but others'.
     world.suppress(&world.first, "gone@receiver.test");

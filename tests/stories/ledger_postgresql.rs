@@ -148,6 +148,30 @@ fn a_ledger_that_cannot_be_used_is_told_in_a_sentence() {
     assert!(away.contains("cannot be reached; check that it runs and that this host may connect"), "{away}");
 }
 
+#[test]
+fn a_ledger_or_a_configuration_that_was_not_moved_is_not_left_behind() {
+    let place = Place::new("ledger-behind");
+    let names = NameServer::start(&place, &[ZONE]);
+    let postgres = Postgres::start(&place);
+    let (url, file) = (postgres.url(), password_file(&place));
+    let mut postrail = Postrail::start(&place, names.address(), 25);
+    postrail.control_ok("POST", "/v2/suppressions", Some(&json!({"address": "stop@receiver.test"})));
+    assert_eq!(postrail.drain().code(), Some(0));
+
+    let data = postrail.data().display().to_string();
+    let database = ["--ledger", &url, "--ledger-password-file", &file];
+    let said = refused(&place, &data, &database);
+    assert!(said.contains("has a ledger that was not moved there: move it by postrail move-ledger"), "{said}");
+    let said = refused(&place, &data, &["--etcd", "http://127.0.0.1:1", "--host-name", "one"]);
+    assert!(said.contains("has one that was not moved there: move it by postrail move-to-etcd"), "{said}");
+
+    let (status, text) = try_run(Command::new(binary()).args(["move-ledger", "--data", &data]).args(database));
+    assert!(status.success(), "{text}");
+    postrail.start_again_with(&database);
+    let held = postrail.control_ok("GET", "/v2/suppressions", None);
+    assert_eq!(held["items"][0]["address"], "stop@receiver.test", "{held}");
+}
+
 /// Makes a certificate authority, and a certificate by it for 127.0.0.1; gives the authority's file.
 fn certify(place: &Place, name: &str) -> (String, String, String) {
     let at = |file: &str| place.join(&format!("{name}-{file}")).display().to_string();

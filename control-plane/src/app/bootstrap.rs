@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use postrail_schema::keys::OPERATOR;
 use postrail_schema::limits::MESSAGE_BYTES_MAX;
+use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, SendingDomain, Tenant,
 };
@@ -54,6 +55,20 @@ pub struct Kept {
     /// By what name the first source greets receivers, where it is another than the host's.
     pub ehlo_name: Option<String>,
 }
+
+/// The finding while what was configured is lost.
+pub(super) fn lost() -> Problem {
+    Problem {
+        severity: Severity::Error,
+        code: "configuration_lost",
+        subject: "fleet/configuration".to_owned(),
+        detail: LOST.to_owned(),
+    }
+}
+
+/// What is said while it is.
+pub(super) const LOST: &str = "the configuration store is empty, and the ledger is not: the configuration was lost; restore a \
+     snapshot of the store, or import an export (a document of your own begins anew); until then hosts go on with what they have";
 
 impl App {
     /// What holds instead of what `told` would make on a first start.
@@ -111,10 +126,7 @@ impl App {
             Ok(dns_records(&draft.desired, &domain, &hostname))
         })?;
         if is_lost {
-            tracing::warn!(
-                "the configuration store is empty, and the ledger is not: the configuration was lost; restore a snapshot of \
-                 the store, or import an export; until then hosts go on with what they have"
-            );
+            tracing::warn!("{LOST}");
             return Ok(None);
         }
         self.given.learn(self.ledger.as_ref(), &self.desired().head.counters)?;

@@ -57,6 +57,7 @@ impl App {
     /// The name is taken (or with `replace` does not exist), or a value is malformed.
     pub(crate) fn put_source(&self, new: &NewSource, replace: Option<&Precondition>) -> Result<EgressSource, AppError> {
         let name = names::slug("/name", &new.name)?;
+        let address = checked_source(new.address)?;
         let ehlo_name = names::domain("/ehlo_name", &new.ehlo_name, true)?;
         let needs = needs(&new.needs)?;
         self.change(|draft| {
@@ -70,7 +71,7 @@ impl App {
                 (None, Some(_)) => return Err(AppError::not_found("source", &*name)),
             };
             let (name, ehlo_name, needs) = (name.clone(), ehlo_name.clone(), needs.clone());
-            let source = EgressSource { id, name, address: new.address, ehlo_name, needs };
+            let source = EgressSource { id, name, address, ehlo_name, needs };
             draft.put(source.clone())?;
             Ok(source)
         })
@@ -159,6 +160,22 @@ impl App {
             Ok(())
         })
     }
+}
+
+/// An address that mail can be sent from.
+pub(super) fn checked_source(address: IpAddr) -> Result<IpAddr, AppError> {
+    let fault = match address {
+        IpAddr::V4(v4) if v4.is_multicast() => "a group's address",
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => "reserved (RFC 1112 section 4)",
+        IpAddr::V6(v6) if v6.is_multicast() => "a group's address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "of one link, which no receiver is on",
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => return Err(AppError::invalid("/address", format!("write it as {v4}"))),
+            None => return Ok(address),
+        },
+        IpAddr::V4(_) => return Ok(address),
+    };
+    Err(AppError::invalid("/address", format!("mail cannot be sent from {address}: it is {fault}")))
 }
 
 pub(super) fn needs(new: &NewNeeds) -> Result<HostNeeds, AppError> {

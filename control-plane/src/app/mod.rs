@@ -234,7 +234,10 @@ impl App {
 
     /// Findings about it, none of them an error.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        self.shown().findings.list()
+        let shown = self.shown();
+        let mut problems = shown.findings.list();
+        problems.extend(shown.desired.head.is_lost.then(bootstrap::lost));
+        problems
     }
 
     pub(crate) fn revision(&self) -> Revision {

@@ -7,6 +7,7 @@ use postrail_schema::ids::TenantId;
 use postrail_schema::limits::{MESSAGE_BYTES_MAX, QUOTA_PER_DAY_MAX, RESERVED_PER_S_MAX, TENANT_MESSAGE_BYTES_MIN};
 use postrail_schema::snapshot::{SuspensionTarget, Tenant};
 
+use super::bootstrap::LOST;
 use super::{App, AppError, Precondition, names, now_ms};
 use crate::plan::TenantEntry;
 
@@ -50,6 +51,10 @@ impl App {
     pub(crate) fn create_tenant(&self, new: &NewTenant) -> Result<Tenant, AppError> {
         let name = names::slug("/name", &new.name)?;
         self.change(|draft| {
+            // The publication of this one alone would take all others from hosts that still serve them.
+            if draft.desired.head.is_lost {
+                return Err(AppError::conflict(LOST));
+            }
             if draft.desired.tenant(&name).is_some() {
                 return Err(AppError::conflict(format!("tenant {name} exists")));
             }

@@ -54,6 +54,21 @@ pub(crate) fn run(data: &Path, options: &MoveLedgerOptions) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to leave a ledger behind: without its suppressions mail would go to people who asked for none.
+///
+/// # Errors
+/// There is one that was not moved.
+pub(crate) fn check_moved(data: &Path) -> Result<()> {
+    if data.join(FILE).exists() {
+        bail!(
+            "--ledger names a database, and {} has a ledger that was not moved there: move it by postrail move-ledger (or, to \
+             leave its suppressions and events behind, rename {FILE})",
+            data.display()
+        );
+    }
+    Ok(())
+}
+
 /// Refuses to begin an empty ledger where it was moved away.
 ///
 /// # Errors

@@ -132,6 +132,18 @@ async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
 #[tokio::test]
 async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
     let world = fleet(&["mx1"]).await;
+    for (no_source, why) in [
+        ("224.0.0.1", "a group's address"),
+        ("255.255.255.255", "reserved"),
+        ("fe80::1", "of one link"),
+        ("ff02::1", "a group's address"),
+        ("::ffff:192.0.2.1", "write it as 192.0.2.1"),
+    ] {
+        let body = json!({ "name": "no", "address": no_source, "ehlo_name": "a.example" });
+        let (status, refused) = world.operator("POST", "/v2/sources", body).await;
+        assert_eq!((status, &refused["errors"][0]["pointer"]), (422, &json!("/address")), "{refused}");
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
     let body = json!({ "name": "far", "address": "192.0.2.9", "ehlo_name": "a.example", "capabilities": ["net-z"] });
     let pool = json!({ "name": "far", "members": [{ "source": "far" }] });
     // A plan tells of them before they are there.

@@ -100,7 +100,12 @@ async fn an_import_into_an_empty_store_gives_everything_the_number_that_it_had()
     let world = world.restarted(store);
     world.app.announce_suppressions().unwrap();
     assert_eq!(world.keys("published/"), [""; 0], "nothing takes the place of what was lost");
+    let is_told = || async { world.get("/v2/problems").await.to_string().contains("configuration_lost") };
+    assert!(is_told().await);
+    let (status, refused) = world.operator("POST", "/v2/tenants", json!({ "name": "oops" })).await;
+    assert_eq!(status, 409, "by this one alone hosts would forget all others: {refused}");
     world.apply(&document).await;
+    assert!(!is_told().await);
     let after = world.latest();
     let numbers = |content: &SnapshotContent| {
         let tenants = content.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.id.0));

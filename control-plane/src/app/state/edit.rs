@@ -313,13 +313,16 @@ impl Editor<'_> {
             let ehlo_name = names::domain("", &entry.ehlo_name, true);
             let ehlo_name = self.checked(wanted.place(at, "ehlo_name"), ehlo_name);
             let needs = self.needs(&format!("/sources/{at}"), entry);
-            let (Some(name), Some(ehlo_name), Some(needs)) = (name, ehlo_name, needs) else { continue };
+            let address = self.checked(wanted.place(at, "address"), egress::checked_source(entry.address));
+            let (Some(name), Some(ehlo_name), Some(needs), Some(address)) = (name, ehlo_name, needs, address) else {
+                continue;
+            };
             let pointer = wanted.place(at, "name");
             if !self.once(&mut wanted, pointer, name.clone()) {
                 continue;
             }
             let id = known.get(&name).copied().unwrap_or_else(|| self.new_source(&wanted, &name));
-            wanted.want(EgressSource { id, name, address: entry.address, ehlo_name, needs });
+            wanted.want(EgressSource { id, name, address, ehlo_name, needs });
         }
         self.settle(wanted)
     }

@@ -41,6 +41,21 @@ pub(crate) fn run(data: &Path, options: &MoveOptions) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to leave a configuration behind, by which mail that waits here is signed and sent.
+///
+/// # Errors
+/// There is one that was not moved.
+pub(crate) fn check_moved(data: &Path) -> Result<()> {
+    if data.join(FILE).exists() {
+        bail!(
+            "--etcd names where the configuration is, and {} has one that was not moved there: move it by postrail \
+             move-to-etcd (or, to leave it behind, rename {FILE})",
+            data.display()
+        );
+    }
+    Ok(())
+}
+
 /// Refuses to begin anew where the configuration was moved away.
 ///
 /// # Errors

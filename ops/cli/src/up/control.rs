@@ -81,8 +81,9 @@ async fn start(options: &PlanesOptions, store: &Arc<dyn ConfigStore>) -> Result<
         Some(fleet) => control::DataPlanes::Announced(facts(options, fleet)?),
         None => control::DataPlanes::Beside(format!("http://{}", options.admin)),
     };
-    if options.ledger.is_none() {
-        crate::ledger::check_not_moved(&options.data)?;
+    match &options.ledger {
+        None => crate::ledger::check_not_moved(&options.data)?,
+        Some(_) => crate::ledger::check_moved(&options.data)?,
     }
     let config = control::Config {
         data: options.data.clone(),

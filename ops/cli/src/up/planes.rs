@@ -228,7 +228,10 @@ impl Planes {
 /// The configuration store: etcd in a fleet, else a file.
 fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
     Ok(match &options.fleet {
-        Some(fleet) => Arc::new(EtcdStore::open(&fleet.etcd)?),
+        Some(fleet) => {
+            crate::fleet::found::check_moved(&options.data)?;
+            Arc::new(EtcdStore::open(&fleet.etcd)?)
+        }
         None => {
             crate::fleet::found::check_not_moved(&options.data)?;
             Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?)
