@@ -85,11 +85,11 @@ impl fmt::Debug for AuthoritiesHash {
 }
 
 /// A data plane that is not taken on, at `refused-hosts/<name>`, under its lease: its data folder has the number of another
-/// that runs.
+/// that runs, or it has its name.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RefusedHost {
     pub id: HostId,
-    /// The other one, by name.
+    /// The other one, by name; its own name: that is what the other has.
     pub taken_by: String,
 }
 

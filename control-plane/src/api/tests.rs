@@ -220,6 +220,34 @@ async fn the_first_start_makes_what_sending_needs_and_a_second_one_nothing() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_replaced_is_believed_no_more_wherever_a_file_still_has_it() {
+    let world = World::new();
+    let start = |token: &str| {
+        assert!(open(world._folder.path(), &world.store).bootstrap(&Bootstrap::default(), token).unwrap().is_none());
+        world.app.reload().unwrap();
+    };
+    let believed = || async {
+        let mut believed = Vec::new();
+        for token in ["po_token", "po_second", "po_third"] {
+            if world.call(&format!("Bearer {token}"), "GET", "/v2/tenants", Value::Null).await.0 == 200 {
+                believed.push(token);
+            }
+        }
+        believed
+    };
+    assert_eq!(believed().await, ["po_token"]);
+    start("po_second");
+    start("po_token");
+    assert_eq!(believed().await, ["po_second"], "the leaked one does not come back by another's start");
+    for token in ["po_third", "po_token", "po_second"] {
+        start(token);
+    }
+    assert_eq!(believed().await, ["po_third"]);
+    let trail = world.call("Bearer po_third", "GET", "/v2/audit", Value::Null).await.1.to_string();
+    assert_eq!(trail.matches("operator.token replaced, at a start").count(), 2, "{trail}");
+}
+
+#[tokio::test]
 async fn who_proves_nothing_is_let_in_nowhere_but_to_health() {
     let world = World::new();
     for path in ["/", "/healthz", "/readyz", "/metrics", "/openapi.json"] {

@@ -16,7 +16,7 @@ use postrail_schema::standing::Standing;
 
 use super::domains::dns_records;
 use super::keys::{ALGORITHMS, make_keys};
-use super::{App, AppError, Draft, names, put, secrets, settings};
+use super::{App, AppError, Draft, names, now_ms, put, secrets, settings};
 use crate::plan::{Operator, Settings};
 use crate::verify::DnsRecord;
 
@@ -103,7 +103,7 @@ impl App {
         let hostname = names::domain("/hostname", &bootstrap.hostname, true)?;
         let secret = secrets::make_api_key(DEFAULT)?;
         let secret_hash = secrets::hash(&secret)?;
-        let operator = Operator { token_hash: secrets::hash(operator_token)? };
+        let operator = Operator { token_hash: secrets::hash(operator_token)?, retired: Vec::new() };
         let salt = settings::make_salt()?;
         let dns_records = self.change(|draft| {
             if draft.desired.operator.is_some() {
@@ -140,17 +140,29 @@ impl App {
         }))
     }
 
-    /// Publishes anew, with another operator where the token is not that of the stored one.
+    /// Publishes anew, with another operator where the token is a new one.
     fn renew(&self, known: &Operator, operator_token: &str) -> Result<(), AppError> {
         if secrets::verify(operator_token, std::slice::from_ref(&known.token_hash)) {
             return self.announce_suppressions();
         }
-        let operator = Operator { token_hash: secrets::hash(operator_token)? };
+        if secrets::verify(operator_token, &known.retired) {
+            tracing::warn!(
+                "operator.token here was replaced elsewhere and is not believed any more: take that of the control plane where \
+                 it was replaced, or delete the file"
+            );
+            return self.announce_suppressions();
+        }
+        let former = std::iter::once(&known.token_hash).chain(&known.retired);
+        let retired = former.take(RETIRED_TOKENS_MAX).cloned().collect();
+        let operator = Operator { token_hash: secrets::hash(operator_token)?, retired };
+        let act = self.ledger.audit_begin(now_ms(), "operator", "operator.token replaced, at a start")?;
         self.change(|draft| {
             draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
             Ok(())
-        })
+        })?;
+        tracing::info!("operator.token here is another: the former one is refused from now on");
+        Ok(self.ledger.audit_end(act, 200)?)
     }
 
     fn make_domain(
@@ -221,5 +233,7 @@ fn make_egress(draft: &mut Draft, hostname: &str) -> Result<(), AppError> {
     draft.put(pool)
 }
 
+/// Tokens of before that are known, so that none of them is taken for a new one.
+const RETIRED_TOKENS_MAX: usize = 8;
 /// The name of the first of each kind.
 const DEFAULT: &str = "default";

@@ -146,12 +146,23 @@ impl App {
         Ok(if self.store.is_full()? { vec![full] } else { Vec::new() })
     }
 
-    /// Hosts whose number is another's.
+    /// Hosts whose number or name is another's.
     fn refused_hosts(&self) -> Result<Vec<Problem>, AppError> {
         let listing = self.store.list(REFUSED_HOSTS)?;
         let problem = |entry: &Entry| {
             let name = entry.key.strip_prefix(REFUSED_HOSTS)?;
             let RefusedHost { id, taken_by } = serde_json::from_slice(&entry.value).ok()?;
+            if taken_by == name {
+                return Some(Problem {
+                    severity: Severity::Warning,
+                    code: "host_name_taken",
+                    subject: format!("host/{name}"),
+                    detail: format!(
+                        "another host (number {id}) was started under this name: its events are not taken, and nobody sees what \
+                         waits there; start it with a --host-name of its own"
+                    ),
+                });
+            }
             Some(Problem {
                 severity: Severity::Warning,
                 code: "host_number_taken",

@@ -84,6 +84,9 @@ pub(crate) struct Head {
 pub(crate) struct Operator {
     /// PHC string of the token.
     pub token_hash: String,
+    /// Of the tokens before it, the latest first: none of them is believed again, whichever control plane still has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<String>,
 }
 
 /// What an operator may do.

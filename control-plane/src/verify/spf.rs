@@ -23,7 +23,7 @@ pub(super) async fn check<L: Lookup>(session: &Session<'_, L>, subject: &Subject
         ref several => {
             let terms: Vec<_> = several.iter().flat_map(|text| text.split(' ').skip(1)).collect();
             let (last, terms): (Vec<_>, Vec<_>) = terms.into_iter().partition(|term| is_last(term));
-            let joined = format!("v=spf1 {} {}", terms.join(" "), last.first().unwrap_or(&"~all"));
+            let joined = format!("v=spf1 {} {}", terms.join(" "), strictest(&last));
             Outcome::of(&answer, RecordState::Wrong).saying(
                 format!("there are {} SPF records, and receivers then accept none", several.len()),
                 format!("Replace them by one: {}", with_terms(&joined, subject)),
@@ -149,6 +149,13 @@ fn with_terms(text: &str, subject: &Subject) -> String {
 /// The terms between the version and the last one.
 fn text_terms(text: &str) -> impl Iterator<Item = &str> {
     text.split(' ').skip(1).filter(|term| !term.is_empty() && !is_last(term))
+}
+
+/// Which of the terms that end records ends the one that takes their place: nobody is let in by it whom one of them kept out,
+/// and never everybody.
+fn strictest<'t>(ends: &[&'t str]) -> &'t str {
+    let find = |wanted: &str| ends.iter().copied().find(|end| end.to_ascii_lowercase().starts_with(wanted));
+    ["-", "~", "redirect=", "?"].into_iter().find_map(find).unwrap_or("~all")
 }
 
 /// Whether nothing after a term is ever reached.

@@ -160,6 +160,12 @@ async fn spf_mistakes_are_told_with_the_record_that_would_be_right() {
             "2 SPF records",
             "v=spf1 ip4:192.0.2.25 a mx -all",
         ),
+        (
+            "a.example TXT v=spf1 mx +all\na.example TXT v=spf1 a -all",
+            "2 SPF records",
+            "v=spf1 ip4:192.0.2.25 mx a -all",
+        ),
+        ("a.example TXT v=spf1 mx +all\na.example TXT v=spf1 all", "2 SPF records", "v=spf1 ip4:192.0.2.25 mx ~all"),
         (eleven.as_str(), "more than 10 DNS lookups (the one too many is include:i11.example", "Remove includes"),
         ("a.example TXT spf1 ip4:192.0.2.25 -all", "do not take for SPF", "begins with v=spf1"),
         ("a.example TXT v=spf1 ipv4:192.0.2.25 -all", "ipv4:192.0.2.25", "one wrong term"),

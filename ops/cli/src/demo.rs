@@ -116,6 +116,7 @@ fn planes_options(
     PlanesOptions {
         data: scratch.path().to_owned(),
         hostname: "demo.localhost".into(),
+        label: "demo".into(),
         domain: SENDER_DOMAIN.into(),
         algorithms: match options.dkim {
             DkimChoice::Both => Vec::new(),

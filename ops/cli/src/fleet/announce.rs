@@ -2,7 +2,7 @@
 //!
 //! Its number belongs to its data folder and is kept there: the ledger's cursors are by number, so a host with an empty
 //! folder is another host. It is drawn at random, and `host-numbers/<number>` says whose it is: of two hosts that run with one
-//! number, as copies of a data folder have, one is not announced and says so (`refused-hosts/<name>`). What it announces says which master keys it has; where the next
+//! number, as copies of a data folder have, one is not announced and says so (`refused-hosts/<name>`), and of two with one name as well. What it announces says which master keys it has; where the next
 //! one has become the cluster's, its file takes the place of the current one's.
 
 use std::io::Write as _;
@@ -40,7 +40,11 @@ pub(crate) async fn announce(
             move || {
                 take_over(store.as_ref(), &data, next.as_ref())?;
                 let id = number(store.as_ref(), &data, &name)?;
-                Ok((id, claim(store.as_ref(), id, &name)?))
+                let claim = match is_name_taken(store.as_ref(), id, &name)? {
+                    true => Claim::Of(name.to_string()),
+                    false => claim(store.as_ref(), id, &name)?,
+                };
+                Ok((id, claim))
             }
         };
         match tokio::task::spawn_blocking(asked).await.unwrap_or_else(|error| Err(Error::from(error))) {
@@ -60,7 +64,7 @@ pub(crate) async fn announce(
             Ok((id, Claim::Of(other))) => {
                 announced = None;
                 if refused.as_ref().is_none_or(|(known, _)| *known != other) {
-                    error!(%id, "{}", refusal(&other, &data));
+                    error!(%id, "{}", refusal(&other, &name, &data));
                     let said = RefusedHost { id, taken_by: other.clone() };
                     let Ok(value) = serde_json::to_vec(&said) else { return };
                     refused = Some((other, store.hold(&refused_host(name.as_str()), &value, TERM)));
@@ -79,7 +83,13 @@ pub(crate) async fn announce(
     }
 }
 
-fn refusal(other: &str, data: &Path) -> String {
+fn refusal(other: &str, name: &HostName, data: &Path) -> String {
+    if other == name.as_str() {
+        return format!(
+            "another host of this fleet is called {name}, and runs: this one is not announced, its events are not taken, and \
+             nobody sees what waits here; start it with a --host-name of its own"
+        );
+    }
     format!(
         "the number of this host is that of {other}, which runs: it is not announced, and its events are not taken; if this data \
          folder is a copy of the other's, stop this host at once, since both send the same mail; if not, stop it, remove {}, \
@@ -156,6 +166,14 @@ fn claim(store: &dyn ConfigStore, id: HostId, name: &HostName) -> Result<Claim> 
     Ok(Claim::Ours)
 }
 
+/// Whether a host with another number runs under our name.
+fn is_name_taken(store: &dyn ConfigStore, id: HostId, name: &HostName) -> Result<bool> {
+    let announced = store.get(&[host(name.as_str())]).context("cannot read who has this host's name")?;
+    let other =
+        announced.entries.first().and_then(|entry| serde_json::from_slice::<HostAnnouncement>(&entry.value).ok());
+    Ok(other.is_some_and(|other| other.id != id))
+}
+
 /// The file of the number.
 const FILE: &str = "host.id";
 /// A host that died is gone after at most so long.
@@ -194,6 +212,10 @@ mod tests {
         assert_eq!(claim(&store, a[0], &name("a")).expect("a claim"), Claim::Of("c".to_owned()));
         assert_eq!(claim(&store, a[0], &name("c")).expect("a claim"), Claim::Ours);
         store.txn(&[], &[announcement(b[0])]).expect("a write");
+        assert!(is_name_taken(&store, a[0], &name("c")).expect("a look"), "two folders, one name");
+        for (id, name) in [(b[0], name("c")), (a[0], name("a"))] {
+            assert!(!is_name_taken(&store, id, &name).expect("a look"), "{name} is its own");
+        }
         assert_eq!(
             claim(&store, a[0], &name("a")).expect("a claim"),
             Claim::Ours,

@@ -26,7 +26,7 @@ pub(crate) struct FleetOptions {
     /// Which of several installations in one etcd [default: main]
     #[arg(long, value_name = "NAME", requires = "etcd")]
     pub(crate) cluster: Option<String>,
-    /// This host's name among the fleet's [default: the first label of --hostname]
+    /// This host's name among the fleet's [default: the first label of --hostname, else of the system's name]
     #[arg(long, value_name = "NAME", requires = "etcd")]
     pub(crate) host_name: Option<String>,
     /// The region that this host is in: it serves the tenants of it and those without, and takes and keeps nothing of others

@@ -204,6 +204,7 @@ fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Resul
             .trim()
             .to_owned(),
     };
+    let label = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let hostname = if options.hostname.is_none() && !hostname.contains('.') {
         let qualified = format!("mail.{}", options.domain);
         eprintln!(
@@ -218,6 +219,7 @@ fn planes_options(data: &Path, options: &Settings, pins: Vec<ShardPin>) -> Resul
     Ok(PlanesOptions {
         data: data.to_owned(),
         hostname,
+        label,
         domain: options.domain.clone(),
         algorithms: Vec::new(),
         routes: Vec::new(),

@@ -60,6 +60,8 @@ const READY_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct PlanesOptions {
     pub(crate) data: PathBuf,
     pub(crate) hostname: String,
+    /// What it is called where nothing else is said: the first label of its own name, also where it introduces itself by another.
+    pub(crate) label: String,
     /// The sending domain that the first start makes.
     pub(crate) domain: String,
     /// The algorithms of its DKIM keys; empty: all.
@@ -100,7 +102,7 @@ impl PlanesOptions {
         if let Some(told) = self.fleet.as_ref().and_then(|fleet| fleet.host_name.clone()) {
             return Ok(told);
         }
-        let label = self.hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let label = &self.label;
         HostName::new(label.clone()).with_context(|| format!("{label} names no host; name it by --host-name"))
     }
 }
