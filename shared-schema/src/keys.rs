@@ -75,6 +75,8 @@ pub const INSTALLATION: &str = "installation/";
 pub const LEDGERS: &str = "ledgers/";
 /// Which ledger was a region's last.
 pub const LAST_LEDGER: &str = "ledger/";
+/// In the file of a host by itself: its configuration was moved into etcd.
+pub const MOVED: &str = "moved";
 pub const LEADER: &str = "election/leader";
 
 /// The key of who leads the control planes of a region; an empty name: of none.

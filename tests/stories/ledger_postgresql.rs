@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use postrail_tests::child::try_run;
+use postrail_tests::etcd::Etcd;
 use postrail_tests::load::Load;
 use postrail_tests::place::Place;
 use postrail_tests::postgres::{PASSWORD, Postgres};
@@ -159,7 +160,7 @@ fn a_ledger_or_a_configuration_that_was_not_moved_is_not_left_behind() {
     assert_eq!(postrail.drain().code(), Some(0));
 
     let data = postrail.data().display().to_string();
-    let database = ["--ledger", &url, "--ledger-password-file", &file];
+    let database = ["--ledger", url.as_str(), "--ledger-password-file", file.as_str()];
     let said = refused(&place, &data, &database);
     assert!(said.contains("has a ledger that was not moved there: move it by postrail move-ledger"), "{said}");
     let said = refused(&place, &data, &["--etcd", "http://127.0.0.1:1", "--host-name", "one"]);
@@ -170,6 +171,19 @@ fn a_ledger_or_a_configuration_that_was_not_moved_is_not_left_behind() {
     postrail.start_again_with(&database);
     let held = postrail.control_ok("GET", "/v2/suppressions", None);
     assert_eq!(held["items"][0]["address"], "stop@receiver.test", "{held}");
+    assert_eq!(postrail.drain().code(), Some(0));
+
+    // What was moved is not gone back to by its file: etcd may have given its numbers to others since.
+    let etcd = Etcd::start(&place);
+    let (status, text) = try_run(Command::new(binary()).args(["move-to-etcd", "--data", &data, "--etcd", &etcd.url()]));
+    assert!(status.success(), "{text}");
+    let moved = "was moved into etcd, and what was changed since is there alone: start it with --etcd";
+    let said = refused(&place, &data, &database);
+    assert!(said.contains(moved), "{said}");
+    let file = postrail.data().join("config.db");
+    std::fs::rename(file.with_extension("db.moved"), &file).expect("it was put aside");
+    let said = refused(&place, &data, &database);
+    assert!(said.contains(moved), "{said}");
 }
 
 /// Makes a certificate authority, and a certificate by it for 127.0.0.1; gives the authority's file.

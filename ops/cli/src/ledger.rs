@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
+use postrail_control_plane::store::{ConfigStore, EtcdStore};
 use postrail_control_plane::{MoveProgress, move_ledger};
 
 use crate::args::MoveLedgerOptions;
-use crate::fleet::found::check_not_moved as check_configuration;
+use crate::fleet::found;
 use crate::up::folder::DataFolder;
 use crate::up::ledger::LedgerTold;
 
@@ -33,10 +33,7 @@ pub(crate) fn run(data: &Path, options: &MoveLedgerOptions) -> Result<()> {
     let fleet = options.fleet.clone().fleet(variable)?;
     let store: Box<dyn ConfigStore> = match &fleet {
         Some(fleet) => Box::new(EtcdStore::open(&fleet.etcd)?),
-        None => {
-            check_configuration(folder.path())?;
-            Box::new(EmbeddedStore::open(&folder.path().join("config.db")).context("opening config.db")?)
-        }
+        None => Box::new(found::open(folder.path())?),
     };
     let region = fleet.as_ref().map_or("", |fleet| &fleet.region);
     let mut told = Told::default();
@@ -76,8 +73,8 @@ pub(crate) fn check_moved(data: &Path) -> Result<()> {
 pub(crate) fn check_not_moved(data: &Path) -> Result<()> {
     if data.join(ASIDE).exists() && !data.join(FILE).exists() {
         bail!(
-            "the ledger of {} was moved into a PostgreSQL database: start it with --ledger (or, to go back to what it was \
-             then, rename {ASIDE} to {FILE})",
+            "the ledger of {} was moved into a PostgreSQL database, and what was suppressed and happened since is there alone: \
+             start it with --ledger",
             data.display()
         );
     }

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use postrail_control_plane::store::{EmbeddedStore, EtcdStore, move_configuration};
+use anyhow::{Context, Result, anyhow, bail};
+use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore, Write, move_configuration};
 use postrail_schema::ids::HostId;
+use postrail_schema::keys::MOVED;
 
 use crate::args::MoveOptions;
 use crate::up::folder::DataFolder;
@@ -28,7 +29,10 @@ pub(crate) fn run(data: &Path, options: &MoveOptions) -> Result<()> {
     let to = EtcdStore::open(&fleet.etcd)?;
     let moved = {
         let from = EmbeddedStore::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
-        move_configuration(&from, &to).context("nothing was moved")?
+        let moved = move_configuration(&from, &to).context("nothing was moved")?;
+        let mark = Write::Put { key: MOVED.to_owned(), value: fleet.cluster.clone().into_bytes() };
+        from.txn(&[], &[mark]).with_context(|| format!("cannot mark {} as moved", file.display()))?;
+        moved
     };
     let number = folder.path().join("host.id");
     if !number.exists() {
@@ -56,19 +60,25 @@ pub(crate) fn check_moved(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to begin anew where the configuration was moved away.
+/// Opens the configuration of a host by itself. One that was moved away is not begun anew, nor gone back to: etcd has given
+/// numbers since, which mail in the spool and events have.
 ///
 /// # Errors
-/// It was.
-pub(crate) fn check_not_moved(data: &Path) -> Result<()> {
-    if data.join(ASIDE).exists() && !data.join(FILE).exists() {
-        bail!(
-            "the configuration of {} was moved into etcd: start it with --etcd (or, to go back to what it was then, \
-             rename {ASIDE} to {FILE})",
+/// It was moved, or cannot be opened.
+pub(crate) fn open(data: &Path) -> Result<EmbeddedStore> {
+    let file = data.join(FILE);
+    let moved = || {
+        anyhow!(
+            "the configuration of {} was moved into etcd, and what was changed since is there alone: start it with --etcd",
             data.display()
-        );
+        )
+    };
+    if data.join(ASIDE).exists() && !file.exists() {
+        return Err(moved());
     }
-    Ok(())
+    let store = EmbeddedStore::open(&file).context("opening config.db")?;
+    let marks = store.get(&[MOVED.to_owned()]).context("reading config.db")?;
+    if marks.entries.is_empty() { Ok(store) } else { Err(moved()) }
 }
 
 const FILE: &str = "config.db";

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use postrail_control_plane::store::{ConfigStore, EmbeddedStore, EtcdStore};
+use postrail_control_plane::store::{ConfigStore, EtcdStore};
 use postrail_control_plane::{
     FirstStart as ControlStart, FleetFacts, FleetIdentity, FleetName, Kept, PostgresAddress, Purpose, Started,
 };
@@ -234,10 +234,7 @@ fn open_store(options: &PlanesOptions) -> Result<Arc<dyn ConfigStore>> {
             crate::fleet::found::check_moved(&options.data)?;
             Arc::new(EtcdStore::open(&fleet.etcd)?)
         }
-        None => {
-            crate::fleet::found::check_not_moved(&options.data)?;
-            Arc::new(EmbeddedStore::open(&options.data.join("config.db")).context("opening config.db")?)
-        }
+        None => Arc::new(crate::fleet::found::open(&options.data)?),
     })
 }
 
