@@ -6,11 +6,13 @@
 //! Invariants worth naming:
 //! - only CRLF `.` CRLF, or `.` CRLF at the very beginning, ends DATA (RFC 5321 4.1.1.4): LF `.` LF and its kin are
 //!   content, and content with a bare CR or LF has a defect;
-//! - content with a defect is dropped at once and the rest of it only counted.
+//! - content with a defect is dropped at once and the rest of it only counted;
+//! - how the input is cut decides nothing: of several defects the first counts, and before any of them that it is too big,
+//!   as it would have been said at MAIL to who tells the size.
 
 use postrail_schema::limits::MESSAGE_LINE_BYTES_MAX;
 
-/// Why content cannot be taken; the first one found.
+/// Why content cannot be taken: that it is too big, or else the first defect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Defect {
     BareCr,
@@ -31,6 +33,8 @@ pub(super) struct ContentReader {
     line_bytes: usize,
     /// All octets taken, also dropped ones.
     taken_bytes: u64,
+    /// Octets of the content so far, also dropped ones.
+    content_bytes: usize,
     defect: Option<Defect>,
 }
 
@@ -68,6 +72,7 @@ impl ContentReader {
             edge: Edge::Start,
             line_bytes: 0,
             taken_bytes: 0,
+            content_bytes: 0,
             defect: None,
         }
     }
@@ -157,18 +162,16 @@ impl ContentReader {
     }
 
     fn keep(&mut self, octets: &[u8]) {
-        if self.defect.is_some() {
-            return;
-        }
-        if octets.len() > self.bytes_max - self.content.len() {
+        self.content_bytes = self.content_bytes.saturating_add(octets.len());
+        if self.content_bytes > self.bytes_max {
             self.spoil(Defect::TooBig);
-        } else {
+        } else if self.defect.is_none() {
             self.content.extend_from_slice(octets);
         }
     }
 
     fn spoil(&mut self, defect: Defect) {
-        if self.defect.is_none() {
+        if self.defect.is_none() || defect == Defect::TooBig {
             self.defect = Some(defect);
             self.content = Vec::new();
         }
@@ -256,6 +259,23 @@ mod tests {
         assert!(matches!(data(format!("{line}\r\n.\r\n").as_bytes(), 7).0, Some(Ok(_))));
         assert_eq!(data(format!("{line}x\r\n.\r\n").as_bytes(), 7).0, Some(Err(Defect::LineTooLong)));
         assert_eq!(data(format!("{}.\r\n", "x\r\n".repeat(4_000)).as_bytes(), 7).0, Some(Err(Defect::TooBig)));
+    }
+
+    #[test]
+    fn that_content_is_too_big_is_told_before_what_else_is_wrong_with_it() {
+        let long = "x".repeat(10_001);
+        let lines = "x\r\n".repeat(4_000);
+        for input in [
+            format!("{long}\r\n.\r\n"),
+            format!("a\nb\r\n{lines}.\r\n"),
+            format!("{lines}a\rb\r\n.\r\n"),
+            format!("{long}\n.\r\n{lines}.\r\n"),
+        ] {
+            for cut in [1, 7, 999, 10_000, input.len()] {
+                let (end, at) = data(input.as_bytes(), cut);
+                assert_eq!((end, at), (Some(Err(Defect::TooBig)), input.len()), "by {cut}");
+            }
+        }
     }
 
     #[test]

@@ -320,12 +320,11 @@ impl Session {
         let (taken, ended) = reader.push(input);
         let taken_bytes = reader.taken_bytes();
         self.active_at = now;
-        if ended {
-            if let Phase::Data(reader) = std::mem::replace(&mut self.phase, Phase::Command) {
-                self.content_ended(reader);
-            }
-        } else {
-            self.check_flood(taken_bytes);
+        if !self.is_flooded(taken_bytes)
+            && ended
+            && let Phase::Data(reader) = std::mem::replace(&mut self.phase, Phase::Command)
+        {
+            self.content_ended(reader);
         }
         taken
     }
@@ -343,19 +342,20 @@ impl Session {
             reader.push(&input[..taken]);
             taken_bytes = reader.taken_bytes();
         }
-        if whole {
+        if !self.is_flooded(taken_bytes) && whole {
             self.chunk_ended();
-        } else {
-            self.check_flood(taken_bytes);
         }
         taken
     }
 
-    /// A message over the limit is read to its end, so that the client gets its reply, but not without end.
-    fn check_flood(&mut self, taken_bytes: u64) {
-        if taken_bytes > (self.config.message_bytes_max as u64).saturating_mul(FLOOD_FACTOR) {
+    /// A message over the limit is read to its end, so that the client gets its reply, but not without end: whether the
+    /// session has ended by this. Where its end came with the same octets makes no difference.
+    fn is_flooded(&mut self, taken_bytes: u64) -> bool {
+        let is_flooded = taken_bytes > (self.config.message_bytes_max as u64).saturating_mul(FLOOD_FACTOR);
+        if is_flooded {
             self.end(&Reply::enhanced(421, 3, 4, "The message is far too large"), CloseReason::Flood);
         }
+        is_flooded
     }
 
     fn time_out(&mut self) {

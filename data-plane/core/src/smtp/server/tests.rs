@@ -482,6 +482,25 @@ fn input_ahead_of_an_answer_is_bounded() {
     assert_eq!(session.buffered_bytes(), 0);
 }
 
+#[test]
+fn a_message_that_is_too_big_is_answered_alike_however_it_is_cut() {
+    let begin = "EHLO c.test\r\nAUTH PLAIN AGJvYgBwdw==\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<x@y.test>\r\n";
+    let refused = "552 5.3.4 A message has at most 1000 octets\r\n";
+    let flooded = "421 4.3.4 The message is far too large\r\nflood";
+    // Of one line, which is too long as well; with its end, `DATA` has five octets more.
+    for (octets, told) in [(1_800, refused), (1_995, refused), (1_996, flooded), (2_700, flooded)] {
+        let data = format!("{begin}DATA\r\n{}\r\n.\r\n", "x".repeat(octets));
+        let chunk = format!("{begin}BDAT {} LAST\r\n{}", octets + 5, "x".repeat(octets + 5));
+        for input in [data, chunk] {
+            let (whole, transactions, _) = behaviour(input.as_bytes(), &[input.len()], 0);
+            assert!(whole.ends_with(told) && transactions.is_empty(), "{octets}: {whole}");
+            for cut in [1, 2, 7, 998, 999, 1_000, 1_001, 2_000] {
+                assert_eq!(behaviour(input.as_bytes(), &[cut], 0).0, whole, "{octets} by {cut}");
+            }
+        }
+    }
+}
+
 const SESSION: &str = "EHLO c.test\r\nAUTH LOGIN\r\nYm9i\r\ncHc=\r\nMAIL FROM:<a@b.test> SIZE=40\r\n\
     RCPT TO:<x@y.test>\r\nRCPT TO:<no@y.test>\r\nFOO\r\nDATA\r\nFrom: a@b.test\r\n\r\n..x\r\n.y\r\n.\r\n\
     MAIL FROM:<>\r\nRCPT TO:<x@y.test>\r\nBDAT 7\r\nA: b\r\n.BDAT 3 LAST\r\n\r\nxNOOP\r\nRSET\r\nQUIT\r\n";
