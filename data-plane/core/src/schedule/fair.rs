@@ -40,7 +40,6 @@ impl Lane {
 pub struct FairQueue<T> {
     lanes: [LaneQueue<T>; LANES],
     credits: [i64; LANES],
-    len: usize,
 }
 
 #[derive(Debug)]
@@ -48,6 +47,8 @@ struct LaneQueue<T> {
     tenants: BTreeMap<TenantId, TenantQueue<T>>,
     /// Tenants that have something, in turn.
     turns: VecDeque<TenantId>,
+    /// Items of all of them.
+    len: usize,
 }
 
 #[derive(Debug)]
@@ -59,23 +60,23 @@ struct TenantQueue<T> {
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        let lane = |_| LaneQueue { tenants: BTreeMap::new(), turns: VecDeque::new() };
-        Self { lanes: std::array::from_fn(lane), credits: [0; LANES], len: 0 }
+        let lane = |_| LaneQueue { tenants: BTreeMap::new(), turns: VecDeque::new(), len: 0 };
+        Self { lanes: std::array::from_fn(lane), credits: [0; LANES] }
     }
 }
 
 impl<T> FairQueue<T> {
     pub fn len(&self) -> usize {
-        self.len
+        self.lanes.iter().map(|lane| lane.len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many of them are reserved.
     pub fn reserved_len(&self) -> usize {
-        self.lanes[Lane::Reserved.index()].tenants.values().map(|queue| queue.items.len()).sum()
+        self.lanes[Lane::Reserved.index()].len
     }
 
     /// Appends `item` behind what the tenant has in that lane.
@@ -88,7 +89,7 @@ impl<T> FairQueue<T> {
             lane.turns.push_back(tenant);
         }
         queue.items.push_back(item);
-        self.len += 1;
+        lane.len += 1;
     }
 
     /// The items that the tenant pushed last, in that class and in the reserved lane, and that have not left yet.
@@ -106,20 +107,19 @@ impl<T> FairQueue<T> {
     pub fn pop_marked(&mut self) -> Option<(T, bool)> {
         let lane = self.next_lane()?;
         let item = self.lanes[lane].pop()?;
-        self.len -= 1;
         Some((item, lane == Lane::Reserved.index()))
     }
 
     /// Takes everything, in no particular order.
     pub fn drain(&mut self) -> Vec<T> {
-        let mut all = Vec::with_capacity(self.len);
+        let mut all = Vec::with_capacity(self.len());
         for lane in &mut self.lanes {
             lane.turns.clear();
+            lane.len = 0;
             for queue in std::mem::take(&mut lane.tenants).into_values() {
                 all.extend(queue.items);
             }
         }
-        self.len = 0;
         all
     }
 
@@ -156,6 +156,7 @@ impl<T> LaneQueue<T> {
             queue.deficit = queue.weight;
         }
         let item = queue.items.pop_front()?;
+        self.len -= 1;
         queue.deficit -= 1;
         if queue.items.is_empty() {
             self.turns.pop_front();
@@ -169,6 +170,8 @@ impl<T> LaneQueue<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn queue_of(items: &[(TrafficClass, u32, u32, usize)]) -> FairQueue<u32> {
@@ -227,5 +230,27 @@ mod tests {
         assert_eq!(queue.len(), 31);
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 31);
         assert!(queue.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_is_what_is_there(
+            acts in proptest::collection::vec((0_u8..8, 0_usize..LANES, 1_u32..5, 1_u32..4), 0..200),
+        ) {
+            let mut queue = FairQueue::default();
+            for (act, lane, tenant, weight) in acts {
+                let lanes = TrafficClass::ALL.map(Lane::Class).into_iter().chain([Lane::Reserved]);
+                match (act, lanes.collect::<Vec<_>>()[lane]) {
+                    (0..5, lane) => queue.push(lane, TenantId(tenant), weight, lane),
+                    (5, Lane::Reserved) => queue.drain().clear(),
+                    _ => {
+                        let popped = queue.pop_marked();
+                        prop_assert!(popped.is_none_or(|(lane, reserved)| reserved == (lane == Lane::Reserved)));
+                    }
+                }
+                let reserved = queue.iter().filter(|lane| **lane == Lane::Reserved).count();
+                prop_assert_eq!((queue.len(), queue.reserved_len()), (queue.iter().count(), reserved));
+            }
+        }
     }
 }
