@@ -194,6 +194,22 @@ pub(crate) fn keep_private(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a database that nobody has open, with what SQLite keeps beside it.
+///
+/// # Errors
+/// A file cannot be removed.
+pub(crate) fn remove_database(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(name) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Writes `bytes` to `path`, whole or not at all, synced.
 ///
 /// # Errors
@@ -242,6 +258,19 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         keep_private(&path).unwrap();
         assert_eq!((mode(), fs::read_to_string(&path).unwrap()), (0o600, "kept".to_owned()));
+    }
+
+    #[test]
+    fn a_database_is_removed_with_what_is_kept_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.db");
+        for name in ["some.db", "some.db-wal", "some.db-shm", "other.db"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_database(&path).unwrap();
+        remove_database(&path).unwrap();
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["other.db"]);
     }
 
     #[test]

@@ -160,9 +160,9 @@ struct Opened {
 /// `at`: where the API will be; `runtime`: what waits for the store.
 fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Handle) -> Result<Opened> {
     std::fs::create_dir_all(&config.data).with_context(|| format!("making {}", config.data.display()))?;
-    let (store, is_fleet) = (config.store, matches!(config.data_planes, DataPlanes::Announced(_)));
+    let (store, is_fleet) = (Arc::clone(&config.store), matches!(config.data_planes, DataPlanes::Announced(_)));
     let is_new = store.get(&[HEAD.to_owned()]).context("reading the configuration")?.entries.is_empty();
-    let masters = match config.master_keys {
+    let masters = match config.master_keys.clone() {
         Some(known) => known,
         None if is_fleet && !is_new => {
             bail!("the cluster has a master key, and {} has none: copy it from another host", config.data.display())
@@ -170,31 +170,8 @@ fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Ha
         None => MasterKeys::only(files::make_master_key(&config.data).context("making master.key")?),
     };
     let masters = checked(store.as_ref(), masters, &config.data)?;
-    let ledger: Arc<dyn Ledger> = match &config.ledger {
-        None => {
-            let file = SqliteLedger::open(&config.data.join("ledger.db")).context("opening ledger.db")?;
-            file.belong_to(&config.region)?;
-            Arc::new(file)
-        }
-        Some(address) => {
-            let installation = installation(store.as_ref(), &masters, is_fleet, &config.region, &config.data)?;
-            Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
-        }
-    };
     // Before anything is made or published: who is refused leaves nothing in the store.
-    let claim = match is_fleet {
-        true => {
-            let server = config.ledger.as_ref().map(|address| address.name().to_owned());
-            let ledger = format!("{:032x}", ledger.id().context("reading which ledger it is")?);
-            let file = match server {
-                Some(_) => None,
-                None => Some(files::which(&config.data.join("ledger.db")).context("looking at ledger.db")?),
-            };
-            let own = LedgerUse { ledger, server, file, host: config.host_name, api: at };
-            Some(runtime.block_on(LedgerClaim::take(Arc::clone(&store), &config.region, own))?)
-        }
-        false => None,
-    };
+    let (ledger, claim) = open_ledger(&config, &store, &masters, at, runtime)?;
     let hosts = match &config.data_planes {
         DataPlanes::Announced(_) => Vec::new(),
         DataPlanes::Beside(admin) => {
@@ -213,6 +190,10 @@ fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Ha
     let (master_keys, hosts, region) = (masters.clone(), KnownHosts::new(hosts), config.region);
     let parts = Parts { store, ledger, hosts, allocation: allocation.clone(), masters, hostname, region, resolver };
     let app = App::new(parts).context("reading the configuration")?;
+    let claim = claim.map(|(claim, own)| {
+        app.keeps_ledger(own);
+        claim
+    });
     // In a fleet the token is that of the first control plane: another without the file does not make one more.
     let token_file = config.data.join("operator.token");
     if is_fleet && !is_new && !token_file.exists() {
@@ -223,6 +204,53 @@ fn open(config: Config, bootstrap: &Bootstrap, at: String, runtime: &runtime::Ha
         .context("reading operator.token")?;
     let first = app.bootstrap(bootstrap, &operator).context("publishing the configuration")?;
     Ok(Opened { app: Arc::new(app), master_keys, identity, first, allocation, claim })
+}
+
+/// The ledger, and in a fleet what is said of it.
+type OpenLedger = (Arc<dyn Ledger>, Option<(LedgerClaim, LedgerUse)>);
+
+/// `at`: where the API will be.
+fn open_ledger(
+    config: &Config,
+    store: &Arc<dyn ConfigStore>,
+    masters: &MasterKeys,
+    at: String,
+    runtime: &runtime::Handle,
+) -> Result<OpenLedger> {
+    let is_fleet = matches!(config.data_planes, DataPlanes::Announced(_));
+    let path = config.data.join("ledger.db");
+    let is_made = config.ledger.is_none() && !path.exists();
+    let ledger: Arc<dyn Ledger> = match &config.ledger {
+        None => {
+            let file = SqliteLedger::open(&path).context("opening ledger.db")?;
+            file.belong_to(&config.region)?;
+            Arc::new(file)
+        }
+        Some(address) => {
+            let installation = installation(store.as_ref(), masters, is_fleet, &config.region, &config.data)?;
+            Arc::new(PostgresLedger::open(address, installation).context("opening the ledger")?)
+        }
+    };
+    if !is_fleet {
+        return Ok((ledger, None));
+    }
+    let server = config.ledger.as_ref().map(|address| address.name().to_owned());
+    let id = format!("{:032x}", ledger.id().context("reading which ledger it is")?);
+    let file = match server {
+        Some(_) => None,
+        None => Some(files::which(&path).context("looking at ledger.db")?),
+    };
+    let own = LedgerUse { ledger: id, server, file, host: config.host_name.clone(), api: at };
+    match runtime.block_on(LedgerClaim::take(store.as_ref(), &config.region, own.clone())) {
+        Ok(claim) => Ok((ledger, Some((claim, own)))),
+        Err(error) => {
+            drop(ledger);
+            if is_made {
+                files::remove_database(&path).context("removing the ledger.db that was made for nothing")?;
+            }
+            Err(error.into())
+        }
+    }
 }
 
 /// Every host of a cluster has one master key: another one would seal what nobody else opens. Where a rotation has made

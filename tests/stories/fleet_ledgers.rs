@@ -42,11 +42,14 @@ impl World {
     fn refused(&self, name: &str, options: &[&str]) -> String {
         let state = || self.etcd.control(&["get", "--prefix", "/postrail/main/desired/"]);
         let (before, words) = (state(), self.words());
+        let file = self.place.join(name).join("ledger.db");
+        let had_file = file.exists();
         let mut member = self.further(name, options);
         let ended = member.child().wait(Duration::from_secs(30));
         assert_eq!(ended.and_then(|status| status.code()), Some(2), "{}", member.output());
         assert_eq!(state(), before, "it leaves nothing behind");
         assert!(self.words().iter().all(|word| words.contains(word)), "nor does it say a word");
+        assert_eq!(file.exists(), had_file, "nor is there an empty ledger");
         let output = member.output();
         let said = output.lines().last().unwrap_or_default().to_owned();
         assert!(said.starts_with("postrail: cannot start the control plane: "), "{output}");
@@ -180,13 +183,29 @@ fn one_that_comes_back_and_finds_another_ledger_changes_nothing_until_that_is_go
     let at = second.api.to_string();
     assert!(problem["detail"].as_str().is_some_and(|text| text.contains(&at)), "{problem}");
     assert!(!world.codes(&second).iter().any(|code| code.contains("other_ledger")), "that one is right");
-    let leader = || world.etcd.control(&["get", "/postrail/main/election/leader", "--print-value-only"]);
-    wait::until("the second to lead", || leader().contains(&at).then_some(()));
+    let leader = |world: &World| world.etcd.control(&["get", "/postrail/main/election/leader", "--print-value-only"]);
+    wait::until("the second to lead", || leader(&world).contains(&at).then_some(()));
     world.suppress(&second, "gone@receiver.test");
+
+    // It may be started again, and etcd may be away for longer than words last: the first stands back.
+    let stands_back = |world: &World| world.codes(&world.first).contains(&"error other_ledger".to_owned());
+    second.stop();
+    second.start_again();
+    second.wait_for(second.api, "/readyz");
+    assert!(stands_back(&world) && world.words().len() == 1);
+    world.etcd.kill();
+    wait::until("the word of the second to lapse, as its lead does", || {
+        second.output().contains("another control plane may lead now").then_some(())
+    });
+    world.etcd.start_again();
+    wait::until("the second to lead again", || leader(&world).contains(&at).then_some(()));
+    second.wait_for(second.api, "/readyz");
+    world.suppress(&second, "still-gone@receiver.test");
+    assert!(stands_back(&world) && world.words().len() == 1);
 
     second.stop();
     world.first.wait_for(world.first.api, "/readyz");
-    wait::until("the first to lead", || leader().contains(&world.first.api.to_string()).then_some(()));
+    wait::until("the first to lead", || leader(&world).contains(&world.first.api.to_string()).then_some(()));
     assert_eq!(world.codes(&world.first).iter().filter(|code| code.contains("other_ledger")).count(), 0);
     world.suppress(&world.first, "also-gone@receiver.test");
 }
@@ -235,7 +254,7 @@ fn an_outage_of_etcd_gives_the_region_to_nobody_else_and_data_planes_follow_the_
     let mut second = rival(&fleet);
     second.wait_for(second.api, "/readyz");
     let said = second.output();
-    assert!(said.contains("this fleet had another ledger last, in the data folder of control"), "{said}");
+    assert!(said.contains("this fleet had another ledger last: it was in the data folder of control"), "{said}");
     wait::until("the suppressions of the second", || (submitted(&fleet) == 202).then_some(()));
     second.stop();
     fleet.control.child().signal(libc::SIGCONT);

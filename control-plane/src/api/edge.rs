@@ -68,7 +68,7 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
     }
     let action = format!("{} {}{}", request.method(), "/v2", request.uri());
     let begun = shared.run(move |app| {
-        app.check_ledger()?;
+        app.check_ledger_now()?;
         Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)
     });
     let begun = begun.await;

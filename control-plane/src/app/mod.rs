@@ -46,7 +46,7 @@ mod tenants;
 mod trail;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postrail_schema::ids::{Revision, SendingDomainId, TenantId};
@@ -78,7 +78,7 @@ pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use known_hosts::{HostClient, KnownHosts, WholeQueue};
 use large::{Laid, Pending, Staged};
-pub(crate) use ledgers::{LEDGER_LOOK, LedgerClaim, LedgerLook, LedgerUse, ledger_moved};
+pub(crate) use ledgers::{LEDGER_LOOK, LedgerClaim, LedgerLook, LedgerUse, OtherLedger, ledger_moved};
 pub(crate) use listeners::Listening;
 pub(crate) use master::Rotation;
 use numbers::GivenNumbers;
@@ -115,8 +115,9 @@ pub(crate) struct App {
     checks: Semaphore,
     checked_now: Mutex<HashSet<SendingDomainId>>,
     given: GivenNumbers,
-    /// Who keeps another ledger for this region than we do, and came before.
-    other_ledger: RwLock<Option<LedgerUse>>,
+    /// Which ledger we say that we keep, in a fleet, and what the last look whose is the region's has found.
+    own_ledger: OnceLock<LedgerUse>,
+    ledger_look: RwLock<Option<LedgerLook>>,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -215,7 +216,8 @@ impl App {
             resolver: parts.resolver,
             checks: Semaphore::new(DOMAIN_CHECKS_AT_ONCE),
             checked_now: Mutex::default(),
-            other_ledger: RwLock::default(),
+            own_ledger: OnceLock::new(),
+            ledger_look: RwLock::default(),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

@@ -108,12 +108,13 @@ impl App {
     /// # Errors
     /// The store or the ledger fails, or the ledger is not the region's.
     pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
-        self.check_ledger()?;
         if self.desired().head.suppressions < wanted {
             self.reload()?;
         }
-        // The version first: what is read after it has at least what it says.
+        // The version first: what is read after it has at least what it says. Who took the region over was named before it
+        // announced its own.
         let version = self.desired().head.suppressions;
+        self.check_ledger_now()?;
         let suppressions = self.ledger.all_suppressions()?;
         Ok((version, encode_snapshot(&SnapshotContent { suppressions, ..SnapshotContent::default() })))
     }
