@@ -276,6 +276,14 @@ fn checked(store: &dyn ConfigStore, masters: MasterKeys, data: &Path) -> Result<
     Ok(MasterKeys { current, next: None, former: Some(former) })
 }
 
+/// A ledger that was moved.
+pub struct MovedLedger {
+    /// The rows of each kind.
+    pub kinds: Vec<MoveProgress>,
+    /// Why etcd was not told; the next start waits for a while then.
+    pub untold: Option<anyhow::Error>,
+}
+
 /// Moves the ledger of a data folder, which nobody else uses, into a PostgreSQL database. `is_fleet`: its configuration
 /// is in etcd. The file stays as it is.
 ///
@@ -288,7 +296,7 @@ pub fn move_ledger(
     region: &str,
     to: &PostgresAddress,
     progress: impl FnMut(MoveProgress),
-) -> Result<Vec<MoveProgress>> {
+) -> Result<MovedLedger> {
     let masters = files::master_keys(data, |name| std::env::var(name).ok())?;
     let masters = masters.with_context(|| format!("{} has no master.key", data.display()))?;
     ensure!(
@@ -302,16 +310,14 @@ pub fn move_ledger(
     source.belong_to(region)?;
     let from = source.id()?;
     drop(source);
-    let moved = ledger::move_ledger(&file, to, installation, progress)?;
-    if is_fleet {
-        let target = PostgresLedger::open(to, installation).and_then(|target| target.id());
-        let noted = target.map_err(AppError::from).and_then(|id| ledger_moved(store, region, [from, id], to.name()));
-        // The move is done, and cannot be done again: without this the next start waits for a while.
-        if let Err(error) = noted {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the next start waits until nobody has the file");
-        }
-    }
-    Ok(moved)
+    let kinds = ledger::move_ledger(&file, to, installation, progress)?;
+    let tell = || -> Result<(), AppError> {
+        let target = PostgresLedger::open(to, installation)?.id()?;
+        ledger_moved(store, region, [from, target], to.name())
+    };
+    // The move is done whatever becomes of that.
+    let untold = if is_fleet { tell().err().map(anyhow::Error::from) } else { None };
+    Ok(MovedLedger { kinds, untold })
 }
 
 /// What tells the ledger of this installation, and of a region in it, from others: as the configuration store has it, and as

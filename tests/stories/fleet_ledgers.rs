@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use postrail_tests::child::try_run;
+use postrail_tests::child::{Running, run, try_run};
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Member};
 use postrail_tests::place::Place;
@@ -259,4 +259,80 @@ fn an_outage_of_etcd_gives_the_region_to_nobody_else_and_data_planes_follow_the_
     second.stop();
     fleet.control.child().signal(libc::SIGCONT);
     wait::until("the suppressions of the first again", || (submitted(&fleet) == 422).then_some(()));
+}
+
+/// Has whoever puts suppressions into the ledger wait until the table `gate` is empty.
+fn close_gate(postgres: &Postgres) {
+    for sql in [
+        "CREATE TABLE public.gate AS SELECT 1 AS closed",
+        "CREATE FUNCTION public.wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.02); END LOOP; RETURN NULL; END $$",
+        "CREATE FUNCTION public.put_gate() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF to_regclass('postrail_ledger.suppressions') IS NOT NULL
+                 AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'gate') THEN
+                 CREATE TRIGGER gate BEFORE INSERT ON postrail_ledger.suppressions
+                     FOR EACH STATEMENT EXECUTE FUNCTION public.wait_at_gate();
+             END IF; END $$",
+        "CREATE EVENT TRIGGER put_gate ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+             EXECUTE FUNCTION public.put_gate()",
+    ] {
+        postgres.ask(sql);
+    }
+}
+
+#[test]
+fn a_move_that_is_killed_half_way_and_at_its_end_goes_on_and_nothing_is_lost_or_doubled() {
+    let place = Place::new("ledgers-move");
+    let (postgres, file) = (Postgres::start(&place), password_file(&place));
+    let url = postgres.url();
+    let mut world = World::start(place, &[]);
+    let addresses = ["gone0@receiver.test", "gone1@receiver.test", "gone2@receiver.test"];
+    addresses.iter().for_each(|address| world.suppress(&world.first, address));
+    let trail = |world: &World, member: &Member| {
+        let (_, page) = world.ask(member, "GET", "/v2/audit", None);
+        page["items"].as_array().cloned().unwrap_or_default()
+    };
+    let before = trail(&world, &world.first);
+    assert!(before.len() >= 3);
+    world.first.stop();
+
+    let (etcd, data) = (world.etcd.url(), world.first.data.clone());
+    let command = || {
+        let mut command = Command::new(binary());
+        command.args(["move-ledger", "--etcd", &etcd, "--ledger", &url, "--ledger-password-file", &file]);
+        command.arg("--data").arg(&data);
+        command
+    };
+    let log = world.place.join("move.log");
+    let half_way = || {
+        let moving = Running::start(&mut command(), &log);
+        let asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        wait::until("the move to be half-way", || (postgres.ask(asked) == "1").then_some(()));
+        moving
+    };
+    close_gate(&postgres);
+    half_way().kill();
+    let said = world.refused("two", &["--ledger", &url, "--ledger-password-file", &file]);
+    assert!(said.contains("go on with `postrail move-ledger`"), "{said}");
+    postgres.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+
+    // At its end, while it waits for etcd.
+    let mut moving = half_way();
+    world.etcd.kill();
+    postgres.ask("DELETE FROM public.gate");
+    let asked = "SELECT format FROM postrail_ledger.head";
+    wait::until("all to be moved", || (postgres.ask(asked) == "3").then_some(()));
+    moving.kill();
+    assert!(data.join("ledger.db").exists());
+    world.etcd.start_again();
+    let said = run(&mut command());
+    assert!(said.contains("3 suppressions") && !said.contains("was not told"), "{said}");
+    assert!(data.join("ledger.db.moved").exists() && !data.join("ledger.db").exists());
+
+    let mut moved = world.further("one", &["--ledger", &url, "--ledger-password-file", &file]);
+    moved.wait_for(moved.api, "/readyz");
+    assert!(!moved.output().contains("had another ledger last"), "it waits for nothing");
+    assert_eq!(world.suppressed(&moved), addresses);
+    let after = trail(&world, &moved);
+    assert_eq!(after[after.len() - before.len()..], before);
 }

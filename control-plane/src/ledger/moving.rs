@@ -8,7 +8,8 @@
 //! Invariants worth naming: a move that was cut short goes on behind the last row that was committed, so that no row is
 //! there twice; the database is a ledger of its own (`Ledger::id`), so that the file that stays behind never passes for it;
 //! while it is not finished, no control plane opens the database, and cursors come last, so that nobody takes
-//! half of it for the whole. Absent here: whoever writes the file meanwhile; the caller has the data folder to itself.
+//! half of it for the whole; a move that was finished and is asked for again, since who moved was killed before it could say
+//! so, is done. Absent here: whoever writes the file meanwhile; the caller has the data folder to itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use tokio_postgres::types::ToSql;
 
-use super::postgres::{Server, Session, SessionRows, Uuid, finish_move, prepare_move};
+use super::postgres::{Server, Session, SessionRows, Uuid, finish_move, prepare_move, was_moved};
 use super::rows::{ChunkRow, PartKey, PartRow, WriteRows};
 use super::sqlite::last_sequence;
-use super::{AcceptedCount, Ledger, LedgerError, PostgresAddress, SqliteLedger};
+use super::{AcceptedCount, Ledger, LedgerError, PostgresAddress, PostgresError, SqliteLedger};
 
 /// How far a move is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +39,7 @@ pub struct MoveProgress {
 /// Moves what the file at `from` has; the rows of each kind. `progress` is told after every transaction.
 ///
 /// # Errors
-/// The file cannot be read, or the server fails; [`PostgresError::Occupied`](super::PostgresError) where it has another
+/// The file cannot be read, or the server fails; [`PostgresError::Occupied`] where it has another
 /// ledger.
 pub(crate) fn move_ledger(
     from: &Path,
@@ -47,11 +48,18 @@ pub(crate) fn move_ledger(
     mut progress: impl FnMut(MoveProgress),
 ) -> Result<Vec<MoveProgress>, LedgerError> {
     // A file of an earlier format becomes one of this first.
-    let given = SqliteLedger::open(from)?.given()?;
+    let file = SqliteLedger::open(from)?;
+    let (id, given) = (file.id()?, file.given()?);
+    drop(file);
     let source = Connection::open(from)?;
     let server = Arc::new(Server::new(to)?);
     let mut target = Session::connect(&server)?;
-    prepare_move(&mut target, installation)?;
+    match prepare_move(&mut target, installation) {
+        Err(error @ LedgerError::Postgres(PostgresError::Occupied { .. })) => {
+            return moved_before(&source, &mut target, id)?.ok_or(error);
+        }
+        prepared => prepared?,
+    }
     for kind in KINDS {
         let all = count(&source, kind)?;
         let mut done = kind.counted(&mut target)?;
@@ -69,8 +77,23 @@ pub(crate) fn move_ledger(
     let cursors = read(&source, "SELECT host, shard, segment, offset FROM cursors", [])?;
     let cursors = cursors.iter().map(|row| Ok([int(row, 0)?, int(row, 1)?, int(row, 2)?, int(row, 3)?]));
     let last = last_sequence(&source)?;
-    finish_move(&mut target, &cursors.collect::<Result<Vec<_>, LedgerError>>()?, &given, last)?;
+    finish_move(&mut target, id, &cursors.collect::<Result<Vec<_>, LedgerError>>()?, &given, last)?;
     Ok(moved)
+}
+
+/// The rows of each kind, where all of the file is in the database already, and nothing more.
+fn moved_before(
+    source: &Connection,
+    target: &mut Session,
+    from: u128,
+) -> Result<Option<Vec<MoveProgress>>, LedgerError> {
+    if !was_moved(target, from)? {
+        return Ok(None);
+    }
+    match KINDS.iter().map(|kind| kind.compared(source, target)).collect() {
+        Err(LedgerError::Miscounted { .. }) => Ok(None),
+        moved => moved.map(Some),
+    }
 }
 
 /// A table of rows that only grows while it is moved.

@@ -15,7 +15,9 @@ use postrail_schema::wire::{decode_manifest, encode_events};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ledger::Counterpart;
 use crate::store::EmbeddedStore;
+use crate::store::suite::Etcd;
 
 /// A data plane of one shard: its journal is a list of buffers, its offsets count them.
 #[derive(Clone, Default)]
@@ -258,4 +260,43 @@ async fn another_master_key_than_that_of_the_configuration_is_refused() {
     std::fs::write(folder.path().join("master.key"), [3; 32]).unwrap();
     let refused = start(config(folder.path(), "http://127.0.0.1:1"), Bootstrap::default()).await;
     assert!(format!("{:#}", refused.err().unwrap()).contains("not that of this configuration"));
+}
+
+#[test]
+fn a_move_of_the_ledger_in_which_etcd_dies_is_done_and_says_that_etcd_was_not_told() {
+    let (counterpart, mut etcd) = (Counterpart::start(), Etcd::start(&[]));
+    let folder = tempfile::tempdir().unwrap();
+    files::make_master_key(folder.path()).unwrap();
+    let file = SqliteLedger::open(&folder.path().join("ledger.db")).unwrap();
+    file.audit_begin(1, "operator", "GET /").unwrap();
+    let (from, id) = (folder.path(), file.id().unwrap());
+    drop(file);
+    let store = etcd.store().within(Duration::from_secs(1));
+    // A cluster that has a configuration.
+    store.txn(&[], &[Write::Put { key: HEAD.to_owned(), value: Vec::new() }]).unwrap();
+    let own = LedgerUse {
+        ledger: format!("{id:032x}"),
+        server: None,
+        file: Some(files::which(&from.join("ledger.db")).unwrap()),
+        host: String::new(),
+        api: String::new(),
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(LedgerClaim::take(store.as_ref(), "", own)).unwrap().withdraw();
+    let last = |store: &dyn ConfigStore| {
+        let listing = store.get(&[keys::last_ledger("")]).unwrap();
+        serde_json::from_slice::<Value>(&listing.entries[0].value).unwrap()["ledger"].clone()
+    };
+
+    let address = counterpart.address();
+    let moved = move_ledger(from, store.as_ref(), true, "", &address, |_| etcd.kill()).unwrap();
+    assert!(format!("{:#}", moved.untold.unwrap()).contains("etcd"));
+    assert!(moved.kinds.iter().any(|kind| (kind.what, kind.done) == ("records of the audit trail", 1)));
+    etcd.start_again();
+    let store = etcd.store();
+    assert_eq!(last(&store), json!(format!("{id:032x}")));
+    // Asked once more, it has nothing to do but that.
+    let again = move_ledger(from, &store, true, "", &address, |_| {}).unwrap();
+    assert!(again.untold.is_none() && again.kinds == moved.kinds);
+    assert_ne!(last(&store), json!(format!("{id:032x}")));
 }

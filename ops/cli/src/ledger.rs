@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use postrail_control_plane::store::{ConfigStore, EtcdStore};
-use postrail_control_plane::{MoveProgress, move_ledger};
+use postrail_control_plane::{MoveProgress, MovedLedger, move_ledger};
 
 use crate::args::MoveLedgerOptions;
 use crate::fleet::found;
@@ -37,17 +37,23 @@ pub(crate) fn run(data: &Path, options: &MoveLedgerOptions) -> Result<()> {
     };
     let region = fleet.as_ref().map_or("", |fleet| &fleet.region);
     let mut told = Told::default();
-    let moved = move_ledger(folder.path(), store.as_ref(), fleet.is_some(), region, &to, |at| told.tell(at))?;
+    let MovedLedger { kinds, untold } =
+        move_ledger(folder.path(), store.as_ref(), fleet.is_some(), region, &to, |at| told.tell(at))?;
     for end in ["", "-wal", "-shm"] {
         let (from, aside) = (folder.path().join(format!("{FILE}{end}")), folder.path().join(format!("{ASIDE}{end}")));
         if from.exists() {
             std::fs::rename(&from, &aside).with_context(|| format!("cannot put {} aside", from.display()))?;
         }
     }
-    let all: Vec<_> = moved.iter().map(|kind| format!("{} {}", kind.done, kind.what)).collect();
+    let all: Vec<_> = kinds.iter().map(|kind| format!("{} {}", kind.done, kind.what)).collect();
     println!("moved and counted on both sides: {}", all.join(", "));
     println!("the file is kept as {}", folder.path().join(ASIDE).display());
     println!("start this host as before, with --ledger");
+    if let Some(error) = untold {
+        println!(
+            "etcd was not told of it ({error:#}), so that start waits until nobody has kept the file for ten seconds"
+        );
+    }
     Ok(())
 }
 

@@ -50,7 +50,7 @@ use super::{
 pub use address::{AddressError, PostgresAddress};
 pub(crate) use error::PostgresError;
 pub(super) use rows::{SessionRows, Uuid};
-pub(super) use schema::{finish_move, prepare_move};
+pub(super) use schema::{finish_move, prepare_move, was_moved};
 pub(super) use session::{Server, Session};
 
 /// See the module head.

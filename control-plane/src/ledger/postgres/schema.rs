@@ -55,12 +55,22 @@ pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) 
     })
 }
 
-/// Makes a ledger of what was moved here: cursors (host, shard, segment, position), and the sequence that was given last.
+/// Whether what is here was moved from the ledger `from`, whole.
+///
+/// # Errors
+/// The server fails.
+pub(in super::super) fn was_moved(session: &mut Session, from: u128) -> Result<bool, LedgerError> {
+    Ok(!session.query("SELECT FROM identity WHERE moved_from = $1", &[&Uuid(from)])?.is_empty())
+}
+
+/// Makes a ledger of what was moved here from the ledger `from`: cursors (host, shard, segment, position), and the sequence
+/// that was given last.
 ///
 /// # Errors
 /// The server fails: then it is not finished.
 pub(in super::super) fn finish_move(
     session: &mut Session,
+    from: u128,
     cursors: &[[i64; 4]],
     given: &Given,
     last: u64,
@@ -81,6 +91,7 @@ pub(in super::super) fn finish_move(
         ] {
             session.query(sequences, &[])?;
         }
+        session.execute("UPDATE identity SET moved_from = $1", &[&Uuid(from)])?;
         session.execute("UPDATE head SET format = $1, last = $2", &[&i64::from(FORMAT), &signed(last)])?;
         Ok(())
     })
@@ -144,7 +155,7 @@ const COMPLETE: &str = "
     ) WITH (fillfactor = 50);
     CREATE TABLE IF NOT EXISTS postrail_ledger.given (kind text PRIMARY KEY, last bigint NOT NULL);
     CREATE TABLE IF NOT EXISTS postrail_ledger.identity (
-        one boolean PRIMARY KEY DEFAULT true CHECK (one), id uuid NOT NULL DEFAULT gen_random_uuid()
+        one boolean PRIMARY KEY DEFAULT true CHECK (one), id uuid NOT NULL DEFAULT gen_random_uuid(), moved_from uuid
     );
     INSERT INTO postrail_ledger.identity DEFAULT VALUES ON CONFLICT DO NOTHING;
 ";

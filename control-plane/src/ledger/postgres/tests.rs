@@ -225,6 +225,8 @@ fn a_ledger_that_is_moved_from_its_file_tells_the_same_wherever_the_move_was_cut
         [(1, 1), (3, 3), (3, 3), (3, 3)]
     );
     assert_eq!(database.number("SELECT sum(count) FROM events"), events);
+    // Who was killed before it could say so asks again.
+    assert_eq!(move_ledger(&path, &database.address, INSTALLATION, |_| {}).unwrap(), moved);
     let (file, ledger) = (SqliteLedger::open(&path).unwrap(), database.open());
     assert_eq!(told(&file), told(ledger.as_ref()));
     assert_ne!(file.id().unwrap(), ledger.id().unwrap(), "the file that stays behind is another ledger");
@@ -238,6 +240,8 @@ fn a_ledger_that_is_moved_from_its_file_tells_the_same_wherever_the_move_was_cut
         assert_eq!(ledger.audit_begin(9, "operator", "GET /").unwrap(), 4);
     }
     assert_eq!(told(&file), told(ledger.as_ref()));
+    // Once the database has more than the file, it is another ledger to it.
+    ledger.audit_begin(9, "operator", "GET /").unwrap();
     let error = move_ledger(&path, &database.address, INSTALLATION, |_| {}).unwrap_err().to_string();
     assert!(error.contains("there is a ledger at") && error.contains("into an empty database"), "{error}");
 }
