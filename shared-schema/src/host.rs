@@ -25,6 +25,9 @@ pub struct HostAnnouncement {
     /// not say.
     #[serde(default)]
     pub receiver_authorities: Option<AuthoritiesHash>,
+    /// The newest format of snapshots that it reads; 0: it is of a version that does not say.
+    #[serde(default)]
+    pub snapshot_format: u16,
     /// Of the program.
     pub version: String,
 }
@@ -110,7 +113,7 @@ mod tests {
     fn an_announcement_is_read_with_and_without_authorities() {
         let earlier = r#"{"id":1,"admin":"http://127.0.0.1:8082","shards":1,"version":"0.1.0"}"#;
         let mut host: HostAnnouncement = serde_json::from_str(earlier).unwrap();
-        assert_eq!(host.receiver_authorities, None);
+        assert_eq!((host.receiver_authorities, host.snapshot_format), (None, 0));
         host.receiver_authorities = Some(AuthoritiesHash::of([&b"one"[..]]));
         let text = serde_json::to_string(&host).unwrap();
         assert_eq!(serde_json::from_str::<HostAnnouncement>(&text).unwrap(), host);

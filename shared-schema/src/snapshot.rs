@@ -5,8 +5,8 @@
 //! form that the data plane reads: validated, indexed and cross-linked. A snapshot that does not validate is never
 //! applied.
 //!
-//! Invariants worth naming: every id that a record names exists in the same snapshot; names are unique and lower case;
-//! a pool has at least one source.
+//! Invariants worth naming: every id that a record names exists in the same snapshot; names are unique and lower case, those
+//! of sending domains once a tenant; a pool has at least one source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -79,7 +79,8 @@ pub struct Snapshot {
     /// By network, the credential that needs no secret from there.
     trusted: Arc<BTreeMap<Network, Arc<Credential>>>,
     pub domains: Table<SendingDomainId, Arc<SendingDomain>>,
-    pub domain_ids: Table<String, SendingDomainId>,
+    /// By name, each tenant's that has it, in the order of tenants.
+    domain_ids: Table<String, Vec<(TenantId, SendingDomainId)>>,
     /// The domain that signs all mail, if there is one.
     platform: Option<SendingDomainId>,
     pub sources: Table<SourceId, EgressSource>,
@@ -255,12 +256,12 @@ impl Snapshot {
         let (gone, come) = differing(gone, come, |domain| domain.id);
         for domain in gone {
             self.domains.remove(&domain.id);
-            self.domain_ids.remove(&domain.name);
+            self.forget_domain(domain);
             self.platform = self.platform.filter(|platform| *platform != domain.id);
         }
         for domain in come.into_iter().map(Arc::new) {
             self.check_domain(&domain)?;
-            let is_known_name = self.domain_ids.insert(domain.name.clone(), domain.id).is_some();
+            let is_known_name = !self.note_domain(&domain);
             if self.domains.insert(domain.id, Arc::clone(&domain)).is_some() || is_known_name {
                 return Err(SnapshotError::Duplicate { subject: format!("domain/{}", domain.name) });
             }
@@ -269,6 +270,25 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+
+    /// Whether its tenant had none of that name.
+    fn note_domain(&mut self, domain: &SendingDomain) -> bool {
+        let one = (domain.tenant, domain.id);
+        let Some(of_name) = self.domain_ids.get_mut(&domain.name) else {
+            self.domain_ids.insert(domain.name.clone(), vec![one]);
+            return true;
+        };
+        let place = of_name.binary_search_by_key(&domain.tenant, |(tenant, _)| *tenant);
+        place.map_err(|at| of_name.insert(at, one)).is_err()
+    }
+
+    fn forget_domain(&mut self, domain: &SendingDomain) {
+        let Some(of_name) = self.domain_ids.get_mut(&domain.name) else { return };
+        of_name.retain(|(_, id)| *id != domain.id);
+        if of_name.is_empty() {
+            self.domain_ids.remove(&domain.name);
+        }
     }
 
     fn replace_routes(&mut self, gone: &[Route], come: Vec<Route>) -> Result<(), SnapshotError> {
@@ -380,8 +400,9 @@ impl Snapshot {
 
     /// The sending domain of that name (lower-case A-labels), if `tenant` has registered it.
     pub fn domain_of(&self, tenant: TenantId, name: &str) -> Option<&SendingDomain> {
-        let domain = self.domains.get(self.domain_ids.get(name)?)?;
-        (domain.tenant == tenant).then_some(&**domain)
+        let of_name = self.domain_ids.get(name)?;
+        let at = of_name.binary_search_by_key(&tenant, |(tenant, _)| *tenant).ok()?;
+        self.domains.get(&of_name.get(at)?.1).map(|domain| &**domain)
     }
 
     /// The region of a tenant; `None`: it has none, or is not known here.

@@ -153,7 +153,7 @@ mod tests {
 
     fn domain(standing: Standing) -> SendingDomain {
         let (id, tenant, name) = (SendingDomainId(1), TenantId(1), "a.example".to_owned());
-        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false }
+        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false, is_later: false }
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn domain(domain: &SendingDomain) -> Value {
         "id": domain.id.0, "tenant": domain.tenant.0, "name": domain.name, "keys": keys,
         "pool": domain.pool.map(|pool| pool.0), "standing": standing,
         "missing": missing.map_or_else(|| "Ownership".to_owned(), |record| format!("{record:?}")),
-        "platform": domain.is_platform,
+        "platform": domain.is_platform, "later": domain.is_later,
     })
 }
 

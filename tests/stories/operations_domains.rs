@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use postrail_tests::clock::Clock;
+use postrail_tests::judge;
 use postrail_tests::namespace::Namespace;
 use postrail_tests::place::{Place, free_address};
 use postrail_tests::postrail::Postrail;
@@ -185,7 +186,7 @@ fn a_domain_that_a_tenant_adds_sends_once_its_records_are_published() {
     assert_eq!((text(check, "state"), text(check, "found")), ("wrong", ""), "{check}");
     assert!(text(check, "detail").contains("another key than the one we sign with"), "{check}");
     assert!(check["found"][0].as_str().is_some_and(|found| found.contains("QUJDREVG")), "{check}");
-    assert!(text(check, "advice").contains("pr1r._domainkey.shop.test. TXT \"v=DKIM1"), "{check}");
+    assert!(text(check, "advice").contains("r._domainkey.shop.test. TXT \"v=DKIM1"), "{check}");
     let id = job_id(&world.submit(&shop, "app@shop.test"));
     world.postrail.wait_for_state(&id, "delivered");
     let problems = world.postrail.control_ok("GET", "/v2/problems", None).to_string();
@@ -338,44 +339,71 @@ fn a_name_server_that_is_silent_holds_nothing_against_a_domain() {
 }
 
 #[test]
-fn a_tenant_cannot_take_a_domain_that_another_has_proved() {
-    let world = world("rivals", &[("prize.test.", "www A 127.0.0.1")]);
+fn two_tenants_that_prove_one_domain_send_by_it_with_keys_of_their_own_and_neither_hears_of_the_other() {
+    let world = world("shared", &[("prize.test.", "www A 127.0.0.1"), ("alone.test.", "www A 127.0.0.1")]);
     let (red, blue) = (world.tenant("red"), world.tenant("blue"));
-    let wanted = json!({"name": "prize.test"});
-    let (status, claimed) = world.call(&red, "POST", "/v2/domains", Some(&wanted));
-    assert_eq!(status, 201, "{claimed}");
-    // A claim keeps nobody out: who shows the records first has the domain.
-    let (status, theirs) = world.call(&blue, "POST", "/v2/domains", Some(&wanted));
-    assert_eq!(status, 201, "{theirs}");
-    let token = |made: &Value| text(record(made, "ownership"), "value").to_owned();
-    assert_ne!(token(&claimed), token(&theirs));
-    world.names.replace("prize.test.", &zone(&theirs, &[]));
-    let proved = wait::until("the owner to be verified", || {
-        let checked = world.call(&blue, "POST", "/v2/domains/prize.test/check", None).1;
-        (checked["standing"] == "verified").then_some(checked)
-    });
-    assert_eq!(proved["tenant"], "blue");
-    world.postrail.settled_configuration();
-    let (status, checked) = world.call(&red, "POST", "/v2/domains/prize.test/check", None);
-    assert_eq!((status, &checked["standing"]), (200, &json!("unproved")), "{checked}");
-    let check = &record(&checked, "ownership")["check"];
-    assert!(text(check, "detail").contains("another account's"), "{check}");
+    let check = |world: &World, tenant: &Tenant, name: &str| {
+        world.call(tenant, "POST", &format!("/v2/domains/{name}/check"), None).1
+    };
+    let verified = |world: &World, tenant: &Tenant| {
+        let proved = wait::until("the tenant to be verified", || {
+            Some(check(world, tenant, "prize.test")).filter(|checked| checked["standing"] == "verified")
+        });
+        world.postrail.settled_configuration();
+        proved
+    };
+    let (status, first) = world.call(&blue, "POST", "/v2/domains", Some(&json!({"name": "prize.test"})));
+    assert_eq!(status, 201, "{first}");
+    world.names.replace("prize.test.", &zone(&first, &[]));
+    verified(&world, &blue);
     job_id(&world.submit(&blue, "a@prize.test"));
-    assert!([403, 422].contains(&world.submit(&red, "a@prize.test").0));
+    let arrived = world.receiver.wait_for(1).remove(0).content;
+    judge::verified(&world.place, &arrived, &dkim(&first));
 
-    // Even with its own text beside the owner's, it does not get a domain that is in use.
-    let both = format!("{}_postrail TXT \"{}\"\n", zone(&theirs, &[]), token(&claimed));
-    world.names.replace("prize.test.", &both);
-    let check = wait::until("the other text to be seen", || {
-        let checked = world.call(&red, "POST", "/v2/domains/prize.test/check", None).1;
-        let check = record(&checked, "ownership")["check"].clone();
-        (check["found"].as_array().map(Vec::len) == Some(2)).then_some((checked, check))
+    // Whoever adds it as well is answered as for a name that nobody has, and so is its mail.
+    let made = ["prize.test", "alone.test"].map(|name| {
+        let (status, made) = world.call(&red, "POST", "/v2/domains", Some(&json!({ "name": name })));
+        assert_eq!((status, &made["standing"], &made["may_send"]), (201, &json!("unproved"), &json!(false)), "{made}");
+        made
     });
-    assert_eq!(check.0["may_send"], false, "{}", check.0);
-    assert_eq!(world.postrail.control_ok("GET", "/v2/domains/prize.test", None)["tenant"], "blue");
-    assert_eq!(world.call(&red, "DELETE", "/v2/domains/prize.test", None).0, 204);
-    assert_eq!(world.call(&red, "POST", "/v2/domains", Some(&wanted)).0, 409, "it is in use");
-    assert!(world.place.join("data").exists());
+    world.postrail.settled_configuration();
+    let refused = ["prize.test", "alone.test"].map(|name| {
+        let from = format!("a@{name}");
+        let (status, problem) = world.submit(&red, &from);
+        assert_eq!((status, text(&problem, "code")), (403, "domain_may_not_send"), "{problem}");
+        let by_smtp = world.swaks(&red, &from);
+        let replies: Vec<_> = by_smtp.lines().filter(|line| line.contains(" 550")).map(str::to_owned).collect();
+        assert!(!replies.is_empty(), "{by_smtp}");
+        (problem.to_string().replace(name, "NAME"), replies.concat().replace(name, "NAME"))
+    });
+    assert_eq!(refused[0], refused[1]);
+    let shown = world.call(&red, "GET", "/v2/domains", None).1;
+    assert_eq!(shown["items"].as_array().map(Vec::len), Some(2), "{shown}");
+
+    // With its own text beside the other's, and its own keys, it sends too, and the other goes on.
+    world.names.replace("prize.test.", &format!("{}{}", zone(&first, &[]), zone(&made[0], &[])));
+    verified(&world, &red);
+    verified(&world, &blue);
+    for (at, (tenant, own)) in [(&red, &made[0]), (&blue, &first)].into_iter().enumerate() {
+        job_id(&world.submit(tenant, "a@prize.test"));
+        let arrived = world.receiver.wait_for(2 + at).remove(1 + at).content;
+        judge::verified(&world.place, &arrived, &dkim(own));
+    }
+    let problems = world.postrail.control_ok("GET", "/v2/problems", None).to_string();
+    assert!(problems.contains("2 tenants have it (blue, red)"), "{problems}");
+
+    // Without its text it is the one that fails.
+    world.names.replace("prize.test.", &zone(&made[0], &[]));
+    wait::until("the first to fail", || (check(&world, &blue, "prize.test")["standing"] == "failing").then_some(()));
+    assert_eq!(check(&world, &red, "prize.test")["standing"], "verified");
+}
+
+/// The key records of a domain, name to text.
+fn dkim(domain: &Value) -> Value {
+    let keys = records(domain).iter().filter(|record| record["purpose"] == "dkim");
+    keys.map(|record| (text(record, "name").to_owned(), record["value"].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 #[test]

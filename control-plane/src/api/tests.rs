@@ -337,19 +337,57 @@ async fn what_a_tenant_adds_itself_has_to_prove_itself() {
     let (status, other) = world.call(&blue, "POST", "/v2/domains", wanted.clone()).await;
     assert_eq!(status, 201, "{other}");
     assert_ne!(made["dns_records"][0]["value"], other["dns_records"][0]["value"]);
-    assert_eq!(world.latest().domains.len(), 2, "one domain of a name is published");
+    let published = || world.latest().domains.iter().map(|it| (it.id.0, it.is_later)).collect::<Vec<_>>();
+    assert_eq!(published(), [(1, false), (2, false), (3, true)], "each is published");
     let trust = json!({ "verification": "operator" });
     let (status, trusted) = world.operator("PATCH", "/v2/domains/shop.example?tenant=blue", trust.clone()).await;
     assert_eq!((status, &trusted["standing"]), (200, &json!("trusted")));
-    assert_eq!(world.latest().domains[1].id.0, 3, "now the other one");
-    let (status, problem) = world.operator("PATCH", "/v2/domains/shop.example?tenant=red", trust).await;
-    assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{problem}");
-    assert_eq!(world.operator("POST", "/v2/domains", wanted.clone()).await.0, 409, "it is in use");
+    assert_eq!(published(), [(1, false), (2, true), (3, false)], "one that may send comes first");
+    let (status, trusted) = world.operator("PATCH", "/v2/domains/shop.example?tenant=red", trust).await;
+    assert_eq!((status, &trusted["standing"]), (200, &json!("trusted")), "{trusted}");
+    let problems = world.get("/v2/problems").await.to_string();
+    assert!(problems.contains("2 tenants have it (red, blue)"), "{problems}");
+    assert_eq!(
+        world.operator("PATCH", "/v2/domains/shop.example?tenant=red", json!({ "verification": "dns" })).await.0,
+        200
+    );
+    let selectors =
+        |made: &Value| made["keys"].as_array().unwrap().iter().map(|it| it["selector"].clone()).collect::<Vec<_>>();
+    let (status, third) = world.operator("POST", "/v2/domains", wanted.clone()).await;
+    assert_eq!((status, &third["tenant"]), (201, &json!("default")), "{third}");
+    let all: BTreeSet<_> = [&made, &other, &third].into_iter().flat_map(selectors).map(|it| it.to_string()).collect();
+    assert_eq!(all.len(), 6, "DNS has one record of a selector: {all:?}");
     assert_eq!(world.call(&blue, "DELETE", "/v2/domains/shop.example", Value::Null).await.0, 403, "the operator's");
     assert_eq!(world.call(&red, "DELETE", "/v2/domains/shop.example", Value::Null).await.0, 204);
     assert_eq!(world.call(&red, "GET", "/v2/domains/shop.example", Value::Null).await.0, 404);
     let again = world.call(&red, "POST", "/v2/domains", json!({ "name": "shop.example" })).await;
-    assert_eq!(again.0, 409, "another tenant's may send: {}", again.1);
+    assert_eq!((again.0, &again.1["standing"]), (201, &json!("unproved")), "{}", again.1);
+}
+
+#[tokio::test]
+async fn a_name_of_several_tenants_is_published_once_when_all_hosts_read_it_and_from_then_on() {
+    let world = World::new();
+    world
+        .app
+        .change(|draft| {
+            draft.desired.head.publishes_shared = false;
+            Ok(())
+        })
+        .unwrap();
+    for who in [world.tenant("red").await, world.tenant("blue").await] {
+        assert_eq!(world.call(&who, "POST", "/v2/domains", json!({ "name": "shop.example" })).await.0, 201);
+    }
+    let published = || world.latest().domains.iter().map(|it| it.id.0).collect::<Vec<_>>();
+    assert_eq!(published(), [1, 2], "hosts of earlier versions refuse two of a name");
+    let problems = world.get("/v2/problems").await.to_string();
+    assert!(problems.contains("domain_not_published"), "{problems}");
+    world.app.publish_shared().unwrap();
+    assert_eq!(published(), [1, 2, 3]);
+    let revision = world.latest().revision;
+    world.app.publish_shared().unwrap();
+    assert_eq!(world.latest().revision, revision, "it is published");
+    assert!(!world.get("/v2/problems").await.to_string().contains("domain_not_published"));
+    assert!(open(world._folder.path(), &world.store).desired().head.publishes_shared, "it is kept");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use postrail_schema::snapshot::{
 use postrail_schema::standing::Standing;
 
 use super::domains::dns_records;
-use super::keys::{ALGORITHMS, make_keys};
+use super::keys::{ALGORITHMS, first_selector, make_keys};
 use super::{App, AppError, Draft, names, now_ms, put, secrets, settings};
 use crate::plan::{Operator, Settings};
 use crate::verify::DnsRecord;
@@ -96,6 +96,10 @@ impl App {
         if let Some(operator) = &self.desired().operator {
             self.renew(operator, operator_token)?;
             self.ensure_settings()?;
+            if self.allocation.is_none() {
+                // The one data plane is of this version.
+                self.publish_shared()?;
+            }
             return Ok(None);
         }
         let is_lost = !self.given.is_empty();
@@ -111,6 +115,7 @@ impl App {
             }
             draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
+            draft.desired.head.publishes_shared = true;
             draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
             if is_lost {
                 draft.desired.head.is_lost = true;
@@ -173,7 +178,9 @@ impl App {
     ) -> Result<SendingDomain, AppError> {
         let algorithms = if algorithms.is_empty() { &ALGORITHMS } else { algorithms };
         let tenant = draft.tenant(DEFAULT)?.id;
-        let keys = make_keys(self.sealing(&draft.desired)?, algorithms, || draft.counters().next_key())?;
+        let sealing = self.sealing(&draft.desired)?;
+        let name_key = |algorithm| (draft.counters().next_key(), first_selector(algorithm));
+        let keys = make_keys(sealing, algorithms, name_key)?;
         let domain = SendingDomain {
             id: draft.counters().next_domain(),
             tenant,
@@ -182,6 +189,7 @@ impl App {
             pool: None,
             standing: Standing::Trusted,
             is_platform: false,
+            is_later: false,
         };
         draft.put(domain.clone())?;
         Ok(domain)

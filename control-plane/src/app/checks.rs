@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants worth naming: a check writes to desired state only when the standing moves, so daily checks of many domains
-//! publish nothing; a domain never begins to send while another tenant's domain of that name may; a check that comes too
-//! late for a domain that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
+//! publish nothing; what another tenant's domain of that name may decides nothing; a check that comes too late for a domain
+//! that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -77,18 +77,13 @@ impl App {
     }
 
     /// Keeps what a check found, and moves the domain's standing by it.
-    fn record_check(&self, domain: &SendingDomain, mut records: Vec<RecordCheck>) -> Result<(), AppError> {
+    fn record_check(&self, domain: &SendingDomain, records: Vec<RecordCheck>) -> Result<(), AppError> {
         let now = now_ms();
         let before = self.last_check(domain.id)?;
         // It may have been given its standing by the operator since.
         let known = before.filter(|before| before.standing == domain.standing.name());
         let since_ms = known.map_or(now, |before| before.standing_since_ms);
         let mut held = next(Held { standing: domain.standing, since_ms }, &of_signers(domain, &records), now);
-        let begins = held.standing.may_send() && !domain.standing.may_send();
-        if begins && self.desired().holder(&domain.name).is_some_and(|holder| holder.id != domain.id) {
-            held = Held { standing: domain.standing, since_ms };
-            disown(&mut records);
-        }
         let state = |selector: &str| state_of_key(domain, selector, &records);
         let keys = key_stages::advance(domain.keys.clone(), state, now);
         let made = self.successors(domain, now)?;
@@ -126,10 +121,6 @@ impl App {
             let Some(domain) = draft.desired.domains.get(&seen.id).filter(|domain| *domain == seen) else {
                 return Err(AppError::not_found("domain", &*seen.name));
             };
-            let rival = draft.desired.holder(&seen.name).is_some_and(|holder| holder.id != seen.id);
-            if standing.may_send() && rival {
-                return Err(AppError::conflict("another tenant's domain of that name may send"));
-            }
             let mut domain = SendingDomain { standing, keys: keys.clone(), ..domain.clone() };
             for private in made {
                 self.put_waiting(draft, &mut domain, private, None)?;
@@ -273,15 +264,6 @@ fn of_signers(domain: &SendingDomain, records: &[RecordCheck]) -> Vec<RecordChec
     records.iter().filter(counts).cloned().collect()
 }
 
-/// The name belongs to another tenant, so its records prove nothing here.
-fn disown(records: &mut [RecordCheck]) {
-    for record in records.iter_mut().filter(|record| record.purpose == Purpose::Ownership) {
-        record.state = RecordState::Wrong;
-        record.detail = "the record is right, and the domain is already in use here".to_owned();
-        record.advice = "Ask the operator, who can see by whom.".to_owned();
-    }
-}
-
 async fn blocking<T: Send + 'static>(
     app: &Arc<App>,
     call: impl FnOnce(&App) -> Result<T, AppError> + Send + 'static,
@@ -316,7 +298,7 @@ mod tests {
 
     fn domain(id: u32, standing: Standing) -> SendingDomain {
         let (id, tenant, name) = (SendingDomainId(id), TenantId(1), "a.example".to_owned());
-        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false }
+        SendingDomain { id, tenant, name, keys: Vec::new(), pool: None, standing, is_platform: false, is_later: false }
     }
 
     #[test]

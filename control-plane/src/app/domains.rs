@@ -8,7 +8,7 @@ use postrail_schema::limits::DOMAINS_UNPROVED_MAX;
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, SendingDomain};
 use postrail_schema::standing::{DomainRecord, Standing};
 
-use super::keys::{ALGORITHMS, make_keys};
+use super::keys::{ALGORITHMS, make_keys, selector_of};
 use super::{App, AppError, Caller, Precondition, names};
 use crate::plan::{Desired, DomainEntry, Verification};
 use crate::store::Write;
@@ -57,9 +57,22 @@ impl App {
                 _ => UNPROVED,
             };
             let pool = new.pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
-            let keys = make_keys(self.sealing(&draft.desired)?, algorithms, || draft.counters().next_key())?;
+            let salt = draft.desired.settings.ownership_salt.clone();
+            let keys = make_keys(self.sealing(&draft.desired)?, algorithms, |algorithm| {
+                let id = draft.counters().next_key();
+                (id, selector_of(&salt, algorithm, id))
+            })?;
             let id = draft.counters().next_domain();
-            let domain = SendingDomain { id, tenant, name: name.clone(), keys, pool, standing, is_platform: false };
+            let domain = SendingDomain {
+                id,
+                tenant,
+                name: name.clone(),
+                keys,
+                pool,
+                standing,
+                is_platform: false,
+                is_later: false,
+            };
             draft.put(domain.clone())?;
             Ok(domain)
         })
@@ -68,7 +81,7 @@ impl App {
     /// Changes what may be changed of a domain.
     ///
     /// # Errors
-    /// Domain or pool do not exist, or another tenant's domain of that name may send.
+    /// Domain or pool do not exist.
     pub(crate) fn change_domain(
         &self,
         id: SendingDomainId,
@@ -85,12 +98,7 @@ impl App {
                 domain.pool = pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             }
             match (change.verification, domain.standing) {
-                (Some(Verification::Operator), _) => {
-                    if draft.desired.holder(&domain.name).is_some_and(|holder| holder.id != id) {
-                        return Err(taken(&domain.name));
-                    }
-                    domain.standing = Standing::Trusted;
-                }
+                (Some(Verification::Operator), _) => domain.standing = Standing::Trusted,
                 (Some(Verification::Dns), Standing::Trusted) => domain.standing = UNPROVED,
                 (Some(Verification::Dns) | None, _) => {}
             }
@@ -120,13 +128,10 @@ pub(super) fn find(desired: &Desired, id: SendingDomainId) -> Result<&SendingDom
     desired.domains.get(&id).ok_or_else(|| AppError::not_found("domain", id.to_string()))
 }
 
-/// Whether `tenant` may claim the name. A claim that is not proved keeps nobody else out.
+/// Whether `tenant` may have a domain of that name. Whether others have one is nothing to it.
 fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> Result<(), AppError> {
     if desired.domain(Some(tenant), name).is_some() {
         return Err(AppError::conflict(format!("domain {name} exists")));
-    }
-    if desired.holder(name).is_some() {
-        return Err(taken(name));
     }
     let unproved = |domain: &&SendingDomain| domain.tenant == tenant && !domain.standing.may_send();
     let claims = desired.domains.values().filter(unproved).count();
@@ -135,10 +140,6 @@ fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> 
         return Err(AppError::conflict(detail));
     }
     Ok(())
-}
-
-fn taken(name: &str) -> AppError {
-    AppError::conflict(format!("domain {name} is in use already; if it is yours, ask the operator"))
 }
 
 /// The name of a sending domain that is asked for: in the form in which it is kept.

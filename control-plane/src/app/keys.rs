@@ -100,17 +100,18 @@ impl Private {
     }
 }
 
-/// Makes a key of each of `algorithms`, for a domain that has none yet.
+/// Makes a key of each of `algorithms`, for a domain that has none yet; `name` gives a key its id and its selector.
 pub(crate) fn make_keys(
     master: &MasterKey,
     algorithms: &[KeyAlgorithm],
-    mut id: impl FnMut() -> KeyId,
+    mut name: impl FnMut(KeyAlgorithm) -> (KeyId, String),
 ) -> Result<Vec<DkimKey>, AppError> {
     let make = |algorithm: &KeyAlgorithm| {
         let private = Private::make(*algorithm)?;
+        let (id, selector) = name(*algorithm);
         Ok(DkimKey {
-            id: id(),
-            selector: first_selector(*algorithm),
+            id,
+            selector,
             algorithm: *algorithm,
             sealed_private_key: private.seal(master)?,
             public_key: private.public_key,
@@ -121,12 +122,13 @@ pub(crate) fn make_keys(
     algorithms.iter().map(make).collect()
 }
 
-/// The selector of a domain's first key, which is the same for every domain.
+/// The selector of a key of the first domain of an installation: nobody else has that domain yet.
 pub(crate) fn first_selector(algorithm: KeyAlgorithm) -> String {
     format!("pr1{}", letter(algorithm))
 }
 
-/// The selector of a later key: `pr`, a word that no other key of the installation has, and a letter for the algorithm. It
+/// The selector of any other key: `pr`, a word that no other key of the installation has, and a letter for the algorithm.
+/// Several tenants may have one domain, and DNS has one record of a selector. It
 /// follows from the key's id, and does not tell it: it stands in DNS, and ids count everybody's keys.
 pub(crate) fn selector_of(salt: &str, algorithm: KeyAlgorithm, id: KeyId) -> String {
     let salt = hmac::Key::new(hmac::HMAC_SHA256, salt.as_bytes());
@@ -177,9 +179,9 @@ mod tests {
         let masters = MasterKeys::only(MasterKey::new([3; 32]));
         let opened = |key: &DkimKey| masters.unseal(&key.sealed_private_key);
         let mut ids = 0;
-        let keys = make_keys(&masters.current, &ALGORITHMS, || {
+        let keys = make_keys(&masters.current, &ALGORITHMS, |algorithm| {
             ids += 1;
-            KeyId(ids)
+            (KeyId(ids), first_selector(algorithm))
         })
         .unwrap();
         let rsa = rsa::KeyPair::from_pkcs8(&opened(&keys[0]).unwrap()).unwrap();

@@ -3,17 +3,20 @@
 //! A tenant's region is said when it is made and stays: what its mail left in spools, journals and ledgers does not move
 //! with a setting. What depends on the data planes that run (`problems_of_hosts`) is read from the store when asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::TenantId;
-use postrail_schema::keys::{self, HOSTS, LEADER};
+use postrail_schema::keys::{self, HOLDING, HOSTS, LEADER};
 use postrail_schema::limits::REGIONS_MAX;
 use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
+use postrail_schema::snapshot::SendingDomain;
 
 use super::{App, AppError, Precondition, names};
-use crate::plan::{Desired, Presence, RegionEntry, authorities_problem, listener_problems, region_problems};
+use crate::plan::{
+    Desired, Presence, Record, RegionEntry, authorities_problem, listener_problems, region_problems, shared_problem,
+};
 
 /// A region to make, or to replace under its name.
 #[derive(Clone, Debug)]
@@ -104,6 +107,43 @@ impl App {
         let mut problems = region_problems(desired, &presence);
         problems.extend(listener_problems(desired, &presence.hosts));
         problems.extend(authorities_problem(&authorities));
+        problems.extend(shared_problem(desired, &self.snapshot_formats()?));
         Ok(problems)
+    }
+
+    /// The newest format of snapshots that each host reads that runs or keeps a place in the fleet, by its name; 0 where it does
+    /// not say.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn snapshot_formats(&self) -> Result<BTreeMap<String, u16>, AppError> {
+        let mut formats = BTreeMap::new();
+        for entry in self.store.list(HOSTS)?.entries {
+            let host = serde_json::from_slice::<HostAnnouncement>(&entry.value);
+            let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
+            formats.insert(name, host.map_or(0, |host| host.snapshot_format));
+        }
+        for entry in self.store.list_keys(HOLDING)?.entries {
+            let name = entry.key.strip_prefix(HOLDING).unwrap_or_default().to_owned();
+            formats.entry(name).or_insert(0);
+        }
+        Ok(formats)
+    }
+
+    /// From now on every domain is published, also where several tenants have its name.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(crate) fn publish_shared(&self) -> Result<(), AppError> {
+        let head = &self.desired().head;
+        if head.publishes_shared || head.is_lost {
+            return Ok(());
+        }
+        self.change(|draft| {
+            draft.desired.head.publishes_shared = true;
+            let places = draft.desired.later_domains().filter_map(|domain| SendingDomain::place(&domain.id));
+            draft.changed.extend(places.collect::<BTreeSet<_>>());
+            Ok(())
+        })
     }
 }

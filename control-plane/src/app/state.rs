@@ -14,7 +14,7 @@ use postrail_schema::limits::STATE_KEYS_MADE_MAX;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{DkimKey, KeyAlgorithm, KeyStage};
 
-use super::keys::{ALGORITHMS, first_selector, make_keys};
+use super::keys::{ALGORITHMS, make_keys};
 use super::{App, AppError, Draft, Precondition};
 use crate::plan::{Change, Desired, Document, Findings, NumbersEntry, difference, entity_tag};
 use edit::edit;
@@ -56,13 +56,13 @@ impl Keys {
         Self { made: Vec::new(), counts: true, asked: [0; 2] }
     }
 
-    /// A key of that algorithm.
+    /// A key of that algorithm, without a selector.
     fn take(&mut self, algorithm: KeyAlgorithm, id: KeyId) -> Result<DkimKey, AppError> {
         self.asked[usize::from(algorithm != ALGORITHMS[0])] += 1;
         if self.counts {
             let empty = DkimKey {
                 id,
-                selector: first_selector(algorithm),
+                selector: String::new(),
                 algorithm,
                 sealed_private_key: Vec::new(),
                 public_key: String::new(),
@@ -184,7 +184,7 @@ impl App {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(algorithm) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let keys = make_keys(sealing, &[*algorithm], || KeyId(0));
+                        let keys = make_keys(sealing, &[*algorithm], |_| (KeyId(0), String::new()));
                         let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
                         match (keys, &mut *made) {
                             (Ok(mut keys), Ok(made)) => made.append(&mut keys),

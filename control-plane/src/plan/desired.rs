@@ -27,6 +27,7 @@ use postrail_schema::shaping::{Provider, ShapingRule};
 use postrail_schema::snapshot::{
     Credential, EgressPool, EgressSource, Route, SendingDomain, SnapshotContent, Suspension, Tenant,
 };
+use postrail_schema::standing::Standing;
 use postrail_schema::tls::TlsRule;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,10 @@ pub(crate) struct Head {
     /// The configuration was lost, and is not back: data planes go on with what they have, and are told of nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_lost: bool,
+    /// Every domain is published, also where several tenants have its name: the hosts read that. Otherwise the first one of
+    /// a name is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub publishes_shared: bool,
 }
 
 /// Who may change configuration.
@@ -280,11 +285,8 @@ impl Desired {
                 part.credentials = within(&self.credentials, CredentialId(low), CredentialId(high));
             }
             ChunkKind::Domains => {
-                let claimed = within(&self.domains, SendingDomainId(low), SendingDomainId(high));
-                let names = claimed.iter().map(|domain| domain.name.as_str()).collect();
-                let first = self.first_claims(&names);
-                let is_first = |domain: &SendingDomain| first.get(domain.name.as_str()) == Some(&domain.id);
-                part.domains = claimed.iter().filter(|domain| is_first(domain)).map(|d| self.published(d)).collect();
+                let claimed = self.domains.range(SendingDomainId(low)..=SendingDomainId(high));
+                part.domains = self.published(claimed.map(|(_, domain)| domain).collect());
             }
             ChunkKind::Sources => part.sources = within(&self.sources, SourceId(low), SourceId(high)),
             ChunkKind::Pools => part.pools = within(&self.pools, PoolId(low), PoolId(high)),
@@ -361,31 +363,41 @@ impl Desired {
         self.credentials.values().find(|credential| credential.username == username)
     }
 
-    /// The domain of that name: of `tenant`, or with `None` the one that the name belongs to.
+    /// The domain of that name: of `tenant`, or with `None` the first one.
     pub(crate) fn domain(&self, tenant: Option<TenantId>, name: &str) -> Option<&SendingDomain> {
         let named = self.domains.values().filter(|domain| domain.name == name);
         named.filter(|domain| tenant.is_none_or(|tenant| domain.tenant == tenant)).min_by_key(|domain| claim(domain))
     }
 
-    /// The domain that holds that name: it may send, so no other tenant's may.
-    pub(crate) fn holder(&self, name: &str) -> Option<&SendingDomain> {
-        self.domains.values().find(|domain| domain.name == name && domain.standing.may_send())
+    /// What hosts have of all domains.
+    pub(crate) fn published_domains(&self) -> Vec<SendingDomain> {
+        self.published(self.domains.values().collect())
     }
 
-    /// One domain a name: several tenants may claim one, and one that may send comes before the earliest claim.
-    pub(crate) fn published_domains(&self) -> impl Iterator<Item = SendingDomain> {
-        let first = self.first_claims(&self.domains.values().map(|domain| domain.name.as_str()).collect());
-        let published = self.domains.values().filter(move |domain| first.get(domain.name.as_str()) == Some(&domain.id));
-        published.map(|domain| self.published(domain))
+    /// What hosts have of these: the keys that sign, whether they sign for all, and whether another comes before it. Of a name
+    /// that several tenants have, one comes first (see [`claim`]).
+    fn published(&self, domains: Vec<&SendingDomain>) -> Vec<SendingDomain> {
+        let first = self.first_claims(&domains.iter().map(|domain| domain.name.as_str()).collect());
+        let published = |domain: &SendingDomain| {
+            let is_later = first.get(domain.name.as_str()) != Some(&domain.id);
+            let is_platform = !is_later && self.settings.platform_domain.as_deref() == Some(&domain.name);
+            let mut domain = SendingDomain { is_platform, is_later, ..domain.clone() };
+            domain.keys.retain(|key| key.stage.signs());
+            domain.keys.iter_mut().for_each(|key| key.since_ms = 0);
+            (self.head.publishes_shared || !is_later).then_some(domain)
+        };
+        domains.into_iter().filter_map(published).collect()
     }
 
-    /// What hosts have of a domain: the keys that sign, and whether they sign for all.
-    fn published(&self, domain: &SendingDomain) -> SendingDomain {
-        let is_platform = self.settings.platform_domain.as_deref() == Some(&domain.name);
-        let mut domain = SendingDomain { is_platform, ..domain.clone() };
-        domain.keys.retain(|key| key.stage.signs());
-        domain.keys.iter_mut().for_each(|key| key.since_ms = 0);
-        domain
+    /// The first domain of each name that any has.
+    pub(crate) fn domains_of_names(&self) -> BTreeMap<&str, SendingDomainId> {
+        self.first_claims(&self.domains.values().map(|domain| domain.name.as_str()).collect())
+    }
+
+    /// The domains before which another one has their name.
+    pub(crate) fn later_domains(&self) -> impl Iterator<Item = &SendingDomain> {
+        let first = self.domains_of_names();
+        self.domains.values().filter(move |domain| first.get(domain.name.as_str()) != Some(&domain.id))
     }
 
     /// The chunks of the domains of that name.
@@ -394,8 +406,8 @@ impl Desired {
         named.filter_map(|domain| SendingDomain::place(&domain.id))
     }
 
-    /// The chunks whose domains have a name that one of the domains of `place` has: whether one of them is published
-    /// depends on the others.
+    /// The chunks whose domains have a name that one of the domains of `place` has: which of them comes first depends on
+    /// the others.
     pub(crate) fn contested(&self, place: ChunkPlace) -> BTreeSet<ChunkPlace> {
         match place.kind {
             ChunkKind::Domains => {}
@@ -411,7 +423,7 @@ impl Desired {
         sharing.filter_map(|domain| SendingDomain::place(&domain.id)).chain([place]).collect()
     }
 
-    /// The domain that is published of each of `names`.
+    /// The first domain of each of `names`.
     fn first_claims<'a>(&'a self, names: &BTreeSet<&str>) -> BTreeMap<&'a str, SendingDomainId> {
         let mut first: BTreeMap<&str, &SendingDomain> = BTreeMap::new();
         for domain in self.domains.values().filter(|domain| names.contains(domain.name.as_str())) {
@@ -435,9 +447,9 @@ impl Desired {
 /// The kind of operators' accounts in keys.
 pub(crate) const OPERATORS: &str = "operators";
 
-/// The order in which claims on a name count.
-fn claim(domain: &SendingDomain) -> (bool, SendingDomainId) {
-    (!domain.standing.may_send(), domain.id)
+/// The order of the domains of a name: the operator's word, then what may send, then the earliest.
+fn claim(domain: &SendingDomain) -> (bool, bool, SendingDomainId) {
+    (domain.standing != Standing::Trusted, !domain.standing.may_send(), domain.id)
 }
 
 fn within<K: Ord, V: Clone>(map: &Table<K, V>, low: K, high: K) -> Vec<V> {

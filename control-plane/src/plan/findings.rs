@@ -8,7 +8,7 @@
 //! Of the first there are tens of thousands, and sets of all their names took most of a change's time. Invariant worth
 //! naming: what is found depends on the state and not on the way to it (a test walks at random and compares). So a
 //! finding of one of the three kinds may look at nothing but: the record, records of its kind that have its name, whether
-//! its tenant and its region exist, its pool, and the settings. Who adds one that looks further adds to [`Due`] whom it
+//! its tenant and its region exist, the names of the tenants of those records, its pool, and the settings. Who adds one that looks further adds to [`Due`] whom it
 //! concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,12 +76,16 @@ impl Findings {
             let found = found.map(|record| credential(after, next.credentials.is_first(id, &record.username), record));
             next.credentials.put(id, found);
         }
+        let names: BTreeSet<_> = due.domains.iter().filter_map(|id| after.domains.get(id)).map(|it| &it.name).collect();
+        due.domains.extend(names.into_iter().flat_map(|name| next.domains.named(name)));
         let mut surplus = BTreeMap::new();
         for id in due.domains {
             let found = after.domains.get(&id).map(|record| {
                 let of_name = surplus.entry(record.name.as_str());
                 let of_name = of_name.or_insert_with(|| surplus_claims(after, next.domains.named(&record.name)));
-                domain(after, of_name.contains(&id), record)
+                let mut found = domain(after, of_name.contains(&id), record);
+                found.extend(shared(after, next.domains.named(&record.name), record));
+                found
             });
             next.domains.put(id, found);
         }
@@ -111,7 +115,6 @@ impl Due {
     /// Whom it concerns that something else has changed.
     fn concerned(before: &Desired, after: &Desired) -> Self {
         let mut due = Self::default();
-        let come_or_gone = |was: bool, is: bool| was != is;
         let regions: BTreeSet<_> = after.regions.changes(&before.regions).into_iter().map(|change| *change.0).collect();
         if !regions.is_empty() {
             let concerned =
@@ -119,7 +122,8 @@ impl Due {
             due.tenants.extend(concerned.map(|tenant| tenant.id));
         }
         let tenants = after.tenants.changes(&before.tenants).into_iter();
-        let tenants = tenants.filter(|(_, was, is)| come_or_gone(was.is_some(), is.is_some()));
+        let name = |tenant: Option<&Tenant>| tenant.map(|tenant| tenant.name.clone());
+        let tenants = tenants.filter(|(_, was, is)| name(*was) != name(*is));
         let tenants: BTreeSet<_> = tenants.map(|change| *change.0).collect();
         let pools: BTreeSet<_> = after.pools.changes(&before.pools).into_iter().map(|change| *change.0).collect();
         if !tenants.is_empty() {
@@ -232,13 +236,10 @@ fn credential(desired: &Desired, is_first: bool, credential: &Credential) -> Pro
     to
 }
 
-/// Those of `ids`, domains of one name, that claim it though their tenant does so already, or may send though another may.
+/// Those of `ids`, domains of one name, whose tenant has another of them.
 fn surplus_claims(desired: &Desired, ids: &[SendingDomainId]) -> BTreeSet<SendingDomainId> {
-    let (mut claimed, mut is_held) = (BTreeSet::new(), false);
-    let is_surplus = |domain: &&SendingDomain| {
-        let twice = !claimed.insert(domain.tenant);
-        twice || (domain.standing.may_send() && std::mem::replace(&mut is_held, true))
-    };
+    let mut claimed = BTreeSet::new();
+    let is_surplus = |domain: &&SendingDomain| !claimed.insert(domain.tenant);
     ids.iter().filter_map(|id| desired.domains.get(id)).filter(is_surplus).map(|domain| domain.id).collect()
 }
 
@@ -263,6 +264,27 @@ fn domain(desired: &Desired, is_surplus: bool, domain: &SendingDomain) -> Proble
     }
     to
 }
+
+/// That several tenants have the name: told once, with the first of `named`.
+fn shared(desired: &Desired, named: &[SendingDomainId], domain: &SendingDomain) -> Option<Problem> {
+    if named.len() < 2 || named.first() != Some(&domain.id) {
+        return None;
+    }
+    let tenant = |id| Some(desired.tenants.get(&desired.domains.get(id)?.tenant)?.name.as_str());
+    let tenants: Vec<_> = named.iter().filter_map(tenant).take(TENANTS_NAMED_MAX).collect();
+    let more = if named.len() > TENANTS_NAMED_MAX { ", …" } else { "" };
+    let detail = format!(
+        "{} tenants have it ({}{more}); each that proves it, or has your word, sends by it with keys of its own, and none is told \
+         of the others",
+        named.len(),
+        tenants.join(", ")
+    );
+    let subject = format!("domain/{}", domain.name);
+    Some(Problem { severity: Severity::Note, code: "domain_shared", subject, detail })
+}
+
+/// Tenants that a finding names one by one.
+const TENANTS_NAMED_MAX: usize = 3;
 
 fn signing(desired: &Desired, domain: &SendingDomain, to: &mut Problems) {
     let subject = || format!("domain/{}", domain.name);

@@ -6,6 +6,7 @@
 pub mod allocation;
 mod changed;
 mod check;
+mod claims;
 mod desired;
 mod difference;
 mod document;
@@ -24,6 +25,7 @@ use postrail_schema::ids::Revision;
 use postrail_schema::snapshot::SnapshotContent;
 
 pub(crate) use changed::Changed;
+pub(crate) use claims::{reads_shared, shared_problem};
 pub(crate) use desired::{
     Desired, Head, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
 };
@@ -49,7 +51,7 @@ pub(crate) fn content(desired: &Desired, revision: Revision) -> SnapshotContent 
         revision,
         tenants: desired.tenants.values().cloned().collect(),
         credentials: desired.credentials.values().cloned().collect(),
-        domains: desired.published_domains().collect(),
+        domains: desired.published_domains(),
         sources: desired.sources.values().cloned().collect(),
         pools: desired.pools.values().cloned().collect(),
         routes: desired.routes.values().cloned().collect(),

@@ -90,6 +90,7 @@ fn the_plan_of_a_small_installation_is_as_ever() {
             pool: None,
             standing: Default::default(),
             is_platform: false,
+            is_later: false,
         }],
         sources: vec![EgressSource {
             id: SourceId(1),

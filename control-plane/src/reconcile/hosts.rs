@@ -1,4 +1,4 @@
-//! Finds the data planes that are announced in the store.
+//! Finds the data planes that are announced in the store, and what all of them read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::outage::Outage;
 use crate::app::{App, AppError, DataPlane, FleetAccess, HostClient};
+use crate::plan::reads_shared;
 use crate::store::{ConfigStore, Listing, WatchEvent};
 
 /// Runs until `stop` is true. A store that is out of reach leaves what is known.
@@ -25,11 +26,14 @@ pub(crate) async fn follow_hosts(
             match look(&app, &store, &access).await {
                 Ok(revision) => {
                     outage.over();
+                    publish_shared(&app).await;
                     let mut watch = store.watch(HOSTS, revision);
                     while let Some(event) = watch.next().await {
                         if matches!(event, WatchEvent::Changes { .. }) && look(&app, &store, &access).await.is_err() {
                             break;
                         }
+                        // Now and then as well: a control plane of an earlier version forgets it.
+                        publish_shared(&app).await;
                     }
                 }
                 Err(error) => {
@@ -52,6 +56,24 @@ async fn look(app: &App, store: &Arc<dyn ConfigStore>, access: &FleetAccess) -> 
     let listing = listing.map_err(|_| AppError::DataPlane { detail: "the thread of the store ended".to_owned() })??;
     app.hosts.set(clients(&listing, access, &app.region));
     Ok(listing.revision)
+}
+
+/// Has domains of one name published once every host reads them.
+async fn publish_shared(app: &Arc<App>) {
+    if app.desired().head.publishes_shared {
+        return;
+    }
+    let app = Arc::clone(app);
+    let publish = move || {
+        if reads_shared(&app.snapshot_formats()?) {
+            app.publish_shared()?;
+        }
+        Ok::<(), AppError>(())
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(publish).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "domains that several tenants have are not published yet");
+    }
 }
 
 /// Those of our region: what happened in another is not for our ledger.

@@ -1315,6 +1315,7 @@ impl<'a> SendingDomain<'a> {
   pub const VT_STANDING: ::flatbuffers::VOffsetT = 14;
   pub const VT_MISSING: ::flatbuffers::VOffsetT = 16;
   pub const VT_PLATFORM: ::flatbuffers::VOffsetT = 18;
+  pub const VT_LATER: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1331,6 +1332,7 @@ impl<'a> SendingDomain<'a> {
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_tenant(args.tenant);
     builder.add_id(args.id);
+    builder.add_later(args.later);
     builder.add_platform(args.platform);
     builder.add_missing(args.missing);
     builder.add_standing(args.standing);
@@ -1394,6 +1396,13 @@ impl<'a> SendingDomain<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(SendingDomain::VT_PLATFORM, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn later(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SendingDomain::VT_LATER, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for SendingDomain<'_> {
@@ -1410,6 +1419,7 @@ impl ::flatbuffers::Verifiable for SendingDomain<'_> {
      .visit_field::<Standing>("standing", Self::VT_STANDING, false)?
      .visit_field::<DomainRecord>("missing", Self::VT_MISSING, false)?
      .visit_field::<bool>("platform", Self::VT_PLATFORM, false)?
+     .visit_field::<bool>("later", Self::VT_LATER, false)?
      .finish();
     Ok(())
   }
@@ -1423,6 +1433,7 @@ pub struct SendingDomainArgs<'a> {
     pub standing: Standing,
     pub missing: DomainRecord,
     pub platform: bool,
+    pub later: bool,
 }
 impl<'a> Default for SendingDomainArgs<'a> {
   #[inline]
@@ -1436,6 +1447,7 @@ impl<'a> Default for SendingDomainArgs<'a> {
       standing: Standing::Trusted,
       missing: DomainRecord::Ownership,
       platform: false,
+      later: false,
     }
   }
 }
@@ -1478,6 +1490,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SendingDomainBuilder<'a, 'b, 
     self.fbb_.push_slot::<bool>(SendingDomain::VT_PLATFORM, platform, false);
   }
   #[inline]
+  pub fn add_later(&mut self, later: bool) {
+    self.fbb_.push_slot::<bool>(SendingDomain::VT_LATER, later, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SendingDomainBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SendingDomainBuilder {
@@ -1504,6 +1520,7 @@ impl ::core::fmt::Debug for SendingDomain<'_> {
       ds.field("standing", &self.standing());
       ds.field("missing", &self.missing());
       ds.field("platform", &self.platform());
+      ds.field("later", &self.later());
       ds.finish()
   }
 }

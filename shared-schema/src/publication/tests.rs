@@ -63,6 +63,7 @@ fn content(tenants: u32) -> SnapshotContent {
                 pool: Some(PoolId(1)),
                 standing: Default::default(),
                 is_platform: false,
+                is_later: false,
             })
             .collect(),
         sources: vec![EgressSource {
@@ -166,6 +167,26 @@ fn a_publication_that_does_not_hold_together_changes_nothing() {
     assert!(matches!(assembly.apply(next, &chunks), Err(PublicationError::Content(SnapshotError::Dangling { .. }))));
     assert_eq!(assembly.manifest(), &manifest);
     assert_eq!(told(assembly.snapshot()), told(&Snapshot::new(content(100)).unwrap()));
+}
+
+#[test]
+fn a_name_is_had_by_each_tenant_once_whatever_others_do_with_it() {
+    let shared = |content: &mut SnapshotContent, id: usize| content.domains[id - 1].name = "d1.example".to_owned();
+    let mut two = content(2);
+    // The domains 1 and 2 are of the first tenant, 3 and 4 of the second.
+    shared(&mut two, 3);
+    let both = Snapshot::new(two.clone()).unwrap();
+    let of = |snapshot: &Snapshot, tenant| snapshot.domain_of(TenantId(tenant), "d1.example").map(|domain| domain.id.0);
+    assert_eq!([1, 2, 3].map(|tenant| of(&both, tenant)), [Some(1), Some(3), None]);
+    let without = |id: u32| {
+        let gone = two.domains.iter().filter(|domain| domain.id.0 == id).cloned().collect();
+        let gone = SnapshotContent { domains: gone, ..SnapshotContent::default() };
+        both.amended(&gone, SnapshotContent::default()).unwrap()
+    };
+    assert_eq!([1, 2].map(|tenant| of(&without(1), tenant)), [None, Some(3)]);
+    assert_eq!([1, 2].map(|tenant| of(&without(3), tenant)), [Some(1), None]);
+    shared(&mut two, 4);
+    assert!(matches!(Snapshot::new(two), Err(SnapshotError::Duplicate { subject }) if subject == "domain/d1.example"));
 }
 
 #[test]

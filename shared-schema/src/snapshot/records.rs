@@ -105,7 +105,7 @@ impl Credential {
 pub struct SendingDomain {
     pub id: SendingDomainId,
     pub tenant: TenantId,
-    /// Lower-case A-label form, unique over all tenants.
+    /// Lower-case A-label form. Several tenants may have a name, each once.
     pub name: String,
     /// In signing order. In a publication every key signs; desired state has others beside them (see [`KeyStage`]).
     pub keys: Vec<DkimKey>,
@@ -118,6 +118,10 @@ pub struct SendingDomain {
     /// settings.
     #[serde(default, skip)]
     pub is_platform: bool,
+    /// Whether a domain before it has its name, of another tenant. Of publications alone, for readers that know one domain of a
+    /// name: they have to refuse it.
+    #[serde(default, skip)]
+    pub is_later: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

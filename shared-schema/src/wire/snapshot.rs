@@ -28,7 +28,9 @@ const FORMAT_NARROW: u16 = 2;
 /// that quarantines, providers, shaping rules, listeners.
 const FORMAT_RULES: u16 = 3;
 /// The format of a snapshot with TLS rules: whoever overlooks one sends in clear what must not be.
-const FORMAT_LATEST: u16 = 4;
+const FORMAT_TLS: u16 = 4;
+/// The format of a snapshot in which several tenants have one name: earlier readers take a second domain of a name for a fault.
+pub const FORMAT_LATEST: u16 = 5;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -124,8 +126,10 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let has_platform = content.domains.iter().any(|domain| domain.is_platform);
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
     let has_rules = !content.listeners.is_empty() || has_policies || is_shaped || has_platform || quarantines;
-    if !content.tls_rules.is_empty() {
+    if content.domains.iter().any(|domain| domain.is_later) {
         FORMAT_LATEST
+    } else if !content.tls_rules.is_empty() {
+        FORMAT_TLS
     } else if has_rules || content.pools.iter().any(is_picky) {
         FORMAT_RULES
     } else if content.credentials.iter().any(is_narrow) {
@@ -227,6 +231,7 @@ fn put_domain<'b>(to: &mut FlatBufferBuilder<'b>, domain: &SendingDomain) -> WIP
         standing,
         missing,
         platform: domain.is_platform,
+        later: domain.is_later,
     };
     wire::SendingDomain::create(to, &args)
 }
@@ -288,6 +293,7 @@ fn read_domain(domain: wire::SendingDomain<'_>) -> Result<SendingDomain, WireErr
         pool: domain.pool().map(PoolId),
         standing: read_standing(domain)?,
         is_platform: domain.platform(),
+        is_later: domain.later(),
     })
 }
 
@@ -472,6 +478,7 @@ mod tests {
     const GOLDEN_2: &[u8] = include_bytes!("../../golden/snapshot-2.bin");
     const GOLDEN_3: &[u8] = include_bytes!("../../golden/snapshot-3.bin");
     const GOLDEN_4: &[u8] = include_bytes!("../../golden/snapshot-4.bin");
+    const GOLDEN_5: &[u8] = include_bytes!("../../golden/snapshot-5.bin");
     /// What former versions wrote of format 3, when it had less in it.
     const FORMER_3: [&[u8]; 4] = [
         include_bytes!("../../golden/snapshot-3a.bin"),
@@ -522,6 +529,7 @@ mod tests {
                 pool: Some(PoolId(1)),
                 standing: Standing::Trusted,
                 is_platform: false,
+                is_later: false,
             }],
             sources: vec![EgressSource {
                 id: SourceId(1),
@@ -608,6 +616,7 @@ mod tests {
                 pool: n.2.map(PoolId),
                 standing,
                 is_platform: n.3,
+                is_later: n.0 % 2 == 1,
             },
         );
         (vec(tenant, 0..4), vec(credential, 0..4), vec(domain, 0..4))
@@ -842,8 +851,24 @@ mod tests {
         content
     }
 
-    /// What format 4 is for, and what older formats had no sample of.
+    /// What format 5 is for: earlier versions know one domain of a name.
     fn latest_sample() -> SnapshotContent {
+        let mut content = tls_sample();
+        let tenant = Tenant { id: TenantId(2), name: "other".into(), ..content.tenants[0].clone() };
+        let later = SendingDomain {
+            id: SendingDomainId(2),
+            tenant: tenant.id,
+            is_platform: false,
+            is_later: true,
+            ..content.domains[0].clone()
+        };
+        content.tenants.push(tenant);
+        content.domains.push(later);
+        content
+    }
+
+    /// What format 4 is for, and what older formats had no sample of.
+    fn tls_sample() -> SnapshotContent {
         let mut content = rules_sample();
         content.regions =
             vec![Region { id: RegionId(1), name: "eu".into(), submission_host: "eu.sender.example".into() }];
@@ -975,10 +1000,18 @@ mod tests {
 
     #[test]
     fn what_is_new_in_format_4_is_refused_by_readers_of_format_3() {
-        let bytes = encode_snapshot(&latest_sample());
+        let bytes = encode_snapshot(&tls_sample());
         assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 4);
-        assert_eq!(decode_snapshot(GOLDEN_4).unwrap(), latest_sample());
+        assert_eq!(decode_snapshot(GOLDEN_4).unwrap(), tls_sample());
         assert_eq!(bytes, GOLDEN_4, "a change of the form needs a new format");
+    }
+
+    #[test]
+    fn what_is_new_in_format_5_is_refused_by_readers_of_format_4() {
+        let bytes = encode_snapshot(&latest_sample());
+        assert_eq!(wire::root_as_snapshot(&bytes).unwrap().format(), 5);
+        assert_eq!(decode_snapshot(GOLDEN_5).unwrap(), latest_sample());
+        assert_eq!(bytes, GOLDEN_5, "a change of the form needs a new format");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use axum::extract::ConnectInfo;
 use postrail_schema::access::Scope as CredentialScope;
 use postrail_schema::ids::{CredentialId, SendingDomainId};
+use postrail_schema::snapshot::Snapshot;
 
 use super::*;
 use crate::listen::{Peer, Proof};
@@ -218,6 +219,8 @@ async fn answers_to_red(others: bool) -> Vec<(String, u16, Value)> {
         for name in ["blue.example", "azure.example"] {
             assert_eq!(world.call(&blue, "POST", "/v2/domains", json!({ "name": name })).await.0, 201);
         }
+        let trust = json!({ "verification": "operator" });
+        assert_eq!(world.operator("PATCH", "/v2/domains/azure.example", trust).await.0, 200);
         let pool = json!({ "name": "blues", "tenant": "blue", "members": [{ "source": "default" }] });
         assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
         let gone = json!({ "address": "gone@receiver.example" });
@@ -250,6 +253,12 @@ async fn answers_to_red(others: bool) -> Vec<(String, u16, Value)> {
         let (status, answer) = world.call(&red, method, &path, body).await;
         answers.push((format!("{method} {path}"), status, masked(answer)));
     }
+    // What a host says to mail by each, which is all that it has of them.
+    let snapshot = Snapshot::new(world.latest()).unwrap();
+    for name in ["red.example", "azure.example", "blue.example", "nowhere.example"] {
+        let refusal = snapshot.domain_of(tenant, name).map(|domain| domain.refusal().map(|it| it.to_string()));
+        answers.push((format!("mail by {name}"), 0, json!(refusal)));
+    }
     // Event by event, until nothing follows.
     let mut path = "/v2/events?limit=1".to_owned();
     for _ in 0..7 {
@@ -276,8 +285,17 @@ fn asked_by_red() -> Vec<(&'static str, String, Value)> {
         ("GET", "/v2/domains/red.example".to_owned(), Value::Null),
         ("GET", "/v2/domains/blue.example".to_owned(), Value::Null),
         ("POST", "/v2/domains".to_owned(), json!({ "name": "second.example" })),
-        // Which another has claimed and not proved.
+        // Which another sends by.
         ("POST", "/v2/domains".to_owned(), json!({ "name": "azure.example" })),
+        ("POST", "/v2/domains".to_owned(), json!({ "name": "azure.example" })),
+        ("GET", "/v2/domains".to_owned(), Value::Null),
+        ("GET", "/v2/domains/azure.example".to_owned(), Value::Null),
+        ("POST", "/v2/domains/azure.example/check".to_owned(), json!({})),
+        ("POST", "/v2/domains/azure.example/keys/rotate".to_owned(), json!({})),
+        ("POST", "/v2/domains/azure.example/keys".to_owned(), json!({ "selector": "pr1r" })),
+        // Which another has claimed and not proved.
+        ("POST", "/v2/domains".to_owned(), json!({ "name": "blue.example" })),
+        ("GET", "/v2/domains/blue.example".to_owned(), Value::Null),
         ("POST", "/v2/domains/second.example/keys/rotate".to_owned(), json!({})),
         ("DELETE", "/v2/domains/second.example".to_owned(), Value::Null),
         ("POST", "/v2/suppressions".to_owned(), json!({ "address": "a@receiver.example" })),
@@ -311,10 +329,13 @@ fn masked(mut answer: Value) -> Value {
             for (name, value) in fields {
                 match value {
                     Value::String(text) if DRAWN.contains(&name.as_str()) => *text = "x".repeat(text.len()),
-                    // The record of a key that was made later: its selector is drawn.
-                    Value::String(text) if name == "name" && text.contains("._domainkey.") => {
-                        let (selector, rest) = text.split_once('.').unwrap();
-                        *text = format!("{}.{rest}", "x".repeat(selector.len()));
+                    // What names the record of a key: its selector is drawn.
+                    Value::String(text) if text.contains("._domainkey.") => {
+                        let hidden = text.split(' ').map(|word| match word.split_once("._domainkey.") {
+                            Some((selector, rest)) => format!("{}._domainkey.{rest}", "x".repeat(selector.len())),
+                            None => word.to_owned(),
+                        });
+                        *text = hidden.collect::<Vec<_>>().join(" ");
                     }
                     Value::Number(number) if TIMES.contains(&name.as_str()) => {
                         *value = Value::from(number.as_u64() != Some(0));
@@ -337,6 +358,11 @@ async fn a_tenant_is_answered_alike_whether_or_not_there_are_others() {
     }
     let events = alone.iter().find(|(asked, ..)| asked == "GET /v2/events").unwrap();
     assert_eq!((events.1, events.2["items"].as_array().unwrap().len()), (200, 6), "{}", events.2);
+    let made = alone.iter().filter(|(asked, status, answer)| {
+        asked == "POST /v2/domains" && *status == 201 && answer["standing"] == "unproved"
+    });
+    assert_eq!(made.count(), 3, "each name is had once");
+    assert!(alone.iter().any(|(asked, _, answer)| asked == "mail by azure.example" && answer.is_string()));
     let job = alone.iter().find(|(asked, ..)| asked.starts_with("GET /v2/jobs/")).unwrap();
     assert_eq!((&job.2["credential"], &job.2["domain"]), (&json!("red-app"), &json!("red.example")));
 }

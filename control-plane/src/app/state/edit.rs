@@ -448,7 +448,7 @@ impl Editor<'_> {
             let keys = self.keys_of(&format!("/domains/{at}"), entry, former.as_ref())?;
             let standing = self.standing_of(entry, former.as_ref());
             let id = former.map_or_else(|| self.new_domain(&wanted, entry), |former| former.id);
-            wanted.want(SendingDomain { id, tenant, name, keys, pool, standing, is_platform: false });
+            wanted.want(SendingDomain { id, tenant, name, keys, pool, standing, is_platform: false, is_later: false });
         }
         let gone = self.draft.desired.domains.values().map(|domain| domain.id);
         let gone = gone.filter(|id| !wanted.records.contains_key(id));
@@ -491,7 +491,6 @@ impl Editor<'_> {
             self.fault(format!("{pointer}/dkim_keys"), "a domain has one key of an algorithm");
             return Ok(Vec::new());
         }
-        let is_new = former.is_none();
         let mut keys = former.unwrap_or_default().to_vec();
         keys.retain(|key| !is_live(key) || algorithms.contains(&key.algorithm));
         for algorithm in algorithms {
@@ -500,8 +499,7 @@ impl Editor<'_> {
             }
             let id = self.draft.counters().next_key();
             let made = self.keys.take(algorithm, id)?;
-            let salt = &self.draft.desired.settings.ownership_salt;
-            let selector = if is_new { made.selector } else { selector_of(salt, algorithm, id) };
+            let selector = selector_of(&self.draft.desired.settings.ownership_salt, algorithm, id);
             key_stages::add(&mut keys, DkimKey { selector, ..made });
         }
         Ok(keys)

@@ -72,6 +72,7 @@ fn take(desired: &mut Desired, edit: &Edit) {
                 pool,
                 standing,
                 is_platform: false,
+                is_later: false,
             };
             put(desired, edit, domain);
         }

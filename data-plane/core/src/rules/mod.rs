@@ -307,6 +307,7 @@ mod tests {
                 pool: None,
                 standing: Default::default(),
                 is_platform: false,
+                is_later: false,
             }],
             pools: vec![EgressPool {
                 id: PoolId(1),

@@ -78,6 +78,7 @@ fn content(sources: &[&str]) -> SnapshotContent {
             pool: None,
             standing: Default::default(),
             is_platform: false,
+            is_later: false,
         }],
         pools: vec![EgressPool {
             id: PoolId(1),

@@ -127,6 +127,7 @@ pub fn content(address: IpAddr) -> SnapshotContent {
             pool: None,
             standing: Default::default(),
             is_platform: false,
+            is_later: false,
         }],
         sources: vec![EgressSource {
             id: source,

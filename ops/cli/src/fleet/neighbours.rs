@@ -320,6 +320,7 @@ mod tests {
             shards: 1,
             master_keys: Vec::new(),
             receiver_authorities: None,
+            snapshot_format: 0,
             version: "1".to_owned(),
         }
     }

@@ -31,6 +31,7 @@ use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::HostId;
 use postrail_schema::sealed::{MasterKey, MasterKeys};
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
+use postrail_schema::wire::SNAPSHOT_FORMAT;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -295,6 +296,7 @@ async fn start_data_plane(
                 shards: node.shards(),
                 master_keys: masters.all().map(MasterKey::id).collect(),
                 receiver_authorities: Some(node.receiver_authorities()),
+                snapshot_format: SNAPSHOT_FORMAT,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let name = options.host_name()?;

@@ -75,7 +75,8 @@ TLS rules no snapshot is of format 4, and data planes that do not know TLS rules
 
 In an upgrade the order of hosts does not matter as long as nothing is used that only the new version has. What needs a newer
 format is for the time after the last data plane is new: one of before keeps the publication of before, and `postrail host list`
-shows that its revision stays behind. Control planes read all formats. Events are of one format: a control plane of any version takes
+shows that its revision stays behind. Two domains of one name (format 5) are the exception: tenants make them, so that hosts say
+which format they read, and such domains are published once all read it. Control planes read all formats. Events are of one format: a control plane of any version takes
 them from a data plane of any other.
 ";
 

@@ -86,8 +86,9 @@ impl Editor<'_> {
         for domain in self.draft.desired.domains.values() {
             domains.insert((Some(domain.tenant), domain.name.clone()), (domain.id, domain.tenant));
         }
-        for domain in self.draft.desired.published_domains() {
-            domains.insert((None, domain.name.clone()), (domain.id, domain.tenant));
+        for (name, id) in self.draft.desired.domains_of_names() {
+            let found = self.draft.desired.domains.get(&id).map(|domain| (id, domain.tenant));
+            domains.extend(found.map(|found| ((None, name.to_owned()), found)));
         }
         let known = Tables { tenants, domains, pools: self.pool_ids() };
         entries.iter().map(|entry| read(entry, &known)).collect()

@@ -31,6 +31,7 @@ fn snapshot(message_bytes_max: usize) -> Snapshot {
         pool: None,
         standing: Default::default(),
         is_platform: false,
+        is_later: false,
     };
     Snapshot::new(SnapshotContent {
         revision: Revision(9),
@@ -406,29 +407,48 @@ proptest::proptest! {
 
 #[test]
 fn a_domain_that_dns_does_not_let_send_is_a_403_that_names_the_record() {
+    let snapshot = with_own_unproved(&[]);
+    let problem = accept_by(&snapshot, &small()).unwrap_err();
+    assert_eq!((problem.status, problem.code), (403, "domain_may_not_send"));
+    assert!(problem.detail.ends_with("TXT _postrail.shop.example"), "{}", problem.detail);
+    let mut both = small();
+    both["subject"] = json!({});
+    let problem = accept_by(&snapshot, &both).unwrap_err();
+    assert!([400, 422].contains(&problem.status), "another error is told as ever");
+}
+
+#[test]
+fn a_refusal_is_the_same_where_another_tenant_sends_by_the_name() {
+    let own = SendingDomain::clone(&snapshot(100_000).domains[&SendingDomainId(1)]);
+    let others = SendingDomain { id: SendingDomainId(9), tenant: TenantId(2), ..own };
+    let refused = |others: &[SendingDomain]| {
+        let problem = accept_by(&with_own_unproved(others), &small()).unwrap_err();
+        (problem.status, problem.code, problem.detail)
+    };
+    assert_eq!(refused(&[others]), refused(&[]));
+}
+
+/// The first tenant's shop.example has to prove itself; `others` are there as well.
+fn with_own_unproved(others: &[SendingDomain]) -> Snapshot {
     let mut domains: Vec<_> = snapshot(100_000).domains.values().map(|domain| SendingDomain::clone(domain)).collect();
     domains[0].standing = Standing::Unproved { missing: DomainRecord::Ownership };
-    let snapshot = Snapshot::new(SnapshotContent {
-        tenants: snapshot(100_000).tenants.values().map(|tenant| Tenant::clone(tenant)).collect(),
-        domains,
-        ..SnapshotContent::default()
-    });
+    domains[0].is_later = !others.is_empty();
+    domains.extend_from_slice(others);
+    let tenants = snapshot(100_000).tenants.values().map(|tenant| Tenant::clone(tenant)).collect();
+    Snapshot::new(SnapshotContent { tenants, domains, ..SnapshotContent::default() }).unwrap()
+}
+
+fn accept_by(snapshot: &Snapshot, body: &Value) -> Result<Accepted, Problem> {
     let principal = Principal { tenant: TenantId(1), credential: CredentialId(5), username: "shop".to_owned() };
     let acceptance = Acceptance {
-        snapshot: &snapshot.unwrap(),
+        snapshot,
         principal: &principal,
         id: MessageId::new(ID, ShardId(0), 7),
         now: Timestamp::from_unix_ms(ID),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         idempotency_key: None,
     };
-    let problem = accept(acceptance, small().to_string().as_bytes()).unwrap_err();
-    assert_eq!((problem.status, problem.code), (403, "domain_may_not_send"));
-    assert!(problem.detail.ends_with("TXT _postrail.shop.example"), "{}", problem.detail);
-    let mut both = small();
-    both["subject"] = json!({});
-    let problem = accept(acceptance, both.to_string().as_bytes()).unwrap_err();
-    assert!([400, 422].contains(&problem.status), "another error is told as ever");
+    accept(acceptance, body.to_string().as_bytes())
 }
 
 #[test]

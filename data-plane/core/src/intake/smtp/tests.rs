@@ -32,6 +32,7 @@ fn domain(id: u32, tenant: u32, name: &str) -> SendingDomain {
         pool: None,
         standing: Default::default(),
         is_platform: false,
+        is_later: false,
     }
 }
 
@@ -104,6 +105,27 @@ fn take(content: &str) -> Result<Job, Refusal> {
 fn parts(job: &Job) -> (String, String) {
     let Content::Mime { header, body } = &job.content else { panic!() };
     (String::from_utf8(header.to_vec()).unwrap(), String::from_utf8_lossy(body).into_owned())
+}
+
+#[test]
+fn a_name_that_another_tenant_has_too_is_as_one_that_nobody_else_has() {
+    let missing = DomainRecord::Ownership;
+    for standing in [Standing::Unproved { missing }, Standing::Lapsed { missing }, Standing::Verified] {
+        let own = || SendingDomain { standing, is_later: true, ..domain(13, 1, "shared.example") };
+        let alone = snapshot_with(|content| content.domains.push(own()));
+        let among = snapshot_with(|content| content.domains.extend([own(), domain(22, 2, "shared.example")]));
+        let content = "From: x@shared.example\r\n\r\nHi\r\n";
+        let answers = |snapshot: &Snapshot| {
+            let taken = take_by(snapshot, transaction(content)).map(|job| job.domain);
+            (check_sender(snapshot, &principal(), &mail("x@shared.example")), taken)
+        };
+        assert_eq!(answers(&alone), answers(&among));
+        let (sender, taken) = answers(&among);
+        assert_eq!(
+            (sender.is_ok(), taken.ok()),
+            (standing.may_send(), standing.may_send().then_some(SendingDomainId(13)))
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! Names that several tenants have: whether the data planes read a publication with them.
+//!
+//! A data plane of a version before that refuses two domains of one name, and would stay with the configuration that it has;
+//! so they are published once every host that is known reads them, and from then on. Absent here: who is known (`reconcile`).
+
+use std::collections::BTreeMap;
+
+use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::wire::SNAPSHOT_FORMAT;
+
+use super::Desired;
+
+/// Whether all hosts read domains of one name. `formats`: what each reads, by its name; there has to be one.
+pub(crate) fn reads_shared(formats: &BTreeMap<String, u16>) -> bool {
+    !formats.is_empty() && formats.values().all(|format| *format >= SNAPSHOT_FORMAT)
+}
+
+/// That domains are not published yet, because of which hosts.
+pub(crate) fn shared_problem(desired: &Desired, formats: &BTreeMap<String, u16>) -> Option<Problem> {
+    if desired.head.publishes_shared {
+        return None;
+    }
+    let domain = desired.later_domains().next()?;
+    let old = formats.iter().filter(|(_, format)| **format < SNAPSHOT_FORMAT).map(|(name, _)| name.as_str());
+    let mut old: Vec<_> = old.collect();
+    let more = old.len().saturating_sub(NAMED_MAX);
+    old.truncate(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let hosts = if old.is_empty() {
+        "none is known yet".to_owned()
+    } else {
+        format!("{}{more} would refuse it, or does not run to say", old.join(", "))
+    };
+    Some(Problem {
+        severity: Severity::Warning,
+        code: "domain_not_published",
+        subject: format!("domain/{}", domain.name),
+        detail: format!(
+            "several tenants have it, and hosts have the first one only until all are of a version that reads it ({hosts}): \
+             upgrade them, or remove who is gone"
+        ),
+    })
+}
+
+/// Hosts that a finding names one by one.
+const NAMED_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use postrail_schema::ids::{SendingDomainId, TenantId};
+    use postrail_schema::snapshot::SendingDomain;
+
+    use super::*;
+
+    fn claimed_twice() -> Desired {
+        let mut desired = Desired::default();
+        for id in [1, 2] {
+            let domain = SendingDomain {
+                id: SendingDomainId(id),
+                tenant: TenantId(id),
+                name: "a.example".to_owned(),
+                keys: Vec::new(),
+                pool: None,
+                standing: Default::default(),
+                is_platform: false,
+                is_later: false,
+            };
+            desired.domains.insert(domain.id, domain);
+        }
+        desired
+    }
+
+    fn formats(formats: &[u16]) -> BTreeMap<String, u16> {
+        formats.iter().enumerate().map(|(at, format)| (format!("mx{at}"), *format)).collect()
+    }
+
+    #[test]
+    fn names_of_several_are_published_when_every_host_reads_them() {
+        assert!(!reads_shared(&formats(&[])));
+        assert!(!reads_shared(&formats(&[SNAPSHOT_FORMAT, 0])));
+        assert!(reads_shared(&formats(&[SNAPSHOT_FORMAT, SNAPSHOT_FORMAT + 1])));
+        let mut desired = claimed_twice();
+        let published = |desired: &Desired| desired.published_domains().iter().map(|it| it.id.0).collect::<Vec<_>>();
+        assert_eq!(published(&desired), [1]);
+        let problem = shared_problem(&desired, &formats(&[SNAPSHOT_FORMAT, 0])).unwrap();
+        assert_eq!(problem.subject, "domain/a.example");
+        assert!(problem.detail.contains("(mx1 would refuse it, or"), "{}", problem.detail);
+        desired.head.publishes_shared = true;
+        assert_eq!(published(&desired), [1, 2]);
+        assert_eq!(desired.published_domains().iter().map(|domain| domain.is_later).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(shared_problem(&desired, &formats(&[0])), None);
+    }
+
+    #[test]
+    fn the_first_domain_of_a_name_signs_for_the_platform() {
+        let mut desired = claimed_twice();
+        desired.head.publishes_shared = true;
+        desired.settings.platform_domain = Some("a.example".to_owned());
+        let signs: Vec<_> = desired.published_domains().iter().map(|domain| domain.is_platform).collect();
+        assert_eq!(signs, [true, false]);
+    }
+}
