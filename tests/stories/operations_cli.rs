@@ -88,6 +88,7 @@ const COMMANDS: &[&str] = &[
     "tls-rule set bank --to bank.test --level required",
     "tls-rule remove bank",
     "explain --from sender.test --to receiver.test",
+    "explain --from sender.test --tenant default --to receiver.test",
     "retry-policy list",
     "retry-policy add codes --class transactional --first 10s --longest 2m --expiry 15m",
     "retry-policy show codes",

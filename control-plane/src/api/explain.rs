@@ -19,6 +19,8 @@ use crate::app::{Asked, Explained};
 pub(crate) struct ExplainParams {
     /// A sending domain.
     from: String,
+    /// The tenant whose sending domain it is, where several have one of that name. Absent: the first of them, as the answer says.
+    tenant: Option<String>,
     /// A recipient domain.
     to: String,
     /// Transactional by default.
@@ -42,7 +44,7 @@ pub(crate) async fn show(
     _: Operator,
     params: ExplainParams,
 ) -> Result<Json<Explained>, ProblemDocument> {
-    let ExplainParams { from, to, class, site } = params;
+    let ExplainParams { from, tenant, to, class, site } = params;
     let class = match class.as_deref() {
         None => TrafficClass::default(),
         Some(name) => TrafficClass::from_name(name).ok_or_else(|| {
@@ -50,6 +52,6 @@ pub(crate) async fn show(
             ProblemDocument::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "/class".to_owned(), detail)
         })?,
     };
-    let asked = Asked { sending_domain: from, recipient_domain: to, site, class };
+    let asked = Asked { sending_domain: from, tenant, recipient_domain: to, site, class };
     Ok(Json(shared.run(move |app| app.explain(&asked)).await?))
 }

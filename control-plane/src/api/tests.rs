@@ -391,6 +391,28 @@ async fn a_name_of_several_tenants_is_published_once_when_all_hosts_read_it_and_
 }
 
 #[tokio::test]
+async fn an_explanation_is_of_the_tenant_that_is_named_and_else_of_the_first() {
+    let world = World::new();
+    for name in ["red", "blue"] {
+        let who = world.tenant(name).await;
+        assert_eq!(world.call(&who, "POST", "/v2/domains", json!({ "name": "shop.example" })).await.0, 201);
+        let pool = json!({ "name": name, "tenant": name, "members": [{ "source": "default" }] });
+        assert_eq!(world.operator("POST", "/v2/pools", pool).await.0, 201);
+        let path = format!("/v2/domains/shop.example?tenant={name}");
+        assert_eq!(world.operator("PATCH", &path, json!({ "pool": name })).await.0, 200);
+    }
+    let path = "/v2/explain?from=shop.example&to=receiver.example";
+    for (tenant, whose) in [("", "red"), ("&tenant=red", "red"), ("&tenant=blue", "blue")] {
+        let told = world.get(&format!("{path}{tenant}")).await;
+        assert_eq!((&told["tenant"], &told["pool"]["name"]), (&json!(whose), &json!(whose)), "{told}");
+    }
+    let (status, problem) = world.operator("GET", &format!("{path}&tenant=default"), Value::Null).await;
+    assert_eq!(status, 404, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("shop.example of tenant default"), "{problem}");
+    assert_eq!(world.operator("GET", &format!("{path}&tenant=nobody"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
 async fn a_check_without_a_name_server_holds_nothing_against_a_domain_and_is_kept() {
     let world = World::new();
     let revision = world.latest().revision;

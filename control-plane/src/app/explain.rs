@@ -4,7 +4,7 @@
 use postrail_schema::ids::Revision;
 use postrail_schema::policy::{PoolReason, RetryPolicy};
 use postrail_schema::selector::MailFacts;
-use postrail_schema::snapshot::{EgressPool, Snapshot, TrafficClass};
+use postrail_schema::snapshot::{EgressPool, SendingDomain, Snapshot, TrafficClass};
 use postrail_schema::tls::TlsRule;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,6 +16,8 @@ use crate::plan::{Desired, SelectorEntry};
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub sending_domain: String,
+    /// Whose the sending domain is; `None`: the first tenant's that has it.
+    pub tenant: Option<String>,
     pub recipient_domain: String,
     pub site: Option<String>,
     pub class: TrafficClass,
@@ -82,14 +84,13 @@ impl App {
     /// What holds for mail that is accepted and tried now.
     ///
     /// # Errors
-    /// A name is malformed, or nobody has the sending domain.
+    /// A name is malformed, or nobody (or not that tenant) has the sending domain.
     pub(crate) fn explain(&self, asked: &Asked) -> Result<Explained, AppError> {
         let (desired, snapshot) = self.published();
         let sending = names::domain("/from", &asked.sending_domain, false)?;
         let recipient = names::domain("/to", &asked.recipient_domain, true)?;
         let site = asked.site.as_deref().map(|site| names::site("/site", site)).transpose()?;
-        let domain = desired.domain(None, &sending);
-        let domain = domain.ok_or_else(|| AppError::not_found("sending domain", &*sending))?;
+        let domain = self.domain_asked_about(&desired, asked, &sending)?;
         let mail = MailFacts {
             recipient_domain: Some(&recipient),
             site: site.as_deref(),
@@ -152,6 +153,20 @@ impl App {
                 because: policy(rules.expiry_policy(whole)),
             },
             tls: tls_explained(&desired, &snapshot, mail),
+        })
+    }
+
+    /// The domain called `sending`: of the tenant that is asked about, or the first one.
+    fn domain_asked_about<'a>(
+        &self,
+        desired: &'a Desired,
+        asked: &Asked,
+        sending: &str,
+    ) -> Result<&'a SendingDomain, AppError> {
+        let tenant = asked.tenant.as_deref().map(|name| self.tenant_id(name)).transpose()?;
+        desired.domain(tenant, sending).ok_or_else(|| match &asked.tenant {
+            Some(tenant) => AppError::not_found("sending domain", format!("{sending} of tenant {tenant}")),
+            None => AppError::not_found("sending domain", sending),
         })
     }
 }

@@ -62,6 +62,7 @@ pub(crate) fn routing(api: &Api, command: RoutingRuleCommand) -> Result<()> {
 
 pub(crate) fn explain(api: &Api, options: &ExplainOptions) -> Result<()> {
     let mut query = vec![("from", &*options.from), ("to", &*options.to), ("class", &*options.class)];
+    query.extend(options.tenant.as_deref().map(|tenant| ("tenant", tenant)));
     query.extend(options.site.as_deref().map(|site| ("site", site)));
     Ok(table::print_record(&api.get(&["explain"], &query)?, api.wants_json())?)
 }

@@ -115,6 +115,7 @@ pub(crate) struct TlsRuleValue {
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   postrail explain --from shop.example --to gmail.com
+  postrail explain --from shop.example --tenant shop --to gmail.com
   postrail explain --from shop.example --to big.example --class marketing --site mx1.big.example,mx2.big.example
   postrail explain --from shop.example --to gmail.com --json | jq -r .pool.because";
 
@@ -126,6 +127,9 @@ pub(crate) struct ExplainOptions {
     /// The sending domain
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) from: String,
+    /// The tenant whose sending domain it is, where several have one of that name; else the first of them
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
     /// The recipient domain
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) to: String,
