@@ -16,6 +16,7 @@ mod durability_disk;
 mod durability_measure;
 mod fleet_access;
 mod fleet_addresses;
+mod fleet_claims;
 mod fleet_configuration;
 mod fleet_etcd;
 mod fleet_growth;

@@ -29,7 +29,7 @@ struct Tenant {
     secret: String,
 }
 
-const SENDER: (&str, &str) = ("sender.test.", "@ MX 10 mail\nmail A 127.0.0.1");
+pub(crate) const SENDER: (&str, &str) = ("sender.test.", "@ MX 10 mail\nmail A 127.0.0.1");
 const RECEIVER: (&str, &str) = ("receiver.test.", "@ MX 10 mx\nmx A 127.0.0.1");
 
 /// Postrail, called mail.sender.test, with these zones beside its own and the receiver's.
@@ -130,7 +130,7 @@ fn records(domain: &Value) -> &Vec<Value> {
     domain["dns_records"].as_array().expect("a list of records")
 }
 
-fn record<'a>(domain: &'a Value, purpose: &str) -> &'a Value {
+pub(crate) fn record<'a>(domain: &'a Value, purpose: &str) -> &'a Value {
     records(domain).iter().find(|record| record["purpose"] == purpose).expect("a record of that purpose")
 }
 
@@ -139,7 +139,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 /// The records of a domain as lines of its zone; `other` replaces the value of a purpose's records.
-fn zone(domain: &Value, other: &[(&str, &str)]) -> String {
+pub(crate) fn zone(domain: &Value, other: &[(&str, &str)]) -> String {
     let line = |record: &Value| {
         let instead = other.iter().find(|(purpose, _)| record["purpose"] == *purpose);
         let value = instead.map_or(text(record, "zone_value"), |(_, value)| value);
@@ -399,7 +399,7 @@ fn two_tenants_that_prove_one_domain_send_by_it_with_keys_of_their_own_and_neith
 }
 
 /// The key records of a domain, name to text.
-fn dkim(domain: &Value) -> Value {
+pub(crate) fn dkim(domain: &Value) -> Value {
     let keys = records(domain).iter().filter(|record| record["purpose"] == "dkim");
     keys.map(|record| (text(record, "name").to_owned(), record["value"].clone()))
         .collect::<serde_json::Map<_, _>>()

@@ -140,8 +140,10 @@ pub(crate) struct DomainPatch {
 pub(crate) async fn list(State(shared): State<Shared>, listing: Listing, numbers: Numbers) -> Json<Page<DomainView>> {
     let desired = shared.app.desired();
     let seen = desired.domains.values().filter(|domain| listing.scope.sees(domain.tenant));
+    // Several tenants may have a name, and a page may end between them.
+    let seen = seen.map(|domain| (format!("{} {}", domain.name, shared.app.tenant_name(domain.tenant)), domain));
     let view = |domain: &SendingDomain| view(&desired, domain, shared.app.hostname(), None, numbers);
-    Json(listing.by_name(seen, |domain| &domain.name, |domain| view(domain)))
+    Json(listing.by_name(seen, |(place, _)| place, |(_, domain)| view(domain)))
 }
 
 #[utoipa::path(post, path = "/v2/domains", tag = "domains", params(TenantParams), request_body = DomainBody,
@@ -231,7 +233,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The domain of that name that the caller sees; of several the one that may send.
+/// The domain of that name that the caller sees; of several the first.
 pub(super) fn find(shared: &Shared, scope: Scope, name: &str) -> Result<SendingDomain, ProblemDocument> {
     let asked = domain_asked(name)?;
     let found = shared.app.desired().domain(scope.0, &asked).cloned();

@@ -391,6 +391,43 @@ async fn a_name_of_several_tenants_is_published_once_when_all_hosts_read_it_and_
 }
 
 #[tokio::test]
+async fn none_begins_to_send_beside_another_while_hosts_have_one_domain_of_a_name() {
+    let world = World::new();
+    let publishes = |is_so| {
+        let set = |draft: &mut crate::app::Draft| {
+            draft.desired.head.publishes_shared = is_so;
+            Ok(())
+        };
+        world.app.change(set).unwrap();
+    };
+    publishes(false);
+    let (red, blue) = (world.tenant("red").await, world.tenant("blue").await);
+    for who in [&red, &blue] {
+        assert_eq!(world.call(who, "POST", "/v2/domains", json!({ "name": "shop.example" })).await.0, 201);
+    }
+    let trust = json!({ "verification": "operator" });
+    let of = |tenant: &str| format!("/v2/domains/shop.example?tenant={tenant}");
+    assert_eq!(world.operator("PATCH", &of("blue"), trust.clone()).await.0, 200);
+    let (status, refused) = world.operator("PATCH", &of("red"), trust.clone()).await;
+    assert_eq!((status, &refused["code"]), (409, &json!("conflict")), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("blue sends by shop.example"), "{refused}");
+    let (status, refused) = world.operator("POST", "/v2/domains", json!({ "name": "shop.example" })).await;
+    assert_eq!(status, 409, "the operator's word goes without saying: {refused}");
+    let mut state = world.get("/v2/state").await;
+    for domain in state["domains"].as_array_mut().unwrap() {
+        domain["verification"] = json!("operator");
+    }
+    let (status, refused) = world.operator("POST", "/v2/state/plan", state.clone()).await;
+    assert_eq!((status, &refused["errors"][0]["pointer"]), (422, &json!("/domains")), "{refused}");
+    assert_eq!(world.operator("PATCH", &of("blue"), trust.clone()).await.0, 200, "who sends already goes on");
+    let published = || world.latest().domains.iter().map(|it| it.id.0).collect::<Vec<_>>();
+    assert_eq!(published(), [1, 3]);
+    publishes(true);
+    assert_eq!(world.operator("POST", "/v2/state/plan", state).await.0, 200);
+    assert_eq!(world.operator("PATCH", &of("red"), trust).await.0, 200);
+}
+
+#[tokio::test]
 async fn an_explanation_is_of_the_tenant_that_is_named_and_else_of_the_first() {
     let world = World::new();
     for name in ["red", "blue"] {
@@ -410,6 +447,24 @@ async fn an_explanation_is_of_the_tenant_that_is_named_and_else_of_the_first() {
     assert_eq!(status, 404, "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("shop.example of tenant default"), "{problem}");
     assert_eq!(world.operator("GET", &format!("{path}&tenant=nobody"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_page_may_end_between_two_tenants_domains_of_a_name() {
+    let world = World::new();
+    for name in ["red", "blue", "green"] {
+        let who = world.tenant(name).await;
+        assert_eq!(world.call(&who, "POST", "/v2/domains", json!({ "name": "shop.example" })).await.0, 201);
+    }
+    let (mut listed, mut path) = (Vec::new(), "/v2/domains?limit=1".to_owned());
+    for _ in 0..4 {
+        let page = world.get(&path).await;
+        let whose = page["items"].as_array().unwrap().iter().map(|it| it["tenant"].as_str().unwrap().to_owned());
+        listed.extend(whose);
+        let cursor = page["next_cursor"].as_str().unwrap_or_default().replace(' ', "%20");
+        path = format!("/v2/domains?limit=1&cursor={cursor}");
+    }
+    assert_eq!(listed, ["default", "blue", "green", "red"]);
 }
 
 #[tokio::test]

@@ -115,7 +115,8 @@ impl App {
             }
             draft.writes.push(put(OPERATOR.to_owned(), &operator)?);
             draft.desired.operator = Some(operator.clone());
-            draft.desired.head.publishes_shared = true;
+            // Who runs after a loss may be of earlier versions; a new installation's hosts come later than this.
+            draft.desired.head.publishes_shared = !is_lost || self.allocation.is_none();
             draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
             if is_lost {
                 draft.desired.head.is_lost = true;

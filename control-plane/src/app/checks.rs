@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants worth naming: a check writes to desired state only when the standing moves, so daily checks of many domains
-//! publish nothing; what another tenant's domain of that name may decides nothing; a check that comes too late for a domain
-//! that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
+//! publish nothing; what another tenant's domain of that name may decides nothing, but where hosts have one domain of a name
+//! ([`Desired::holder_beside`]); a check that comes too late for a domain that was deleted or changed decides nothing. Absent here: when to check (`reconcile`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -77,13 +77,18 @@ impl App {
     }
 
     /// Keeps what a check found, and moves the domain's standing by it.
-    fn record_check(&self, domain: &SendingDomain, records: Vec<RecordCheck>) -> Result<(), AppError> {
+    fn record_check(&self, domain: &SendingDomain, mut records: Vec<RecordCheck>) -> Result<(), AppError> {
         let now = now_ms();
         let before = self.last_check(domain.id)?;
         // It may have been given its standing by the operator since.
         let known = before.filter(|before| before.standing == domain.standing.name());
         let since_ms = known.map_or(now, |before| before.standing_since_ms);
         let mut held = next(Held { standing: domain.standing, since_ms }, &of_signers(domain, &records), now);
+        let begins = held.standing.may_send() && !domain.standing.may_send();
+        if begins && self.desired().holder_beside(domain).is_some() {
+            held = Held { standing: domain.standing, since_ms };
+            hold_back(&mut records);
+        }
         let state = |selector: &str| state_of_key(domain, selector, &records);
         let keys = key_stages::advance(domain.keys.clone(), state, now);
         let made = self.successors(domain, now)?;
@@ -121,6 +126,10 @@ impl App {
             let Some(domain) = draft.desired.domains.get(&seen.id).filter(|domain| *domain == seen) else {
                 return Err(AppError::not_found("domain", &*seen.name));
             };
+            let begins = standing.may_send() && !seen.standing.may_send();
+            if begins && draft.desired.holder_beside(seen).is_some() {
+                return Err(AppError::conflict("another tenant's domain of that name has begun to send"));
+            }
             let mut domain = SendingDomain { standing, keys: keys.clone(), ..domain.clone() };
             for private in made {
                 self.put_waiting(draft, &mut domain, private, None)?;
@@ -262,6 +271,16 @@ fn state_of_key(domain: &SendingDomain, selector: &str, records: &[RecordCheck])
 fn of_signers(domain: &SendingDomain, records: &[RecordCheck]) -> Vec<RecordCheck> {
     let counts = |record: &&RecordCheck| key_of(domain, record).is_none_or(|key| key.stage.signs());
     records.iter().filter(counts).cloned().collect()
+}
+
+/// All is right, and the domain may not send yet. It says so without a word about anybody else.
+fn hold_back(records: &mut [RecordCheck]) {
+    for record in records.iter_mut().filter(|record| record.purpose == Purpose::Ownership) {
+        record.detail =
+            "the record is right; the domain begins to send once all servers of this service are upgraded".to_owned();
+        record.advice =
+            "Leave the records in place; it is looked at again by itself, or now by another check.".to_owned();
+    }
 }
 
 async fn blocking<T: Send + 'static>(

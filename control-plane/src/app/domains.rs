@@ -10,7 +10,7 @@ use postrail_schema::standing::{DomainRecord, Standing};
 
 use super::keys::{ALGORITHMS, make_keys, selector_of};
 use super::{App, AppError, Caller, Precondition, names};
-use crate::plan::{Desired, DomainEntry, Verification};
+use crate::plan::{Desired, DomainEntry, NOT_READ_YET, Verification};
 use crate::store::Write;
 use crate::verify::{DnsRecord, Subject, SubjectKey, records, token};
 
@@ -73,6 +73,7 @@ impl App {
                 is_platform: false,
                 is_later: false,
             };
+            check_begin(&draft.desired, &domain)?;
             draft.put(domain.clone())?;
             Ok(domain)
         })
@@ -81,7 +82,7 @@ impl App {
     /// Changes what may be changed of a domain.
     ///
     /// # Errors
-    /// Domain or pool do not exist.
+    /// Domain or pool do not exist, or hosts do not read a second domain of the name yet.
     pub(crate) fn change_domain(
         &self,
         id: SendingDomainId,
@@ -98,7 +99,12 @@ impl App {
                 domain.pool = pool.as_deref().map(|pool| pool_id(&draft.desired, pool)).transpose()?;
             }
             match (change.verification, domain.standing) {
-                (Some(Verification::Operator), _) => domain.standing = Standing::Trusted,
+                (Some(Verification::Operator), before) => {
+                    domain.standing = Standing::Trusted;
+                    if !before.may_send() {
+                        check_begin(&draft.desired, &domain)?;
+                    }
+                }
                 (Some(Verification::Dns), Standing::Trusted) => domain.standing = UNPROVED,
                 (Some(Verification::Dns) | None, _) => {}
             }
@@ -140,6 +146,18 @@ fn check_claim(desired: &Desired, tenant: TenantId, name: &str, by: &Caller) -> 
         return Err(AppError::conflict(detail));
     }
     Ok(())
+}
+
+/// Whether a domain may have the operator's word beside others of its name.
+fn check_begin(desired: &Desired, domain: &SendingDomain) -> Result<(), AppError> {
+    match desired.holder_beside(domain).filter(|_| domain.standing.may_send()) {
+        Some(other) => {
+            let tenant = desired.tenants.get(&other.tenant).map_or("another tenant", |tenant| &tenant.name);
+            let name = &domain.name;
+            Err(AppError::conflict(format!("{tenant} sends by {name}, and {NOT_READ_YET}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The name of a sending domain that is asked for: in the form in which it is kept.

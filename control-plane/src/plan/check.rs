@@ -10,6 +10,7 @@ use postrail_schema::allocation::{Carrier, HostName, HostNeeds, is_allocated};
 use postrail_schema::ids::RegionId;
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{Credential, EgressSource, SuspensionTarget};
+use postrail_schema::standing::Standing;
 
 use super::{Desired, listeners, policies, routing};
 
@@ -83,6 +84,21 @@ fn platform(desired: &Desired, to: &mut Problems) {
         }
         Some(_) => {}
     }
+    platform_shared(desired, name, to);
+}
+
+/// That another tenant's domain may become the first of the platform's name.
+fn platform_shared(desired: &Desired, name: &str, to: &mut Problems) {
+    let Some(domain) = desired.domain(None, name).filter(|domain| domain.standing != Standing::Trusted) else { return };
+    if !desired.domains.values().any(|other| other.id != domain.id && other.name == name) {
+        return;
+    }
+    let tenant = desired.tenants.get(&domain.tenant).map_or("", |tenant| &tenant.name);
+    let detail = format!(
+        "it signs all mail by the keys of tenant {tenant}, other tenants have the name too, and one that proves it may come first: give \
+         the right one your word (`postrail domain verification {name} operator --tenant {tenant}`)"
+    );
+    add(to, Severity::Warning, "platform_shared", format!("domain/{name}"), detail);
 }
 
 /// Networks that are trusted: from one address nobody can be two.

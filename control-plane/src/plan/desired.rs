@@ -369,6 +369,13 @@ impl Desired {
         named.filter(|domain| tenant.is_none_or(|tenant| domain.tenant == tenant)).min_by_key(|domain| claim(domain))
     }
 
+    /// Another tenant's domain of that name that sends, where hosts have one domain of a name: beside it `domain` may not begin to.
+    /// It would take the name from the other, or send nothing.
+    pub(crate) fn holder_beside(&self, domain: &SendingDomain) -> Option<&SendingDomain> {
+        let is_other = |it: &&SendingDomain| it.name == domain.name && it.id != domain.id && it.standing.may_send();
+        self.domains.values().filter(|_| !self.head.publishes_shared).find(is_other)
+    }
+
     /// What hosts have of all domains.
     pub(crate) fn published_domains(&self) -> Vec<SendingDomain> {
         self.published(self.domains.values().collect())
@@ -447,9 +454,16 @@ impl Desired {
 /// The kind of operators' accounts in keys.
 pub(crate) const OPERATORS: &str = "operators";
 
-/// The order of the domains of a name: the operator's word, then what may send, then the earliest.
-fn claim(domain: &SendingDomain) -> (bool, bool, SendingDomainId) {
-    (domain.standing != Standing::Trusted, !domain.standing.may_send(), domain.id)
+/// The order of the domains of a name: the operator's word, then what may send, then what once could, then the earliest. So
+/// what nobody has proved comes before nothing that somebody has.
+fn claim(domain: &SendingDomain) -> (u8, SendingDomainId) {
+    let rank = match domain.standing {
+        Standing::Trusted => 0,
+        Standing::Verified | Standing::Failing => 1,
+        Standing::Lapsed { .. } => 2,
+        Standing::Unproved { .. } => 3,
+    };
+    (rank, domain.id)
 }
 
 fn within<K: Ord, V: Clone>(map: &Table<K, V>, low: K, high: K) -> Vec<V> {

@@ -8,8 +8,8 @@
 //! Of the first there are tens of thousands, and sets of all their names took most of a change's time. Invariant worth
 //! naming: what is found depends on the state and not on the way to it (a test walks at random and compares). So a
 //! finding of one of the three kinds may look at nothing but: the record, records of its kind that have its name, whether
-//! its tenant and its region exist, the names of the tenants of those records, its pool, and the settings. Who adds one that looks further adds to [`Due`] whom it
-//! concerns.
+//! its tenant and its region exist, the names of the tenants of those records, its pool, and the settings. Who adds one that
+//! looks further adds to [`Due`] whom it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -243,7 +243,7 @@ fn surplus_claims(desired: &Desired, ids: &[SendingDomainId]) -> BTreeSet<Sendin
     ids.iter().filter_map(|id| desired.domains.get(id)).filter(is_surplus).map(|domain| domain.id).collect()
 }
 
-/// Several tenants may claim a domain until one has shown whose it is.
+/// Several tenants may have a domain of one name, each one.
 fn domain(desired: &Desired, is_surplus: bool, domain: &SendingDomain) -> Problems {
     let (mut to, subject) = (Problems::new(), || format!("domain/{}", domain.name));
     if is_surplus {

@@ -23,7 +23,9 @@ use flatbuffers::{FlatBufferBuilder, InvalidFlatbuffer, Vector, VerifierOptions,
 
 pub use events::{EventHead, decode_event_briefs, decode_events, encode_events, read_heads};
 pub use manifest::{decode_advance, decode_manifest, encode_advance, encode_manifest};
-pub use snapshot::{FORMAT_LATEST as SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot};
+pub use snapshot::{
+    FORMAT_LATEST as SNAPSHOT_FORMAT, FORMAT_SHARED as SNAPSHOT_FORMAT_SHARED, decode_snapshot, encode_snapshot,
+};
 
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT: u16 = 1;

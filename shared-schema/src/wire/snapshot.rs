@@ -30,7 +30,9 @@ const FORMAT_RULES: u16 = 3;
 /// The format of a snapshot with TLS rules: whoever overlooks one sends in clear what must not be.
 const FORMAT_TLS: u16 = 4;
 /// The format of a snapshot in which several tenants have one name: earlier readers take a second domain of a name for a fault.
-pub const FORMAT_LATEST: u16 = 5;
+pub const FORMAT_SHARED: u16 = 5;
+/// The newest format that is read.
+pub const FORMAT_LATEST: u16 = FORMAT_SHARED;
 
 /// The buffer of `content`. Suppressions are written sorted and each once; all else keeps its order.
 pub fn encode_snapshot(content: &SnapshotContent) -> Vec<u8> {
@@ -127,7 +129,7 @@ fn format_of(content: &SnapshotContent) -> u16 {
     let quarantines = content.tenants.iter().any(|tenant| tenant.quarantines);
     let has_rules = !content.listeners.is_empty() || has_policies || is_shaped || has_platform || quarantines;
     if content.domains.iter().any(|domain| domain.is_later) {
-        FORMAT_LATEST
+        FORMAT_SHARED
     } else if !content.tls_rules.is_empty() {
         FORMAT_TLS
     } else if has_rules || content.pools.iter().any(is_picky) {

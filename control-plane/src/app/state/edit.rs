@@ -32,9 +32,9 @@ use super::super::keys::{ALGORITHMS, is_pair, selector_of};
 use super::super::{AppError, Draft, domains, egress, names, secrets, settings, tenants};
 use super::Keys;
 use crate::plan::{
-    CredentialEntry, Document, DomainEntry, NumbersEntry, OperatorAccount, OperatorEntry, PoolEntry, Record,
-    RegionEntry, RouteEntry, SealedKey, Settings, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry,
-    Verification, is_live, key_stages, live_algorithms,
+    CredentialEntry, Document, DomainEntry, NOT_READ_YET, NumbersEntry, OperatorAccount, OperatorEntry, PoolEntry,
+    Record, RegionEntry, RouteEntry, SealedKey, Settings, SettingsEntry, SourceEntry, SuspensionEntry, TenantEntry,
+    Verification, begun_beside, is_live, key_stages, live_algorithms,
 };
 use crate::store::Write;
 
@@ -450,9 +450,11 @@ impl Editor<'_> {
             let id = former.map_or_else(|| self.new_domain(&wanted, entry), |former| former.id);
             wanted.want(SendingDomain { id, tenant, name, keys, pool, standing, is_platform: false, is_later: false });
         }
+        for name in begun_beside(&self.draft.desired, wanted.records.values()) {
+            self.fault("/domains".to_owned(), format!("{name} would send for two tenants, and {NOT_READ_YET}"));
+        }
         let gone = self.draft.desired.domains.values().map(|domain| domain.id);
-        let gone = gone.filter(|id| !wanted.records.contains_key(id));
-        let gone: Vec<SendingDomainId> = gone.collect();
+        let gone: Vec<SendingDomainId> = gone.filter(|id| !wanted.records.contains_key(id)).collect();
         self.draft.writes.extend(gone.into_iter().map(|id| Write::Delete { key: keys::check(id) }));
         self.settle(wanted)
     }

@@ -71,14 +71,14 @@ pub(crate) enum KeyAction {
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// Stop signing with a key; of a former key, say that its record may go: `postrail domain key retire example.org pr1r`
+    /// Stop signing with a key; of a former key, say that its record may go: `postrail domain key retire example.org june`
     Retire {
         name: String,
         selector: String,
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// Forget a key that waits, or is retired: `postrail domain key remove example.org pr1r`
+    /// Forget a key that waits, or is retired: `postrail domain key remove example.org june`
     Remove {
         name: String,
         selector: String,
