@@ -378,12 +378,12 @@ impl Net for SimNet {
         })
     }
 
-    fn listen_alone(&self, at: SocketAddr) -> io::Result<SimListener> {
+    fn listen_first(&self, at: SocketAddr) -> io::Result<SimListener> {
         self.listen(at)
     }
 
-    fn probe(&self, _: SocketAddr) -> io::Result<()> {
-        Ok(())
+    fn listen_alone(&self, at: SocketAddr) -> io::Result<SimListener> {
+        self.listen(at)
     }
 
     async fn connect(&self, source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> io::Result<SimStream> {

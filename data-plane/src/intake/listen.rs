@@ -205,8 +205,10 @@ impl<P: Platform> Keeper<P> {
         }
         let platform = self.runtime.platform().clone();
         let ports = Arc::clone(&self.runtime.node().ports);
-        let clients = ports.claim(at, || platform.net().probe(at))?;
-        let socket = platform.net().listen(at).inspect_err(|_| ports.release(at))?;
+        let (socket, clients) = ports.claim(at, |is_first| match is_first {
+            true => platform.net().listen_first(at),
+            false => platform.net().listen(at),
+        })?;
         let (until, ended) = async_channel::bounded(1);
         let open = Open { door: Rc::new(RefCell::new(door(clients))), _until: until };
         let accepting = accept(self.runtime.clone(), socket, Rc::clone(&open.door), ended, self.peers.clone());

@@ -1,8 +1,8 @@
 //! What the shards of a node know together of its listeners: who has an address, how many are connected, what went wrong.
 //!
-//! Every shard has a socket of its own at each address (SO_REUSEPORT). The first one asks whether another process has the
-//! address, which the kernel would share in silence. Locked once a connection and once a change, never on the way of a
-//! message.
+//! Every shard has a socket of its own at each address (SO_REUSEPORT). The first one listens alone before others join it:
+//! with another process that has the address, the kernel would share it in silence. Locked once a connection and once a
+//! change, never on the way of a message.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -69,18 +69,21 @@ pub struct Connected {
 }
 
 impl Ports {
-    /// Gives `at` to one more shard; `probe` asks for the first one whether it is free.
+    /// Gives `at` to one more shard, which listens there by `listen`: told whether it is the first, and before any other
+    /// that joins it.
     ///
     /// # Errors
-    /// It is not, in the words of the system.
-    pub fn claim(&self, at: SocketAddr, probe: impl FnOnce() -> io::Result<()>) -> io::Result<Arc<Clients>> {
+    /// It cannot, in the words of the system.
+    pub fn claim<L>(
+        &self,
+        at: SocketAddr,
+        listen: impl FnOnce(bool) -> io::Result<L>,
+    ) -> io::Result<(L, Arc<Clients>)> {
         let mut ports = self.lock();
         let port = ports.entry(at).or_insert_with(Port::new);
-        if port.shards == 0 {
-            probe()?;
-        }
+        let listener = listen(port.shards == 0)?;
         port.shards += 1;
-        Ok(Arc::clone(&port.clients))
+        Ok((listener, Arc::clone(&port.clients)))
     }
 
     /// A shard listens there no more.
@@ -187,13 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_shard_asks_whether_an_address_is_free() {
+    fn the_first_shard_that_listens_at_an_address_is_told_that_it_is() {
         let (ports, at) = (Ports::default(), "192.0.2.1:25".parse().unwrap());
-        let taken = || Err(io::Error::from(io::ErrorKind::AddrInUse));
+        let claimed = || ports.claim(at, Ok).map(|(is_first, _)| is_first).unwrap();
+        let taken = |_| Err::<(), _>(io::Error::from(io::ErrorKind::AddrInUse));
         assert!(ports.claim(at, taken).is_err());
-        assert!(ports.claim(at, || Ok(())).is_ok() && ports.claim(at, taken).is_ok());
+        assert!(claimed(), "who could not listen has nothing");
+        assert!(!claimed());
         ports.release(at);
         ports.release(at);
-        assert!(ports.claim(at, taken).is_err(), "nobody of ours has it any more");
+        assert!(claimed(), "nobody of ours has it any more");
     }
 }

@@ -235,15 +235,14 @@ impl Net for World {
     type Listener = Never;
     type Datagrams = Never;
 
+    fn listen_first(&self, _: std::net::SocketAddr) -> io::Result<Never> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     fn listen(&self, _: std::net::SocketAddr) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
     }
     fn listen_alone(&self, _: std::net::SocketAddr) -> io::Result<Never> {
         unreachable!("no sockets here")
-    }
-
-    fn probe(&self, _: std::net::SocketAddr) -> io::Result<()> {
-        Ok(())
     }
 
     async fn connect(&self, _: Option<std::net::IpAddr>, _: std::net::SocketAddr, _: Duration) -> io::Result<Never> {

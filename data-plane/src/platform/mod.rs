@@ -104,18 +104,22 @@ pub trait Net {
     type Listener: Listener<Stream = Self::Stream>;
     type Datagrams: Datagrams;
 
-    /// Listens with SO_REUSEPORT, so that every shard may listen on one address.
+    /// Listens at an address as the first of the shards, which others may join: a process that would share it, since it
+    /// listens with SO_REUSEPORT as well, is found, also where both start at one moment.
+    ///
+    /// # Errors
+    /// Somebody listens there already, or the address is not ours.
+    fn listen_first(&self, at: SocketAddr) -> io::Result<Self::Listener>;
+    /// Listens at an address where another shard does (SO_REUSEPORT).
+    ///
+    /// # Errors
+    /// Another process does, or the address is not ours.
     fn listen(&self, at: SocketAddr) -> io::Result<Self::Listener>;
     /// Listens as the only one: whoever else would, in this process or another, is told that the address is in use.
     ///
     /// # Errors
     /// Somebody listens there already, or the address is not ours.
     fn listen_alone(&self, at: SocketAddr) -> io::Result<Self::Listener>;
-    /// Whether nobody listens there yet, other processes that would share it (SO_REUSEPORT) included.
-    ///
-    /// # Errors
-    /// Somebody does, or the address is not ours.
-    fn probe(&self, at: SocketAddr) -> io::Result<()>;
     /// Connects from `source` (`None` or unspecified: the host's choice) within `limit`.
     fn connect(
         &self,

@@ -32,24 +32,21 @@ impl Net for GlommioNet {
     type Listener = GlommioListener;
     type Datagrams = GlommioDatagrams;
 
+    fn listen_first(&self, at: SocketAddr) -> io::Result<GlommioListener> {
+        let listener = self.listener(self.steered(at)?, at)?;
+        // The kernel lets nobody listen beside it until here, and afterwards who says the same before it listens.
+        listener.socket.set_reuse_port(true)?;
+        Ok(listener)
+    }
+
     fn listen(&self, at: SocketAddr) -> io::Result<GlommioListener> {
-        let socket = unbound(at)?;
+        let socket = self.steered(at)?;
         socket.set_reuse_port(true)?;
-        if let Some(cpu) = self.pin.incoming_cpu() {
-            // Among the shards that listen here, the one whose CPU a connection arrives on is chosen (Linux 6.2).
-            socket.set_cpu_affinity(cpu)?;
-        }
         self.listener(socket, at)
     }
 
     fn listen_alone(&self, at: SocketAddr) -> io::Result<GlommioListener> {
         self.listener(unbound(at)?, at)
-    }
-
-    fn probe(&self, at: SocketAddr) -> io::Result<()> {
-        let socket = unbound(at)?;
-        socket.bind(&at.into())?;
-        socket.listen(1)
     }
 
     async fn connect(&self, source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> io::Result<GlommioStream> {
@@ -96,6 +93,16 @@ impl Net for GlommioNet {
 }
 
 impl GlommioNet {
+    /// A socket for one of several listeners at an address.
+    fn steered(&self, at: SocketAddr) -> io::Result<Socket> {
+        let socket = unbound(at)?;
+        if let Some(cpu) = self.pin.incoming_cpu() {
+            // Among the shards that listen here, the one whose CPU a connection arrives on is chosen (Linux 6.2).
+            socket.set_cpu_affinity(cpu)?;
+        }
+        Ok(socket)
+    }
+
     fn listener(&self, socket: Socket, at: SocketAddr) -> io::Result<GlommioListener> {
         socket.bind(&at.into())?;
         socket.listen(LISTEN_BACKLOG)?;

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::sync::{Arc, Barrier};
 
 use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use socket2::{Domain, Type};
@@ -106,6 +107,56 @@ fn a_listener_of_its_own_shares_its_address_with_nobody() {
         assert!(net.listen(at).is_ok() && net.listen_alone(at).is_err_and(in_use));
         drop(shared);
     });
+}
+
+#[test]
+fn shards_share_an_address_with_each_other_and_with_nobody_else() {
+    on_a_shard(|platform| async move {
+        let first = platform.net().listen_first(loopback()).unwrap();
+        let at = first.local().unwrap();
+        let second = platform.net().listen(at).unwrap();
+        // As another process would, which asks before it shares.
+        assert!(platform.net().listen_first(at).is_err());
+        let streams: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(at).unwrap()).collect();
+        let mut taken = [0, 0];
+        for (listener, taken) in [&first, &second].into_iter().zip(&mut taken) {
+            let late = || async {
+                platform.sleep_until(platform.now() + Duration::from_millis(50)).await;
+                None
+            };
+            while futures_lite::future::or(async { listener.accept().await.ok() }, late()).await.is_some() {
+                *taken += 1;
+            }
+        }
+        assert_eq!(taken.iter().sum::<i32>(), 64);
+        assert!(taken.iter().all(|taken| *taken > 0), "each has its part: {taken:?}");
+        // Where the first is gone, the address is taken as before.
+        drop((first, streams));
+        assert!(platform.net().listen_first(at).is_err());
+    });
+}
+
+#[test]
+fn of_many_that_would_be_the_first_at_one_moment_at_most_one_is() {
+    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = reserved.local_addr().unwrap();
+    drop(reserved);
+    let threads = ShardThreads::new(NonZeroU16::new(4).unwrap());
+    let start = Arc::new(Barrier::new(4));
+    for _ in 0..8 {
+        let start = Arc::clone(&start);
+        let listening = run_shards(&threads, move |_, platform| {
+            let start = Arc::clone(&start);
+            async move {
+                start.wait();
+                let listener = platform.net().listen_first(at);
+                start.wait();
+                listener.is_ok()
+            }
+        });
+        let listening = listening.unwrap().into_iter().filter(|is_listening| *is_listening).count();
+        assert!(listening <= 1, "{listening} listen at one address");
+    }
 }
 
 #[test]
