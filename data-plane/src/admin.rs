@@ -35,7 +35,7 @@ use futures_lite::future::or;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use postrail_core::base::Timestamp;
 use postrail_core::http::{Config, Method, Problem, Request, Response};
-use postrail_core::shard::{Command, CommandTarget, QuarantinePage, QuarantineQuery};
+use postrail_core::shard::{Command, CommandTarget, Leaving, QuarantinePage, QuarantineQuery};
 use postrail_core::transfer::parcel::Parcel;
 use postrail_schema::allocation::HostName;
 use postrail_schema::ids::{MessageId, ShardId, TenantId};
@@ -196,6 +196,15 @@ struct Retry {
     message: Option<String>,
 }
 
+/// Why what distributes submissions is to take the host out; the only one that would accept them it has to keep.
+fn why_leaving(status: &ShardStatus) -> Option<&'static str> {
+    match status.leaving {
+        None | Some(Leaving::Alone) => None,
+        Some(Leaving::Draining) => Some("it still accepts mail, and ends that once its addresses have gone"),
+        Some(Leaving::Drained) => Some("it accepts no mail"),
+    }
+}
+
 impl<P: Platform> Handler for Admin<P> {
     async fn answer(&self, request: Request, _peer: SocketAddr) -> Response {
         match self.route(&request).await {
@@ -331,17 +340,21 @@ impl<P: Platform> Admin<P> {
             };
             return Err(Problem::new(503, "not_ready", detail));
         }
-        for status in statuses {
+        for status in &statuses {
             let (code, why) = if status.draining {
                 ("not_ready", "draining".to_owned())
             } else if status.revision == 0 {
                 ("not_ready", "no configuration has been published yet".to_owned())
-            } else if let Some(why) = status.refusing {
-                (REFUSING, why)
+            } else if let Some(why) = &status.refusing {
+                (REFUSING, why.clone())
             } else {
                 continue;
             };
             return Err(Problem::new(503, code, format!("shard {}: {why}", status.shard)));
+        }
+        if let Some(why) = statuses.iter().find_map(why_leaving) {
+            let detail = format!("drained by an operator's order: {why} (`postrail host resume` takes that back)");
+            return Err(Problem::new(503, "not_ready", detail));
         }
         Ok(Response::new(200, "text/plain", format!("ready\n{}\n", self.freshness())))
     }
@@ -412,9 +425,15 @@ impl<P: Platform> Admin<P> {
 
     /// What waits here, and whether what happened here is told.
     async fn status(&self) -> Result<Response, Problem> {
+        // Before all else: what was accepted at one shard may wait at another.
+        let before = self.statuses().await?;
+        let takes_mail = before.iter().any(|status| status.leaving != Some(Leaving::Drained));
         let statuses = self.statuses().await?;
-        let is_whole = statuses.len() == self.runtime.mesh().shards();
+        let shards = self.runtime.mesh().shards();
+        let is_whole = before.len() == shards && statuses.len() == shards;
         json(&serde_json::json!({
+            "takes_mail": takes_mail,
+            "submissions": before.iter().map(|status| status.submissions).sum::<usize>(),
             "waiting": statuses.iter().map(|status| status.waiting).sum::<usize>(),
             "journal_unread_bytes": statuses.iter().map(|status| status.journal_unread_bytes).sum::<u64>(),
             "is_known": is_whole && !statuses.iter().any(|status| status.recovering),

@@ -35,6 +35,11 @@ pub trait Handler {
 
     /// Whether new requests are to be refused, because the node drains.
     fn is_draining(&self) -> bool;
+
+    /// Whether a connection ends with an answer that is given now, so that the client comes by another.
+    fn is_last(&self) -> bool {
+        self.is_draining()
+    }
 }
 
 /// Serves `stream` until it closes.
@@ -76,6 +81,10 @@ where
                 }
                 Output::Request(request) => {
                     let response = handler.answer(request, peer).await;
+                    if handler.is_last() && !drained {
+                        drained = true;
+                        machine.handle(platform.now(), Input::Drain);
+                    }
                     machine.handle(platform.now(), Input::Respond(response));
                 }
                 Output::Close => return linger(platform, &mut stream, &mut buffer).await,

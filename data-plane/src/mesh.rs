@@ -11,7 +11,7 @@ use async_channel::{Receiver, Sender};
 use postrail_core::http::Response;
 use postrail_core::lease::Held;
 use postrail_core::shard::{
-    BeingMoved, Command, Counters, HandBack, MessageView, QuarantinePage, QuarantineQuery, QueueView, Work,
+    BeingMoved, Command, Counters, HandBack, Leaving, MessageView, QuarantinePage, QuarantineQuery, QueueView, Work,
 };
 use postrail_core::transfer::parcel::Parcel;
 use postrail_core::transfer::{Fate, Neighbours};
@@ -112,6 +112,10 @@ pub struct ShardStatus {
     pub revision: u64,
     pub recovering: bool,
     pub draining: bool,
+    /// How far this host is emptied, if an operator wants that.
+    pub leaving: Option<Leaving>,
+    /// Submissions that may still be accepted.
+    pub submissions: usize,
     pub spool_bytes: u64,
     pub spool_segments: usize,
     pub journal_bytes: u64,

@@ -19,7 +19,7 @@ use postrail_core::intake::listeners::ListeningHost;
 use postrail_core::mail::Job;
 use postrail_core::rules::SourceOwners;
 use postrail_core::schedule::WaitReason;
-use postrail_core::shard::{Config, HandBack, HandResult, Input, Output, Record, Shard};
+use postrail_core::shard::{Config, HandBack, HandResult, Input, Leaving, Output, Record, Shard};
 use postrail_core::spool::{Carried, JobMeta, Location};
 use postrail_core::transfer::givers::Givers;
 use postrail_schema::allocation::HostName;
@@ -123,6 +123,7 @@ struct Inner<P: Platform> {
     fences: RefCell<Vec<Sender<()>>>,
     recording: Cell<bool>,
     intake_sessions: Cell<usize>,
+    submissions: Cell<usize>,
     /// Octets of submissions that are being received.
     intake_bytes: Cell<usize>,
     /// A place for each parcel that is out.
@@ -148,6 +149,15 @@ pub struct Parts<P: Platform> {
     pub spool: Spool<P>,
     pub journal: Journal<P>,
     pub dns: Dns<P>,
+}
+
+/// A submission that may still be accepted, also after the host was told to take no others.
+pub(crate) struct OpenSubmission<P: Platform>(Runtime<P>);
+
+impl<P: Platform> Drop for OpenSubmission<P> {
+    fn drop(&mut self) {
+        self.0.0.submissions.update(|open| open.saturating_sub(1));
+    }
 }
 
 impl<P: Platform> Runtime<P> {
@@ -188,6 +198,7 @@ impl<P: Platform> Runtime<P> {
             fences: RefCell::default(),
             recording: Cell::new(false),
             intake_sessions: Cell::new(0),
+            submissions: Cell::new(0),
             intake_bytes: Cell::new(0),
             offers: async_channel::bounded(TRANSFERS_OUT_MAX),
             givers: RefCell::default(),
@@ -273,6 +284,16 @@ impl<P: Platform> Runtime<P> {
         self.0.draining.get()
     }
 
+    /// How far this host is emptied, if an operator wants that.
+    pub fn leaving(&self) -> Option<Leaving> {
+        self.0.heart.borrow().leaving(self.0.platform.now())
+    }
+
+    /// Whether submissions have to go to another host.
+    pub fn is_drained(&self) -> bool {
+        self.leaving() == Some(Leaving::Drained)
+    }
+
     /// Whether jobs of an earlier start are still to be found.
     pub fn is_recovering(&self) -> bool {
         self.0.heart.borrow().is_recovering()
@@ -293,6 +314,12 @@ impl<P: Platform> Runtime<P> {
         let open = self.0.intake_sessions.get();
         self.0.intake_sessions.set(if came { open + 1 } else { open.saturating_sub(1) });
         self.0.intake_sessions.get()
+    }
+
+    /// Counts a submission in that may be accepted, until what is returned is dropped.
+    pub(crate) fn begin_submission(&self) -> OpenSubmission<P> {
+        self.0.submissions.update(|open| open + 1);
+        OpenSubmission(self.clone())
     }
 
     /// Counts octets of submissions that are being received; `false`: the bound is reached.

@@ -265,6 +265,9 @@ pub const TRANSFERS_AT_ONCE_MAX: usize = 16;
 pub const TRANSFER_GIVERS_MAX: usize = 4_096;
 /// Offers of one shard that are in memory at once: more wait until others have their answer.
 pub const TRANSFERS_OUT_MAX: usize = 4;
+/// How long a host that is to be emptied still accepts mail, though it has no addresses: what distributes submissions asks
+/// by period whether it is ready, and takes a host out after a few answers.
+pub const DRAIN_NOTICE: Duration = Duration::from_secs(10);
 /// Jobs of other hosts that a shard remembers over its start, the last ones, so that it takes none of them twice.
 pub const TRANSFERS_REMEMBERED_MAX: usize = 256 * 1024;
 /// Octets of the answer to an offer.

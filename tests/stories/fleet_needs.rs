@@ -1,6 +1,8 @@
 //! What a source asks of the host that gets its address: words that the host announces (`capabilities`), and an interface
 //! (`nic`). Hosts in namespaces, a real etcd, and receivers that see who sends from where.
 
+use std::time::{Duration, Instant};
+
 use postrail_tests::place::Place;
 use postrail_tests::receiver::Receiver;
 use postrail_tests::wait;
@@ -72,6 +74,47 @@ fn an_address_that_asks_for_a_capability_goes_to_a_host_that_announces_it_and_to
     let arrived = world.nothing_is_lost(streams);
     let hosts: Vec<_> = uses(&arrived, asks).iter().map(|one| one.host).collect();
     assert!(hosts.ends_with(&[1]) && hosts.len() <= 2, "{hosts:?}");
+}
+
+#[test]
+fn a_drained_host_whose_address_cannot_leave_takes_mail_also_when_it_is_started_again_and_while_etcd_is_away() {
+    let place = Place::new("needs-drained");
+    // Longer than every drained host accepts mail from when it is seen not to be ready.
+    let (lease, notice) = (Some(Duration::from_secs(24)), Duration::from_secs(11));
+    let mut world = World::with(place, Setting { of_hosts: [&[], ANNOUNCES], lease, ..Setting::default() });
+    let asks = world.address_of(1);
+    world.ask(asks, json!({"capabilities": ["net-a"]}));
+    world.fleet.settle();
+    let (done, text) = world.host(&["drain", "host-2"]);
+    assert!(done, "{text}");
+    let blocked = || finding(&world, "drain_blocked", &format!("address/{asks}"));
+    wait::until("the finding", blocked);
+    let not_ready_for_long = |world: &World| {
+        let host = &world.fleet.hosts[1];
+        let mut since = None;
+        wait::until("the host not to be ready for some time", || {
+            let (status, why) = host.get(host.admin, "/readyz")?;
+            if status != 503 || !why.contains("it still accepts mail, and ends that once its addresses have gone") {
+                assert!(since.is_none(), "{status} {why}");
+                return None;
+            }
+            (since.get_or_insert_with(Instant::now).elapsed() > notice).then_some(())
+        });
+    };
+    not_ready_for_long(&world);
+    world.fleet.accepted(1, "first@receiver.test");
+    world.fleet.hosts[1].child().kill();
+    world.fleet.hosts[1].start_again();
+    not_ready_for_long(&world);
+    let record = world.fleet.etcd.control(&["get", "/postrail/main/holding/host-2", "--print-value-only"]);
+    assert!(record.contains("joining"), "it waits until its predecessor's lease is over: {record}");
+    world.fleet.accepted(1, "second@receiver.test");
+    world.receiver.wait_for(2);
+    world.fleet.etcd.kill();
+    wait::until("its lease to be over", || (!world.station(1).has(asks)).then_some(()));
+    world.fleet.accepted(1, "third@receiver.test");
+    world.fleet.etcd.start_again();
+    world.receiver.wait_for(3);
 }
 
 #[test]

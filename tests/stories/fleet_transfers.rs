@@ -2,11 +2,15 @@
 //! in namespaces of their own, a real etcd, TLS between the hosts, and a receiver that sees who sends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postrail_tests::child::try_run;
+use postrail_tests::dialogue::Dialogue;
 use postrail_tests::etcd::Etcd;
 use postrail_tests::fleet::{Fleet, Plan};
 use postrail_tests::lan::{Lan, Station};
@@ -75,6 +79,88 @@ impl World {
         command.arg("--data").arg(&control.data).args(arguments);
         let (status, text) = try_run(command.args(["--api", &format!("https://{}", control.api)]));
         (status.success(), text)
+    }
+
+    /// A host that was drained says where to go: to what distributes submissions, by REST, and by SMTP.
+    fn refuses_submissions(&self, host: usize) {
+        let Fleet { hosts, username, secret, .. } = &self.fleet;
+        let host = &hosts[host];
+        let (status, answer) = host.submit(username, secret, "late@receiver.test");
+        assert_eq!((status, &answer["code"]), (503, &json!("draining")), "{answer}");
+        // A client that keeps its connection would come to this host again.
+        let mut http = host.station().enter(|| TcpStream::connect(host.rest)).expect("it still listens");
+        let credentials = STANDARD.encode(format!("{username}:{secret}"));
+        let head = format!(
+            "POST /v2/jobs HTTP/1.1\r\nHost: a.test\r\nAuthorization: Basic {credentials}\r\nContent-Length: 2"
+        );
+        http.write_all(format!("{head}\r\n\r\n{{}}").as_bytes()).expect("sent");
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).expect("it says why");
+        let fields = ["HTTP/1.1 503 ", "Retry-After: 5\r\n", "Connection: close\r\n"];
+        assert!(fields.iter().all(|field| answer.contains(field)), "{answer}");
+        let mut greeting = String::new();
+        let connected = host.station().enter(|| TcpStream::connect(host.smtp));
+        connected.expect("it still listens").read_to_string(&mut greeting).expect("it says why");
+        assert_eq!(greeting, "421 4.3.2 This host takes no mail any more: submit at another\r\n");
+        let (status, why) = host.get(host.admin, "/readyz").expect("the admin listener answers");
+        let said = "drained by an operator's order: it accepts no mail";
+        assert!(status == 503 && why.contains(said), "{status} {why}");
+    }
+
+    /// What `/readyz` of a host says.
+    fn is_ready(&self, host: usize) -> bool {
+        let host = &self.fleet.hosts[host];
+        host.get(host.admin, "/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Whether a host accepts a mail to there.
+    fn accepts(&self, host: usize, to: &str) -> bool {
+        let Fleet { hosts, username, secret, .. } = &self.fleet;
+        hosts[host].submit(username, secret, to).0 == 202
+    }
+
+    /// What the control API says of a host.
+    fn shown(&self, host: usize) -> Value {
+        self.fleet.change("GET", &format!("/v2/hosts/{}", self.fleet.hosts[host].name), &Value::Null)
+    }
+
+    /// Begins a mail at a host by SMTP.
+    fn begun(&self, host: usize, to: &str) -> Dialogue {
+        let Fleet { hosts, username, secret, .. } = &self.fleet;
+        let host = &hosts[host];
+        let mut session = host.station().enter(|| Dialogue::start(host.smtp));
+        let token = STANDARD.encode(format!("\0{username}\0{secret}"));
+        let lines =
+            [&*format!("AUTH PLAIN {token}"), "MAIL FROM:<app@sender.test>", &*format!("RCPT TO:<{to}>"), "DATA"];
+        for (line, expected) in lines.into_iter().zip(["235", "250", "250", "354"]) {
+            let reply = session.say(line);
+            assert!(reply.starts_with(expected), "{reply}");
+        }
+        session.send(b"From: app@sender.test\r\nSubject: begun\r\n\r\n");
+        session
+    }
+
+    /// `drained` is: the `other` accepts mail though it is to be drained, and once that has ended, `drained` does again.
+    fn last_one_takes_mail(&mut self, drained: usize, other: usize) {
+        let [name, others] = [drained, other].map(|host| self.fleet.hosts[host].name.clone());
+        let (done, told) = self.operator(&["host", "drain", &others]);
+        assert!(done, "{told}");
+        assert!(self.accepts(other, "last@receiver.test") && self.is_ready(other), "it has the address");
+        self.refuses_submissions(drained);
+        assert_eq!(self.shown(drained)["safe_to_stop"], true);
+        self.fleet.hosts[other].stop();
+        wait::until("mail to be taken again", || self.accepts(drained, "alone@receiver.test").then_some(()));
+        wait::until("it to be ready", || self.is_ready(drained).then_some(()));
+        assert_eq!(self.shown(drained)["safe_to_stop"], false);
+        let (done, told) = self.operator(&["host", "drain", &name, "--wait", "1"]);
+        assert!(!done && told.contains("it still accepts mail"), "{told}");
+        self.fleet.hosts[other].start_again();
+        let (done, told) = self.operator(&["host", "resume", &others]);
+        assert!(done, "{told}");
+        wait::until("it not to be ready", || (!self.is_ready(drained)).then_some(()));
+        assert!(self.accepts(drained, "notice@receiver.test"), "not before that was seen");
+        wait::until("it to be safe to stop again", || (self.shown(drained)["safe_to_stop"] == true).then_some(()));
+        self.refuses_submissions(drained);
     }
 
     /// Keeps mail where it is accepted; [`Self::release`] with what is returned ends it.
@@ -274,22 +360,40 @@ fn a_host_that_is_drained_is_emptied_and_said_to_be_safe_to_stop() {
     world.receiver.script(Stage::Rcpt, Act::Say("450 4.2.0 later\r\n".to_owned()), 1_000);
     let jobs: Vec<_> = (0..30).map(|n| world.fleet.accepted(leaving, &format!("n{n}@receiver.test"))).collect();
     let name = world.fleet.hosts[leaving].name.clone();
-    let shown = || world.fleet.change("GET", &format!("/v2/hosts/{name}"), &Value::Null);
-    wait::until("its mail to be seen", || (shown()["waiting"] == 30).then_some(()));
-    assert_eq!(shown()["safe_to_stop"], false);
+    wait::until("its mail to be seen", || (world.shown(leaving)["waiting"] == 30).then_some(()));
+    assert_eq!(world.shown(leaving)["safe_to_stop"], false);
     let (done, told) = world.operator(&["host", "drain", &name, "--wait", "40"]);
     assert!(done && told.contains("it is safe to stop") && told.contains("has left"), "{told}");
-    let empty = shown();
+    let empty = world.shown(leaving);
     assert_eq!((&empty["waiting"], &empty["safe_to_stop"]), (&json!(0), &json!(true)), "{empty}");
+    world.refuses_submissions(leaving);
+    let (resumed, told) = world.operator(&["host", "resume", &name]);
+    assert!(resumed, "{told}");
+    wait::until("it to accept mail again", || world.accepts(leaving, "again@receiver.test").then_some(()));
+    wait::until("it to be ready again", || world.is_ready(leaving).then_some(()));
+    // A mail that has begun is taken to its end, and waited for.
+    let mut session = world.begun(leaving, "begun@receiver.test");
+    let (done, told) = world.operator(&["host", "drain", &name]);
+    assert!(done && !told.contains("warning"), "{told}");
+    let open = wait::until("only the mail that has begun to be left", || {
+        let shown = Some(world.shown(leaving));
+        shown.filter(|it| it["standing"] == "drained" && it["waiting"] == 0 && it["takes_mail"] == false)
+    });
+    assert_eq!((&open["submissions"], &open["safe_to_stop"]), (&json!(1), &json!(false)), "{open}");
+    assert!(session.say("Hello.\r\n.").starts_with("250"), "it is accepted");
+    assert!(session.reply().starts_with("421"), "and nothing after it");
+    let (done, told) = world.operator(&["host", "drain", &name, "--wait", "40"]);
+    assert!(done, "{told}");
     let (_, list) = world.operator(&["host", "list"]);
     let row = list.lines().find(|line| line.starts_with(&name)).unwrap_or_default();
     assert!(row.contains("drained") && row.contains("true"), "{list}");
+    world.last_one_takes_mail(leaving, other);
     world.fleet.hosts[leaving].stop();
     world.receiver.script(Stage::Rcpt, Act::Say(String::new()), 0);
+    wait::until("the other host to have the address", || (world.holder() == other).then_some(()));
     let (retried, told) = world.operator(&["queue", "retry", "--all"]);
     assert!(retried, "{told}");
-    assert_eq!(world.holder(), other);
-    world.arrived(jobs.len());
+    world.arrived(jobs.len() + 5);
     for job in &jobs {
         world.fleet.delivered(job);
     }

@@ -44,7 +44,12 @@ pub(crate) struct HostView {
     waiting: Option<u64>,
     /// Octets of its events that the ledger does not have yet; null as above.
     journal_unread_bytes: Option<u64>,
-    /// It is drained, nothing waits there, and the ledger has all that happened there.
+    /// Whether it accepts mail; null as above, and of a host of an earlier version, which does until it is stopped. One that is
+    /// drained goes on to while no other host of its region would.
+    takes_mail: Option<bool>,
+    /// Submissions that are open there, and may be accepted yet; null as above.
+    submissions: Option<u64>,
+    /// It is drained, accepts no mail, nothing waits or is being submitted there, and the ledger has all that happened there.
     safe_to_stop: bool,
 }
 
@@ -103,7 +108,8 @@ pub(crate) async fn show(
 }
 
 /// Moves its addresses to other hosts, each after what is in flight on it, and then the mail that waits there; it gets no
-/// addresses until `resume`. `safe_to_stop` tells when nothing is left.
+/// addresses until `resume`, is not ready, and accepts no mail once its addresses have gone, ten seconds after the order at the
+/// soonest. The last host of a region that accepts mail goes on to. `safe_to_stop` tells when nothing is left.
 #[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts",
     params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),
@@ -157,7 +163,10 @@ async fn order(
 
 fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
     let status = statuses.get(host.name.as_str()).filter(|status| status.is_known);
-    let is_empty = status.is_some_and(|status| status.waiting == 0 && status.journal_unread_bytes == 0);
+    let is_empty = status.is_some_and(|status| {
+        let is_closed = status.takes_mail != Some(true) && status.submissions.is_none_or(|open| open == 0);
+        is_closed && status.waiting == 0 && status.journal_unread_bytes == 0
+    });
     let said = host.record.as_ref().map(|record| record.announcement.clone()).unwrap_or_default();
     HostView {
         name: host.name.to_string(),
@@ -174,6 +183,8 @@ fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
         admin: host.admin.clone(),
         waiting: status.map(|status| status.waiting),
         journal_unread_bytes: status.map(|status| status.journal_unread_bytes),
+        takes_mail: status.and_then(|status| status.takes_mail),
+        submissions: status.and_then(|status| status.submissions),
         safe_to_stop: host.standing == "drained" && is_empty,
     }
 }
@@ -199,5 +210,42 @@ fn held(desired: &Desired, seen: &FleetSeen, host: &HostName, grant: &Grant) -> 
         routed: grant.carrier == Carrier::Routed,
         sources: sources_of(desired, grant.address).into_iter().map(str::to_owned).collect(),
         because: seen.because(grant.address, host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_safe_to_stop_once_it_is_drained_accepts_no_mail_and_has_nothing_left() {
+        let is_safe = |standing, status: Value| {
+            let name = HostName::new("mx1").unwrap();
+            let host = HostSeen { name, standing, order: None, record: None, admin: None, grants: Vec::new() };
+            view(&host, &BTreeMap::from([("mx1".to_owned(), serde_json::from_value(status).unwrap())])).safe_to_stop
+        };
+        // As hosts of earlier versions say it.
+        let earlier = json!({"waiting": 0, "journal_unread_bytes": 0, "is_known": true});
+        assert!(is_safe("drained", earlier.clone()), "it can say no more");
+        let with = |key: &str, value: Value| {
+            let mut status = earlier.clone();
+            (status["takes_mail"], status["submissions"]) = (json!(false), json!(0));
+            status[key] = value;
+            status
+        };
+        let empty = with("waiting", json!(0));
+        assert!(is_safe("drained", empty.clone()));
+        assert!(!is_safe("draining", empty.clone()) && !is_safe("live", empty), "it may be given addresses");
+        for (key, value) in [
+            ("takes_mail", json!(true)),
+            ("submissions", json!(1)),
+            ("waiting", json!(1)),
+            ("journal_unread_bytes", json!(1)),
+            ("is_known", json!(false)),
+        ] {
+            assert!(!is_safe("drained", with(key, value)), "{key}");
+        }
     }
 }

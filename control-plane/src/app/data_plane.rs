@@ -107,6 +107,10 @@ impl HeldJob {
 /// What a host says of what it has.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct HostStatus {
+    /// It accepts mail; `None`: it is of an earlier version, which does until it is stopped.
+    pub takes_mail: Option<bool>,
+    /// Submissions that are open, and may be accepted though others are not; `None` as above.
+    pub submissions: Option<u64>,
     /// Recipients.
     pub waiting: u64,
     /// Octets of events that the ledger does not have yet.

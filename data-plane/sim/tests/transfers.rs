@@ -150,7 +150,8 @@ impl<'a> Host<'a> {
             takes: true,
             addresses: [SOURCE.parse().expect("an address")].into(),
         };
-        let neighbours = Arc::new(Neighbours { is_leaving, hosts: hosts.iter().map(neighbour).collect() });
+        let hosts = hosts.iter().map(neighbour).collect();
+        let neighbours = Arc::new(Neighbours { is_leaving, hosts, ..Neighbours::default() });
         self.mesh.broadcast(|| Letter::Neighbours(neighbours.clone()));
     }
 

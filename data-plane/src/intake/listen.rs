@@ -39,6 +39,9 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 /// How long a client that is refused may take to hear why.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(2);
 
+/// What those are told who submit at a host that an operator has emptied.
+pub(super) const DRAINED: &str = "This host takes no mail any more: submit at another";
+
 /// What a connection was accepted under.
 pub struct Door {
     pub listener: Record,
@@ -294,6 +297,10 @@ fn admit<P: Platform>(runtime: &Runtime<P>, stream: <P::Net as Net>::Stream, doo
     if !networks.is_empty() && !networks.iter().any(|network| network.contains(peer.ip())) {
         let reply = Reply::enhanced(554, 7, 1, "Your address may not use this service");
         return refuse(runtime, stream, &door, peers, &reply);
+    }
+    // REST says it itself, with words.
+    if runtime.is_drained() && door.listener.protocol != ListenerProtocol::Rest {
+        return refuse(runtime, stream, &door, peers, &Reply::enhanced(421, 3, 2, DRAINED));
     }
     let connected = match door.clients.enter(peer.ip(), &door.listener.limits) {
         Ok(connected) => connected,

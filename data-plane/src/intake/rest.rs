@@ -25,7 +25,7 @@ use postrail_schema::listener::{Listener, ListenerProtocol, ListenerTls};
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::Snapshot;
 
-use super::listen::Door;
+use super::listen::{DRAINED, Door};
 use super::quota;
 use crate::auth::{self, AuthFailure};
 use crate::http::{self, Handler};
@@ -135,7 +135,7 @@ impl<P: Platform> Handler for Submission<P> {
         if (head.method, head.path.as_str()) != (Method::Post, "/v2/jobs") {
             return None;
         }
-        self.authenticate(head, peer).await.err().map(|problem| problem.to_response())
+        self.authenticate(head, peer).await.and_then(|_| self.takes_mail()).err().map(|problem| problem.to_response())
     }
 
     fn hold(&self, before: usize, now: usize) -> bool {
@@ -145,11 +145,26 @@ impl<P: Platform> Handler for Submission<P> {
     fn is_draining(&self) -> bool {
         self.runtime.is_draining() || self.door.is_closed()
     }
+
+    /// Where the host is drained, the next connection may be led to another.
+    fn is_last(&self) -> bool {
+        self.is_draining() || self.runtime.is_drained()
+    }
 }
 
 impl<P: Platform> Submission<P> {
+    /// Refuses submissions at a host that an operator has emptied.
+    fn takes_mail(&self) -> Result<(), Problem> {
+        if !self.runtime.is_drained() {
+            return Ok(());
+        }
+        Err(Problem::new(503, "draining", DRAINED).with_header("Retry-After", "5"))
+    }
+
     async fn submit(&self, request: Request, peer: SocketAddr) -> Result<Response, Problem> {
         let submitter = self.authenticate(&request, peer).await?;
+        let _submission = self.runtime.begin_submission();
+        self.takes_mail()?;
         rest::check_query(&request.query)?;
         let media = request.header("content-type").unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim();

@@ -32,6 +32,8 @@ type Socket<P> = MaybeTls<<<P as Platform>::Net as Net>::Stream>;
 
 /// Serves one session until it closes.
 pub async fn run<P: Platform>(runtime: Runtime<P>, stream: <P::Net as Net>::Stream, peer: SocketAddr, door: Rc<Door>) {
+    // A session takes mail until it has seen that its host takes no more, and then ends.
+    let _submission = runtime.begin_submission();
     let listener = &door.listener;
     let implicit_tls = listener.protocol == ListenerProtocol::Smtps;
     let trusted = auth::trusted(&runtime.snapshot(), peer.ip());
@@ -154,7 +156,8 @@ impl<P: Platform> Pump<P> {
         let platform = self.runtime.platform().clone();
         let deadline = self.machine.deadline().unwrap_or(Instant::FAR);
         loop {
-            if (self.runtime.is_draining() || self.door.is_closed()) && !self.drained {
+            let is_over = self.runtime.is_draining() || self.runtime.is_drained() || self.door.is_closed();
+            if is_over && !self.drained {
                 self.drained = true;
                 self.feed(Input::Drain);
                 return Ok(());

@@ -85,6 +85,8 @@ impl<P: Platform> Runtime<P> {
             revision: heart.snapshot().revision.0,
             recovering: heart.is_recovering(),
             draining: self.0.draining.get(),
+            leaving: heart.leaving(self.0.platform.now()),
+            submissions: self.0.submissions.get(),
             spool_bytes: spool.bytes,
             spool_segments: spool.segments,
             journal_bytes: self.0.journal.bytes(),

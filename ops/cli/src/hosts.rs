@@ -126,6 +126,12 @@ fn left(host: &Value) -> Vec<String> {
             if waiting > 0 {
                 left.push(format!("recipients that wait there: {waiting}"));
             }
+            if host["takes_mail"] == true {
+                left.push("it still accepts mail".to_owned());
+            }
+            if let Some(open @ 1..) = host["submissions"].as_u64() {
+                left.push(format!("submissions that are open there: {open}"));
+            }
             if unread > 0 {
                 left.push(format!("octets of its events that the ledger does not have yet: {unread}"));
             }
@@ -227,6 +233,8 @@ mx1: draining, by order: drain
         let held = json!([{"address": "192.0.2.1", "because": "it is fixed to this host"}]);
         assert_eq!(left(Some(0), Some(0), json!([])), "");
         assert_eq!(left(Some(0), Some(0), held), "192.0.2.1 is there: it is fixed to this host");
+        let open = json!({"waiting": 0, "journal_unread_bytes": 0, "held": [], "takes_mail": true, "submissions": 2});
+        assert_eq!(super::left(&open).join("; "), "it still accepts mail; submissions that are open there: 2");
         let both = "recipients that wait there: 7; octets of its events that the ledger does not have yet: 900";
         assert_eq!(left(Some(7), Some(900), json!([])), both);
         assert!(left(None, None, json!([])).starts_with("what waits there is not known"));

@@ -64,6 +64,7 @@ use crate::spool::Location;
 pub use command::{BeingMoved, Command, CommandTarget};
 pub use exchange::{Config, Counters, Input, Lookup, Output, Record, SessionPlan, Transact};
 pub use hand::{HandBack, HandResult, Work};
+pub use transfer::Leaving;
 pub use view::{MessageView, QuarantinePage, QuarantineQuery, QueueView};
 
 use active::ActiveJob;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use postrail_schema::allocation::{HostName, is_allocated};
 use postrail_schema::ids::{MessageId, RecipientIndex};
-use postrail_schema::limits::{TRANSFER_JOBS_MAX, TRANSFER_SCAN_JOBS, TRANSFERS_REMEMBERED_MAX};
+use postrail_schema::limits::{DRAIN_NOTICE, TRANSFER_JOBS_MAX, TRANSFER_SCAN_JOBS, TRANSFERS_REMEMBERED_MAX};
 use postrail_schema::selector::MailFacts;
 use postrail_schema::snapshot::EgressSource;
 
@@ -45,6 +45,8 @@ const REST_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Transfers {
     /// `None`: nothing was told of other hosts; mail stays.
     neighbours: Option<Arc<Neighbours>>,
+    /// Since when this host is to be emptied and others would take the mail that is submitted here.
+    replaced_since: Option<Instant>,
     ways: BTreeMap<HostName, Way>,
     bound: Map<MessageId, HostName>,
     /// Jobs that were taken before the start, with the hop of each: their givers may not have heard of it yet, and ask
@@ -94,6 +96,7 @@ impl Transfers {
     pub(super) fn new(seed: &MapSeed, now: Moment) -> Self {
         Self {
             neighbours: None,
+            replaced_since: None,
             ways: BTreeMap::new(),
             bound: seed.map(),
             taken: seed.map(),
@@ -136,7 +139,30 @@ impl Transfers {
     }
 }
 
+/// How far a host is emptied by an operator's order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    /// No other host of the region would accept the mail instead, so it goes on to.
+    Alone,
+    /// Others would, and what distributes submissions is to turn to them: it is still given addresses, or has not been in this
+    /// state for [`DRAIN_NOTICE`].
+    Draining,
+    /// It accepts nothing: what it would accept could only go to other hosts.
+    Drained,
+}
+
 impl Shard {
+    /// How far this host is emptied, if an operator wants that. By what was told last of the allocation, and not by what may be
+    /// used: a host whose lease is away, or that waits for it after a start, may use nothing and has its addresses still.
+    pub fn leaving(&self, now: Instant) -> Option<Leaving> {
+        let neighbours = self.transfers.neighbours.as_ref().filter(|neighbours| neighbours.is_leaving)?;
+        Some(match self.transfers.replaced_since {
+            None => Leaving::Alone,
+            Some(since) if neighbours.has_addresses || now < since + DRAIN_NOTICE => Leaving::Draining,
+            Some(_) => Leaving::Drained,
+        })
+    }
+
     /// The host that the job is bound to, for a copy of its frame.
     pub fn bound_to(&self, message: MessageId) -> Option<HostName> {
         self.transfers.bound_to(message).cloned()
@@ -186,6 +212,8 @@ impl Shard {
                 (way.rest, way.rests_until) = (Duration::ZERO, now.instant);
             }
         }
+        let since = self.transfers.replaced_since.unwrap_or(now.instant);
+        self.transfers.replaced_since = neighbours.is_replaced().then_some(since);
         self.transfers.look_at = now.instant;
         self.look_for_transfers(now);
     }

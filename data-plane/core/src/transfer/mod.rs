@@ -27,8 +27,21 @@ use crate::spool::Location;
 pub struct Neighbours {
     /// This host itself is being emptied: what waits here goes elsewhere, whether it could leave from here or not.
     pub is_leaving: bool,
+    /// This host is given addresses, whether it may use them at present or not.
+    pub has_addresses: bool,
+    /// Another host that is being emptied as well is given addresses, by which it accepts mail if no other does.
+    pub is_other_kept: bool,
     /// By name; those that are dead or drained included, until an operator has had them forgotten.
     pub hosts: Vec<Neighbour>,
+}
+
+impl Neighbours {
+    /// Whether this host is being emptied, and another would accept the mail that is submitted here: one that takes mail, or
+    /// else one that is being emptied as well and, unlike this one, has addresses to send it from.
+    pub fn is_replaced(&self) -> bool {
+        let takes = || self.hosts.iter().any(|host| host.takes);
+        self.is_leaving && (takes() || self.is_other_kept && !self.has_addresses)
+    }
 }
 
 /// Another host.

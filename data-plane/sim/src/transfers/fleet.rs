@@ -323,8 +323,12 @@ impl Fleet {
             takes: entry.takes,
             addresses: entry.addresses.iter().copied().collect(),
         };
-        let neighbours =
-            Arc::new(Neighbours { is_leaving: entries[host].is_leaving, hosts: others.map(neighbour).collect() });
+        let neighbours = Arc::new(Neighbours {
+            is_leaving: entries[host].is_leaving,
+            has_addresses: !entries[host].addresses.is_empty(),
+            is_other_kept: others.clone().any(|(_, entry)| entry.is_leaving && !entry.addresses.is_empty()),
+            hosts: others.map(neighbour).collect(),
+        });
         let wait = if self.is_calm { 500 } else { 200 + self.random.below(5_000) };
         let member = &mut self.members[host];
         member.told_at = now + Duration::from_millis(wait);

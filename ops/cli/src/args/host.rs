@@ -25,7 +25,7 @@ pub(crate) enum HostCommand {
     List,
     /// A host with its addresses, and why each is there: `postrail host show mx1`
     Show { name: String },
-    /// Move its addresses and the mail that waits there to other hosts
+    /// Move its addresses and the mail that waits there to other hosts; it then accepts no mail
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
         name: String,
@@ -34,7 +34,7 @@ pub(crate) enum HostCommand {
             value_parser = clap::value_parser!(u64).range(1..=86_400))]
         wait: Option<u64>,
     },
-    /// Let it have addresses again: `postrail host resume mx3`
+    /// Let it have addresses and accept mail again: `postrail host resume mx3`
     Resume { name: String },
     /// Vouch that it is off for good, so that also what is fixed to it passes on
     #[command(after_help = FORGET_EXAMPLES)]

@@ -187,13 +187,29 @@ impl Seen {
         self.grants.change(GRANTS, change);
     }
 
-    /// The hosts of `region` but for `own`, and whether that one is to be emptied.
+    /// The hosts of `region` but for `own`, and how it is with that one.
     fn neighbours(&self, own: &HostName, region: &str) -> Neighbours {
         let names: BTreeSet<_> =
             self.running.0.keys().chain(self.records.0.keys()).chain(self.grants.0.keys()).collect();
         let ours = |name: &&&HostName| **name != own && self.region(name).is_none_or(|theirs| theirs == region);
-        let hosts = names.iter().filter(ours).map(|name| self.neighbour(name)).collect();
-        Neighbours { is_leaving: self.orders.get(own) == Some(&Order::Drain), hosts }
+        let names: Vec<_> = names.iter().filter(ours).collect();
+        let is_kept =
+            |name: &HostName| self.is_leaving(name) && self.has_addresses(name) && self.running.get(name).is_some();
+        Neighbours {
+            is_leaving: self.is_leaving(own),
+            has_addresses: self.has_addresses(own),
+            is_other_kept: names.iter().any(|name| is_kept(name)),
+            hosts: names.iter().map(|name| self.neighbour(name)).collect(),
+        }
+    }
+
+    fn is_leaving(&self, name: &HostName) -> bool {
+        self.orders.get(name) == Some(&Order::Drain)
+    }
+
+    /// Whether it is given some, those included that are asked back. Grants that cannot be read are some nevertheless.
+    fn has_addresses(&self, name: &HostName) -> bool {
+        self.grants.0.get(name).is_some_and(|it| it.as_ref().is_none_or(|grants| !grants.is_empty()))
     }
 
     fn neighbour(&self, name: &HostName) -> Neighbour {
@@ -406,6 +422,28 @@ mod tests {
         let neighbours = seen.neighbours(&host("own"), "");
         let [one] = neighbours.hosts.as_slice() else { panic!("{neighbours:?}") };
         assert_eq!(one.addresses, [1, 3].map(|last| [192, 0, 2, last].into()).into());
+        assert!(!neighbours.has_addresses);
+        for grants in [json(&[grant(2, Standing::Releasing)]), b"\"of a later version\"".to_vec()] {
+            let asked_back = self::seen(&[("allocation/grants/own", grants)]);
+            assert!(asked_back.neighbours(&host("own"), "").has_addresses, "until it has given them up");
+        }
+    }
+
+    #[test]
+    fn another_host_that_is_drained_is_kept_while_it_runs_and_has_addresses() {
+        let all = [
+            ("hosts/one", json(&announcement("one", ""))),
+            ("orders/one", json(&Order::Drain)),
+            ("allocation/grants/one", json(&[grant(1, Standing::Releasing)])),
+        ];
+        assert!(seen(&all).neighbours(&host("own"), "").is_other_kept);
+        assert!(!seen(&all).neighbours(&host("own"), "eu").is_other_kept, "it is of another region");
+        for missing in 0..all.len() {
+            let mut fewer = all.to_vec();
+            fewer.remove(missing);
+            let fewer = seen(&fewer).neighbours(&host("own"), "");
+            assert!(!fewer.is_other_kept, "{} is missing", all[missing].0);
+        }
     }
 
     #[test]

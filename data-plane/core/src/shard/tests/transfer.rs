@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use postrail_schema::allocation::HostName;
-use postrail_schema::limits::TRANSFERS_REMEMBERED_MAX;
+use postrail_schema::limits::{DRAIN_NOTICE, TRANSFERS_REMEMBERED_MAX};
 
 use super::addresses::held;
 use super::*;
@@ -23,7 +23,7 @@ fn neighbour(name: &str, addresses: &[&str]) -> Neighbour {
 }
 
 fn neighbours(hosts: Vec<Neighbour>) -> Input {
-    Input::Neighbours(Arc::new(Neighbours { is_leaving: false, hosts }))
+    Input::Neighbours(Arc::new(Neighbours { hosts, ..Neighbours::default() }))
 }
 
 /// A host of a fleet, with the addresses of its pool elsewhere.
@@ -197,7 +197,11 @@ fn mail_that_can_leave_from_here_or_waits_for_something_else_stays() {
     assert_eq!((first.jobs.len(), first.jobs[0].message), (1, away.id));
     answer(&mut world, first, Fate::Taken);
     // A host that is being emptied keeps nothing, and says so.
-    world.input(Input::Neighbours(Arc::new(Neighbours { is_leaving: true, hosts: everything })));
+    world.input(Input::Neighbours(Arc::new(Neighbours {
+        is_leaving: true,
+        hosts: everything,
+        ..Neighbours::default()
+    })));
     let offers = offers(&mut world);
     assert_eq!(offers.iter().map(|offer| (offer.is_leaving, offer.jobs.len())).collect::<Vec<_>>(), [(true, 2)]);
     let kept = &offers[0];
@@ -356,8 +360,83 @@ fn a_host_takes_what_it_can_send_and_has_room_for() {
         _ => None,
     };
     assert_eq!(world.outputs.iter().find_map(delivered), Some(4));
-    world.input(Input::Neighbours(Arc::new(Neighbours { is_leaving: true, hosts: Vec::new() })));
+    world.input(Input::Neighbours(Arc::new(Neighbours { is_leaving: true, ..Neighbours::default() })));
     assert_eq!(world.shard.may_take(&offered, true), Err(KeptReason::Leaving));
+}
+
+/// Tells a host that is to be emptied, after a while, and gives how far it is.
+fn leaving_after(world: &mut World, while_passed: Duration, told: Neighbours) -> Option<Leaving> {
+    world.pass(while_passed);
+    world.input(Input::Neighbours(Arc::new(told)));
+    world.shard.leaving(world.now.instant)
+}
+
+#[test]
+fn a_host_is_drained_when_an_operator_wants_it_and_its_addresses_were_given_to_others_that_take_mail() {
+    let mut world = away(&[HERE]);
+    let other = |takes| vec![Neighbour { takes, ..neighbour("other", &[]) }];
+    let told = |is_leaving, has_addresses, hosts| Neighbours { is_leaving, has_addresses, hosts, is_other_kept: false };
+    assert_eq!(world.shard.leaving(world.now.instant), None, "it knows nothing of others");
+    assert_eq!(leaving_after(&mut world, Duration::ZERO, told(false, false, other(true))), None);
+    let here = held(&world, HERE, 10_000);
+    world.input(Input::Held(here));
+    let at_once = leaving_after(&mut world, Duration::ZERO, told(true, true, other(true)));
+    assert_eq!(at_once, Some(Leaving::Draining));
+    world.input(Input::Held(Held::default()));
+    world.pass(DRAIN_NOTICE);
+    let without = world.shard.leaving(world.now.instant);
+    assert_eq!(without, Some(Leaving::Draining), "it may not use them at present, and they are its own");
+    let gone = leaving_after(&mut world, Duration::ZERO, told(true, false, other(true)));
+    assert_eq!(gone, Some(Leaving::Drained));
+    for hosts in [other(false), Vec::new()] {
+        let alone = leaving_after(&mut world, DRAIN_NOTICE, told(true, false, hosts));
+        assert_eq!(alone, Some(Leaving::Alone), "nobody else would take mail");
+    }
+    let back = leaving_after(&mut world, DRAIN_NOTICE, told(false, false, other(true)));
+    assert_eq!(back, None, "the order was taken back");
+}
+
+#[test]
+fn a_host_that_is_drained_accepts_mail_until_what_asks_whether_it_is_ready_has_seen_that_it_is_not() {
+    let mut world = away(&[HERE]);
+    let one = Duration::from_millis(1);
+    let told = |takes| Neighbours {
+        is_leaving: true,
+        hosts: vec![Neighbour { takes, ..neighbour("other", &[]) }],
+        ..Neighbours::default()
+    };
+    for _ in 0..2 {
+        let begins = leaving_after(&mut world, Duration::ZERO, told(true));
+        assert_eq!(begins, Some(Leaving::Draining), "it never had addresses");
+        let again = leaving_after(&mut world, DRAIN_NOTICE.saturating_sub(one), told(true));
+        assert_eq!(again, Some(Leaving::Draining), "to be told again does not count as another order");
+        world.pass(one);
+        assert_eq!(world.shard.leaving(world.now.instant), Some(Leaving::Drained));
+        // It was ready meanwhile, so it is to be seen anew that it is not.
+        assert_eq!(leaving_after(&mut world, Duration::ZERO, told(false)), Some(Leaving::Alone));
+    }
+}
+
+#[test]
+fn of_hosts_that_are_all_to_be_emptied_those_accept_mail_that_have_addresses_to_send_it_from() {
+    let mut world = away(&[HERE]);
+    let told = |has_addresses, is_other_kept| Neighbours {
+        is_leaving: true,
+        has_addresses,
+        is_other_kept,
+        hosts: vec![Neighbour { takes: false, ..neighbour("other", &[THERE]) }],
+    };
+    for (has_addresses, is_other_kept, expected) in [
+        (false, false, Leaving::Alone),
+        (true, false, Leaving::Alone),
+        (true, true, Leaving::Alone),
+        (false, true, Leaving::Draining),
+    ] {
+        let came = leaving_after(&mut world, Duration::ZERO, told(has_addresses, is_other_kept));
+        assert_eq!(came, Some(expected), "{has_addresses} {is_other_kept}");
+    }
+    world.pass(DRAIN_NOTICE);
+    assert_eq!(world.shard.leaving(world.now.instant), Some(Leaving::Drained));
 }
 
 #[test]
