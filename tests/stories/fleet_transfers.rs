@@ -143,8 +143,9 @@ impl World {
     /// `drained` is: the `other` accepts mail though it is to be drained, and once that has ended, `drained` does again.
     fn last_one_takes_mail(&mut self, drained: usize, other: usize) {
         let [name, others] = [drained, other].map(|host| self.fleet.hosts[host].name.clone());
+        let alone = "no other host of its region is live and not to be drained";
         let (done, told) = self.operator(&["host", "drain", &others]);
-        assert!(done, "{told}");
+        assert!(done && told.contains("warning: ") && told.contains(alone), "{told}");
         assert!(self.accepts(other, "last@receiver.test") && self.is_ready(other), "it has the address");
         self.refuses_submissions(drained);
         assert_eq!(self.shown(drained)["safe_to_stop"], true);
@@ -153,7 +154,7 @@ impl World {
         wait::until("it to be ready", || self.is_ready(drained).then_some(()));
         assert_eq!(self.shown(drained)["safe_to_stop"], false);
         let (done, told) = self.operator(&["host", "drain", &name, "--wait", "1"]);
-        assert!(!done && told.contains("it still accepts mail"), "{told}");
+        assert!(!done && told.contains("it still accepts mail") && told.contains(alone), "{told}");
         self.fleet.hosts[other].start_again();
         let (done, told) = self.operator(&["host", "resume", &others]);
         assert!(done, "{told}");

@@ -109,7 +109,8 @@ pub(crate) async fn show(
 
 /// Moves its addresses to other hosts, each after what is in flight on it, and then the mail that waits there; it gets no
 /// addresses until `resume`, is not ready, and accepts no mail once its addresses have gone, ten seconds after the order at the
-/// soonest. The last host of a region that accepts mail goes on to. `safe_to_stop` tells when nothing is left.
+/// soonest. The last host of a region that accepts mail goes on to, which `/v2/problems` tells (`region_drained`).
+/// `safe_to_stop` tells when nothing is left.
 #[utoipa::path(post, path = "/v2/hosts/{name}/drain", tag = "hosts",
     params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = HostDetail), (status = 404, body = ProblemDocument),

@@ -229,7 +229,32 @@ impl FleetSeen {
             }
         }
         problems.extend(self.pools_elsewhere(desired));
+        problems.extend(self.drained_alone());
         problems
+    }
+
+    /// Hosts that are to be emptied and accept mail all the same, since no other of their region would: those that have
+    /// addresses, or else all.
+    fn drained_alone(&self) -> impl Iterator<Item = Problem> {
+        let regions = |standing| {
+            let there = self.hosts.iter().filter(move |host| host.standing == standing);
+            there.map(HostSeen::region).collect::<BTreeSet<_>>()
+        };
+        let (live, draining) = (regions("live"), regions("draining"));
+        let is_alone = move |host: &&HostSeen| {
+            let is_last =
+                host.standing == "draining" || host.standing == "drained" && !draining.contains(&host.region());
+            is_last && !live.contains(&host.region())
+        };
+        self.hosts.iter().filter(is_alone).map(|host| Problem {
+            severity: Severity::Warning,
+            code: "region_drained",
+            subject: format!("host/{}", host.name),
+            detail: "it is to be drained, and no other host of its region is live and not to be drained: it goes on to accept \
+                     mail, since nobody else would, and is not safe to stop until another takes over (start one, or \
+                     `postrail host resume` one)"
+                .to_owned(),
+        })
     }
 
     /// Pools of which some hosts take mail and have no address, nor has another host of their region, which it would go to: it
@@ -255,14 +280,11 @@ impl FleetSeen {
                 return None;
             }
             let has_some = |host: &HostSeen| host.grants.iter().any(|grant| addresses.contains(&grant.address));
-            let region_of =
-                |host: &HostSeen| host.record.as_ref().and_then(|record| record.announcement.region.clone());
-            let takes = |host: &HostSeen| {
-                host.is_alive() && (regions.contains(&None) || regions.contains(&region_of(host).as_deref()))
-            };
+            let takes =
+                |host: &HostSeen| host.is_alive() && (regions.contains(&None) || regions.contains(&host.region()));
             let (with, mut without): (Vec<_>, Vec<_>) =
                 self.hosts.iter().filter(|host| takes(host)).partition(|host| has_some(host));
-            without.retain(|host| !with.iter().any(|other| region_of(other) == region_of(host)));
+            without.retain(|host| !with.iter().any(|other| other.region() == host.region()));
             (!without.is_empty()).then(|| elsewhere(&pool.name, &with, &without))
         });
         found.collect()
@@ -297,6 +319,11 @@ fn elsewhere(pool: &str, with: &[&HostSeen], without: &[&HostSeen]) -> Problem {
 const NAMED_MAX: usize = 3;
 
 impl HostSeen {
+    /// The region that it said.
+    fn region(&self) -> Option<&str> {
+        self.record.as_ref()?.announcement.region.as_deref()
+    }
+
     /// Whether it may be using addresses as far as anybody knows.
     fn is_alive(&self) -> bool {
         !matches!(self.standing, "gone" | "forgotten" | "stopped")

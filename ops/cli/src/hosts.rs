@@ -50,6 +50,7 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         }
         HostCommand::Drain { name, wait: None } => {
             let host = order(api, &name, "drain")?;
+            warn_if_alone(api, &name)?;
             tell(api, &host, &format!("{name} is being emptied; see `postrail host show {name}`\n"))
         }
         HostCommand::Drain { name, wait: Some(seconds) } => drain(api, &name, Duration::from_secs(seconds)),
@@ -84,11 +85,23 @@ fn tell(api: &Api, host: &Value, words: &str) -> Result<()> {
     Ok(io::stdout().lock().write_all(words.as_bytes())?)
 }
 
+/// Says on stderr that a host accepts mail though it is drained, where no other would; whether it did.
+fn warn_if_alone(api: &Api, name: &str) -> Result<bool> {
+    let problems = api.list(&["problems"], &[])?;
+    let is_it = |one: &&Value| one["code"] == "region_drained" && one["subject"] == format!("host/{name}");
+    let found = table::records(&problems).iter().find(is_it);
+    if let Some(problem) = found {
+        eprintln!("warning: {name}: {}", table::plain(&problem["detail"]));
+    }
+    Ok(found.is_some())
+}
+
 /// Waits until a host may be stopped; says on stderr what leaves it meanwhile.
 fn drain(api: &Api, name: &str, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     let mut host = order(api, name, "drain")?;
     eprintln!("{name} is being emptied; if you end this command, that goes on (until `postrail host resume {name}`)");
+    let is_warned = warn_if_alone(api, name)?;
     let mut told = (Instant::now(), left(&host));
     while host["safe_to_stop"] != true {
         let standing = table::plain(&host["standing"]);
@@ -97,6 +110,9 @@ fn drain(api: &Api, name: &str, patience: Duration) -> Result<()> {
         }
         if Instant::now() > until {
             let left = left(&host).join("\n  ");
+            if !is_warned {
+                warn_if_alone(api, name)?;
+            }
             bail!("{name} is not empty after {} s, and goes on being emptied:\n  {left}", patience.as_secs());
         }
         std::thread::sleep(LOOK);

@@ -189,3 +189,30 @@ async fn a_pool_without_an_address_in_a_region_whose_hosts_take_its_mail_is_a_fi
     assert_eq!(subject, json!("pool/default"));
     assert!(detail.contains("is on mx3, nor") && detail.contains(&format!("at {with}")), "{detail}");
 }
+
+#[tokio::test]
+async fn hosts_that_accept_mail_though_they_are_drained_since_no_other_of_the_region_would_are_findings() {
+    let world = fleet(&["mx1", "mx2"]).await;
+    speak_in(&world, "mx3", Some("eu"));
+    let order = async |name: &str, order: &str| {
+        let path = format!("/v2/hosts/{name}/{order}");
+        assert_eq!(world.operator("POST", &path, Value::Null).await.0, 200);
+    };
+    let alone = async || {
+        let problems = world.get("/v2/problems").await;
+        let found = problems["items"].as_array().unwrap().iter().filter(|one| one["code"] == "region_drained");
+        found.map(|one| one["subject"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    order("mx1", "drain").await;
+    assert_eq!(alone().await, [""; 0], "mx2 takes its mail");
+    order("mx2", "drain").await;
+    assert_eq!(alone().await, ["host/mx1", "host/mx2"], "a host of another region does not");
+    // Both addresses go to one of them, and stay there when it is drained again: it can send what it accepts.
+    order("mx2", "resume").await;
+    world.allocate(boottime());
+    order("mx2", "drain").await;
+    assert_eq!(world.get("/v2/hosts/mx1").await["standing"], "drained");
+    assert_eq!(alone().await, ["host/mx2"]);
+    order("mx3", "drain").await;
+    assert_eq!(alone().await, ["host/mx2", "host/mx3"]);
+}
