@@ -432,6 +432,7 @@ impl<P: Platform> Admin<P> {
         let shards = self.runtime.mesh().shards();
         let is_whole = before.len() == shards && statuses.len() == shards;
         json(&serde_json::json!({
+            "revision": statuses.iter().map(|status| status.revision).min(),
             "takes_mail": takes_mail,
             "submissions": before.iter().map(|status| status.submissions).sum::<usize>(),
             "waiting": statuses.iter().map(|status| status.waiting).sum::<usize>(),

@@ -367,6 +367,7 @@ fn a_host_that_is_drained_is_emptied_and_said_to_be_safe_to_stop() {
     assert!(done && told.contains("it is safe to stop") && told.contains("has left"), "{told}");
     let empty = world.shown(leaving);
     assert_eq!((&empty["waiting"], &empty["safe_to_stop"]), (&json!(0), &json!(true)), "{empty}");
+    assert_eq!(empty["revision"].as_u64(), world.fleet.control.published(), "{empty}");
     world.refuses_submissions(leaving);
     let (resumed, told) = world.operator(&["host", "resume", &name]);
     assert!(resumed, "{told}");

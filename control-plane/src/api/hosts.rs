@@ -42,6 +42,9 @@ pub(crate) struct HostView {
     admin: Option<String>,
     /// Recipients that wait there; null: it does not run, does not answer, or still reads its spool.
     waiting: Option<u64>,
+    /// The revision that is in effect there; null as above, and of a host of an earlier version. One that stays below those of others
+    /// has not got what was published since, or cannot read it: its log says why.
+    revision: Option<u64>,
     /// Octets of its events that the ledger does not have yet; null as above.
     journal_unread_bytes: Option<u64>,
     /// Whether it accepts mail; null as above, and of a host of an earlier version, which does until it is stopped. One that is
@@ -183,6 +186,7 @@ fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
         lease_ms: host.record.as_ref().map_or(0, |record| record.lease_ms),
         admin: host.admin.clone(),
         waiting: status.map(|status| status.waiting),
+        revision: status.and_then(|status| status.revision),
         journal_unread_bytes: status.map(|status| status.journal_unread_bytes),
         takes_mail: status.and_then(|status| status.takes_mail),
         submissions: status.and_then(|status| status.submissions),

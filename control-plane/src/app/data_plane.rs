@@ -107,6 +107,8 @@ impl HeldJob {
 /// What a host says of what it has.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct HostStatus {
+    /// The revision that each of its shards works under, or a later one; `None`: it is of an earlier version.
+    pub revision: Option<u64>,
     /// It accepts mail; `None`: it is of an earlier version, which does until it is stopped.
     pub takes_mail: Option<bool>,
     /// Submissions that are open, and may be accepted though others are not; `None` as above.

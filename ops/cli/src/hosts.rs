@@ -19,6 +19,7 @@ const HOSTS: &[(&str, &str)] = &[
     ("ADDRESSES", "addresses"),
     ("LEAVING", "leaving"),
     ("WAITING", "waiting"),
+    ("REVISION", "revision"),
     ("SAFE TO STOP", "safe_to_stop"),
     ("SHARE", "share"),
     ("REGION", "region"),
@@ -199,6 +200,7 @@ fn facts(host: &Value) -> String {
     for (name, value) in [
         ("addresses", text("addresses")),
         ("waiting", format!("{}{safe}", text("waiting"))),
+        ("revision", text("revision")),
         ("put on", puts),
         ("shards", text("share")),
         ("capabilities", text("capabilities")),
@@ -223,13 +225,14 @@ mod tests {
     fn a_host_is_told_in_lines() {
         let host = json!({
             "name": "mx1", "standing": "draining", "order": "drain", "addresses": 1, "leaving": 1, "region": null,
-            "waiting": 12, "safe_to_stop": false, "share": 4, "nics": ["eth0", "eth1"], "routed": false, "capabilities": [], "lease_ms": 10_000, "admin": null,
+            "waiting": 12, "revision": 41, "safe_to_stop": false, "share": 4, "nics": ["eth0", "eth1"], "routed": false, "capabilities": [], "lease_ms": 10_000, "admin": null,
             "held": [{"address": "192.0.2.1", "because": "it is asked back for mx2"}],
         });
         let expected = "\
 mx1: draining, by order: drain
   addresses     1
   waiting       12
+  revision      41
   put on        eth0 eth1
   shards        4
   capabilities  -
