@@ -453,6 +453,8 @@ pub const DKIM_PEM_BYTES_MAX: usize = 16 * 1024;
 pub const DKIM_ROTATION_DAYS_MIN: u32 = 30;
 /// Days after which keys may get successors at the latest.
 pub const DKIM_ROTATION_DAYS_MAX: u32 = 3_650;
+/// The last time that a person may tell, in milliseconds since 1970: the end of the year 9999.
+pub const TIME_MS_MAX: u64 = 253_402_300_799_999;
 /// How often a domain's records are checked.
 pub const DOMAIN_CHECK_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How often they are checked while their owner works on them: unproved (in its first days) or failing.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{self, FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{self, FromRequest, FromRequestParts, MatchedPath, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use super::problem::ProblemDocument;
 use super::words::Told;
-use super::{Shared, read};
+use super::{Shared, described, read};
 use crate::app::{App, AppError, Caller, Precondition};
 use crate::plan::Role;
 
@@ -24,10 +24,12 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     type Rejection = ProblemDocument;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ProblemDocument> {
+        let (method, path) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
         let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
             ProblemDocument::new(rejection.status(), "body_not_read", "the body is too large or broke off")
         })?;
-        Ok(Self(read::json(&bytes)?))
+        let described = |pointer: &str| described::field(&method, path.as_ref()?.as_str(), pointer);
+        Ok(Self(read::json(&bytes, described)?))
     }
 }
 

@@ -47,7 +47,7 @@ async fn checked(request: Request) -> Result<Request, ProblemDocument> {
         ProblemDocument::new(StatusCode::PAYLOAD_TOO_LARGE, "body_not_read", "the body is too large or broke off")
     })?;
     if !bytes.is_empty() {
-        let Nothing {} = read::json(&bytes)?;
+        let Nothing {} = read::json(&bytes, |_| None)?;
     }
     Ok(Request::from_parts(parts, Body::empty()))
 }

@@ -8,6 +8,7 @@
 
 mod audit;
 mod credentials;
+mod described;
 mod domain_keys;
 mod domains;
 mod edge;

@@ -180,7 +180,11 @@ impl Takes {
 }
 
 pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(Document::openapi())
+    Json(description())
+}
+
+pub(super) fn description() -> utoipa::openapi::OpenApi {
+    Document::openapi()
 }
 
 #[cfg(test)]

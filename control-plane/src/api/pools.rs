@@ -37,6 +37,7 @@ pub(crate) struct PoolView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Member {
     source: String,
+    /// Share among the sources, 1 to 1000; 1 by default.
     #[serde(default = "one")]
     weight: u32,
 }

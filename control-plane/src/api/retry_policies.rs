@@ -20,12 +20,16 @@ use crate::plan::{Desired, RetryPolicyEntry, SelectorEntry};
 pub(crate) struct RetryPolicyValue {
     #[serde(default, rename = "match")]
     mail: SelectorEntry,
+    /// Seconds until the second attempt, 1 to 604800.
     #[serde(default)]
     first_delay_s: Option<u32>,
+    /// Each delay by the one before it, 100 to 1000.
     #[serde(default)]
     factor_percent: Option<u32>,
+    /// Seconds, not below the first, 1 to 604800.
     #[serde(default)]
     longest_delay_s: Option<u32>,
+    /// Seconds from acceptance, at which it is fixed, 10 to 2592000.
     #[serde(default)]
     expiry_s: Option<u32>,
 }

@@ -23,6 +23,7 @@ pub(crate) struct RouteBody {
     /// Null: the recipient's own MX.
     #[serde(default)]
     routing_domain: Option<String>,
+    /// 1 to 65535; 25 by default.
     #[serde(default = "smtp_port")]
     port: u16,
     /// Receivers at private and loopback addresses are allowed.

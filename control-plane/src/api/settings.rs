@@ -38,7 +38,7 @@ pub(crate) struct SettingsPatch {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     platform_domain: Option<Option<String>>,
-    /// Null: keys get no successors by themselves.
+    /// 30 to 3650. Null: keys get no successors by themselves.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
     dkim_rotation_days: Option<Option<u32>>,

@@ -29,9 +29,10 @@ pub(crate) struct ShapingRuleValue {
     /// Which mail it is about; nothing: all.
     #[serde(default, rename = "match")]
     matches: ShapingMatchEntry,
-    /// Connections at once.
+    /// Connections at once, 1 to 4096.
     #[serde(default)]
     connections: Option<u32>,
+    /// 1 to 1000000.
     #[serde(default)]
     mails_per_connection: Option<u32>,
     /// Such as `100/s`, `60/min`, `10000/h` or `1/d`.

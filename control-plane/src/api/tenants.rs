@@ -53,7 +53,7 @@ pub(crate) struct TenantBody {
     /// By name; absent: every host serves it. It cannot be changed later.
     #[serde(default)]
     region: Option<String>,
-    /// Absent: no reserve.
+    /// Recipients a second that go ahead of all that is not reserved, 1 to 1000000; absent: no reserve.
     #[serde(default)]
     reserved_per_s: Option<u32>,
     /// Keeps mail of domains that fail in DNS for a person; false by default.
@@ -74,7 +74,7 @@ pub(crate) struct TenantPatch {
     /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     message_bytes_max: Option<u32>,
-    /// Null: no reserve; absent: as it is.
+    /// 1 to 1000000. Null: no reserve; absent: as it is.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
     reserved_per_s: Option<Option<u32>>,

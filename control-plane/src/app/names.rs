@@ -1,7 +1,7 @@
 //! The forms of names that configuration uses.
 
 use postrail_schema::allocation::{HostName, is_interface};
-use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, SITE_NAME_BYTES_MAX};
+use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, SITE_NAME_BYTES_MAX, TIME_MS_MAX};
 
 use super::AppError;
 
@@ -99,9 +99,23 @@ pub(crate) fn reason(pointer: &'static str, text: &str) -> Result<String, AppErr
     Ok(text.trim().to_owned())
 }
 
+/// A time in milliseconds since 1970 that a person may tell.
+pub(crate) fn time(pointer: &'static str, ms: u64) -> Result<u64, AppError> {
+    if ms > TIME_MS_MAX {
+        return Err(AppError::invalid(pointer, format!("a time is 0 to {TIME_MS_MAX} milliseconds since 1970")));
+    }
+    Ok(ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_ends_with_the_year_9999() {
+        assert!(time("", 0).is_ok() && time("", TIME_MS_MAX).is_ok());
+        assert!([TIME_MS_MAX + 1, u64::MAX].into_iter().all(|ms| time("", ms).is_err()));
+    }
 
     #[test]
     fn names_are_brought_to_one_form_or_refused() {

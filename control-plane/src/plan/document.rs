@@ -88,7 +88,7 @@ pub(crate) struct SettingsEntry {
     /// The sending domain whose keys sign all mail, beside those of each mail's own domain; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform_domain: Option<String>,
-    /// After how many days of signing a DKIM key gets a successor by itself; absent: never.
+    /// After how many days of signing a DKIM key gets a successor by itself, 30 to 3650; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dkim_rotation_days: Option<u32>,
 }
@@ -108,7 +108,7 @@ pub(crate) struct TenantEntry {
     /// Recipients a UTC day, 0 to 100,000,000,000; absent: no quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_per_day: Option<u64>,
-    /// 1 by default.
+    /// 1 to 1000; 1 by default.
     #[serde(default = "one")]
     pub weight: u32,
     /// Octets of a message, 8192 to 20971520, with the 2000 or so that are counted for what is added to it; the most by
@@ -118,7 +118,7 @@ pub(crate) struct TenantEntry {
     /// The region whose hosts alone serve it, by name; absent: every host does. It stays as it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Recipients a second that go ahead of all that is not reserved, on each host; absent: no reserve.
+    /// Recipients a second that go ahead of all that is not reserved, on each host, 1 to 1000000; absent: no reserve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved_per_s: Option<u32>,
     /// Mail of its domains that fail in DNS is accepted and waits for a person; false by default.
@@ -211,7 +211,7 @@ pub(crate) struct PoolEntry {
 pub(crate) struct MemberEntry {
     /// By name.
     pub source: String,
-    /// 1 by default.
+    /// 1 to 1000; 1 by default.
     #[serde(default = "one")]
     pub weight: u32,
 }
@@ -260,7 +260,7 @@ pub(crate) struct SealedKey {
     #[serde(default, skip_serializing_if = "KeyStage::signs", deserialize_with = "read_stage")]
     #[schema(value_type = Option<Object>)]
     pub stage: KeyStage,
-    /// Since when it is in that stage, Unix milliseconds.
+    /// Since when it is in that stage, Unix milliseconds, 0 to 253402300799999 (the year 9999).
     #[serde(default)]
     pub since_ms: u64,
 }
@@ -292,7 +292,7 @@ pub(crate) struct RouteEntry {
     /// Absent: the recipient's own MX.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing_domain: Option<String>,
-    /// 25 by default.
+    /// 1 to 65535; 25 by default.
     #[serde(default = "smtp_port")]
     pub port: u16,
     /// Receivers at private and loopback addresses are allowed.

@@ -45,16 +45,16 @@ pub(crate) struct RetryPolicyEntry {
     /// All mail by default.
     #[serde(default, rename = "match", skip_serializing_if = "SelectorEntry::is_all")]
     pub mail: SelectorEntry,
-    /// Seconds until the second attempt; 300 where only the other two are said.
+    /// Seconds until the second attempt, 1 to 604800; 300 where only the other two are said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_delay_s: Option<u32>,
-    /// Each delay by the one before it; 150 where only the other two are said.
+    /// Each delay by the one before it, 100 to 1000; 150 where only the other two are said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factor_percent: Option<u32>,
-    /// 14,400 (4 hours) where only the other two are said.
+    /// Seconds, not below the first, 1 to 604800; 14,400 (4 hours) where only the other two are said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_delay_s: Option<u32>,
-    /// Seconds from acceptance, at which it is fixed; not where the mail is told by its receiver.
+    /// Seconds from acceptance, at which it is fixed, 10 to 2592000; not where the mail is told by its receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry_s: Option<u32>,
 }

@@ -27,9 +27,10 @@ pub(crate) struct ShapingRuleEntry {
     /// Which mail it is about; nothing: all.
     #[serde(default, rename = "match")]
     pub matches: ShapingMatchEntry,
-    /// Connections at once.
+    /// Connections at once, 1 to 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// 1 to 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mails_per_connection: Option<u32>,
     /// Such as `100/s`, `60/min`, `10000/h` or `1/d`.

@@ -296,7 +296,14 @@ async fn a_refusal_says_in_our_words_what_is_wanted() {
             "/v2/tenants",
             json!({ "name": "a", "weight": -1 }),
             "/weight",
-            "a whole number of 0 to 4294967295 is expected, not -1",
+            "a whole number of 0 or more is expected, not -1: Share among tenants when they compete, 1 to 1000; 1 by default.",
+        ),
+        (
+            "/v2/tenants",
+            json!({ "name": "a", "quota_per_day": 1e11 }),
+            "/quota_per_day",
+            "a whole number of 0 or more is expected, not 100000000000.0: Recipients a UTC day, over all hosts of a region, 0 to \
+             100,000,000,000; no quota by default.",
         ),
         (
             "/v2/pools",

@@ -521,8 +521,7 @@ impl Editor<'_> {
                 self.fault(place("sealed_private_key"), "this is not base64");
                 continue;
             };
-            let algorithm = key.algorithm.into();
-            let stage = key.stage;
+            let (algorithm, stage) = (key.algorithm.into(), key.stage);
             let rivals = |other: &DkimKey| other.algorithm == algorithm && is_live(other) && other.stage == stage;
             if keys.iter().any(|other| other.selector == selector || rivals(other)) {
                 let detail = "a domain has one key of a selector, and one of an algorithm that signs or waits";
@@ -537,7 +536,8 @@ impl Editor<'_> {
                 self.fault(place("sealed_private_key"), detail);
             }
             let id = same.map(|former| former.id).unwrap_or_else(|| self.draft.counters().next_key());
-            let (public_key, since_ms) = (key.public_key.clone(), key.since_ms);
+            let since_ms = self.checked(place("since_ms"), names::time("", key.since_ms)).unwrap_or_default();
+            let public_key = key.public_key.clone();
             keys.push(DkimKey { id, selector, algorithm, sealed_private_key, public_key, stage, since_ms });
         }
         keys
