@@ -29,7 +29,8 @@ pub(crate) struct Banner<'a> {
     pub(crate) data: &'a Path,
     /// `None`: another host of the cluster has it.
     pub(crate) token_file: Option<&'a Path>,
-    pub(crate) shards: u16,
+    /// `None`: no data plane runs here.
+    pub(crate) shards: Option<u16>,
     pub(crate) smtp: &'a [SocketAddr],
     pub(crate) smtps: &'a [SocketAddr],
     pub(crate) rest: &'a [SocketAddr],
@@ -44,9 +45,13 @@ pub(crate) struct Banner<'a> {
 
 impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.shards == 1 { "" } else { "s" };
-        let goes_on = if self.first.is_none() { " continues" } else { " is running" };
-        writeln!(f, "Postrail{goes_on}: {} shard{plural}, data in {}\n", self.shards, self.data.display())?;
+        let goes_on = if self.first.is_none() { "continues" } else { "is running" };
+        let what = match self.shards {
+            None => "a control plane".to_owned(),
+            Some(1) => "1 shard".to_owned(),
+            Some(shards) => format!("{shards} shards"),
+        };
+        writeln!(f, "Postrail {goes_on}: {what}, data in {}\n", self.data.display())?;
         for at in self.smtp {
             writeln!(f, "  SMTP submission   {at} (STARTTLS)")?;
         }
@@ -85,6 +90,12 @@ impl Banner<'_> {
         }
         let (user, secret, domain) = (&first.username, &first.secret, &first.domain);
         writeln!(f, "\nThen see whether all is right:  postrail domain check {domain}")?;
+        if self.shards.is_none() {
+            return writeln!(
+                f,
+                "\nMail is taken by hosts with a data plane: start one by  postrail up --role data-plane"
+            );
+        }
         writeln!(f, "\nSend a mail (the recipient is yours to change):\n")?;
         if let Some(smtp) = self.smtp.first() {
             writeln!(
@@ -135,21 +146,38 @@ mod tests {
         }
     }
 
-    fn text(first: Option<&FirstStart>) -> String {
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    const fn at(port: u16) -> SocketAddr {
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
+    }
+
+    fn both(first: Option<&FirstStart>) -> Banner<'_> {
         Banner {
             data: Path::new("/d"),
             token_file: Some(Path::new("/d/operator.token")),
-            shards: 2,
-            smtp: &[at(2525)],
-            smtps: &[at(2465)],
-            rest: &[at(8080)],
+            shards: Some(2),
+            smtp: const { &[at(2525)] },
+            smtps: const { &[at(2465)] },
+            rest: const { &[at(8080)] },
             api: Some(at(8081)),
             admin: Some(at(8082)),
             rest_scheme: "http",
             first,
         }
-        .to_string()
+    }
+
+    fn text(first: Option<&FirstStart>) -> String {
+        both(first).to_string()
+    }
+
+    #[test]
+    fn a_control_plane_alone_speaks_of_no_shards_and_of_no_mail_that_it_would_take() {
+        let first = first();
+        let alone = |first| Banner { shards: None, smtp: &[], smtps: &[], rest: &[], admin: None, ..both(first) };
+        let text = alone(Some(&first)).to_string();
+        assert!(text.starts_with("Postrail is running: a control plane, data in /d\n"), "{text}");
+        assert!(text.contains("secret    s3cr3t") && text.contains("postrail up --role data-plane"), "{text}");
+        assert!(!text.contains("Send a mail") && !text.contains("shard"), "{text}");
+        assert!(alone(None).to_string().starts_with("Postrail continues: a control plane, data in /d\n"));
     }
 
     #[test]

@@ -281,9 +281,15 @@ fn unheeded(told: &Settings, kept: &Kept) -> Vec<String> {
             "\n--domain {domain} was not made: it is for the first start, which was before. Add it by\n  postrail domain add {domain}"
         ));
     }
-    if let Some((hostname, ehlo)) = told.hostname.as_ref().zip(kept.ehlo_name.as_ref()) {
+    // A control plane alone greets nobody, and of a fleet's source all hosts send.
+    let greets = told.fleet.as_ref().is_none_or(|fleet| fleet.runs(Role::DataPlane));
+    if let Some((hostname, ehlo)) = told.hostname.as_ref().zip(kept.ehlo_name.as_ref()).filter(|_| greets) {
+        let change = match told.fleet {
+            None => format!(". Change that by\n  postrail source set default --address 0.0.0.0 --ehlo {hostname}"),
+            Some(_) => ", for every\nhost of the fleet: a source of its own (postrail source add, with --host) gives this one its name".to_owned(),
+        };
         lines.push(format!(
-            "\n--hostname {hostname} is what clients are greeted by; to receivers the source `default` says {ehlo}, since the\nfirst start. Change that by\n  postrail source set default --address 0.0.0.0 --ehlo {hostname}"
+            "\n--hostname {hostname} is what clients are greeted by; to receivers the source `default` says {ehlo}, since the\nfirst start{change}"
         ));
     }
     lines
@@ -295,7 +301,7 @@ fn banner<'a>(options: &'a PlanesOptions, running: &'a Planes) -> Banner<'a> {
     Banner {
         data: &options.data,
         token_file: running.token_file(),
-        shards: options.shards(),
+        shards: runs(Role::DataPlane).then(|| options.shards()),
         smtp: of_data_plane(&options.smtp),
         smtps: of_data_plane(&options.smtps),
         rest: of_data_plane(&options.rest),
@@ -346,6 +352,14 @@ mod tests {
         for part in ["postrail domain add b.test", "says mail.a.test", "--ehlo mta.b.test"] {
             assert!(lines.contains(part), "{part} is not in {lines}");
         }
+        // In a fleet all hosts send by that source, and a control plane alone greets nobody.
+        let fleet = |role: &str| {
+            let line = format!("postrail up --etcd http://127.0.0.1:2379 --hostname mta.b.test{role}");
+            unheeded(&up(&line), &kept(true, Some("mail.a.test"))).concat()
+        };
+        let lines = fleet("");
+        assert!(lines.contains("says mail.a.test") && !lines.contains("source set"), "{lines}");
+        assert_eq!(fleet(" --role control-plane"), "");
         // What nobody asked for is not told.
         assert!(unheeded(&up("postrail up"), &kept(false, Some("mail.a.test"))).is_empty());
     }
