@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use axum::serve::ListenerExt;
 use postrail_schema::ids::HostId;
 use postrail_schema::keys::{self, HEAD, MASTER_KEY_CHECK};
-use postrail_schema::sealed::{MasterKey, MasterKeys};
+use postrail_schema::sealed::{MasterKey, MasterKeys, OTHER_MASTER_KEY};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::watch;
@@ -269,8 +269,7 @@ fn checked(store: &dyn ConfigStore, masters: MasterKeys, data: &Path) -> Result<
         return Ok(masters);
     }
     let (current, former) = (masters.next.filter(is_check), masters.current);
-    let current =
-        current.context("the master key here is not that of this configuration: copy that of another host")?;
+    let current = current.context(OTHER_MASTER_KEY)?;
     files::adopt_next_master_key(data).context("taking over the next master key")?;
     tracing::info!(master_key = %current.id(), "the next master key is the current one");
     Ok(MasterKeys { current, next: None, former: Some(former) })

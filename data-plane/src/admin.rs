@@ -11,7 +11,7 @@
 //! | `GET /journal?shard=&segment=&offset=&wait_ms=` | length-prefixed event buffers; `x-next-segment`, `x-next-offset` |
 //! | `POST /journal/trim` | `{"shard":,"segment":,"offset":}`: the ledger holds all before |
 //! | `GET /listeners` | what this host listens on, and what it cannot |
-//! | `GET /status` | how many recipients wait, octets of events that the ledger does not have, whether that is known |
+//! | `GET /status` | how many recipients wait, octets of events that the ledger does not have, whether that is known; how old the suppressions are |
 //! | `GET /queue` | sites, what waits and why, by shard |
 //! | `GET /quarantine?tenant=&after=&limit=` | jobs that wait for a person, the first to expire first; `total` of all |
 //! | `POST /queue/retry` | `{}` or one of `site`, `domain`, `message` |
@@ -46,6 +46,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use serde::Deserialize;
 
+use crate::feed::Withheld;
 use crate::http::{self, Handler};
 use crate::journal::Cursor;
 use crate::mesh::{Question, Reply, ShardStatus};
@@ -331,6 +332,9 @@ impl<P: Platform> Admin<P> {
     }
 
     async fn ready(&self) -> Result<Response, Problem> {
+        if let Some(withheld) = self.runtime.withheld() {
+            return Err(Problem::new(503, "not_ready", withheld.why()));
+        }
         let statuses = self.statuses().await?;
         let missing = self.shards().find(|shard| !statuses.iter().any(|status| status.shard == shard.0));
         if let Some(shard) = missing {
@@ -438,6 +442,8 @@ impl<P: Platform> Admin<P> {
             "waiting": statuses.iter().map(|status| status.waiting).sum::<usize>(),
             "journal_unread_bytes": statuses.iter().map(|status| status.journal_unread_bytes).sum::<u64>(),
             "is_known": is_whole && !statuses.iter().any(|status| status.recovering),
+            "suppressions_missed_ms": self.runtime.node().feed.suppressions_missed_ms(self.runtime.now().wall.unix_ms()),
+            "awaits_suppressions": self.runtime.withheld() == Some(Withheld::Suppressions),
         }))
     }
 

@@ -34,7 +34,7 @@ use crate::admin::AdminAccess;
 use crate::auth::Auth;
 use crate::dns::Dns;
 use crate::egress::{self, SessionCommand};
-use crate::feed::FeedStatus;
+use crate::feed::{FeedStatus, Withheld};
 use crate::intake::ports::Ports;
 use crate::intake::quota::{Quotas, Usage};
 use crate::journal::{Entry, Journal};
@@ -336,8 +336,16 @@ impl<P: Platform> Runtime<P> {
         total <= TRANSFER_HELD_BYTES_MAX
     }
 
+    /// Why mail is taken from nobody, if so.
+    pub fn withheld(&self) -> Option<Withheld> {
+        self.0.node.feed.withheld()
+    }
+
     /// Why nothing can be accepted of the tenant at present, if so.
     pub fn refusal(&self, tenant: TenantId, recipients: usize) -> Option<String> {
+        if let Some(withheld) = self.withheld() {
+            return Some(withheld.refusal().to_owned());
+        }
         if self.0.draining.get() {
             return Some("the server is shutting down".to_owned());
         }

@@ -113,6 +113,9 @@ impl MasterKey {
     }
 }
 
+/// What is said to who has another master key than the cluster.
+pub const OTHER_MASTER_KEY: &str = "the master key here is not that of this configuration: copy that of another host";
+
 impl MasterKeys {
     pub fn only(current: MasterKey) -> Self {
         Self { current, next: None, former: None }
@@ -121,6 +124,12 @@ impl MasterKeys {
     /// The current one first.
     pub fn all(&self) -> impl Iterator<Item = &MasterKey> {
         [Some(&self.current), self.next.as_ref(), self.former.as_ref()].into_iter().flatten()
+    }
+
+    /// Whether they are of the configuration that has this check: one of them is its key, or was before a rotation that it is
+    /// behind.
+    pub fn are_of(&self, check: &[u8]) -> bool {
+        self.all().any(|key| key.check().as_bytes() == check)
     }
 
     pub fn by_id(&self, id: MasterKeyId) -> Option<&MasterKey> {

@@ -195,7 +195,7 @@ fn half_a_publication_is_never_in_effect() {
     });
     assert_eq!(empty.revisions(), Some(vec![0]));
     let (status, _): (u16, Value) = empty.submit(&fleet.username, &fleet.secret, "x@receiver.test");
-    assert_eq!(status, 401);
+    assert_eq!(status, 503);
 
     // The control plane writes what is missing when it comes back and something changes.
     fleet.control.start_again();

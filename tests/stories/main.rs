@@ -23,6 +23,7 @@ mod fleet_growth;
 mod fleet_leader;
 mod fleet_ledgers;
 mod fleet_needs;
+mod fleet_newcomers;
 mod fleet_regions;
 mod fleet_routed;
 mod fleet_secrets;

@@ -121,7 +121,9 @@ pub(crate) async fn problems(
     let after = listing.cursor.as_deref().map(|cursor| opened(cursor).ok_or_else(not_ours)).transpose()?;
     let mut problems = shared.app.problems();
     problems.append(&mut shared.run(|app| app.observed_problems(&app.desired())).await?);
-    problems.append(&mut shared.app.listening().await.problems());
+    let (listening, mut behind) = tokio::join!(shared.app.listening(), shared.app.suppression_problems());
+    problems.append(&mut listening.problems());
+    problems.append(&mut behind);
     Ok(Json(page(&problems, after.as_deref(), listing.limit as usize)))
 }
 

@@ -119,6 +119,12 @@ pub(crate) struct HostStatus {
     pub journal_unread_bytes: u64,
     /// All its shards answer, and have read their spools.
     pub is_known: bool,
+    /// For so long it has tried in vain to have the suppressions that are published. Of a host of an earlier version: 0.
+    #[serde(default)]
+    pub suppressions_missed_ms: u64,
+    /// It never had any list of them, and takes no mail.
+    #[serde(default)]
+    pub awaits_suppressions: bool,
 }
 
 /// What was accepted of a tenant on a day: by the host that is told, and by all others.

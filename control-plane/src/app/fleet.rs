@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order, is_allocated};
 use postrail_schema::host::RefusedHost;
 use postrail_schema::ids::PoolId;
-use postrail_schema::keys::REFUSED_HOSTS;
+use postrail_schema::keys::{MASTER_KEY_CHECK, REFUSED_HOSTS};
 use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::sealed::MasterKey;
 use postrail_schema::snapshot::EgressSource;
 use serde::Serialize;
 
-use super::{App, AppError, HostsError, Precondition, names};
+use super::{App, AppError, HostClient, HostsError, Precondition, names};
 use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, assign, because};
 use crate::plan::{Desired, DocumentEntry};
 use crate::reconcile::boottime;
@@ -116,7 +117,8 @@ impl App {
         if self.allocation.is_none() {
             return Vec::new();
         }
-        match self.fleet().and_then(|seen| Ok((seen, self.refused_hosts()?, self.store_problems()?))) {
+        let of_hosts = || Ok::<_, AppError>([self.refused_hosts()?, self.foreign_hosts()?].concat());
+        match self.fleet().and_then(|seen| Ok((seen, of_hosts()?, self.store_problems()?))) {
             Ok((seen, refused, mut found)) => {
                 found.extend(self.ledger_problem());
                 found.extend(refused);
@@ -144,6 +146,27 @@ impl App {
                 .to_owned(),
         };
         Ok(if self.store.is_full()? { vec![full] } else { Vec::new() })
+    }
+
+    /// Hosts that run with other master keys than the cluster's.
+    fn foreign_hosts(&self) -> Result<Vec<Problem>, AppError> {
+        let listing = self.store.get(&[MASTER_KEY_CHECK.to_owned()])?;
+        let is_check = |key: &&MasterKey| listing.entries.iter().any(|entry| entry.value == key.check().as_bytes());
+        let Some(wanted) = self.masters.all().find(is_check).map(MasterKey::id) else { return Ok(Vec::new()) };
+        let hosts = self.hosts.all();
+        // Hosts of early versions do not say which they have.
+        let foreign = hosts.iter().filter(|host| !host.master_keys.is_empty() && !host.master_keys.contains(&wanted));
+        let problem = |host: &HostClient| {
+            Problem {
+            severity: Severity::Error,
+            code: "master_key_other",
+            subject: format!("host/{}", host.name),
+            detail: "it runs with another master key than the cluster's, so it accepts no mail, is told of no suppressions, and \
+                     tells nothing of what it sends: copy master.key from another host to its data folder, and restart it"
+                .to_owned(),
+        }
+        };
+        Ok(foreign.map(problem).collect())
     }
 
     /// Hosts whose number or name is another's.

@@ -213,6 +213,9 @@ impl Unanswered {
     fn new(host: String, error: &AppError) -> Self {
         let reason = match Refusal::of(error) {
             Refusal::NotThere => "it runs an earlier version, which does not tell this: upgrade it".to_owned(),
+            _ if matches!(error, AppError::DataPlaneRefused { status: 401, .. }) => {
+                "it does not know this control plane: one of the two has another master key than the cluster".to_owned()
+            }
             _ => error.to_string(),
         };
         Self { host, reason }

@@ -1,12 +1,13 @@
 //! Suppressions. They live in the ledger; data planes fetch them when a publication says that they changed.
 
 use postrail_schema::ids::TenantId;
+use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::{SnapshotContent, Suppression};
 use postrail_schema::wire::encode_snapshot;
 
 use serde::Serialize;
 
-use super::{App, AppError, Precondition, names, now_ms};
+use super::{App, AppError, HostStatus, Precondition, names, now_ms};
 use crate::ledger::{LedgerError, SuppressionRecord};
 use crate::plan::{Change, DocumentEntry};
 
@@ -119,6 +120,29 @@ impl App {
         Ok((version, encode_snapshot(&SnapshotContent { suppressions, ..SnapshotContent::default() })))
     }
 
+    /// Hosts that do not have the suppressions that are published, though they try to.
+    pub(crate) async fn suppression_problems(&self) -> Vec<Problem> {
+        let statuses = self.hosts.statuses().await;
+        let late = statuses.iter().filter(|(_, status)| status.suppressions_missed_ms >= SUPPRESSIONS_LATE_MS);
+        let problem = |(host, status): (&String, &HostStatus)| {
+            let what = match status.awaits_suppressions {
+                true => "it never had the list of suppressions, so it accepts no mail and sends none",
+                false => "it accepts and sends mail without the suppressions of since",
+            };
+            Problem {
+                severity: Severity::Warning,
+                code: "suppressions_behind",
+                subject: format!("host/{host}"),
+                detail: format!(
+                    "for {} s it has not been given the suppressions that are published: {what}; they come from the control \
+                     plane that leads its region, which has to run, and to be reached from there",
+                    status.suppressions_missed_ms / 1_000
+                ),
+            }
+        };
+        late.map(problem).collect()
+    }
+
     /// # Errors
     /// There is none.
     pub(crate) fn suppression(&self, tenant: TenantId, address: &str) -> Result<SuppressionRecord, AppError> {
@@ -131,3 +155,5 @@ impl App {
 
 /// How often a change is tried that others' come between.
 const TRIES_MAX: usize = 5;
+/// From when it is worth a word that a host tries in vain to have suppressions; a change of who leads takes less.
+const SUPPRESSIONS_LATE_MS: u64 = 10_000;

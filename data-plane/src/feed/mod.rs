@@ -7,7 +7,8 @@
 //!
 //! Invariants worth naming: shards go from one whole publication to the next; what they work under survives a restart,
 //! whoever is out of reach then; what belongs to another region is neither fetched nor kept; a publication that does not
-//! hold together changes nothing. Absent here: where manifests come from. The executors cannot drive a client of etcd, so
+//! hold together changes nothing; a host that never had a list of suppressions has nothing in effect that names one, and so
+//! takes no mail and sends none. Absent here: where manifests come from. The executors cannot drive a client of etcd, so
 //! who feeds runs on a thread of its own.
 
 mod kept;
@@ -17,7 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use postrail_schema::ids::Revision;
 use postrail_schema::publication::{Advance, Assembly, ChunkName, Manifest, PublicationError};
+use postrail_schema::sealed::OTHER_MASTER_KEY;
 use postrail_schema::snapshot::Snapshot;
 use postrail_schema::wire::{WireError, decode_manifest, decode_snapshot};
 
@@ -43,10 +46,50 @@ pub struct FeedStatus {
     /// The version of the suppressions in effect, and the one that the last manifest names.
     suppressions: AtomicU64,
     suppressions_seen: AtomicU64,
+    /// Since when newer ones were tried for in vain, Unix milliseconds; 0: they were not.
+    missed_ms: AtomicU64,
+    /// Nothing is in effect: see [`Withheld`].
+    is_empty: AtomicBool,
+    /// The store's configuration is of another master key than those of this host.
+    is_foreign: AtomicBool,
     /// When the configuration store was last heard from, Unix milliseconds; 0: not since the start.
     heard_ms: AtomicU64,
     is_connected: AtomicBool,
     refused: AtomicU64,
+}
+
+/// Why a host takes no mail, whoever submits it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Withheld {
+    /// Nothing is published, or nothing has come.
+    Configuration,
+    /// It has never had a list of suppressions, and there is one.
+    Suppressions,
+    /// It has another master key than the cluster, so nobody tells it of suppressions.
+    MasterKey,
+}
+
+impl Withheld {
+    /// For operators.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Configuration => "no configuration has been published yet",
+            Self::Suppressions => {
+                "the list of suppressions is not here yet, and without it mail would go to those who asked for none: it comes \
+                 from the control plane that leads this host's region"
+            }
+            Self::MasterKey => OTHER_MASTER_KEY,
+        }
+    }
+
+    /// For who submits mail.
+    pub fn refusal(self) -> &'static str {
+        match self {
+            Self::Configuration => "This host has no configuration yet: submit at another, or later",
+            Self::Suppressions => "This host does not have the list of suppressions yet: submit at another, or later",
+            Self::MasterKey => "This host is not set up as the others are: submit at another",
+        }
+    }
 }
 
 /// What a publication was refused for; the last one stays in effect.
@@ -90,7 +133,18 @@ impl Feed {
             check_region(manifest, region)?;
         }
         let mut assembly = Assembly::default();
-        if let Some((manifest, chunks)) = found.manifest {
+        if let Some((version, bytes)) = found.suppressions {
+            match decode_snapshot(&bytes) {
+                Ok(list) => assembly.apply_suppressions(version, list.suppressions),
+                Err(error) => tracing::error!(%error, "the kept suppressions are not usable"),
+            }
+        }
+        let version = assembly.suppressions_version();
+        let status = FeedStatus::default();
+        status.suppressions.store(version, Ordering::Relaxed);
+        let named = found.manifest.as_ref().map_or(0, |(manifest, _)| manifest.suppressions);
+        status.suppressions_seen.store(if version == 0 { named } else { version }, Ordering::Relaxed);
+        if let Some((manifest, chunks)) = found.manifest.filter(|_| !status.lacks_suppressions()) {
             let revision = manifest.revision;
             match assembly.apply(manifest, &chunks) {
                 Ok(()) => tracing::info!(revision = revision.0, "goes on with the configuration that was kept"),
@@ -100,16 +154,8 @@ impl Feed {
                 ),
             }
         }
-        if let Some((version, bytes)) = found.suppressions {
-            match decode_snapshot(&bytes) {
-                Ok(list) => assembly.apply_suppressions(version, list.suppressions),
-                Err(error) => tracing::error!(%error, "the kept suppressions are not usable"),
-            }
-        }
-        let status = FeedStatus::default();
         status.seen.store(assembly.manifest().revision.0, Ordering::Relaxed);
-        status.suppressions.store(assembly.suppressions_version(), Ordering::Relaxed);
-        status.suppressions_seen.store(assembly.suppressions_version(), Ordering::Relaxed);
+        status.is_empty.store(assembly.manifest().revision == Revision(0), Ordering::Relaxed);
         Ok(Self { assembly, kept, region: region.to_owned(), mesh, status: Arc::new(status) })
     }
 
@@ -170,6 +216,7 @@ impl Feed {
         self.kept.keep(next.manifest(), new).map_err(|error| self.refuse(error.into()))?;
         self.assembly = next;
         self.broadcast();
+        self.status.is_empty.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -182,6 +229,7 @@ impl Feed {
         self.kept.keep_suppressions(version, encoded).map_err(|error| self.refuse(error.into()))?;
         self.assembly.apply_suppressions(version, list.suppressions);
         self.status.suppressions.store(version, Ordering::Relaxed);
+        self.status.missed_ms.store(0, Ordering::Relaxed);
         self.broadcast();
         Ok(())
     }
@@ -261,6 +309,45 @@ impl FeedStatus {
     /// Whether suppressions are known that are not in effect.
     pub fn suppressions_behind(&self) -> bool {
         self.suppressions.load(Ordering::Relaxed) < self.suppressions_seen.load(Ordering::Relaxed)
+    }
+
+    /// Newer suppressions were tried for at `now_ms`, Unix milliseconds, in vain.
+    pub fn missed_suppressions(&self, now_ms: u64) {
+        let _ = self.missed_ms.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// For how long, at `now_ms`, they have been tried for in vain; 0: those in effect are the newest, as far as is known.
+    pub fn suppressions_missed_ms(&self, now_ms: u64) -> u64 {
+        let since = self.missed_ms.load(Ordering::Relaxed);
+        if since == 0 || !self.suppressions_behind() { 0 } else { now_ms.saturating_sub(since) }
+    }
+
+    /// Notes whether the store's configuration is of another master key than those of this host.
+    pub fn set_foreign(&self, is_foreign: bool) {
+        self.is_foreign.store(is_foreign, Ordering::Relaxed);
+    }
+
+    /// Whether something is in effect, and so mail may be sent.
+    pub fn has_configuration(&self) -> bool {
+        !self.is_empty.load(Ordering::Relaxed)
+    }
+
+    /// Why no mail is taken, if so.
+    pub fn withheld(&self) -> Option<Withheld> {
+        if self.is_foreign.load(Ordering::Relaxed) {
+            Some(Withheld::MasterKey)
+        } else if self.has_configuration() {
+            None
+        } else if self.lacks_suppressions() {
+            Some(Withheld::Suppressions)
+        } else {
+            Some(Withheld::Configuration)
+        }
+    }
+
+    /// Whether there are suppressions, and none ever came.
+    fn lacks_suppressions(&self) -> bool {
+        self.suppressions.load(Ordering::Relaxed) == 0 && self.suppressions_wanted() > 0
     }
 
     /// The version of the suppressions that the last manifest names.

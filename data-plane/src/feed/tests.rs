@@ -21,7 +21,7 @@ fn publication(revision: u64, tenants: u32) -> Published {
         quarantines: false,
     };
     let content = SnapshotContent { tenants: (1..=tenants).map(tenant).collect(), ..SnapshotContent::default() };
-    let mut manifest = Manifest { revision: Revision(revision), suppressions: 2, ..Manifest::default() };
+    let mut manifest = Manifest { revision: Revision(revision), ..Manifest::default() };
     let mut chunks = Vec::new();
     for (place, part) in divide(content, |_| None) {
         let chunk = Chunk::encode(place, &part).unwrap();
@@ -55,7 +55,7 @@ fn what_was_in_effect_is_in_effect_after_a_restart() {
     assert_eq!(feed.snapshot().revision, Revision(0));
     for at in 1..=3 {
         let (manifest, chunks) = publication(at, 200);
-        let manifest = feed.read(&encode_manifest(&manifest)).unwrap();
+        let manifest = feed.read(&encode_manifest(&Manifest { suppressions: 2, ..manifest })).unwrap();
         assert_eq!(feed.missing(&manifest).len(), if at == 1 { 4 } else { 1 });
         feed.apply(manifest, &chunks).unwrap();
         assert_eq!(revision(&letters), Some(at));
@@ -70,7 +70,38 @@ fn what_was_in_effect_is_in_effect_after_a_restart() {
     assert_eq!((feed.snapshot().revision, feed.suppressions_version()), (Revision(3), 2));
     assert!(feed.snapshot().is_suppressed(TenantId(1), || "a@b.example".to_owned()));
     assert_eq!(feed.snapshot().tenants[&TenantId(1)].message_bytes_max, 1_027);
-    assert_eq!(feed.manifest(), &publication(3, 200).0);
+    assert_eq!(feed.manifest(), &Manifest { suppressions: 2, ..publication(3, 200).0 });
+}
+
+#[test]
+fn what_names_suppressions_is_not_in_effect_after_a_restart_where_none_ever_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, _letters) = open(folder.path());
+    assert_eq!(feed.status().withheld(), Some(Withheld::Configuration));
+    let (manifest, chunks) = publication(1, 70);
+    feed.apply(manifest.clone(), &chunks).unwrap();
+    assert_eq!(feed.status().withheld(), None, "there are none");
+    // As a host of an earlier version has it.
+    let manifest =
+        feed.read(&encode_manifest(&Manifest { revision: Revision(2), suppressions: 1, ..manifest })).unwrap();
+    assert_eq!(feed.status().withheld(), None, "it had what there was: these are newer ones");
+    feed.apply(manifest.clone(), &[]).unwrap();
+    drop(feed);
+    let (mut feed, _letters) = open(folder.path());
+    let status = feed.status();
+    assert_eq!((feed.snapshot().revision, status.withheld()), (Revision(0), Some(Withheld::Suppressions)));
+    assert!(status.suppressions_behind(), "so they are fetched");
+    status.missed_suppressions(1_000);
+    status.missed_suppressions(5_000);
+    assert_eq!(status.suppressions_missed_ms(6_000), 5_000);
+    feed.apply_suppressions(1, &suppressions()).unwrap();
+    assert_eq!((status.withheld(), status.suppressions_missed_ms(6_000)), (Some(Withheld::Configuration), 0));
+    feed.apply(manifest, &chunks).unwrap();
+    assert_eq!(status.withheld(), None);
+    status.set_foreign(true);
+    assert_eq!(status.withheld(), Some(Withheld::MasterKey));
+    drop(feed);
+    assert_eq!(open(folder.path()).0.snapshot().revision, Revision(2));
 }
 
 #[test]

@@ -312,6 +312,10 @@ fn admit<P: Platform>(runtime: &Runtime<P>, stream: <P::Net as Net>::Stream, doo
             return refuse(runtime, stream, &door, peers, &reply);
         }
     };
+    // REST says it by itself, in the form that its clients read.
+    if let Some(withheld) = runtime.withheld().filter(|_| door.listener.protocol != ListenerProtocol::Rest) {
+        return refuse(runtime, stream, &door, peers, &Reply::enhanced(421, 3, 2, withheld.refusal()));
+    }
     if !peers.enter(peer.ip()) {
         return;
     }

@@ -193,6 +193,10 @@ impl<P: Platform> Submission<P> {
     }
 
     async fn authenticate(&self, request: &Request, peer: SocketAddr) -> Result<Submitter, Problem> {
+        // Without a configuration nobody is known, and a client would take that for the last word.
+        if let Some(withheld) = self.runtime.withheld() {
+            return Err(Problem::new(503, "not_ready", withheld.refusal()).with_header("Retry-After", "5"));
+        }
         let snapshot = self.runtime.snapshot();
         let header = request.header("authorization");
         if header.is_none()

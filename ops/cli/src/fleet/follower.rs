@@ -13,23 +13,26 @@
 //! Invariants worth naming: a publication is applied whole or not at all; while the store is out of reach, the last one
 //! stays in effect. What is in effect is synced to disk soon after, not before. Suppressions that a manifest is the first
 //! to name are fetched from the leading control plane before the manifest is applied; where that does not answer in time,
-//! the manifest is not kept waiting for longer. The task runs where the store's events arrive, so a change that is all there
-//! is put in effect by the thread that hears of it: anything that may take longer goes to a thread that may block.
+//! the manifest is not kept waiting for longer, unless none ever came: the first list is waited for, however long. Nothing is
+//! followed that is of another master key than this host's. The task runs where the store's events arrive, so a change that
+//! is all there is put in effect by the thread that hears of it: anything that may take longer goes to a thread that may
+//! block.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
 use postrail_control_plane::{FleetName, speaks_tls, tls_reason};
-use postrail_data_plane::feed::{Feed, FeedStatus};
-use postrail_schema::keys::{self, ADVANCE, MANIFEST};
+use postrail_data_plane::feed::{Feed, FeedStatus, Withheld};
+use postrail_schema::keys::{self, ADVANCE, MANIFEST, MASTER_KEY_CHECK};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
 use postrail_schema::publication::{ChunkName, Manifest, ManifestHash};
+use postrail_schema::sealed::{MasterKeys, OTHER_MASTER_KEY};
 use postrail_schema::wire::decode_advance;
 use reqwest::Url;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, error, info, warn};
@@ -48,6 +51,9 @@ pub(crate) struct Follower {
     sync_at: Option<Instant>,
     syncing: Option<JoinHandle<()>>,
     access: FleetAccess,
+    masters: MasterKeys,
+    /// What was last said of why no mail is taken.
+    told: Option<Withheld>,
     region: String,
     http: reqwest::Client,
 }
@@ -63,7 +69,13 @@ impl Follower {
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub(crate) fn new(store: Arc<dyn ConfigStore>, feed: Feed, access: FleetAccess, region: String) -> Result<Self> {
+    pub(crate) fn new(
+        store: Arc<dyn ConfigStore>,
+        feed: Feed,
+        access: FleetAccess,
+        masters: MasterKeys,
+        region: String,
+    ) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT);
         let http = match &access.identity {
             Some(identity) => http.tls_backend_preconfigured(identity.client(&FleetName::ControlPlane)?),
@@ -71,11 +83,23 @@ impl Follower {
         };
         let status = feed.status();
         let http = http.build().context("cannot make an HTTP client")?;
-        Ok(Self { store, feed: Some(feed), status, at: None, sync_at: None, syncing: None, access, region, http })
+        Ok(Self {
+            store,
+            feed: Some(feed),
+            status,
+            at: None,
+            sync_at: None,
+            syncing: None,
+            access,
+            masters,
+            told: None,
+            region,
+            http,
+        })
     }
 
-    /// Runs until `stop` is true.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// Runs until `stop` is true, or says in `refused` why this host is not one of the cluster and does nothing here.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>, refused: oneshot::Sender<Error>) {
         let mut pause = PAUSE_MIN;
         loop {
             let begun = Instant::now();
@@ -86,6 +110,10 @@ impl Follower {
             // A watch that has held for a while was a good one.
             if begun.elapsed() > PAUSE_MAX {
                 pause = PAUSE_MIN;
+            }
+            if self.is_refused() {
+                let _ = refused.send(anyhow!(OTHER_MASTER_KEY));
+                return;
             }
             if let Err(error) = followed {
                 self.status.lost();
@@ -106,18 +134,19 @@ impl Follower {
 
     /// From the present manifest on, until one has to begin again.
     async fn follow(&mut self) -> Result<()> {
-        let (store, keys) = (Arc::clone(&self.store), vec![ADVANCE.to_owned(), MANIFEST.to_owned()]);
+        let (store, keys) = (Arc::clone(&self.store), [ADVANCE, MANIFEST, MASTER_KEY_CHECK].map(str::to_owned));
         let listing = blocking(move || store.get(&keys)).await?.context("cannot read the manifest")?;
         self.status.heard(now_ms());
-        let (mut advance, mut manifest) = (None, None);
-        for entry in listing.entries {
-            if entry.key == MANIFEST { &mut manifest } else { &mut advance }.replace(entry.value);
-        }
-        if let Some(manifest) = manifest {
-            let hash = ManifestHash::of(&manifest);
-            let manifest = self.feed()?.read(&manifest)?;
-            self.apply(manifest, Vec::new()).await?;
-            self.at = Some(hash);
+        let mut found: HashMap<_, _> = listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+        let (advance, manifest) = (found.remove(ADVANCE), found.remove(MANIFEST));
+        self.status.set_foreign(found.get(MASTER_KEY_CHECK).is_some_and(|check| !self.masters.are_of(check)));
+        self.at = match manifest {
+            Some(manifest) => self.begin(&manifest).await?,
+            None => None,
+        };
+        self.tell();
+        if self.is_refused() {
+            return Ok(());
         }
         let is_told =
             advance.and_then(|advance| decode_advance(&advance).ok()).is_some_and(|it| Some(it.to) == self.at);
@@ -141,8 +170,10 @@ impl Follower {
                 return Ok(Next::Watch);
             }
             () = sleep(SUPPRESSIONS_PERIOD), if self.status.suppressions_behind() => {
+                let is_first = self.status.withheld() == Some(Withheld::Suppressions);
                 self.fetch_suppressions().await;
-                return Ok(Next::Watch);
+                let is_over = is_first && !self.status.suppressions_behind();
+                return Ok(if is_over { Next::Begin } else { Next::Watch });
             }
             // While the store is out of reach the watch tells when it is back.
             () = sleep_until(look.into()), if self.status.is_connected() => return Ok(Next::Begin),
@@ -165,6 +196,43 @@ impl Follower {
             }
         }
         Ok(Next::Watch)
+    }
+
+    /// Whether this host is none of the cluster, and never was as far as it knows.
+    fn is_refused(&self) -> bool {
+        self.status.withheld() == Some(Withheld::MasterKey) && !self.status.has_configuration()
+    }
+
+    /// Puts the manifest `encoded` in effect, and gives its hash; `None`: something is waited for that it needs.
+    async fn begin(&mut self, encoded: &[u8]) -> Result<Option<ManifestHash>> {
+        // It may be another cluster's, of which we know nothing else either.
+        if self.status.withheld() == Some(Withheld::MasterKey) {
+            return Ok(None);
+        }
+        let manifest = self.feed()?.read(encoded)?;
+        if self.status.withheld() == Some(Withheld::Suppressions) {
+            self.fetch_in_time().await;
+            if self.status.suppressions_behind() {
+                return Ok(None);
+            }
+        }
+        self.apply(manifest, Vec::new()).await?;
+        Ok(Some(ManifestHash::of(encoded)))
+    }
+
+    /// Says when no mail is taken, and when that is over.
+    fn tell(&mut self) {
+        // That nothing is published yet is no news.
+        let withheld = self.status.withheld().filter(|it| *it != Withheld::Configuration);
+        if self.told == withheld {
+            return;
+        }
+        match withheld {
+            Some(Withheld::MasterKey) => error!("{}; no mail is accepted", Withheld::MasterKey.why()),
+            Some(withheld) => warn!("{}; no mail is accepted and none is sent", withheld.why()),
+            None => info!("what was waited for is here: mail is accepted"),
+        }
+        self.told = withheld;
     }
 
     /// Goes on to the manifest that `encoded` leads to, if it is from ours.
@@ -196,10 +264,10 @@ impl Follower {
         }
         let unsynced = match self.feed() {
             Ok(feed) if feed.is_long() => self.with_feed(|feed| Ok(feed.compact()?)).await.map(|()| None),
-            Ok(feed) => feed.unsynced().map_err(anyhow::Error::from),
+            Ok(feed) => feed.unsynced().map_err(Error::from),
             Err(error) => Err(error),
         };
-        let tell = |error: anyhow::Error| {
+        let tell = |error: Error| {
             error!(error = format!("{error:#}"), "the configuration in effect is not certain to be on disk");
         };
         match unsynced {
@@ -260,10 +328,13 @@ impl Follower {
                     Err(error) => error!(error = format!("{error:#}"), "suppressions not put in effect"),
                 }
             }
-            Err(error) => match tls_reason(error.as_ref()) {
-                Some(reason) => warn!(reason, "suppressions not fetched: the control plane is not spoken to"),
-                None => debug!(error = format!("{error:#}"), "suppressions not fetched"),
-            },
+            Err(error) => {
+                self.status.missed_suppressions(now_ms());
+                match tls_reason(error.as_ref()) {
+                    Some(reason) => warn!(reason, "suppressions not fetched: the control plane is not spoken to"),
+                    None => debug!(error = format!("{error:#}"), "suppressions not fetched"),
+                }
+            }
         }
     }
 
@@ -314,7 +385,7 @@ fn put_in_effect(feed: &mut Feed, manifest: Manifest, chunks: &[(ChunkName, Arc<
     let (revision, count) = (manifest.revision.0, chunks.len());
     let late_ms = now_ms().saturating_sub(manifest.published_ms);
     let goes_back = feed.manifest().revision > manifest.revision;
-    feed.apply(manifest, chunks).map_err(anyhow::Error::from)?;
+    feed.apply(manifest, chunks).map_err(Error::from)?;
     if goes_back {
         warn!(revision, "the configuration store has gone back to an earlier revision");
     }

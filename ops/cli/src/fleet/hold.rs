@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use postrail_control_plane::store::{ConfigStore, StoreError, WatchEvent};
 use postrail_control_plane::{Hosts, HostsError};
 use postrail_data_plane::address::Interfaces;
+use postrail_data_plane::feed::FeedStatus;
 use postrail_data_plane::lease::{End, LeaseHandle, LeaseWaker, Own, Registry, Settings, View, WriteError, hold};
 use postrail_data_plane::node::NodeHandle;
 use postrail_schema::allocation::{Announcement, HostName, HostRecord};
@@ -79,6 +80,7 @@ pub(crate) fn begin(
     data: &std::path::Path,
     node: &NodeHandle,
     store: &Arc<dyn ConfigStore>,
+    feed: Arc<FeedStatus>,
 ) -> Result<LeaseHandle> {
     let nics: BTreeSet<String> = match bringing {
         Bringing::Routed => BTreeSet::new(),
@@ -102,7 +104,7 @@ pub(crate) fn begin(
     };
     let settings = Settings { lease: fleet.lease, ..Settings::new(incarnation()?, announcement) };
     // A call may not take so long that the lease ends in it.
-    let keys = Keys { hosts: Hosts::new(store.within(settings.period())), name: name.clone() };
+    let keys = Keys { hosts: Hosts::new(store.within(settings.period())), name: name.clone(), feed };
     let interfaces = bringing.interfaces()?;
     hold(settings, data, keys, interfaces, node.mesh().clone()).context("cannot start the thread that holds addresses")
 }
@@ -157,10 +159,19 @@ pub(crate) async fn end(lease: LeaseHandle) {
 struct Keys {
     hosts: Hosts,
     name: HostName,
+    feed: Arc<FeedStatus>,
 }
 
 impl Registry for Keys {
     fn read(&mut self) -> Result<Own, String> {
+        // Addresses are given to hosts that can send from them.
+        let until = std::time::Instant::now() + CONFIGURATION_PATIENCE;
+        while !self.feed.has_configuration() {
+            if std::time::Instant::now() > until {
+                return Err("this host has no configuration in effect, so it takes no addresses yet".to_owned());
+            }
+            std::thread::sleep(CONFIGURATION_PAUSE);
+        }
         let own = self.hosts.own(&self.name).map_err(|error| chain(&error))?;
         Ok(Own { record: own.record, view: View { revision: own.revision, grants: own.grants } })
     }
@@ -226,6 +237,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Time for the last word to the store, and between two looks whether it was said.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 const END_PAUSE: Duration = Duration::from_millis(20);
+/// How long a look at what this host holds waits for its first configuration, and between two looks.
+const CONFIGURATION_PATIENCE: Duration = Duration::from_secs(1);
+const CONFIGURATION_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {

@@ -29,12 +29,13 @@ use postrail_data_plane::platform::glommio::ShardPin;
 use postrail_schema::allocation::HostName;
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::HostId;
-use postrail_schema::sealed::{MasterKey, MasterKeys};
+use postrail_schema::keys::MASTER_KEY_CHECK;
+use postrail_schema::sealed::{MasterKey, MasterKeys, OTHER_MASTER_KEY};
 use postrail_schema::snapshot::{KeyAlgorithm, Route};
 use postrail_schema::wire::SNAPSHOT_FORMAT;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::banner::{FirstStart, Txt, url};
 use super::control::{self, Begun, Control};
@@ -53,6 +54,8 @@ pub(super) const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Looks at the readiness of the data plane, and the time between them.
 const READY_TRIES: u32 = 200;
 const READY_PAUSE: Duration = Duration::from_millis(25);
+/// How long etcd may take to say which master key is the cluster's before a data plane starts.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// How long one look may take.
 const READY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -123,6 +126,8 @@ pub(crate) struct Planes {
     /// Where a control plane runs here.
     kept: Option<Kept>,
     unready: Option<String>,
+    /// Where a data plane runs here: why it is not one of the cluster.
+    refused: Option<oneshot::Receiver<Error>>,
 }
 
 impl Planes {
@@ -142,12 +147,12 @@ impl Planes {
         };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (node, lease, unready) = match runs(Role::DataPlane) {
+        let (node, lease, unready, refused) = match runs(Role::DataPlane) {
             true => match start_data_plane(options, started.as_ref(), store, &mut tasks, stopped).await {
-                Ok(DataPlane { node, lease, unready }) => (Some(node), lease, unready),
+                Ok(DataPlane { node, lease, unready, refused }) => (Some(node), lease, unready, Some(refused)),
                 Err(error) => return Err(failed(started, options, error).await),
             },
-            false => (None, None, None),
+            false => (None, None, None, None),
         };
         let kept = started.as_ref().map(|started| started.kept.clone());
         let (control, first) = match started {
@@ -156,6 +161,7 @@ impl Planes {
         };
         Ok(Self {
             unready,
+            refused,
             control,
             node,
             lease,
@@ -187,11 +193,18 @@ impl Planes {
         self.token_file.as_deref()
     }
 
-    /// Returns when a control plane that had to wait for etcd cannot start after all, and why.
+    /// Returns when what had to wait for etcd cannot run after all, and why.
     pub(crate) async fn failed(&mut self) -> Error {
-        match &mut self.control {
-            Some(control) => control.failed().await,
-            None => std::future::pending().await,
+        let control = async {
+            match &mut self.control {
+                Some(control) => control.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let data_plane = async { self.refused.as_mut()?.await.ok() };
+        tokio::select! {
+            error = control => error,
+            Some(error) = data_plane => error,
         }
     }
 
@@ -245,6 +258,8 @@ struct DataPlane {
     lease: Option<LeaseHandle>,
     /// Why it is not ready, where that was waited for.
     unready: Option<String>,
+    /// Tells later why it is not one of the cluster.
+    refused: oneshot::Receiver<Error>,
 }
 
 /// The master keys of this host, as far as it has any.
@@ -273,6 +288,7 @@ async fn start_data_plane(
         (None, None) => None,
     };
     if beside.is_none() {
+        check_master_keys(&store, &masters).await?;
         control::write_authorities(options, identity.as_ref())?;
     }
     let access = FleetAccess { token: masters.current.fleet_token(), identity: identity.clone() };
@@ -280,8 +296,10 @@ async fn start_data_plane(
     let started = tokio::task::spawn_blocking(move || node::start(config)).await;
     let started = started.map_err(|_| anyhow!("the data plane panicked while it started"))?;
     let (node, feed) = started.context("cannot start the data plane")?;
-    let follower = Follower::new(Arc::clone(&store), feed, access.clone(), options.region().to_owned())?;
-    let run = follower.run(stopped.clone());
+    let (status, region) = (feed.status(), options.region().to_owned());
+    let follower = Follower::new(Arc::clone(&store), feed, access.clone(), masters.clone(), region)?;
+    let (refuse, refused) = oneshot::channel();
+    let run = follower.run(stopped.clone(), refuse);
     match store.runtime() {
         Some(runtime) => tasks.spawn_on(run, &runtime),
         None => tasks.spawn(run),
@@ -300,7 +318,7 @@ async fn start_data_plane(
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             let name = options.host_name()?;
-            let lease = hold::begin(fleet, &bringing, &name, &options.data, &node, &store)?;
+            let lease = hold::begin(fleet, &bringing, &name, &options.data, &node, &store, status)?;
             let mesh = node.mesh().clone();
             let tell = move |told: &Arc<Neighbours>| mesh.broadcast(|| Letter::Neighbours(Arc::clone(told)));
             let watcher = Watcher::new(Arc::clone(&store), name.clone(), fleet.region.clone(), tell);
@@ -310,14 +328,29 @@ async fn start_data_plane(
             tasks.spawn(hold::wake(Arc::clone(&store), name.clone(), lease.waker(), stopped.clone()));
             let next = masters.next.filter(|_| !fleet.runs(Role::ControlPlane));
             tasks.spawn(announce(store, options.data.clone(), next, name, facts, stopped));
-            Ok(DataPlane { node, lease: Some(lease), unready: None })
+            Ok(DataPlane { node, lease: Some(lease), unready: None, refused })
         }
         None => {
             let unready = wait_until_ready(options.admin).await.err();
             if let Some(said) = &unready {
                 warn!(said, "the data plane runs, but is not ready yet");
             }
-            Ok(DataPlane { node, lease: None, unready })
+            Ok(DataPlane { node, lease: None, unready, refused })
+        }
+    }
+}
+
+/// Whether a host with these keys is one of the cluster, if etcd answers. Where it does not, a data plane starts with what it
+/// kept, and its follower looks.
+async fn check_master_keys(store: &Arc<dyn ConfigStore>, masters: &MasterKeys) -> Result<()> {
+    let asked = store.within(CHECK_LIMIT);
+    let found = tokio::task::spawn_blocking(move || asked.get(&[MASTER_KEY_CHECK.to_owned()])).await;
+    match found.context("looking at the cluster's master key")? {
+        Ok(listing) if listing.entries.iter().all(|entry| masters.are_of(&entry.value)) => Ok(()),
+        Ok(_) => bail!(OTHER_MASTER_KEY),
+        Err(error) => {
+            debug!(error = &error as &dyn std::error::Error, "the cluster's master key is not known yet");
+            Ok(())
         }
     }
 }
