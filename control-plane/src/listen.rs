@@ -33,8 +33,8 @@ pub(crate) enum Proof {
     Loopback,
     /// It is encrypted, and showed no certificate.
     Unknown,
-    /// It showed the certificate of a data plane of the fleet.
-    DataPlane,
+    /// It showed the certificate of a host of the fleet.
+    Fleet,
 }
 
 /// See the module head.
@@ -89,7 +89,7 @@ async fn shake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) ->
     match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let is_known = stream.get_ref().1.peer_certificates().is_some();
-            let proof = if is_known { Proof::DataPlane } else { Proof::Unknown };
+            let proof = if is_known { Proof::Fleet } else { Proof::Unknown };
             Some((Wire::Tls(Box::new(stream)), Peer { address, proof }))
         }
         Ok(Err(error)) => {

@@ -109,21 +109,24 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let Opened { app, master_keys, identity, first, allocation, claim } = opened.context("opening the stores")??;
     let kept = app.kept(&told);
     let token: Arc<str> = master_keys.current.fleet_token().into();
-    let tls = identity.as_ref().filter(|_| !is_near).map(|identity| identity.server(&[FleetName::DataPlane]));
+    let access = identity.clone().map(|identity| FleetAccess { token, identity });
+    let tls = identity
+        .as_ref()
+        .filter(|_| !is_near)
+        .map(|identity| identity.server(&[FleetName::DataPlane, FleetName::ControlPlane]));
     let tls = tls.transpose()?;
     let gauges = Arc::new(JournalGauges::default());
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_store(Arc::clone(&app), Arc::clone(&store), stopped.clone()));
-    if let Some((allocation, identity)) = allocation.zip(identity.clone()) {
+    if let Some((allocation, access)) = allocation.zip(access.clone()) {
         tasks.spawn(allocate(allocation, stopped.clone()));
-        let access = FleetAccess { token, identity };
         tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), access, stopped.clone()));
     }
     if let Some(claim) = claim {
         tasks.spawn(keep_ledger(Arc::clone(&app), claim, stopped.clone()));
     }
-    tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, stopped.clone()));
+    tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, access, stopped.clone()));
     let router = api::router(app, gauges, master_keys.all().map(MasterKey::fleet_token).collect());
     let mut ended = stopped;
     tasks.spawn(async move {

@@ -354,6 +354,10 @@ const _: () = assert!(RESERVED_PER_S_MAX as u64 * 86_400 <= QUOTA_PER_DAY_MAX);
 pub const QUOTA_DAYS_MAX: usize = 2;
 /// Suppressions of all tenants: over it 409 until some are deleted.
 pub const SUPPRESSIONS_MAX: usize = 1_000_000;
+/// Suppressions that control planes of two regions compare at once; the answer has at most twice as many.
+pub const MIRROR_ROWS: usize = 2_000;
+/// Such a question, and such an answer, octets.
+pub const MIRROR_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Resources of one kind (tenants, domains, credentials, …): over it 409.
 pub const RESOURCES_MAX: usize = 100_000;
 /// One request body of the control API, octets: over it 413.
@@ -524,4 +528,6 @@ const _: () = assert!(MESSAGE_BYTES_MAX < APPEND_BYTES_MAX, "the largest message
 const _: () = assert!(RETRY_FACTOR_PERCENT > 100, "retries back off");
 const _: () = assert!(CAMPAIGNS_MAX < u16::MAX as usize, "a job's campaign has 16 bits");
 const _: () = assert!(SPOOL_HIGH_WATER_PERCENT < 100, "room is left for settlements");
+// A reason has 200 characters of up to four octets, and JSON puts a backslash before some.
+const _: () = assert!(2 * MIRROR_ROWS * 2 * (PATH_BYTES_MAX + 800 + 64) < MIRROR_BODY_BYTES_MAX, "they fit, as JSON");
 const _: () = assert!(SUPPRESSIONS_MAX * (PATH_BYTES_MAX + 12) < SNAPSHOT_BYTES_MAX, "all suppressions fit a snapshot");

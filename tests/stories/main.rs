@@ -20,6 +20,7 @@ mod fleet_claims;
 mod fleet_configuration;
 mod fleet_etcd;
 mod fleet_growth;
+mod fleet_home;
 mod fleet_leader;
 mod fleet_ledgers;
 mod fleet_needs;

@@ -54,7 +54,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
-use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
+use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, MIRROR_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
 use tokio::sync::Semaphore;
 
 use crate::app::{App, AppError, acting};
@@ -81,13 +81,14 @@ pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, tokens: Arc<[Str
     let shared = Shared { app, gauges, counts: Arc::default(), room, documents, tokens };
     let v2 = configuration().merge(state()).merge(mail()).layer(from_fn(form::check));
     let v2 = v2.layer(from_fn_with_state(shared.clone(), edge::authenticate));
+    let compared = post(fleet::compare).layer(DefaultBodyLimit::max(MIRROR_BODY_BYTES_MAX));
     Router::new()
         .route("/", get(status::root))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
         .route("/openapi.json", get(openapi::document))
-        .route("/fleet/suppressions", get(fleet::suppressions))
+        .route("/fleet/suppressions", get(fleet::suppressions).merge(compared))
         .nest("/v2", v2)
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)

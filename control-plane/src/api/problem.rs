@@ -149,6 +149,9 @@ impl From<AppError> for ProblemDocument {
             },
             AppError::Ledger(ref source) if source.is_away() => without_ledger(&error),
             AppError::OtherLedger { detail } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "other_ledger", detail),
+            AppError::Home { .. } | AppError::Unmirrored => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_mirrored", error.to_string())
+            }
             AppError::StoreEmpty => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", STORE_EMPTY),
             AppError::Store(
                 ref source @ (StoreError::Full

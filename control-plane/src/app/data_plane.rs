@@ -362,14 +362,18 @@ fn unreachable_plane(error: &reqwest::Error) -> AppError {
     if let Some(detail) = tls_reason(error) {
         return AppError::DataPlaneUntrusted { detail };
     }
-    let detail = if error.is_timeout() {
-        "it took too long".to_owned()
+    AppError::DataPlane { detail: broken(error).to_owned() }
+}
+
+/// How a request ended that has no answer.
+pub(super) fn broken(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "it took too long"
     } else if error.is_connect() {
-        "no connection".to_owned()
+        "no connection"
     } else {
-        "the exchange broke off".to_owned()
-    };
-    AppError::DataPlane { detail }
+        "the exchange broke off"
+    }
 }
 
 fn garbled(what: &str) -> AppError {

@@ -54,6 +54,11 @@ pub(crate) enum AppError {
     /// Ours is not that of our region: what we wrote into it nobody would see.
     #[error("{detail}")]
     OtherLedger { detail: String },
+    /// The control plane without a region.
+    #[error("the control plane without a region: {detail}")]
+    Home { detail: String },
+    #[error("the suppressions of tenants without a region are not here yet")]
+    Unmirrored,
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("cryptography failed: {act}")]
@@ -88,10 +93,14 @@ fn none_answers(hosts: &[Unanswered]) -> String {
 
 fn wrong_region(region: &str, at: Option<&str>) -> String {
     match at {
+        Some(at) if region.is_empty() => format!("{HOME}: ask one of these, {at}"),
+        None if region.is_empty() => format!("{HOME}, and none of them runs"),
         Some(at) => format!("the tenant is in region {region}: ask its control plane, {at}"),
         None => format!("the tenant is in region {region}, of which no control plane runs"),
     }
 }
+
+const HOME: &str = "the tenant is in no region, and its suppressions are changed at control planes without one";
 
 impl From<LoadError> for AppError {
     fn from(source: LoadError) -> Self {

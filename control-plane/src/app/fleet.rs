@@ -121,6 +121,7 @@ impl App {
         match self.fleet().and_then(|seen| Ok((seen, of_hosts()?, self.store_problems()?))) {
             Ok((seen, refused, mut found)) => {
                 found.extend(self.ledger_problem());
+                found.extend(self.mirror_problem());
                 found.extend(refused);
                 found.append(&mut seen.problems(desired));
                 found

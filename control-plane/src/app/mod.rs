@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod explain;
 mod fleet;
+mod home;
 mod hosts;
 mod keys;
 mod known_hosts;
@@ -28,6 +29,7 @@ mod large;
 mod ledgers;
 mod listeners;
 mod master;
+mod mirror;
 mod named;
 pub(crate) mod names;
 mod numbers;
@@ -74,6 +76,7 @@ pub(crate) use error::AppError;
 pub(crate) use events::event_id;
 pub(crate) use explain::{Asked, Explained};
 pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
+pub(crate) use home::{Comparison, Home, HomeClient};
 pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};
 pub(crate) use known_hosts::{HostClient, KnownHosts, WholeQueue};
@@ -118,6 +121,8 @@ pub(crate) struct App {
     /// Which ledger we say that we keep, in a fleet, and what the last look whose is the region's has found.
     own_ledger: OnceLock<LedgerUse>,
     ledger_look: RwLock<Option<LedgerLook>>,
+    /// Why the suppressions that another control plane keeps are not taken over.
+    mirror_trouble: RwLock<Option<String>>,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -218,6 +223,7 @@ impl App {
             checked_now: Mutex::default(),
             own_ledger: OnceLock::new(),
             ledger_look: RwLock::default(),
+            mirror_trouble: RwLock::default(),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

@@ -13,7 +13,7 @@ use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::SendingDomain;
 
-use super::{App, AppError, Precondition, names};
+use super::{App, AppError, Home, Precondition, names};
 use crate::plan::{
     Desired, Presence, Record, RegionEntry, authorities_problem, listener_problems, region_problems, shared_problem,
 };
@@ -104,6 +104,7 @@ impl App {
             let region = entry.key.strip_prefix(LEADER).unwrap_or_default().trim_start_matches('/');
             presence.leaders.insert(region.to_owned());
         }
+        presence.has_home = self.home()? != Home::Nowhere;
         let mut problems = region_problems(desired, &presence);
         problems.extend(listener_problems(desired, &presence.hosts));
         problems.extend(authorities_problem(&authorities));

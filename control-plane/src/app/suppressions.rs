@@ -45,7 +45,7 @@ impl App {
         when: &Precondition,
     ) -> Result<(SuppressionRecord, bool), AppError> {
         let tenant = self.tenant_id(tenant)?;
-        self.check_region(tenant)?;
+        self.check_home(tenant)?;
         let record = SuppressionRecord {
             suppression: Suppression { tenant, address: names::address("/address", address)? },
             reason: names::reason("/reason", reason)?,
@@ -65,7 +65,7 @@ impl App {
     /// # Errors
     /// There is none.
     pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
-        self.check_region(tenant)?;
+        self.check_home(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
         let was = self.ledger.suppression(&suppression)?;
         if !self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))? {
@@ -109,6 +109,7 @@ impl App {
     /// # Errors
     /// The store or the ledger fails, or the ledger is not the region's.
     pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
+        self.check_mirror()?;
         if self.desired().head.suppressions < wanted {
             self.reload()?;
         }

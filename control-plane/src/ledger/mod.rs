@@ -33,6 +33,7 @@ use postrail_schema::day::Day;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
 use postrail_schema::snapshot::Suppression;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use batch::Batch;
 #[cfg(test)]
@@ -139,11 +140,18 @@ pub(crate) struct AcceptedCount {
 pub(crate) type Given = BTreeMap<String, u32>;
 
 /// A suppression with its history.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct SuppressionRecord {
     pub suppression: Suppression,
     pub reason: String,
     pub created_ms: u64,
+}
+
+/// A suppression, and whether it is a copy of the one in the ledger that is its home.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Kept {
+    pub record: SuppressionRecord,
+    pub is_mirrored: bool,
 }
 
 /// One act of an operator, written before it is done and completed with its outcome.
@@ -317,6 +325,31 @@ pub(crate) trait Ledger: Send + Sync {
     /// # Errors
     /// The database fails.
     fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError>;
+
+    /// Up to `limit` suppressions of all tenants behind `after`, ascending by tenant and address.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError>;
+
+    /// Takes over what another ledger has, all or nothing: `put` are copies from now on, and of `gone` those that are
+    /// copies are removed. Whether there are other addresses than before.
+    ///
+    /// # Errors
+    /// [`LedgerError::SuppressionsFull`].
+    fn mirror(&self, put: &[SuppressionRecord], gone: &[Suppression]) -> Result<bool, LedgerError>;
+
+    /// Whether everything was taken over once.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn is_mirror_whole(&self) -> Result<bool, LedgerError>;
+
+    /// Everything has been taken over.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn set_mirror_whole(&self, at_ms: u64) -> Result<(), LedgerError>;
 
     /// Writes that `actor` is about to do `action`; the number completes it.
     ///

@@ -1,7 +1,7 @@
 //! Moving a ledger from its file into a PostgreSQL database, as rows: what is in them is the same in both.
 //!
 //! ```text
-//! head.format = 0 -> events, recipients, unread, suppressions, audit, accepted: ascending, behind what is there -> counted
+//! head.format = 0 -> events, recipients, unread, suppressions, mirrored, audit, accepted: ascending, behind what is there -> counted
 //!                    on both sides -> cursors, what was given, and head.format = FORMAT, in one transaction
 //! ```
 //!
@@ -162,6 +162,15 @@ const KINDS: &[Kind] = &[
         page: suppressions,
     },
     Kind {
+        what: "suppressions that are copies",
+        table: "mirrored",
+        there: [
+            "SELECT count(*), ifnull(sum(length(CAST(address AS BLOB))), 0) FROM mirrored",
+            "SELECT count(*), coalesce(sum(octet_length(address)), 0)::bigint FROM mirrored",
+        ],
+        page: mirrored,
+    },
+    Kind {
         what: "records of the audit trail",
         table: "audit",
         there: [
@@ -252,6 +261,27 @@ fn suppressions(source: &Connection, target: &mut Session) -> Result<u64, Ledger
          SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[])",
         &[&tenants, &addresses, &reasons, &times],
     )?;
+    Ok(page.len() as u64)
+}
+
+/// Also that all of them are here.
+fn mirrored(source: &Connection, target: &mut Session) -> Result<u64, LedgerError> {
+    for row in &read(source, "SELECT completed_ms FROM mirror", [])? {
+        let sql = "INSERT INTO mirror (completed_ms) VALUES ($1) ON CONFLICT DO NOTHING";
+        target.execute(sql, &[&int(row, 0)?])?;
+    }
+    let last = target.query("SELECT tenant, address FROM mirrored ORDER BY tenant DESC, address DESC LIMIT 1", &[])?;
+    let (tenant, address) = last.first().map_or((-1, String::new()), |row| (row.get::<_, i64>(0), row.get(1)));
+    let sql =
+        "SELECT tenant, address FROM mirrored WHERE (tenant, address) > (?1, ?2) ORDER BY tenant, address LIMIT 4096";
+    let page = read(source, sql, [tenant.into(), address.into()])?;
+    let (mut tenants, mut addresses) = (Vec::new(), Vec::new());
+    for row in &page {
+        tenants.push(int(row, 0)?);
+        addresses.push(text(row, 1)?);
+    }
+    let sql = "INSERT INTO mirrored (tenant, address) SELECT * FROM unnest($1::bigint[], $2::text[])";
+    target.execute(sql, &[&tenants, &addresses])?;
     Ok(page.len() as u64)
 }
 

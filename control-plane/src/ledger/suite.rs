@@ -6,6 +6,7 @@
 mod accepted;
 mod damage;
 mod hosts;
+mod mirror;
 
 use postrail_schema::event::{AttemptFacts, JobFacts};
 use postrail_schema::ids::Revision;
@@ -13,6 +14,7 @@ use postrail_schema::ids::Revision;
 use self::accepted::*;
 use self::damage::*;
 use self::hosts::*;
+use self::mirror::*;
 use super::*;
 
 /// Changes octets.
@@ -164,6 +166,8 @@ cases![
     a_ledger_of_a_newer_format_is_refused,
     suppressions_are_kept_once_and_paged_by_tenant_and_address,
     a_suppression_is_changed_only_while_it_says_what_was_read,
+    copies_are_told_from_what_is_the_ledgers_own_and_only_they_are_removed,
+    that_everything_was_taken_over_is_known_for_good,
     acts_are_written_before_they_are_done_and_read_from_the_newest,
     a_number_is_given_to_one_of_those_who_want_it,
     a_ledger_knows_which_it_is_whoever_opens_it,

@@ -13,6 +13,8 @@ pub(crate) struct Presence {
     pub hosts: BTreeMap<String, String>,
     /// Regions whose control planes have a leader; empty: those without a region.
     pub leaders: BTreeSet<String>,
+    /// Whether control planes without a region have ever run: they keep the suppressions of tenants without one.
+    pub has_home: bool,
 }
 
 /// What of `desired` does not go together with who runs.
@@ -54,19 +56,46 @@ pub(crate) fn region_problems(desired: &Desired, presence: &Presence) -> Vec<Pro
         );
         add(Severity::Warning, "region_without_control_plane", subject, detail);
     }
-    if !desired.regions.is_empty() {
-        let without: Vec<_> = desired.tenants.values().filter(|tenant| tenant.region.is_none()).collect();
-        if let Some(first) = without.iter().map(|tenant| &tenant.name).min() {
-            let (which, they) = match without.len() - 1 {
-                0 => (first.clone(), "has"),
-                more => (format!("{first} and {more} more"), "have"),
-            };
-            let detail = format!(
-                "{which} {they} no region: every host has their keys and takes their mail, and their events and \
-                 suppressions are in the ledger of the region that they came up in"
-            );
-            add(Severity::Note, "tenant_without_region", "tenant/".to_owned(), detail);
-        }
+    problems.extend(without_region(desired, presence));
+    problems
+}
+
+/// What there is to say of tenants without a region, where there are regions.
+fn without_region(desired: &Desired, presence: &Presence) -> Vec<Problem> {
+    let without: Vec<_> = desired.tenants.values().filter(|tenant| tenant.region.is_none()).collect();
+    let Some(first) = without.iter().map(|tenant| &tenant.name).min().filter(|_| !desired.regions.is_empty()) else {
+        return Vec::new();
+    };
+    let (which, they) = match without.len() - 1 {
+        0 => (first.clone(), "has"),
+        more => (format!("{first} and {more} more"), "have"),
+    };
+    let said = |severity, code, what: &str| {
+        let detail = format!("{which} {they} no region{what}");
+        Problem { severity, code, subject: "tenant/".to_owned(), detail }
+    };
+    let mut problems = vec![said(
+        Severity::Note,
+        "tenant_without_region",
+        ": every host has their keys and takes their mail, their events are in the ledger of the region that they came up \
+         in, and their suppressions in that of the control planes without a region and, as a copy, in that of each region",
+    )];
+    let is_any_in_one = presence.hosts.values().chain(&presence.leaders).any(|region| !region.is_empty());
+    match (presence.has_home, presence.leaders.contains("")) {
+        _ if !is_any_in_one => {}
+        (_, true) => {}
+        (true, false) => problems.push(said(
+            Severity::Warning,
+            "suppressions_without_home",
+            ", and no control plane without --region runs: their suppressions cannot be changed, and regions go on with the \
+             copies that they have; start it again",
+        )),
+        (false, false) => problems.push(said(
+            Severity::Warning,
+            "suppressions_by_region",
+            ", and no control plane without --region has ever run: their suppressions hold in the region alone where they \
+             were made; start one, which keeps them for all regions",
+        )),
     }
     problems
 }

@@ -365,9 +365,14 @@ fn regions_are_compared_with_who_runs() {
     assert_eq!(told(&desired, &Presence::default()), nobody, "nobody is in us");
     let hosts = [("a", "eu"), ("b", "mars"), ("c", "")].map(|(host, region)| (host.to_owned(), region.to_owned()));
     let leaders = ["eu", "mars"].map(str::to_owned);
-    let presence = Presence { hosts: hosts.into(), leaders: leaders.into() };
+    let mut presence = Presence { hosts: hosts.into(), leaders: leaders.into(), has_home: false };
     let some = ["unknown_region host/b", "region_without_control_plane region/", "tenant_without_region tenant/"];
-    assert_eq!(told(&desired, &presence), some);
+    let with = |one| some.into_iter().chain([one]).collect::<Vec<_>>();
+    assert_eq!(told(&desired, &presence), with("suppressions_by_region tenant/"));
+    presence.has_home = true;
+    assert_eq!(told(&desired, &presence), with("suppressions_without_home tenant/"));
+    presence.leaders.insert(String::new());
+    assert_eq!(told(&desired, &presence), [some[0], some[2]], "one without a region leads");
 }
 
 #[test]

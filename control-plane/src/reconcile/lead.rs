@@ -14,16 +14,18 @@ use tokio::time::sleep;
 use super::collect::collect_chunks;
 use super::domains::check_domains;
 use super::journal::{JournalGauges, pull_journals};
+use super::mirror::mirror_suppressions;
 use super::quotas::tell_quotas;
-use crate::app::App;
+use crate::app::{App, FleetAccess};
 use crate::store::{ConfigStore, Hold};
 
-/// Runs until `stop` is true. `at`: where the control API of this process is, told to data planes while it leads.
+/// Runs until `stop` is true. `at`: where the control API of this process is, told to data planes while it leads; `access`: in a fleet.
 pub(crate) async fn lead(
     app: Arc<App>,
     store: Arc<dyn ConfigStore>,
     gauges: Arc<JournalGauges>,
     at: String,
+    access: Option<FleetAccess>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut held = None;
@@ -58,6 +60,9 @@ pub(crate) async fn lead(
         tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), ended.clone()));
         tasks.spawn(check_domains(Arc::clone(&app), ended.clone()));
         tasks.spawn(tell_quotas(Arc::clone(&app), ended.clone()));
+        if let Some(access) = access.clone().filter(|_| !app.region.is_empty()) {
+            tasks.spawn(mirror_suppressions(Arc::clone(&app), access, ended.clone()));
+        }
         tasks.spawn(collect_chunks(Arc::clone(&store), ended));
         while hold.is_held() && app.check_ledger().is_ok() && !*stop.borrow() {
             pause(&mut stop).await;

@@ -6,6 +6,7 @@
 //! the leader alone      pull_journals: events into the ledger  collect_chunks: what no publication names any more
 //!                       check_domains: what DNS says of sending domains
 //!                       tell_quotas: what hosts have accepted of tenants with a quota
+//!                       mirror_suppressions: in a region, those of tenants without one
 //! the allocator         allocate: which host may use which address; it has a lease of its own
 //! ```
 //!
@@ -19,6 +20,7 @@ mod hosts;
 mod journal;
 mod lead;
 mod ledgers;
+mod mirror;
 mod outage;
 mod publish;
 mod quotas;

@@ -8,6 +8,7 @@
 //! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, position
 //! unread       bytes of a journal that did not decode
+//! mirrored     (tenant, address) of suppressions that another ledger keeps      mirror  when all of them were here first
 //! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
 //! identity     one row: what tells this ledger from others
 //! ```
@@ -22,6 +23,7 @@
 
 mod address;
 mod error;
+mod mirror;
 mod pool;
 mod rows;
 mod schema;
@@ -43,8 +45,8 @@ use self::pool::Pool;
 use self::session::{signed, unsigned};
 use self::writer::{Writer, columns};
 use super::{
-    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, Given, JournalId, Ledger, LedgerError, Message, Recipient,
-    Recorded, SuppressionRecord, raised, read,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, Given, JournalId, Kept, Ledger, LedgerError, Message,
+    Recipient, Recorded, SuppressionRecord, raised, read,
 };
 
 pub use address::{AddressError, PostgresAddress};
@@ -243,6 +245,26 @@ impl Ledger for PostgresLedger {
         self.pool.with(|session| {
             let rows = session.query("SELECT tenant, address FROM suppressions ORDER BY tenant, address", &[])?;
             Ok(rows.iter().map(|row| Suppression { tenant: tenant_of(row), address: row.get(1) }).collect())
+        })
+    }
+
+    fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
+        self.pool.with(|session| mirror::kept(session, after, limit))
+    }
+
+    fn mirror(&self, put: &[SuppressionRecord], gone: &[Suppression]) -> Result<bool, LedgerError> {
+        self.pool.with(|session| session.transaction(|session| mirror::take(session, put, gone)))
+    }
+
+    fn is_mirror_whole(&self) -> Result<bool, LedgerError> {
+        self.pool.with(|session| Ok(!session.query("SELECT FROM mirror", &[])?.is_empty()))
+    }
+
+    fn set_mirror_whole(&self, at_ms: u64) -> Result<(), LedgerError> {
+        self.pool.with(|session| {
+            session
+                .execute("INSERT INTO mirror (completed_ms) VALUES ($1) ON CONFLICT DO NOTHING", &[&signed(at_ms)])?;
+            Ok(())
         })
     }
 

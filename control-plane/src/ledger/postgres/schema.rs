@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::{FORMAT, Given, LedgerError};
 use super::PostgresError;
+use super::mirror;
 use super::rows::Uuid;
 use super::session::{Session, signed};
 
@@ -22,10 +23,10 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
         session.script(&limits, PREPARE_TIMEOUT)?;
         session.script(&format!("SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"), PREPARE_TIMEOUT)?;
         if is_ready(session, installation)? {
-            return Ok(session.script(COMPLETE, PREPARE_TIMEOUT)?);
+            return complete(session);
         }
         session.script(SCHEMA, PREPARE_TIMEOUT)?;
-        session.script(COMPLETE, PREPARE_TIMEOUT)?;
+        complete(session)?;
         let (format, id) = (i64::from(FORMAT), Uuid(installation));
         session.execute("INSERT INTO head (format, installation, last) VALUES ($1, $2, 0)", &[&format, &id])?;
         Ok(())
@@ -40,7 +41,7 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
 pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
     match prepare(session, installation) {
         Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => {
-            return Ok(session.script(COMPLETE, PREPARE_TIMEOUT)?);
+            return complete(session);
         }
         prepared => prepared?,
     }
@@ -102,15 +103,22 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
     LedgerError::NewerFormat { found: u32::try_from(found).unwrap_or(0) }
 }
 
+/// Adds what came to this format later.
+fn complete(session: &mut Session) -> Result<(), LedgerError> {
+    session.script(COMPLETE, PREPARE_TIMEOUT)?;
+    Ok(session.script(mirror::SCHEMA, PREPARE_TIMEOUT)?)
+}
+
 /// Whether what came to this format later is there: the column of the audit trail that says what an act changed, and the
-/// counts of what was accepted, the numbers that were given, and what tells the ledger from others. Earlier versions of it do without, name the columns that
-/// they read and write, and go on beside us; what these store is not counted.
+/// counts of what was accepted, the numbers that were given, what tells the ledger from others, and what it has copies of. Earlier
+/// versions of it do without, name the columns that they read and write, and go on beside us; what these store is not counted.
 fn is_complete(session: &mut Session) -> Result<bool, LedgerError> {
     let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
                      AND attrelid = to_regclass('postrail_ledger.audit')
                      AND to_regclass('postrail_ledger.accepted') IS NOT NULL
                      AND to_regclass('postrail_ledger.given') IS NOT NULL
-                     AND to_regclass('postrail_ledger.identity') IS NOT NULL";
+                     AND to_regclass('postrail_ledger.identity') IS NOT NULL
+                     AND to_regclass('postrail_ledger.mirror') IS NOT NULL";
     Ok(!session.query(there, &[])?.is_empty())
 }
 

@@ -160,6 +160,9 @@ fn filled(path: &std::path::Path) -> u64 {
         file.audit_detail(begun, r#"{"revision":2}"#).unwrap();
         file.audit_end(begun, 201).unwrap();
     }
+    let suppression = Suppression { tenant: TenantId(1), address: "ä1@receiver.example".into() };
+    file.mirror(&[SuppressionRecord { suppression, reason: "asked to".into(), created_ms: 1 }], &[]).unwrap();
+    file.set_mirror_whole(5).unwrap();
     let numbers = [("tenant", 7), ("key", 2)].map(|(kind, last)| (kind.to_owned(), last));
     assert!(file.give(&Given::new(), &numbers.into()).unwrap());
     600
@@ -182,7 +185,7 @@ fn told(ledger: &dyn Ledger) -> impl PartialEq + std::fmt::Debug {
     let recipients = ledger.recipients(message, RecipientIndex(0), 10).unwrap();
     let trace = ledger.trace(message, None, 10).unwrap();
     let cursors = [MOVED, JournalId { host: HostId(2), shard: ShardId(1) }].map(|of| ledger.cursor(of).unwrap());
-    let suppressions = ledger.suppressions(None, None, 10).unwrap();
+    let suppressions = (ledger.kept(None, 10).unwrap(), ledger.is_mirror_whole().unwrap());
     let golden = postrail_schema::wire::decode_events(GOLDEN).unwrap();
     let mut accepted = ledger.accepted(Day::of_ms(golden[0].at_ms), None, 0).unwrap();
     accepted.sort_unstable_by_key(|count| (count.tenant, count.host));

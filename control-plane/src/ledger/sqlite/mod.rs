@@ -7,6 +7,7 @@
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
 //! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
+//! mirrored     (tenant, address) of suppressions that another ledger keeps      mirror  when all of them were here first
 //! identity     what tells this ledger from others, and whose region's it is
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! One process writes the file; another one's writing is noticed, and costs speed only. Absent here: expiry of old events.
 
 mod migrate;
+mod mirror;
 mod rows;
 
 use std::fs::File;
@@ -35,7 +37,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::parts::Parts;
 use super::record::Recorder;
 use super::{
-    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Ledger, LedgerError, Message,
+    AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Kept, Ledger, LedgerError, Message,
     Recipient, Recorded, SuppressionRecord, raised, read,
 };
 use crate::files::keep_private;
@@ -68,6 +70,7 @@ impl SqliteLedger {
             _ => return Err(LedgerError::NewerFormat { found }),
         }
         migrate::add_details(&connection)?;
+        connection.execute_batch(mirror::SCHEMA)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         connection.set_prepared_statement_cache_capacity(32);
         let reader = connect(path, READER_CACHE_KIB)?;
@@ -258,6 +261,28 @@ impl Ledger for SqliteLedger {
             .query_map([], |row| Ok(Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? }))?
             .collect::<Result<_, _>>()?;
         Ok(rows)
+    }
+
+    fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
+        Ok(mirror::kept(&self.reader(), after, limit)?)
+    }
+
+    fn mirror(&self, put: &[SuppressionRecord], gone: &[Suppression]) -> Result<bool, LedgerError> {
+        let mut writer = self.writer();
+        let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let changed = mirror::take(&transaction, put, gone)?;
+        transaction.commit()?;
+        Ok(changed)
+    }
+
+    fn is_mirror_whole(&self) -> Result<bool, LedgerError> {
+        Ok(self.reader().query_row("SELECT EXISTS (SELECT 1 FROM mirror)", [], |row| row.get(0))?)
+    }
+
+    fn set_mirror_whole(&self, at_ms: u64) -> Result<(), LedgerError> {
+        self.writer().connection.execute("INSERT OR IGNORE INTO mirror (one, completed_ms) VALUES (1, ?1)", [at_ms])?;
+        // Data planes are given what is here from now on.
+        self.make_durable()
     }
 
     fn audit_begin(&self, at_ms: u64, actor: &str, action: &str) -> Result<u64, LedgerError> {
