@@ -215,7 +215,7 @@ impl App {
                 "never were here, and mail must not go to them, so that the data planes of the region get no list of \
                  suppressions until they are",
             ),
-            (Some(_), false) => (Severity::Warning, "are not taken over; those that were hold on"),
+            (Some(_), false) => (Severity::Warning, "are not taken over; the copy that is here holds"),
             (None, false) => return None,
         };
         let why = trouble.unwrap_or_else(|| "the control plane that leads here has not got them yet".to_owned());

@@ -109,7 +109,7 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|_| Err(AppError::Home { detail: "the thread of the ledger ended".to_owned() }))
 }
 
-const OUTAGE: &str = "suppressions of tenants without a region are not taken over; those that were hold on";
+const OUTAGE: &str = "suppressions of tenants without a region are not taken over; the copy that is here holds";
 /// Between two looks, whatever is announced.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Looks all through so often at least.
