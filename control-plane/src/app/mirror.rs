@@ -90,7 +90,6 @@ impl App {
     /// # Errors
     /// This is no home, or its ledger is not; the store or the ledger fails.
     pub(crate) fn compare(&self, asked: Comparison) -> Result<Compared, AppError> {
-        self.check_ledger()?;
         if !self.region.is_empty() || asked.own.len() > MIRROR_ROWS {
             return Err(AppError::conflict("this is not what a control plane without a region is asked for"));
         }
@@ -98,6 +97,7 @@ impl App {
         if self.desired().head.suppressions < asked.version {
             self.reload()?;
         }
+        self.check_ledger_now()?;
         let refused = self.adopt(asked.own)?;
         let rows = u32::try_from(2 * MIRROR_ROWS).unwrap_or(u32::MAX);
         let mut records = self.ledger.suppressions(None, asked.after.as_ref(), rows)?;

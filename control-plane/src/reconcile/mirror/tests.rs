@@ -12,9 +12,9 @@ use postrail_schema::wire::decode_snapshot;
 use tempfile::TempDir;
 
 use super::*;
-use crate::app::{Bootstrap, Hosts, KnownHosts, LedgerUse, NewRegion, NewTenant, Parts, Precondition};
+use crate::app::{Bootstrap, Hosts, KnownHosts, LedgerLook, NewRegion, NewTenant, OtherLedger, Parts, Precondition};
 use crate::dns::Resolver;
-use crate::identity::{FleetFacts, FleetIdentity};
+use crate::identity::{FleetFacts, FleetIdentity, FleetName};
 use crate::ledger::{SqliteLedger, SuppressionRecord};
 use crate::listen::{Door, Peer};
 use crate::store::{ConfigStore, EmbeddedStore, Write};
@@ -85,11 +85,17 @@ impl World {
 
     /// The home answers, and is known to lead.
     async fn lead(&self) {
+        self.lead_by(None).await;
+    }
+
+    /// The same by TLS, as beyond loopback.
+    async fn lead_by(&self, tls: Option<Arc<rustls::ServerConfig>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let at = format!("{scheme}://{}", listener.local_addr().unwrap());
         let router = crate::api::router(Arc::clone(&self.home), Arc::default(), ["pf_token".to_owned()].into());
         let service = router.into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(Door::new(listener, None).tap_io(|_| {}), service).await });
+        tokio::spawn(async move { axum::serve(Door::new(listener, tls).tap_io(|_| {}), service).await });
         let put = |key, value: &str| Write::Put { key, value: value.into() };
         self.store.txn(&[], &[put(keys::leader(""), &at), put(keys::last_ledger(""), "{}")]).unwrap();
     }
@@ -202,9 +208,8 @@ async fn the_copy_holds_while_the_home_is_away_or_has_another_ledger_and_changes
     assert!(world.unsuppress(region, "default", "stop").is_err());
     world.suppress(region, "red", "reds").unwrap();
 
-    let other =
-        LedgerUse { ledger: "b".into(), server: None, file: None, host: "two".into(), api: "http://two".into() };
-    world.home.set_other_ledger(Some(other));
+    let other = OtherLedger::Last { place: "in PostgreSQL at other".into() };
+    world.home.set_ledger_look(LedgerLook::Other(other));
     world.home.ledger.mirror(&[record(world.tenant("default"), "theirs")], &[]).unwrap();
     let error = world.follow().await.unwrap_err().to_string();
     assert_eq!(error, "the control plane without a region: it refuses with status 503");
@@ -256,4 +261,23 @@ async fn a_long_list_goes_over_in_stretches_and_a_change_of_it_as_one() {
     assert!(stretches.0 > stretches.1 && stretches.1 <= 4, "what is the same is not sent: {stretches:?}");
     assert_eq!(of_home(), home.ledger.suppressions(Some(tenant), None, u32::MAX).unwrap());
     assert_eq!(region.ledger.suppressions(Some(red), None, 10).unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_the_home_is_asked_by_certificate_and_tells_nobody_else() {
+    let mut world = World::new();
+    world.suppress(&world.home, "default", "stop").unwrap();
+    world.lead().await;
+    world.access.token = "pf_other".into();
+    let error = world.follow().await.unwrap_err().to_string();
+    assert_eq!(error, "the control plane without a region: it refuses with status 401");
+    let tls = world.access.identity.server(&[FleetName::DataPlane, FleetName::ControlPlane]).unwrap();
+    world.lead_by(Some(tls)).await;
+    assert_eq!(world.follow().await.unwrap(), None);
+    assert_eq!(suppressed(&world.region), names(&["stop"]));
+    // Of an earlier version, or of another fleet.
+    world.lead_by(Some(world.access.identity.server(&[FleetName::DataPlane]).unwrap())).await;
+    let error = world.follow().await.unwrap_err().to_string();
+    assert!(error.contains("it refuses our certificate"), "{error}");
+    assert_eq!(suppressed(&world.region), names(&["stop"]));
 }
