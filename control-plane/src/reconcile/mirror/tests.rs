@@ -65,7 +65,7 @@ impl World {
             name: "red".into(),
             quota_per_day: None,
             weight: 1,
-            message_bytes_max: 4_096,
+            message_bytes_max: 8_192,
             region: Some("eu".into()),
             reserved_per_s: None,
             quarantines: false,
