@@ -95,6 +95,12 @@ impl ProblemDocument {
     }
 }
 
+impl FieldError {
+    fn new(pointer: &str, code: &str, detail: &str) -> Self {
+        Self { pointer: pointer.to_owned(), code: code.to_owned(), detail: detail.to_owned() }
+    }
+}
+
 impl From<AppError> for ProblemDocument {
     fn from(error: AppError) -> Self {
         match error {
@@ -106,11 +112,7 @@ impl From<AppError> for ProblemDocument {
                 Self::field(StatusCode::UNPROCESSABLE_ENTITY, "invalid", pointer.into_owned(), detail)
             }
             AppError::Faults { ref faults } => {
-                let errors = faults.iter().map(|(pointer, detail)| FieldError {
-                    pointer: pointer.clone(),
-                    code: "invalid".to_owned(),
-                    detail: detail.clone(),
-                });
+                let errors = faults.iter().map(|(pointer, detail)| FieldError::new(pointer, "invalid", detail));
                 Self {
                     errors: errors.collect(),
                     ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string())
@@ -124,11 +126,7 @@ impl From<AppError> for ProblemDocument {
                 ..Self::new(StatusCode::PRECONDITION_FAILED, "stale", error.to_string())
             },
             AppError::Refused { ref problems } => {
-                let errors = problems.iter().map(|problem| FieldError {
-                    pointer: problem.subject.clone(),
-                    code: problem.code.to_owned(),
-                    detail: problem.detail.clone(),
-                });
+                let errors = problems.iter().map(|one| FieldError::new(&one.subject, one.code, &one.detail));
                 Self {
                     errors: errors.collect(),
                     ..Self::new(StatusCode::CONFLICT, "would_break_configuration", error.to_string())
