@@ -31,25 +31,18 @@ use crate::mesh::{Letter, Mesh, Question, Reply};
 
 /// The host's keys in the configuration store. Calls block, for a few seconds at most.
 pub trait Registry: Send + 'static {
-    /// The host's record with the revision that wrote it, and its grants; both not older than the call.
+    /// The host's record and grants under one revision, not older than the call.
     ///
     /// # Errors
     /// In words for the log.
-    fn read(&mut self) -> Result<Own, String>;
+    fn read(&mut self) -> Result<View, String>;
 
-    /// Writes the record if the present one was written by `guard` (0: if there is none), then reads the grants. It is done
-    /// only when both are.
+    /// Writes the record if the present one was written by `guard` (0: if there is none), then reads both. It is done only
+    /// when both are.
     ///
     /// # Errors
     /// [`WriteError`].
     fn write(&mut self, guard: u64, record: &HostRecord) -> Result<(u64, View), WriteError>;
-}
-
-/// What [`Registry::read`] gives.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Own {
-    pub record: Option<(u64, HostRecord)>,
-    pub view: View,
 }
 
 /// Why a record was not written.
@@ -193,13 +186,7 @@ impl<R: Registry> Pump<R> {
             }
             let message = inbox.recv_timeout(self.pause());
             let input = match message {
-                Ok(Message::Look) => match self.registry.read() {
-                    Ok(own) => Input::Granted(own.view),
-                    Err(error) => {
-                        tracing::debug!(error, "grants not read");
-                        Input::Timeout
-                    }
-                },
+                Ok(Message::Look) => Input::Look,
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => Input::Stop,
                 Err(RecvTimeoutError::Timeout) => Input::Timeout,
             };
@@ -236,7 +223,7 @@ impl<R: Registry> Pump<R> {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Read => Some(match self.registry.read() {
-                Ok(own) => Input::Found { record: own.record, view: own.view },
+                Ok(view) => Input::Found(view),
                 Err(error) => {
                     self.failed(&error, "the store does not say what this host holds");
                     Input::Failed
@@ -279,6 +266,13 @@ impl<R: Registry> Pump<R> {
             }
             Output::Use(held) => {
                 self.mesh.broadcast(|| Letter::Held(held.clone()));
+                None
+            }
+            Output::StoreLost => {
+                tracing::warn!(
+                    "the configuration store lacks what this host had written: it was restored from a snapshot, or is new; \
+                     leased addresses are used again after a lease"
+                );
                 None
             }
             Output::NameInUse { incarnation } => {
@@ -399,9 +393,9 @@ mod tests {
     }
 
     impl Registry for Memory {
-        fn read(&mut self) -> Result<Own, String> {
+        fn read(&mut self) -> Result<View, String> {
             let Stored { revision, record, grants } = self.0.lock().unwrap().clone();
-            Ok(Own { record, view: View { revision, grants } })
+            Ok(View { revision, record, grants })
         }
 
         fn write(&mut self, guard: u64, record: &HostRecord) -> Result<(u64, View), WriteError> {
@@ -411,7 +405,8 @@ mod tests {
             }
             memory.revision += 1;
             memory.record = Some((memory.revision, record.clone()));
-            Ok((memory.revision, View { revision: memory.revision, grants: memory.grants.clone() }))
+            let Stored { revision, record, grants } = memory.clone();
+            Ok((revision, View { revision, record, grants }))
         }
     }
 
@@ -422,16 +417,16 @@ mod tests {
     }
 
     impl Registry for Sided {
-        fn read(&mut self) -> Result<Own, String> {
-            let own = Own { record: None, view: View { revision: 1, grants: Vec::new() } };
-            if self.reads { Ok(own) } else { Err("nobody may read".to_owned()) }
+        fn read(&mut self) -> Result<View, String> {
+            let view = View { revision: 1, ..View::default() };
+            if self.reads { Ok(view) } else { Err("nobody may read".to_owned()) }
         }
 
         fn write(&mut self, _: u64, _: &HostRecord) -> Result<(u64, View), WriteError> {
             if !self.writes {
                 return Err(WriteError::Unknown("nobody may write".to_owned()));
             }
-            self.read().map(|own| (1, own.view)).map_err(WriteError::Unknown)
+            self.read().map(|view| (1, view)).map_err(WriteError::Unknown)
         }
     }
 
@@ -439,8 +434,15 @@ mod tests {
     fn a_store_that_is_read_or_written_but_not_both_is_silent_from_the_first_failure_on() {
         let write = || {
             let (state, announcement) = (HostState::Live, Announcement::default());
-            let record =
-                HostRecord { incarnation: 7, sequence: 1, lease_ms: 10_000, state, released: Vec::new(), announcement };
+            let record = HostRecord {
+                incarnation: 7,
+                sequence: 1,
+                lease_ms: 10_000,
+                state,
+                released: vec![],
+                announcement,
+                held: None,
+            };
             Output::Write { guard: 0, record }
         };
         for (reads, writes) in [(true, false), (false, true)] {

@@ -179,6 +179,17 @@ pub struct HostRecord {
     /// Grants that are given up and still listed: address and epoch.
     pub released: Vec<(IpAddr, u64)>,
     pub announcement: Announcement,
+    /// Of one that stopped: how long nobody else can have been given what it had. Earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldUntil>,
+}
+
+/// Until when something holds, by one host's CLOCK_BOOTTIME.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldUntil {
+    /// Which run of its kernel: the clock of another says nothing.
+    pub boot: String,
+    pub until_ms: u64,
 }
 
 impl HostRecord {
@@ -263,6 +274,7 @@ mod tests {
             state: HostState::Live,
             released,
             announcement,
+            held: Some(HeldUntil { boot: "0".repeat(36), until_ms: u64::MAX }),
         };
         let octets = serde_json::to_vec(&record).unwrap().len();
         assert!(octets < HOST_RECORD_BYTES_MAX, "{octets}");

@@ -136,7 +136,9 @@ impl Hosts {
                 known.allocation.hosts.insert(name(&entry, GRANTS)?, value(&entry)?);
             }
         }
-        for entry in self.store.list(HOLDING)?.entries {
+        let listing = self.store.list(HOLDING)?;
+        known.revision = listing.revision;
+        for entry in listing.entries {
             let record = value(&entry)?;
             known.records.insert(name(&entry, HOLDING)?, (entry.revision, record));
         }
@@ -280,10 +282,13 @@ mod tests {
             state: HostState::Live,
             released: Vec::new(),
             announcement: Announcement { addresses_max: 9, share: 1, routed: true, ..Announcement::default() },
+            held: None,
         }
     }
 
     /// A store with a source that is allocated and one that is not, both in a pool.
+    const NOW: Duration = Duration::from_secs(60);
+
     fn hosts(folder: &tempfile::TempDir) -> Hosts {
         let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
         let put = |key: &str, text: &str| {
@@ -306,9 +311,9 @@ mod tests {
         assert!(matches!(again, Err(HostsError::Store(StoreError::Conflict { .. }))));
         let reading = hosts.read().unwrap();
         assert_eq!(reading.known.demands.len(), 1, "{:?}", reading.known.demands);
-        let mut observer = Observer::default();
-        reading.known.show(&mut observer, Duration::ZERO);
-        let made = step(&reading.known.fleet(&observer, Duration::ZERO), &reading.known.allocation);
+        let mut observer = Observer::at(NOW);
+        reading.known.show(&mut observer, NOW);
+        let made = step(&reading.known.fleet(&observer, NOW), &reading.known.allocation);
         hosts.write(&reading, &made).unwrap();
         let stale = hosts.write(&reading, &made);
         assert!(matches!(stale, Err(HostsError::Store(StoreError::Conflict { .. }))), "{stale:?}");
@@ -361,9 +366,9 @@ mod tests {
             hosts.keep_alive(&host(name), 0, &HostRecord { announcement, ..record(1) }).unwrap();
         }
         let reading = hosts.read().unwrap();
-        let mut observer = Observer::default();
-        reading.known.show(&mut observer, Duration::ZERO);
-        let made = step(&reading.known.fleet(&observer, Duration::ZERO), &reading.known.allocation);
+        let mut observer = Observer::at(NOW);
+        reading.known.show(&mut observer, NOW);
+        let made = step(&reading.known.fleet(&observer, NOW), &reading.known.allocation);
         let given = made
             .changed
             .iter()
@@ -374,7 +379,7 @@ mod tests {
             reading.known.records.keys().filter(|name| name.as_str() != "three").cloned().collect::<BTreeSet<_>>();
         let mut left = reading.known.clone();
         left.records.retain(|name, _| two.contains(name));
-        let problems = step(&left.fleet(&observer, Duration::ZERO), &left.allocation).problems;
+        let problems = step(&left.fleet(&observer, NOW), &left.allocation).problems;
         let [problem] = problems.as_slice() else { panic!("{problems:?}") };
         assert_eq!((problem.code, problem.subject.as_str()), ("address_without_host", "address/192.0.2.3"));
         assert!(problem.detail.contains("two is in another region"), "{}", problem.detail);

@@ -65,7 +65,12 @@ impl Allocator {
         let seen = boottime();
         let (fleet, lapse) = {
             let mut observer = self.hosts.observer();
-            reading.known.show(&mut observer, seen);
+            if reading.known.show(&mut observer, seen) {
+                tracing::warn!(
+                    "the configuration store has gone back to an earlier state: it was restored from a snapshot, or is new; no \
+                     address is given to another host for a lease"
+                );
+            }
             (reading.known.fleet(&observer, seen), observer.deadline(seen))
         };
         let step = step(&fleet, &reading.known.allocation);
@@ -133,6 +138,7 @@ mod tests {
     use postrail_schema::keys::DESIRED;
 
     use super::*;
+    use crate::plan::allocation::Observer;
     use crate::store::{ConfigStore as _, EmbeddedStore, Write};
 
     #[test]
@@ -151,10 +157,16 @@ mod tests {
             state: HostState::Live,
             released: Vec::new(),
             announcement: Announcement { addresses_max: 1, share: 1, routed: true, ..Announcement::default() },
+            held: None,
         };
         hosts.keep_alive(&name, 0, &record).unwrap();
         let allocator = || Allocator { hosts: Hosts::new(Arc::clone(hosts.store())), told: Vec::new() };
         let (mut standby, mut leader) = (allocator(), allocator());
+        leader.round(true).unwrap();
+        assert!(hosts.own(&name).unwrap().grants.is_empty(), "who has just begun gives nothing");
+        for allocator in [&standby, &leader] {
+            *allocator.hosts.observer() = Observer::at(boottime());
+        }
         standby.round(false).unwrap();
         assert!(hosts.own(&name).unwrap().grants.is_empty());
         leader.round(true).unwrap();

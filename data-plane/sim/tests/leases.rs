@@ -20,7 +20,7 @@ use postrail_control_plane::store::{ConfigStore, EtcdOptions, EtcdStore, StoreEr
 use postrail_control_plane::{Hosts, HostsError, allocate};
 use postrail_core::lease::{Held, Settings, View};
 use postrail_data_plane::address::Interfaces;
-use postrail_data_plane::lease::{LeaseHandle, Own, Registry, WriteError, boottime, hold};
+use postrail_data_plane::lease::{LeaseHandle, Registry, WriteError, boottime, hold};
 use postrail_data_plane::mesh::{Letter, Mesh, Reply};
 use postrail_schema::allocation::{Announcement, HostName, HostRecord};
 use postrail_schema::keys::{DESIRED, grants};
@@ -98,16 +98,16 @@ impl Drop for Place {
 struct Keys(Hosts, HostName);
 
 impl Registry for Keys {
-    fn read(&mut self) -> Result<Own, String> {
+    fn read(&mut self) -> Result<View, String> {
         let own = self.0.own(&self.1).map_err(|error| error.to_string())?;
-        Ok(Own { record: own.record, view: View { revision: own.revision, grants: own.grants } })
+        Ok(View { revision: own.revision, record: own.record, grants: own.grants })
     }
 
     fn write(&mut self, guard: u64, record: &HostRecord) -> Result<(u64, View), WriteError> {
         match self.0.keep_alive(&self.1, guard, record) {
             Ok(revision) => {
-                let own = self.read().map_err(WriteError::Unknown)?;
-                Ok((revision, own.view))
+                let view = self.read().map_err(WriteError::Unknown)?;
+                Ok((revision, view))
             }
             Err(HostsError::Store(StoreError::Conflict { .. })) => Err(WriteError::Refused),
             Err(error) => Err(WriteError::Unknown(error.to_string())),

@@ -6,7 +6,7 @@ use postrail_schema::allocation::{Announcement, HostName, HostRecord, HostState,
 
 use super::*;
 use crate::app::Hosts;
-use crate::plan::allocation::step;
+use crate::plan::allocation::{Observer, step};
 use crate::reconcile::boottime;
 
 /// A world with these hosts alive, and two addresses in the pool `default`.
@@ -45,6 +45,7 @@ fn speak_in(world: &World, name: &str, region: Option<&str>) {
             nics: ["eth0".to_owned()].into(),
             ..Announcement::default()
         },
+        held: None,
     };
     world.allocation().keep_alive(&HostName::new(name).unwrap(), 0, &record).unwrap();
 }
@@ -59,6 +60,9 @@ impl World {
         let reading = self.allocation().read().unwrap();
         let made = {
             let mut observer = self.allocation().observer();
+            if observer.deadline(Duration::ZERO).is_none() {
+                *observer = Observer::at(now);
+            }
             reading.known.show(&mut observer, now);
             step(&reading.known.fleet(&observer, now), &reading.known.allocation)
         };
@@ -118,7 +122,6 @@ async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
         let mut observer = world.allocation().observer();
         observer.saw(ago, &name, 0, Duration::ZERO);
         observer.saw(ago, &name, written, Duration::from_secs(10));
-        observer.heard(boottime());
     }
     assert_eq!(world.get("/v2/hosts/mx1").await["standing"], json!("gone"));
     let (status, forgotten) = world.operator("POST", "/v2/hosts/mx1/forget", Value::Null).await;

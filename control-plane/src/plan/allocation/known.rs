@@ -17,12 +17,18 @@ pub struct Known {
     /// Each host's record with the revision that wrote it.
     pub records: BTreeMap<HostName, (u64, HostRecord)>,
     pub allocation: Allocation,
+    /// The store's, when the last of it was read.
+    pub revision: u64,
 }
 
 impl Known {
-    /// Shows the observer what was read at `now`.
-    pub fn show(&self, observer: &mut Observer, now: Duration) {
-        observer.heard(now);
+    /// Shows the observer what was read at `now`; whether the store is another one than before, of an earlier state.
+    pub fn show(&self, observer: &mut Observer, now: Duration) -> bool {
+        let mut is_other = observer.heard(now, self.revision);
+        if self.records.iter().any(|(host, (revision, _))| observer.has_seen_later(host, *revision)) {
+            observer.begin(now);
+            is_other = true;
+        }
         observer.retain(|host| self.hosts().any(|other| other == host));
         for host in self.hosts() {
             match self.records.get(host) {
@@ -31,12 +37,15 @@ impl Known {
                 None => observer.saw(now, host, 0, ADDRESS_LEASE_MAX),
             }
         }
+        is_other
     }
 
     /// The fleet at `now`, as far as `observer` has seen it.
     pub fn fleet(&self, observer: &Observer, now: Duration) -> Fleet {
         let hosts = self.hosts().map(|name| (name.clone(), self.host(name, observer, now)));
-        Fleet::new(self.demands.clone(), hosts.collect())
+        let lease = self.records.values().map(|(_, record)| record.lease()).max().unwrap_or_default();
+        let may_give = observer.is_settled(now, lease);
+        Fleet { may_give, ..Fleet::new(self.demands.clone(), hosts.collect()) }
     }
 
     /// The revision that each host's record must still have for a step that relies on it; 0: it must not exist.

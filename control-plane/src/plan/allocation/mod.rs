@@ -11,7 +11,8 @@
 //! - [`Observer`] knows when a host that says nothing certainly uses nothing.
 //!
 //! Invariants worth naming: equal input gives equal output; an address is in one host's grants at most, after any
-//! sequence of steps; a grant passes on only after its host gave it up or its holding ended.
+//! sequence of steps; a grant passes on only after its host gave it up or its holding ended; nothing is given by who does not
+//! know for how long the store has been the one that it is.
 //!
 //! Deliberately absent: keys, transactions and clocks (the reconciler has them), and who leads: two control planes that
 //! step at once are harmless, because each step is written only if what it was computed from still holds.
@@ -93,6 +94,9 @@ pub struct Host {
 pub struct Fleet {
     pub addresses: BTreeMap<IpAddr, Demand>,
     pub hosts: BTreeMap<HostName, Host>,
+    /// Whoever was given an address in a state that the store has lost has certainly ended its use. Until then addresses
+    /// are asked back, and given to nobody.
+    pub may_give: bool,
 }
 
 impl Fleet {
@@ -106,7 +110,7 @@ impl Fleet {
                 demand.owners.insert(name.clone());
             }
         }
-        Self { addresses, hosts }
+        Self { addresses, hosts, may_give: true }
     }
 }
 

@@ -7,8 +7,12 @@
 //! What it says holds for a revision of the host's record: the taker writes under the condition that the record is still
 //! of that revision. A keepalive that arrived meanwhile makes the condition fail.
 //!
-//! Time is CLOCK_BOOTTIME of this host, since its boot. A while in which the observer heard nothing of the store is not
-//! counted: hosts were not heard by it either, and would else all seem gone at once.
+//! Time is CLOCK_BOOTTIME of this host, since its boot. After a while in which the observer heard nothing of the store it begins
+//! anew, as at its start: hosts were not heard by the store either, and would else all seem gone at once.
+//!
+//! So it does where the store is another one than it was: restored from a snapshot, or begun anew. What hosts wrote and were
+//! given since is lost then, and may be held for a lease more by those who do not know it yet. Until that is over this
+//! observer is not [settled](Observer::is_settled), and nothing that it sees to be free may be given to anybody.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +25,10 @@ use postrail_schema::limits::OBSERVER_SILENCE_MAX;
 pub struct Observer {
     sights: BTreeMap<HostName, Sight>,
     heard: Option<Duration>,
+    /// Since when it hears of one store without a gap.
+    since: Duration,
+    /// Of the store, as it was heard last.
+    revision: u64,
 }
 
 /// The last change of a record that was seen.
@@ -32,15 +40,34 @@ struct Sight {
 }
 
 impl Observer {
-    /// The store answered at `now`.
-    pub fn heard(&mut self, now: Duration) {
-        let silence = self.heard.map_or(Duration::ZERO, |before| now.saturating_sub(before));
-        if silence > OBSERVER_SILENCE_MAX {
-            for sight in self.sights.values_mut() {
-                sight.since += silence;
-            }
+    /// The store answered at `now`, and was of `revision`. Whether it is another one than before, as far as that tells.
+    pub fn heard(&mut self, now: Duration, revision: u64) -> bool {
+        let is_other = revision < self.revision;
+        if self.is_silent(now) || is_other {
+            self.begin(now);
         }
-        self.heard = Some(now);
+        (self.heard, self.revision) = (Some(now), revision);
+        is_other
+    }
+
+    /// Whether a host's record was seen as written by a later revision than this, which the store has lost.
+    pub fn has_seen_later(&self, host: &HostName, revision: u64) -> bool {
+        self.sights.get(host).is_some_and(|sight| sight.revision > revision)
+    }
+
+    /// Forgets what was seen: it is counted from `now` on.
+    pub fn begin(&mut self, now: Duration) {
+        self.sights.clear();
+        self.since = now;
+    }
+
+    /// Whether all that was given in a state that the store has lost has certainly ended, where hosts hold for `lease` at most.
+    pub fn is_settled(&self, now: Duration, lease: Duration) -> bool {
+        !self.is_silent(now) && now >= self.since + lease
+    }
+
+    fn is_silent(&self, now: Duration) -> bool {
+        self.heard.is_none_or(|heard| now.saturating_sub(heard) > OBSERVER_SILENCE_MAX)
     }
 
     /// A host's record was of `revision` at `now`, and holds for `lease`. The same revision again changes nothing.
@@ -61,8 +88,13 @@ impl Observer {
     /// still be.
     pub fn lapsed(&self, now: Duration, host: &HostName) -> Option<u64> {
         let sight = self.sights.get(host)?;
-        let silent = self.heard.is_none_or(|heard| now.saturating_sub(heard) > OBSERVER_SILENCE_MAX);
-        (!silent && now >= sight.since + sight.lease).then_some(sight.revision)
+        (!self.is_silent(now) && now >= sight.since + sight.lease).then_some(sight.revision)
+    }
+
+    /// One that has heard of a store since boot, and has seen no host yet.
+    #[cfg(test)]
+    pub(crate) fn at(now: Duration) -> Self {
+        Self { heard: Some(now), ..Self::default() }
     }
 
     /// When the next host lapses if nothing comes.
@@ -85,14 +117,16 @@ mod tests {
 
     /// What is heard every second from `from` until `to`, and what is said of the host then.
     fn after(observer: &mut Observer, from: u64, to: u64) -> Option<u64> {
-        (from..=to).for_each(|second| observer.heard(s(second)));
+        for second in from..=to {
+            observer.heard(s(second), 9);
+        }
         observer.lapsed(s(to), &host())
     }
 
     #[test]
     fn a_host_lapses_a_whole_lease_after_its_last_keepalive_was_seen() {
         let mut observer = Observer::default();
-        observer.heard(s(0));
+        observer.heard(s(0), 9);
         observer.saw(s(0), &host(), 7, s(10));
         observer.saw(s(4), &host(), 7, s(10));
         assert_eq!(after(&mut observer, 1, 9), None);
@@ -103,15 +137,36 @@ mod tests {
     }
 
     #[test]
-    fn a_while_without_the_store_is_not_counted() {
+    fn after_a_while_without_the_store_it_is_counted_anew() {
         let mut observer = Observer::default();
-        observer.heard(s(0));
+        observer.heard(s(0), 9);
         observer.saw(s(0), &host(), 7, s(10));
         assert_eq!(after(&mut observer, 1, 9), None);
         assert_eq!(observer.lapsed(s(30), &host()), None, "nothing is known while the store is silent");
-        observer.heard(s(30));
-        assert_eq!(observer.lapsed(s(30), &host()), None, "a host that lives has a second to say so");
-        assert_eq!(after(&mut observer, 31, 31), Some(7));
+        assert!(!observer.is_settled(s(30), s(10)));
+        observer.heard(s(30), 9);
+        observer.saw(s(30), &host(), 7, s(10));
+        assert_eq!(after(&mut observer, 31, 39), None);
+        assert!(!observer.is_settled(s(39), s(10)));
+        assert_eq!(after(&mut observer, 40, 40), Some(7));
+        assert!(observer.is_settled(s(40), s(10)));
+    }
+
+    #[test]
+    fn what_was_seen_in_a_state_that_the_store_has_lost_counts_no_more() {
+        let mut observer = Observer::default();
+        observer.heard(s(0), 9);
+        observer.saw(s(0), &host(), 7, s(10));
+        assert_eq!(after(&mut observer, 1, 9), None);
+        assert!(observer.has_seen_later(&host(), 6) && !observer.has_seen_later(&host(), 7));
+        assert!(!observer.heard(s(9), 9) && observer.heard(s(10), 8));
+        observer.saw(s(10), &host(), 7, s(10));
+        for second in 11..20 {
+            observer.heard(s(second), 8);
+        }
+        assert_eq!((observer.lapsed(s(19), &host()), observer.is_settled(s(19), s(10))), (None, false));
+        observer.heard(s(20), 8);
+        assert_eq!((observer.lapsed(s(20), &host()), observer.is_settled(s(20), s(10))), (Some(7), true));
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub fn step(fleet: &Fleet, allocation: &Allocation) -> Step {
     let moving = allocation.grants().filter(|(_, grant)| grant.standing == Standing::Releasing).count();
     let moves_max = ALLOCATION_MOVES_MAX.saturating_sub(moving);
     let assignment = assign(fleet, &allocation.places(), moves_max);
-    let mut next = Next { epoch: allocation.epoch, hosts: BTreeMap::new(), relied: BTreeSet::new() };
+    let (epoch, may_give) = (allocation.epoch, fleet.may_give);
+    let mut next = Next { epoch, may_give, hosts: BTreeMap::new(), relied: BTreeSet::new() };
     let mut unplaced: BTreeSet<IpAddr> = assignment.targets.keys().copied().collect();
     for (holder, grant) in allocation.grants() {
         let demand = fleet.addresses.get(&grant.address);
@@ -42,7 +43,7 @@ pub fn step(fleet: &Fleet, allocation: &Allocation) -> Step {
             unplaced.remove(&grant.address);
         }
     }
-    for (address, host) in assignment.targets.iter().filter(|(address, _)| unplaced.contains(address)) {
+    for (address, host) in assignment.targets.iter().filter(|(address, _)| may_give && unplaced.contains(address)) {
         next.give(*address, host, &fleet.addresses[address]);
     }
     let mut changed = BTreeMap::new();
@@ -59,6 +60,7 @@ pub fn step(fleet: &Fleet, allocation: &Allocation) -> Step {
 /// The allocation that is being made.
 struct Next {
     epoch: u64,
+    may_give: bool,
     hosts: BTreeMap<HostName, Vec<Grant>>,
     relied: BTreeSet<HostName>,
 }
@@ -77,7 +79,9 @@ impl Next {
         let is_wanted_here = target == Some(holder) || (target.is_none() && demand.is_some());
         let list = self.hosts.entry(holder.clone()).or_default();
         if is_wanted_here && fits {
-            if grant.standing == Standing::Releasing {
+            // Or was given up, as the host says, and that it was asked for is in a state that the store has lost.
+            let is_given_up = host.is_some_and(|host| host.released.contains(&(grant.address, grant.epoch)));
+            if (grant.standing == Standing::Releasing || is_given_up) && self.may_give {
                 // It comes back to the host that was to give it up: under a new epoch, since the old one may be released.
                 self.epoch += 1;
                 list.push(Grant { epoch: self.epoch, standing: Standing::Held, next: None, ..grant.clone() });
@@ -86,7 +90,7 @@ impl Next {
             }
             return true;
         }
-        match ended(grant, host) {
+        match ended(grant, host).filter(|_| self.may_give) {
             Some(Ended::Lapsed) => self.relied.insert(holder.clone()),
             Some(Ended::Said) => true,
             None => {

@@ -32,6 +32,7 @@ fn fleet(addresses: usize, hosts: usize) -> Fleet {
     Fleet {
         addresses: (1..=addresses).map(|number| (address(number), demand(1))).collect(),
         hosts: (1..=hosts).map(|number| (name(number), host())).collect(),
+        may_give: true,
     }
 }
 
@@ -343,6 +344,13 @@ fn an_address_that_comes_back_has_a_new_epoch() {
     apply(&mut allocation, back);
     let (_, held) = allocation.grants().find(|(_, grant)| grant.address == asked.address).unwrap();
     assert!(held.standing == Standing::Held && held.epoch > asked.epoch, "{held:?} after {asked:?}");
+    // So has one that its host gave up when a state asked for it that the store has lost.
+    let (host, held) = allocation.grants().map(|(host, grant)| (host.clone(), grant.clone())).next().unwrap();
+    fleet.hosts.get_mut(&host).unwrap().released.insert((held.address, held.epoch));
+    let again = step(&fleet, &allocation);
+    assert!(again.changed[&host].iter().any(|grant| grant.address == held.address && grant.epoch > held.epoch));
+    apply(&mut allocation, again);
+    assert!(step(&fleet, &allocation).changed.is_empty());
 }
 
 #[test]
@@ -372,12 +380,76 @@ fn a_host_whose_record_was_removed_keeps_what_it_has_until_it_could_have_lapsed(
         state: HostState::Live,
         released: Vec::new(),
         announcement: host().announcement,
+        held: None,
     };
     known.records.insert(name(2), (7, record));
     let mut observer = Observer::default();
     known.show(&mut observer, Duration::ZERO);
     let made = step(&known.fleet(&observer, Duration::ZERO), &known.allocation);
     assert!(made.changed.is_empty(), "{made:?}");
+}
+
+#[test]
+fn nothing_is_given_by_who_does_not_know_what_the_store_has_lost() {
+    let (mut fleet, mut allocation) = (fleet(3, 2), Allocation::default());
+    fleet.may_give = false;
+    assert!(step(&fleet, &allocation).changed.is_empty(), "what is free may be in use");
+    fleet.may_give = true;
+    settle(&mut fleet, &mut allocation);
+    let from = allocation.places()[&address(1)].clone();
+    // What is asked back, and what has lapsed, stays where it is.
+    fleet.may_give = false;
+    fleet.hosts.get_mut(&from).unwrap().standing = HostStanding::Draining;
+    let places = held(&allocation);
+    for change in [obey as fn(&mut Fleet, &Allocation), |fleet, _| {
+        fleet.hosts.values_mut().for_each(|host| host.lapsed = true);
+    }] {
+        let asked = step(&fleet, &allocation);
+        assert!(asked.relied.is_empty());
+        apply(&mut allocation, asked);
+        change(&mut fleet, &allocation);
+    }
+    let releasing: BTreeSet<_> =
+        allocation.grants().filter(|(_, grant)| grant.standing == Standing::Releasing).map(|(host, _)| host).collect();
+    assert_eq!(releasing, [&from].into(), "it is asked back");
+    // Nor does it come back to who gave it up.
+    fleet.hosts.get_mut(&from).unwrap().standing = HostStanding::Live;
+    assert!(step(&fleet, &allocation).changed.is_empty());
+    fleet.may_give = true;
+    settle(&mut fleet, &mut allocation);
+    assert_eq!(held(&allocation).len(), places.len());
+}
+
+#[test]
+fn an_observer_of_a_store_that_went_back_gives_nothing_for_the_longest_lease() {
+    let record = |lease_ms| HostRecord {
+        incarnation: 1,
+        sequence: 1,
+        lease_ms,
+        state: HostState::Live,
+        released: Vec::new(),
+        announcement: host().announcement,
+        held: None,
+    };
+    let known = |revision, of_two| Known {
+        records: [(name(1), (7, record(10_000))), (name(2), (of_two, record(30_000)))].into(),
+        revision,
+        ..Known::default()
+    };
+    let s = Duration::from_secs;
+    // The store's revision tells it, or what a host had written.
+    for (revision, of_two, is_other) in [(20, 9, false), (19, 9, true), (500, 8, true)] {
+        let mut observer = Observer::at(s(60));
+        assert!(!known(20, 9).show(&mut observer, s(60)));
+        assert_eq!(known(revision, of_two).show(&mut observer, s(61)), is_other);
+        assert_eq!(known(revision, of_two).fleet(&observer, s(61)).may_give, !is_other);
+        for second in 62..=90 {
+            known(revision, of_two).show(&mut observer, s(second));
+        }
+        assert_eq!(known(revision, of_two).fleet(&observer, s(90)).may_give, !is_other);
+        known(revision, of_two).show(&mut observer, s(91));
+        assert!(known(revision, of_two).fleet(&observer, s(91)).may_give);
+    }
 }
 
 #[test]
@@ -410,12 +482,15 @@ fn what_is_known_of_a_host_decides_what_it_gets() {
             state: HostState::Live,
             released: vec![(address(1), 3)],
             announcement: host().announcement,
+            held: None,
         };
         let mut known = Known { records: [(name(1), (7, record))].into(), ..Known::default() };
         let mut observer = Observer::default();
         known.show(&mut observer, Duration::ZERO);
         change(&mut known, &mut observer);
-        (0..=now.as_secs()).for_each(|second| observer.heard(Duration::from_secs(second)));
+        for second in 0..=now.as_secs() {
+            observer.heard(Duration::from_secs(second), known.revision);
+        }
         let fleet = known.fleet(&observer, now);
         let host = &fleet.hosts[&name(1)];
         assert_eq!((host.standing, host.lapsed), (standing, lapsed), "{what}");

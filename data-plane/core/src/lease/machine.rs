@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_schema::allocation::{Grant, HostRecord, HostState, Standing, Tenure};
+use postrail_schema::allocation::{Grant, HeldUntil, HostRecord, HostState, Standing, Tenure};
 use postrail_schema::limits::ADDRESS_KEEPALIVES;
 
 use super::nic::{Entry, Nic};
@@ -19,6 +19,8 @@ pub struct Lease {
     asked: Asked,
     /// When the store is asked next, if nothing is asked of it at present.
     due: Duration,
+    /// The store may have what was not read yet.
+    is_look_due: bool,
     /// The revision of this host's record that was seen last.
     guard: u64,
     /// Whether a write was done is not known: the record is read before it is written again.
@@ -26,6 +28,10 @@ pub struct Lease {
     /// A record of this process was written.
     is_known: bool,
     sequence: u64,
+    /// A record of this process has at least this sequence, in the store that it was written to.
+    floor: u64,
+    /// What is held rests on keepalives without a gap, of which the last one holds until `until`.
+    is_chained: bool,
     /// Until when what is leased is held.
     until: Duration,
     /// Of the last view of the grants.
@@ -49,10 +55,12 @@ enum Phase {
         revision: u64,
         seen: Duration,
     },
-    /// The name is ours, and leases may be used from `live_at` on; `lease` is that of the process before, until then.
+    /// The name is ours, and leases may be used from `live_at` on: not before the first keepalive was written, and `lease`
+    /// after that, unless `spared` says otherwise.
     Owning {
-        live_at: Duration,
+        live_at: Option<Duration>,
         lease: Duration,
+        spared: Spared,
     },
     /// Everything is being given up; `says_so`: the record may say so in the end.
     Stopping {
@@ -61,6 +69,16 @@ enum Phase {
     },
     Stopped,
     Ousted,
+}
+
+/// Why the first keepalive of a process may be enough.
+#[derive(Clone, Copy, Debug)]
+enum Spared {
+    Not,
+    /// It has nothing that somebody could be using.
+    Nothing,
+    /// The process before has stopped, and until then nobody can have been given what it had.
+    Until(Duration),
 }
 
 /// What the store was asked and has not answered.
@@ -80,16 +98,19 @@ impl Lease {
     /// A machine that begins at `now`, with the fixed grants that [`Output::Remember`] kept.
     pub fn new(now: Duration, settings: Settings, remembered: Vec<Grant>) -> Self {
         let fixed = remembered.iter().filter(|grant| grant.tenure == Tenure::Fixed && grant.standing == Standing::Held);
-        let entries = fixed.map(|grant| (grant.address, Entry::new(grant.clone()))).collect();
+        let entries = fixed.map(|grant| (grant.address, Entry::remembered(grant.clone()))).collect();
         let mut made = Self {
             settings,
             phase: Phase::Reading,
             asked: Asked::Nothing,
             due: now,
+            is_look_due: false,
             guard: 0,
             is_unsure: false,
             is_known: false,
             sequence: 0,
+            floor: 0,
+            is_chained: false,
             until: Duration::ZERO,
             revision: 0,
             entries,
@@ -106,13 +127,13 @@ impl Lease {
     /// Takes what happened at `now` (CLOCK_BOOTTIME).
     pub fn handle(&mut self, now: Duration, input: Input) {
         match input {
-            Input::Found { record, view } if self.asked == Asked::Read => {
+            Input::Found(view) if self.asked == Asked::Read => {
                 self.asked = Asked::Nothing;
-                self.found(now, record, view);
+                self.found(now, view);
             }
             Input::Written { revision, view } => self.written(now, revision, view),
             Input::Refused | Input::Failed => self.not_written(now, input == Input::Refused),
-            Input::Granted(view) => self.apply(now, view),
+            Input::Look => self.is_look_due = true,
             Input::Up { address } => self.nic(address, true),
             Input::Down { address } => self.nic(address, false),
             Input::Ended { address, epoch } => {
@@ -122,7 +143,7 @@ impl Lease {
             }
             Input::Own(addresses) => self.settings.announcement.own = addresses,
             Input::Stop => self.stop(now),
-            Input::Found { .. } | Input::Timeout => {}
+            Input::Found(_) | Input::Timeout => {}
         }
         self.advance(now);
     }
@@ -138,7 +159,8 @@ impl Lease {
         }
         let due = (self.asked == Asked::Nothing).then_some(self.due);
         let live_at = match self.phase {
-            Phase::Owning { live_at: at, .. } | Phase::Stopping { deadline: at, .. } => Some(at),
+            Phase::Owning { live_at, .. } => live_at,
+            Phase::Stopping { deadline: at, .. } => Some(at),
             _ => None,
         };
         let ends = self.entries.values().filter_map(|entry| entry.ending);
@@ -150,7 +172,7 @@ impl Lease {
         match self.phase {
             Phase::Reading => StateName::Reading,
             Phase::Watching { .. } => StateName::Watching,
-            Phase::Owning { live_at, .. } if now < live_at => StateName::Waiting,
+            Phase::Owning { live_at, .. } if live_at.is_none_or(|at| now < at) => StateName::Waiting,
             Phase::Owning { .. } => StateName::Live,
             Phase::Stopping { .. } => StateName::Stopping,
             Phase::Stopped => StateName::Stopped,
@@ -163,40 +185,99 @@ impl Lease {
         &self.using
     }
 
-    fn found(&mut self, now: Duration, record: Option<(u64, HostRecord)>, view: View) {
-        (self.due, self.is_unsure) = (now, false);
-        let own = self.settings.incarnation;
-        match (self.phase, record) {
-            (Phase::Stopped | Phase::Ousted, _) => return,
-            (Phase::Reading | Phase::Watching { .. }, None) => self.own(0, now, Duration::ZERO),
-            (Phase::Reading | Phase::Watching { .. }, Some((revision, record))) => self.meet(now, revision, &record),
-            (Phase::Owning { .. } | Phase::Stopping { .. }, None) => self.guard = 0,
-            (_, Some((revision, record))) if record.incarnation == own => {
-                (self.guard, self.is_known) = (revision, true);
+    fn found(&mut self, now: Duration, view: View) {
+        match self.phase {
+            Phase::Stopped | Phase::Ousted => return,
+            Phase::Reading | Phase::Watching { .. } => {
+                self.due = now;
+                match &view.record {
+                    None if view.grants.is_empty() => self.own(0, Duration::ZERO, Spared::Nothing),
+                    None => self.own(0, Duration::ZERO, Spared::Not),
+                    Some((revision, record)) => self.meet(now, *revision, record),
+                }
             }
-            // The first write was not done, and the process before has said nothing since.
-            (_, Some((revision, _))) if !self.is_known && revision == self.guard => {}
-            (_, Some((_, record))) if self.is_known => return self.oust(record.incarnation),
-            (_, Some((revision, record))) => {
-                self.outputs.push_back(Output::NameInUse { incarnation: record.incarnation });
-                self.phase = Phase::Reading;
-                self.meet(now, revision, &record);
+            Phase::Owning { .. } | Phase::Stopping { .. } => {
+                if self.is_unsure {
+                    (self.due, self.is_unsure) = (now, false);
+                }
+                self.recognize(now, &view);
             }
         }
         self.apply(now, view);
     }
 
+    /// Looks whether the store is the one that was written to: whether it has what this process knows to be written, and
+    /// nothing of it is older than what was read. One that was restored from a snapshot, or begun anew, has not.
+    fn recognize(&mut self, now: Duration, view: &View) -> bool {
+        let is_later = view.revision >= self.revision;
+        let is_ours = |record: &HostRecord| record.incarnation == self.settings.incarnation;
+        match &view.record {
+            Some((revision, record)) if is_ours(record) && is_later && record.sequence >= self.floor => {
+                (self.guard, self.is_known, self.floor) = (*revision, true, record.sequence);
+                return true;
+            }
+            Some((_, record)) if is_ours(record) => {}
+            // The first write was not done, and the process before has said nothing since.
+            Some((revision, _)) if !self.is_known && *revision == self.guard && is_later => return true,
+            None if !self.is_known && self.guard == 0 && is_later => return true,
+            // Ours is followed by it: had the store lost ours, it would be older.
+            Some((revision, record)) if self.is_known && *revision > self.guard => {
+                self.oust(record.incarnation);
+                return false;
+            }
+            _ => {}
+        }
+        self.begin_again(now, view);
+        false
+    }
+
+    /// The store has lost what was written to it: what is held rests on nothing that others can see. Nothing leased is used
+    /// until those who were given it instead, in what the store has lost, have certainly ended.
+    fn begin_again(&mut self, now: Duration, view: &View) {
+        match &view.record {
+            _ if self.is_known => self.outputs.push_back(Output::StoreLost),
+            Some((_, record)) => self.outputs.push_back(Output::NameInUse { incarnation: record.incarnation }),
+            None => {}
+        }
+        (self.until, self.revision, self.is_chained, self.is_known) = (Duration::ZERO, 0, false, false);
+        self.said.clear();
+        self.due = now;
+        self.floor = self.sequence + 1;
+        for entry in self.entries.values_mut() {
+            entry.forget();
+        }
+        if let Phase::Stopping { says_so, .. } = &mut self.phase {
+            *says_so = false;
+            return;
+        }
+        match &view.record {
+            Some((revision, record)) if record.incarnation == self.settings.incarnation => {
+                self.floor = record.sequence;
+                self.own(*revision, Duration::ZERO, Spared::Not);
+            }
+            Some((revision, record)) => {
+                self.phase = Phase::Reading;
+                self.meet(now, *revision, record);
+            }
+            None => self.own(0, Duration::ZERO, Spared::Not),
+        }
+    }
+
     /// Another process's record is there, and none of ours.
     fn meet(&mut self, now: Duration, revision: u64, record: &HostRecord) {
         if record.state == HostState::Stopped {
-            return self.own(revision, now, Duration::ZERO);
+            let spared = match &record.held {
+                Some(held) if held.boot == self.settings.boot => Spared::Until(Duration::from_millis(held.until_ms)),
+                _ => Spared::Not,
+            };
+            return self.own(revision, record.lease(), spared);
         }
         let lease = record.lease();
         let silence = lease / ADDRESS_KEEPALIVES * 2;
         match self.phase {
             Phase::Watching { revision: before, seen, .. } if before == revision => {
                 if now >= seen + silence {
-                    return self.own(revision, seen + lease, lease);
+                    return self.own(revision, lease, Spared::Not);
                 }
                 self.due = seen + silence;
             }
@@ -210,19 +291,20 @@ impl Lease {
         }
     }
 
-    fn own(&mut self, guard: u64, live_at: Duration, lease: Duration) {
+    /// Takes the name; `lease` is that of a process before.
+    fn own(&mut self, guard: u64, lease: Duration, spared: Spared) {
         self.guard = guard;
-        self.phase = Phase::Owning { live_at, lease };
+        self.phase = Phase::Owning { live_at: None, lease: lease.max(self.settings.lease), spared };
     }
 
     fn written(&mut self, now: Duration, revision: u64, view: View) {
         let Asked::Write { sent, released, is_last } = self.asked.clone() else { return };
         self.asked = Asked::Nothing;
-        (self.guard, self.is_known, self.said) = (revision, true, released);
+        (self.guard, self.is_known, self.floor, self.said) = (revision, true, self.sequence, released);
         self.due = sent + self.settings.period();
-        let is_renewed = view.revision >= revision;
+        let is_renewed = self.recognize(now, &view);
         if is_renewed {
-            self.until = self.until.max(sent + self.settings.lease.saturating_sub(self.settings.margin));
+            self.renew(now, sent, &view);
         }
         for entry in self.entries.values_mut().filter(|entry| entry.nic == Nic::Refused) {
             entry.nic = Nic::Off;
@@ -233,6 +315,27 @@ impl Lease {
         } else if is_renewed {
             self.extend();
         }
+    }
+
+    /// Holds by a keepalive that was sent then. Where the one before had ended already, or there was none, what has been
+    /// given to others meanwhile may have been lost with an earlier state of the store: they are waited for.
+    fn renew(&mut self, now: Duration, sent: Duration, view: &View) {
+        if !self.is_chained || now >= self.until {
+            match &mut self.phase {
+                Phase::Owning { live_at, lease, spared } => {
+                    let is_spared = match std::mem::replace(spared, Spared::Not) {
+                        Spared::Not => false,
+                        Spared::Nothing => view.grants.is_empty(),
+                        Spared::Until(until) => now < until,
+                    };
+                    *live_at = Some(if is_spared { now } else { now + *lease });
+                }
+                Phase::Stopping { says_so, .. } => *says_so = false,
+                _ => {}
+            }
+        }
+        self.is_chained = true;
+        self.until = self.until.max(sent + self.settings.lease.saturating_sub(self.settings.margin));
     }
 
     /// Has the interface keep what is on it and still granted.
@@ -247,7 +350,10 @@ impl Lease {
     }
 
     fn not_written(&mut self, now: Duration, is_refused: bool) {
-        if self.asked == Asked::Nothing {
+        let is_look = self.asked == Asked::Read && matches!(self.phase, Phase::Owning { .. } | Phase::Stopping { .. });
+        if self.asked == Asked::Nothing || (is_look && !self.is_unsure) {
+            // The next keepalive reads, too.
+            self.asked = Asked::Nothing;
             return;
         }
         self.asked = Asked::Nothing;
@@ -256,7 +362,7 @@ impl Lease {
     }
 
     fn apply(&mut self, now: Duration, view: View) {
-        if view.revision < self.revision || matches!(self.phase, Phase::Stopped | Phase::Ousted) {
+        if matches!(self.phase, Phase::Stopped | Phase::Ousted) {
             return;
         }
         self.revision = view.revision;
@@ -267,9 +373,21 @@ impl Lease {
         for grant in view.grants {
             self.take_over(now, grant, is_stopping);
         }
-        let lasting = |entry: &&Entry| entry.grant.tenure == Tenure::Fixed && entry.is_held(false);
-        let fixed: Vec<Grant> = self.entries.values().filter(lasting).map(|entry| entry.grant.clone()).collect();
-        if fixed != self.remembered && !is_stopping {
+    }
+
+    /// Keeps what is fixed for the next process, once it is used without keepalives.
+    fn remember(&mut self, now: Duration) {
+        if !matches!(self.phase, Phase::Reading | Phase::Watching { .. } | Phase::Owning { .. }) {
+            return;
+        }
+        if self.is_live(now) {
+            for entry in self.entries.values_mut() {
+                entry.is_lasting |= entry.grant.tenure == Tenure::Fixed;
+            }
+        }
+        let held = self.entries.values().filter(|entry| entry.is_held(false));
+        let fixed: Vec<Grant> = held.map(|entry| entry.grant.clone()).collect();
+        if fixed != self.remembered {
             self.remembered.clone_from(&fixed);
             self.outputs.push_back(Output::Remember(fixed));
         }
@@ -334,7 +452,7 @@ impl Lease {
 
     fn stop(&mut self, now: Duration) {
         let says_so = match self.phase {
-            Phase::Owning { live_at, .. } => now >= live_at,
+            Phase::Owning { .. } => self.is_live(now),
             Phase::Reading | Phase::Watching { .. } => false,
             Phase::Stopping { .. } | Phase::Stopped | Phase::Ousted => return,
         };
@@ -365,7 +483,7 @@ impl Lease {
     /// Whether leases may be used at `now`.
     fn is_live(&self, now: Duration) -> bool {
         match self.phase {
-            Phase::Owning { live_at, .. } => now >= live_at,
+            Phase::Owning { live_at, .. } => live_at.is_some_and(|at| now >= at),
             Phase::Stopping { says_so, .. } => says_so,
             _ => false,
         }
@@ -380,6 +498,7 @@ impl Lease {
         if is_over {
             self.finish(Phase::Stopped);
         }
+        self.remember(now);
         let leased = self.is_live(now) && now < self.until;
         for (address, entry) in &mut self.entries {
             let belongs_on = entry.belongs_on(leased, now) && !entry.is_misplaced;
@@ -437,6 +556,7 @@ impl Lease {
         let is_due = now >= self.due;
         match self.phase {
             Phase::Stopped | Phase::Ousted => {}
+            _ if self.is_look_due => self.ask_read(),
             Phase::Reading | Phase::Watching { .. } if is_due => self.ask_read(),
             Phase::Reading | Phase::Watching { .. } => {}
             Phase::Owning { .. } | Phase::Stopping { .. } if self.is_unsure => {
@@ -460,7 +580,7 @@ impl Lease {
     }
 
     fn ask_read(&mut self) {
-        self.asked = Asked::Read;
+        (self.asked, self.is_look_due) = (Asked::Read, false);
         self.outputs.push_back(Output::Read);
     }
 
@@ -468,18 +588,29 @@ impl Lease {
     fn write(&mut self, now: Duration, released: Vec<(IpAddr, u64)>, is_last: bool) {
         let settings = &self.settings;
         let (state, lease) = match self.phase {
-            Phase::Owning { live_at, lease } if now < live_at => (HostState::Joining, settings.lease.max(lease)),
+            Phase::Owning { live_at, lease, spared } => {
+                let is_spared = match spared {
+                    Spared::Not => false,
+                    Spared::Nothing => true,
+                    Spared::Until(until) => now < until,
+                };
+                let is_live = live_at.map_or(is_spared, |at| now >= at);
+                if is_live { (HostState::Live, settings.lease) } else { (HostState::Joining, lease) }
+            }
             _ if is_last => (HostState::Stopped, settings.lease),
             _ => (HostState::Live, settings.lease),
         };
+        let is_held = is_last && self.is_chained && now < self.until && !settings.boot.is_empty();
+        let held = is_held.then(|| HeldUntil { boot: settings.boot.clone(), until_ms: millis(self.until) });
         self.sequence += 1;
         let record = HostRecord {
             incarnation: settings.incarnation,
             sequence: self.sequence,
-            lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+            lease_ms: millis(lease),
             state,
             released: released.clone(),
             announcement: settings.announcement.clone(),
+            held,
         };
         self.asked = Asked::Write { sent: now, released, is_last };
         self.outputs.push_back(Output::Write { guard: self.guard, record });
@@ -493,4 +624,8 @@ impl Lease {
         let given_up = self.entries.values().filter(|entry| entry.is_released());
         given_up.map(|entry| (entry.grant.address, entry.grant.epoch)).collect()
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

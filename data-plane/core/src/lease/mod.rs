@@ -1,9 +1,10 @@
 //! The addresses that this host may use, and until when: the host's side of the allocation.
 //!
 //! ```text
-//!            read                 not alive, or nobody           predecessor's lease is over
+//!            read                 not alive, or nobody           a lease after the first keepalive
 //! reading ---------> watching ------------------------> waiting ----------------------------> live --> stopping --> stopped
-//!                    (the record of another process)       |                                   |
+//!                    (the record of another process)       |  ^                                |
+//!                                                          |  +- a gap, or the store lost ours -+
 //!                                                          +---- another process's record ----+---> ousted
 //!
 //! of one address:  announced --(put on)--> held --(asked back)--> releasing --(nothing in flight, taken off)--> released
@@ -20,9 +21,11 @@
 //! [`Instant`](crate::base::Instant), which stands still while a host sleeps.
 //!
 //! Invariants worth naming:
-//! - a keepalive counts only together with a view of the grants that is at least as new as it,
+//! - a keepalive counts only together with a view of the grants that is at least as new as it, and has it,
 //! - nothing is used before the holding of a process that had this name before has certainly ended,
-//! - what was released under an epoch is never used under it again,
+//! - nothing is used by what a store says that has lost what was written to it, or may have, before the holding of whoever was
+//!   given it in the meantime has certainly ended,
+//! - what was released under an epoch is never used under it again, unless the store has lost that,
 //! - a fixed grant is used without keepalives, and given up only when asked.
 //!
 //! Deliberately absent: sockets, the store, netlink: the pump has them. Whether an address is *needed* nobody asks here.
@@ -46,6 +49,8 @@ pub use machine::Lease;
 pub struct Settings {
     /// Drawn anew by each process.
     pub incarnation: u64,
+    /// Which run of a kernel counts the time; empty: not known.
+    pub boot: String,
     pub announcement: Announcement,
     /// From when a keepalive is sent until what is held may pass on.
     pub lease: Duration,
@@ -60,6 +65,7 @@ impl Settings {
     pub fn new(incarnation: u64, announcement: Announcement) -> Self {
         Self {
             incarnation,
+            boot: String::new(),
             announcement,
             lease: ADDRESS_LEASE,
             margin: ADDRESS_LEASE_MARGIN,
@@ -73,22 +79,20 @@ impl Settings {
     }
 }
 
-/// This host's grants as the store had them at one of its revisions.
+/// This host's keys as the store had them at one of its revisions, not before they were asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
-    /// The store's revision at which they were read, or that changed them.
     pub revision: u64,
+    /// The host's record, with the revision that wrote it.
+    pub record: Option<(u64, HostRecord)>,
     pub grants: Vec<Grant>,
 }
 
 /// What the machine is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// The answer to [`Output::Read`]: the record with the revision that wrote it, and the grants.
-    Found {
-        record: Option<(u64, HostRecord)>,
-        view: View,
-    },
+    /// The answer to [`Output::Read`].
+    Found(View),
     /// The record was written by `revision`, and `view` was read in the same transaction or after it.
     Written {
         revision: u64,
@@ -98,8 +102,8 @@ pub enum Input {
     Refused,
     /// A read or write failed, or was not answered in time: whether it was done is not known.
     Failed,
-    /// The grants changed.
-    Granted(View),
+    /// The grants may have changed.
+    Look,
     /// The address is on its interface and announced.
     Up {
         address: IpAddr,
@@ -140,6 +144,9 @@ pub enum Output {
     Remember(Vec<Grant>),
     /// What may be used from now on.
     Use(Held),
+    /// The store has lost what this process had written: it was restored from a snapshot, or begins anew. What is leased is
+    /// not used for a lease.
+    StoreLost,
     /// Another process that is alive has this host's name; this one waits.
     NameInUse { incarnation: u64 },
     /// Another process took this host's name; this machine is done.

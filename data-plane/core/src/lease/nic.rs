@@ -30,11 +30,30 @@ pub(super) struct Entry {
     pub is_ended: bool,
     /// Since when it was usable under this epoch.
     pub since: Option<Duration>,
+    /// It is fixed, and needs no keepalives: it was used once, by this process or one before.
+    pub is_lasting: bool,
 }
 
 impl Entry {
     pub(super) fn new(grant: Grant) -> Self {
-        Self { grant, nic: Nic::Off, is_gone: false, is_misplaced: false, ending: None, is_ended: false, since: None }
+        let (nic, ending, since) = (Nic::Off, None, None);
+        Self { grant, nic, is_gone: false, is_misplaced: false, ending, is_ended: false, since, is_lasting: false }
+    }
+
+    /// One that a process before this one used without keepalives.
+    pub(super) fn remembered(grant: Grant) -> Self {
+        Self { is_lasting: true, ..Self::new(grant) }
+    }
+
+    /// It was granted by a store that is no more: only where it is remains, and that it is this host's alone.
+    pub(super) fn forget(&mut self) {
+        // Epochs begin with 1: whatever it is granted as next is another one.
+        self.grant.epoch = 0;
+        (self.is_gone, self.ending, self.is_ended, self.since) = (true, None, false, None);
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.is_lasting && self.grant.tenure == Tenure::Fixed
     }
 
     pub(super) fn is_asked_back(&self) -> bool {
@@ -43,12 +62,12 @@ impl Entry {
 
     /// Whether it is held at all, apart from the interface: `leased` says whether leases hold at present.
     pub(super) fn is_held(&self, leased: bool) -> bool {
-        !self.is_gone && !self.is_asked_back() && (leased || self.grant.tenure == Tenure::Fixed)
+        !self.is_gone && !self.is_asked_back() && (leased || self.is_fixed())
     }
 
     /// Whether it should be on the interface at `now`: it is held, or what is in flight on it may still end.
     pub(super) fn belongs_on(&self, leased: bool, now: Duration) -> bool {
-        let lasts = leased || self.grant.tenure == Tenure::Fixed;
+        let lasts = leased || self.is_fixed();
         let ends = self.is_asked_back() && !self.is_ended && self.ending.is_some_and(|deadline| now < deadline);
         !self.is_gone && lasts && (!self.is_asked_back() || ends)
     }

@@ -1,10 +1,11 @@
 //! One machine against a store that is a few lines, and against a clock that is a number.
 
-use postrail_schema::allocation::{Carrier, HostState, Standing, Tenure};
+use postrail_schema::allocation::{Carrier, HeldUntil, HostState, Standing, Tenure};
 
 use super::*;
 
 const OWN: u64 = 77;
+const BOOT: &str = "b1";
 
 fn at(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -33,6 +34,7 @@ fn record(incarnation: u64, state: HostState, lease: u64) -> HostRecord {
         state,
         released: Vec::new(),
         announcement: Announcement::default(),
+        held: None,
     }
 }
 
@@ -55,15 +57,26 @@ impl Scene {
     }
 
     fn with(record: Option<HostRecord>, grants: Vec<Grant>, remembered: Vec<Grant>) -> Self {
-        let lease = Lease::new(at(0.0), Settings::new(OWN, Announcement::default()), remembered);
+        let settings = Settings { boot: BOOT.to_owned(), ..Settings::new(OWN, Announcement::default()) };
+        let lease = Lease::new(at(0.0), settings, remembered);
         let record = record.map(|record| (5, record));
+        // Who has no record yet has no grants.
+        let (grants, later) = if record.is_some() { (grants, None) } else { (Vec::new(), Some(grants)) };
         let mut scene = Self { lease, revision: 5, record, grants, answers: true, told: vec![], on: vec![] };
         scene.pump(at(0.0));
+        if let Some(grants) = later {
+            scene.grant(at(0.0), grants);
+        }
         scene
     }
 
+    /// The store is as it was then: with those grants, and with what the host had written, as far as `record` says.
+    fn restore(&mut self, revision: u64, record: Option<(u64, HostRecord)>, grants: Vec<Grant>) {
+        (self.revision, self.record, self.grants) = (revision, record, grants);
+    }
+
     fn view(&self) -> View {
-        View { revision: self.revision, grants: self.grants.clone() }
+        View { revision: self.revision, record: self.record.clone(), grants: self.grants.clone() }
     }
 
     /// Does what the machine asks for, at once.
@@ -71,7 +84,7 @@ impl Scene {
         while let Some(output) = self.lease.poll() {
             let answer = match &output {
                 Output::Read | Output::Write { .. } if !self.answers => Input::Failed,
-                Output::Read => Input::Found { record: self.record.clone(), view: self.view() },
+                Output::Read => Input::Found(self.view()),
                 Output::Write { guard, .. } if self.record.as_ref().map_or(0, |(by, _)| *by) != *guard => {
                     Input::Refused
                 }
@@ -120,8 +133,7 @@ impl Scene {
     fn grant(&mut self, now: Duration, grants: Vec<Grant>) {
         self.revision += 1;
         self.grants = grants;
-        let view = self.view();
-        self.tell(now, Input::Granted(view));
+        self.tell(now, Input::Look);
     }
 }
 
@@ -154,24 +166,45 @@ fn holding_is_counted_from_when_the_keepalive_was_sent() {
     scene.pass(at(0.0), at(9.0));
     assert!(scene.on.is_empty(), "it is off the interface");
     scene.answers = true;
-    scene.pass(at(9.0), at(9.6));
-    assert!(scene.uses(1, at(9.6)), "nobody else was given it meanwhile");
+    scene.pass(at(9.0), at(9.5));
+    assert_eq!(
+        scene.lease.state(at(9.5)),
+        StateName::Waiting,
+        "what others were given meanwhile may have been lost since"
+    );
+    scene.pass(at(9.5), at(19.4));
+    assert!(!scene.uses(1, at(19.4)));
+    scene.pass(at(19.4), at(19.6));
+    assert!(scene.uses(1, at(19.6)), "nobody else was given it meanwhile");
+}
+
+/// What a machine writes next, with the condition that it says.
+fn written(lease: &mut Lease) -> (u64, HostRecord) {
+    let outputs = std::iter::from_fn(|| lease.poll());
+    outputs
+        .filter_map(|output| if let Output::Write { guard, record } = output { Some((guard, record)) } else { None })
+        .last()
+        .unwrap()
 }
 
 #[test]
 fn an_answer_that_comes_late_does_not_lengthen_the_holding() {
     let mut lease = Lease::new(at(0.0), Settings::new(OWN, Announcement::default()), Vec::new());
     assert_eq!(lease.poll(), Some(Output::Read));
-    lease.handle(at(1.0), Input::Found { record: None, view: View { revision: 1, grants: vec![grant(1, 1)] } });
-    assert!(matches!(lease.poll(), Some(Output::Write { guard: 0, .. })));
-    lease.handle(at(4.0), Input::Written { revision: 2, view: View { revision: 2, grants: vec![grant(1, 1)] } });
-    lease.handle(at(4.0), Input::Up { address: address(1) });
+    lease.handle(at(1.0), Input::Found(View { revision: 1, ..View::default() }));
+    let (guard, record) = written(&mut lease);
+    assert_eq!(guard, 0);
+    let view =
+        |revision, record: HostRecord| View { revision, record: Some((revision, record)), grants: vec![grant(1, 1)] };
+    lease.handle(at(4.0), Input::Written { revision: 2, view: View { grants: Vec::new(), ..view(2, record) } });
     assert_eq!(lease.held().until, at(8.5));
-    let stale = Input::Written { revision: 9, view: View { revision: 8, grants: vec![grant(1, 1)] } };
-    let mut outputs = std::iter::from_fn(|| lease.poll());
-    assert!(outputs.any(|output| matches!(output, Output::Write { guard: 2, .. })));
-    lease.handle(at(4.1), stale);
-    assert_eq!(lease.held().until, at(8.5), "a keepalive counts only with a view that is as new");
+    lease.handle(at(4.0), Input::Timeout);
+    let (guard, record) = written(&mut lease);
+    assert_eq!(guard, 2);
+    lease.handle(at(6.0), Input::Written { revision: 3, view: view(3, record) });
+    lease.handle(at(6.0), Input::Up { address: address(1) });
+    assert_eq!(lease.held().until, at(11.5), "it is counted from when it was sent");
+    assert!(lease.held().may_use(address(1), at(6.0)));
 }
 
 #[test]
@@ -182,18 +215,26 @@ fn a_predecessor_that_died_is_waited_out() {
     scene.pass(at(7.9), at(8.1));
     let (_, written) = scene.record.clone().unwrap();
     assert_eq!((written.incarnation, written.state, written.lease_ms), (OWN, HostState::Joining, 20_000));
-    scene.pass(at(8.1), at(19.9));
-    assert!(!scene.uses(1, at(19.9)));
-    scene.pass(at(19.9), at(20.0));
-    assert!(scene.uses(1, at(20.0)));
-    scene.pass(at(20.0), at(23.0));
+    scene.pass(at(8.1), at(27.9));
+    assert!(!scene.uses(1, at(27.9)));
+    scene.pass(at(27.9), at(28.0));
+    assert!(scene.uses(1, at(28.0)));
+    scene.pass(at(28.0), at(31.0));
     assert_eq!(scene.record.unwrap().1.lease_ms, 10_000);
 }
 
 #[test]
-fn a_predecessor_that_ended_in_order_is_not_waited_for() {
-    let scene = Scene::new(Some(record(1, HostState::Stopped, 20)), vec![grant(1, 1)]);
-    assert!(scene.uses(1, at(0.0)));
+fn a_predecessor_that_ended_in_order_a_moment_ago_is_not_waited_for() {
+    let held = |boot: &str, until_ms| Some(HeldUntil { boot: boot.to_owned(), until_ms });
+    // Longer ago its addresses may have been given to others, and that have been lost with an earlier state of the store.
+    for (held, is_spared) in [(held(BOOT, 1), true), (held(BOOT, 0), false), (held("b0", 9_999), false), (None, false)]
+    {
+        let stopped = HostRecord { held: held.clone(), ..record(1, HostState::Stopped, 20) };
+        let mut scene = Scene::new(Some(stopped), vec![grant(1, 1)]);
+        assert_eq!(scene.uses(1, at(0.0)), is_spared, "{held:?}");
+        scene.pass(at(0.0), at(20.0));
+        assert!(scene.uses(1, at(20.0)), "{held:?}");
+    }
 }
 
 #[test]
@@ -300,7 +341,11 @@ fn a_host_that_stops_ends_what_is_in_flight_and_then_says_so() {
         assert_ne!(scene.record.as_ref().unwrap().1.state, HostState::Stopped);
         scene.tell(at(1.5), Input::Ended { address: address(last), epoch });
     }
-    assert_eq!(scene.record.as_ref().unwrap().1.state, HostState::Stopped);
+    let (_, last) = scene.record.clone().unwrap();
+    assert_eq!(
+        (last.state, last.held),
+        (HostState::Stopped, Some(HeldUntil { boot: BOOT.to_owned(), until_ms: 8_500 }))
+    );
     assert_eq!(scene.told.last(), Some(&Output::Stopped));
 }
 
@@ -318,25 +363,113 @@ fn a_host_that_waits_for_its_predecessor_does_not_speak_for_it_when_it_stops() {
 fn a_host_that_waits_for_its_predecessor_releases_nothing_yet() {
     let releasing = Grant { standing: Standing::Releasing, ..grant(1, 1) };
     let mut scene = Scene::new(Some(record(1, HostState::Live, 10)), vec![releasing]);
-    scene.pass(at(0.0), at(9.9));
+    scene.pass(at(0.0), at(13.9));
     assert_eq!(scene.record.as_ref().unwrap().1.released, []);
-    scene.pass(at(9.9), at(10.0));
+    scene.pass(at(13.9), at(14.0));
     assert_eq!(scene.record.unwrap().1.released, [(address(1), 1)]);
 }
 
 #[test]
 fn an_interface_that_refuses_is_asked_again_with_the_next_keepalive() {
     let mut lease = Lease::new(at(0.0), Settings::new(OWN, Announcement::default()), Vec::new());
-    let view = || View { revision: 1, grants: vec![grant(1, 1)] };
-    lease.handle(at(0.0), Input::Found { record: None, view: view() });
-    lease.handle(at(0.0), Input::Written { revision: 1, view: view() });
+    let view = |revision, record| View { revision, record: Some((revision, record)), grants: vec![grant(1, 1)] };
+    lease.handle(at(0.0), Input::Found(View { revision: 1, ..View::default() }));
+    let (_, record) = written(&mut lease);
+    lease.handle(at(0.0), Input::Written { revision: 2, view: View { grants: Vec::new(), ..view(2, record.clone()) } });
+    lease.handle(at(0.0), Input::Look);
+    lease.handle(at(0.0), Input::Found(view(2, record)));
     lease.handle(at(0.0), Input::Down { address: address(1) });
-    let count = |lease: &mut Lease| {
-        std::iter::from_fn(|| lease.poll()).filter(|output| matches!(output, Output::PutOn { .. })).count()
-    };
-    assert_eq!(count(&mut lease), 1);
+    let is_put_on = |output: &Output| matches!(output, Output::PutOn { .. });
+    assert_eq!(std::iter::from_fn(|| lease.poll()).filter(is_put_on).count(), 1);
     lease.handle(at(2.0), Input::Timeout);
-    assert_eq!(count(&mut lease), 0);
-    lease.handle(at(2.0), Input::Written { revision: 2, view: View { revision: 2, ..view() } });
-    assert_eq!(count(&mut lease), 1);
+    let (_, record) = written(&mut lease);
+    lease.handle(at(2.0), Input::Written { revision: 3, view: view(3, record) });
+    assert_eq!(std::iter::from_fn(|| lease.poll()).filter(is_put_on).count(), 1);
+}
+
+/// What is looked at and when, what is there then, and whether the host waits for a lease before it uses it again.
+#[test]
+fn a_store_that_lost_what_was_written_is_joined_again() {
+    type Restore = fn(&mut Scene, (u64, HostRecord));
+    let table: [(&str, bool, Restore); 6] = [
+        ("nothing was lost", false, |scene, last| scene.restore(scene.revision, Some(last), scene.grants.clone())),
+        ("an earlier record of ours is there", true, |scene, (_, last)| {
+            scene.restore(6, Some((6, HostRecord { sequence: 1, ..last })), scene.grants.clone());
+        }),
+        ("so it is, and the store has overtaken what was seen", true, |scene, (_, last)| {
+            scene.restore(500, Some((6, HostRecord { sequence: 1, ..last })), scene.grants.clone());
+        }),
+        ("no record is there", true, |scene, _| scene.restore(1, None, scene.grants.clone())),
+        ("our record is there, and the store is older than what was read", true, |scene, last| {
+            scene.restore(last.0, Some(last), scene.grants.clone());
+        }),
+        ("that of the process before is there", true, |scene, _| {
+            scene.restore(5, Some((5, record(1, HostState::Stopped, 10))), scene.grants.clone());
+        }),
+    ];
+    for (what, is_lost, restore) in table {
+        for is_looked in [true, false] {
+            let mut scene = Scene::new(None, vec![grant(1, 1)]);
+            scene.pass(at(0.0), at(4.5));
+            (0..3).for_each(|_| scene.grant(at(4.5), vec![grant(1, 1)]));
+            let last = scene.record.clone().unwrap();
+            restore(&mut scene, last);
+            if is_looked {
+                scene.tell(at(5.0), Input::Look);
+            } else {
+                scene.pass(at(4.5), at(6.0));
+            }
+            assert_eq!(!scene.uses(1, at(6.0)), is_lost, "{what}");
+            assert_eq!(scene.told.contains(&Output::StoreLost), is_lost, "{what}");
+            assert_eq!(scene.on.is_empty(), is_lost, "{what}");
+            scene.pass(at(6.0), at(14.9));
+            assert_eq!(!scene.uses(1, at(14.9)), is_lost, "{what}");
+            scene.pass(at(14.9), at(16.0));
+            assert!(scene.uses(1, at(16.0)), "{what}");
+            assert_eq!(
+                scene.told.iter().filter(|told| **told == Output::StoreLost).count(),
+                usize::from(is_lost),
+                "{what}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_state_of_the_store_says_is_taken_over_whole() {
+    let mut scene = Scene::new(None, vec![grant(1, 1), grant(2, 2)]);
+    scene.grant(at(1.0), vec![Grant { standing: Standing::Releasing, ..grant(1, 1) }, grant(2, 2)]);
+    scene.tell(at(1.5), Input::Ended { address: address(1), epoch: 1 });
+    scene.grant(at(1.6), vec![grant(2, 2), grant(3, 3)]);
+    assert_eq!(scene.on, [address(2), address(3)]);
+    let (_, last) = scene.record.clone().unwrap();
+    scene.restore(
+        6,
+        Some((6, HostRecord { sequence: 1, released: Vec::new(), ..last })),
+        vec![grant(1, 1), grant(2, 2)],
+    );
+    scene.pass(at(1.6), at(3.9));
+    assert!(scene.on.is_empty(), "what it lost goes off at once, too");
+    scene.pass(at(3.9), at(14.0));
+    assert_eq!(
+        scene.on,
+        [address(1), address(2)],
+        "and what it had given up is its own again, under the epoch of then"
+    );
+}
+
+#[test]
+fn a_fixed_address_that_an_earlier_state_of_the_store_gives_is_waited_for_as_well() {
+    let fixed = |last, epoch| Grant { tenure: Tenure::Fixed, ..grant(last, epoch) };
+    let mut scene = Scene::new(None, vec![fixed(1, 1)]);
+    scene.pass(at(0.0), at(5.0));
+    let (_, last) = scene.record.clone().unwrap();
+    scene.restore(6, Some((6, HostRecord { sequence: 1, ..last })), vec![fixed(1, 1), fixed(2, 2)]);
+    scene.told.clear();
+    scene.pass(at(5.0), at(15.9));
+    assert!(scene.uses(1, at(15.9)) && !scene.uses(2, at(15.9)), "another host may have been given it since");
+    assert!(!scene.told.iter().any(|told| matches!(told, Output::Remember(_))));
+    scene.pass(at(15.9), at(16.1));
+    assert!(scene.uses(2, at(16.1)));
+    assert!(scene.told.contains(&Output::Remember(vec![fixed(1, 1), fixed(2, 2)])));
 }

@@ -76,7 +76,8 @@ fn main() -> ExitCode {
         None => try_all(&arguments.seeds, |seed| try_seed(seed, &arguments.seeds)),
         Some(World::Leases { seeds, margin_ms }) => {
             let margin = margin_ms.map(Duration::from_millis);
-            let plan = margin.map_or_else(leases::Plan::default, |margin| leases::Plan { margin });
+            let plan = leases::Plan::default();
+            let plan = leases::Plan { margin: margin.unwrap_or(plan.margin), ..plan };
             try_all(seeds, |seed| try_leases(seed, &plan, seeds))
         }
         Some(World::Transfers { seeds }) => try_all(seeds, |seed| try_transfers(seed, seeds)),

@@ -21,7 +21,9 @@ pub(super) struct Control {
     observer: Observer,
     known: Known,
     head: u64,
-    revision: u64,
+    /// When the store was asked what it holds and has not answered, by this clock: one question at a time.
+    pub asked: Option<Duration>,
+    pub question: u64,
     /// What the last step was made from, so that the same is not computed again.
     last: Option<(Fleet, u64)>,
 }
@@ -37,7 +39,8 @@ impl Control {
             observer: Observer::default(),
             known: Known::default(),
             head: 0,
-            revision: 0,
+            asked: None,
+            question: 0,
             last: None,
         }
     }
@@ -46,17 +49,15 @@ impl Control {
         *self = Self { life: self.life + 1, alive: false, ..Self::new(self.clock) };
     }
 
-    /// Takes a reading of the store, however old.
+    /// Takes an answer to what was asked last.
     pub(super) fn read(&mut self, now: Duration, content: &Arc<Content>) {
-        if content.revision < self.revision {
-            return;
-        }
-        if content.revision > self.revision || self.revision == 0 {
-            self.revision = content.revision;
-            self.head = content.head;
+        self.asked = None;
+        self.head = content.head;
+        if content.revision != self.known.revision || self.known.revision == 0 {
             self.known.records.clone_from(&content.records);
             self.known.allocation = Allocation { epoch: content.epoch, hosts: content.grants.clone() };
         }
+        self.known.revision = content.revision;
         self.known.show(&mut self.observer, self.clock.shows(now));
     }
 

@@ -47,6 +47,11 @@ pub(super) enum Fault {
         silence: Duration,
         is_revoked: bool,
     },
+    /// All members are stopped, and begin after `silence` with what they had `age` before that; `None`: with nothing.
+    Restore {
+        silence: Duration,
+        age: Option<Duration>,
+    },
     Drain {
         host: usize,
         lasts: Duration,
@@ -80,6 +85,28 @@ pub(super) enum Way {
     Back,
     Both,
 }
+
+/// Draws restores of the store over `storm`: one, or two.
+pub(super) fn draw_restores(random: &mut Random, storm: Duration) -> Vec<(Duration, Fault)> {
+    let mut restores: Vec<_> = (0..1 + random.below(2))
+        .map(|_| {
+            let at = Duration::from_secs(15) + below(random, storm);
+            let silence = match random.below(3) {
+                0 => below(random, Duration::from_secs(1)),
+                1 => below(random, Duration::from_secs(5)),
+                _ => below(random, Duration::from_secs(15)),
+            };
+            let older = Duration::from_secs(if random.chance(50) { 10 } else { 60 });
+            let age = RESTORED_AGE_MIN + below(random, older);
+            (at, Fault::Restore { silence, age: random.chance(80).then_some(age) })
+        })
+        .collect();
+    restores.sort_by_key(|(at, _)| *at);
+    restores
+}
+
+/// Nobody saves a snapshot, stops all members, restores it and starts them in less.
+const RESTORED_AGE_MIN: Duration = Duration::from_secs(5);
 
 /// Draws faults over `storm`.
 pub(super) fn draw(

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use postrail_core::lease::{Input, Lease, Output, Settings};
-use postrail_schema::allocation::{Announcement, Grant, HostName};
+use postrail_core::lease::{Input, Lease, Output, Settings, View};
+use postrail_schema::allocation::{Announcement, Grant, HostName, HostRecord};
 
+use super::Plan;
 use super::clock::Clock;
-use super::store::{Answer, Request};
+use super::store::{Answer, Content, Request};
 
 /// A machine with its clock and interface. Two processes may run under one name, on two machines.
 #[derive(Debug)]
 pub(super) struct Host {
     pub name: HostName,
     pub clock: Clock,
+    /// What tells this machine's clock from others.
+    pub boot: String,
     pub announcement: Announcement,
     /// The running process.
     pub lease: Option<Lease>,
@@ -27,6 +30,9 @@ pub(super) struct Host {
     pub on: BTreeMap<IpAddr, Option<Duration>>,
     /// What survives on its disk.
     pub remembered: Vec<Grant>,
+    /// The record that the process wrote last, and whether it is shown instead of one that the store has of before.
+    pub written: Option<HostRecord>,
+    pub hides_restores: bool,
     /// When the machine is to be woken; another time counts no more.
     pub wakes: Duration,
 }
@@ -50,10 +56,11 @@ pub(super) enum Effect {
 }
 
 impl Host {
-    pub(super) fn new(name: HostName, clock: Clock, announcement: Announcement) -> Self {
+    pub(super) fn new(name: HostName, clock: Clock, boot: String, announcement: Announcement) -> Self {
         Self {
             name,
             clock,
+            boot,
             announcement,
             lease: None,
             life: 0,
@@ -61,14 +68,18 @@ impl Host {
             request: 0,
             on: BTreeMap::new(),
             remembered: Vec::new(),
+            written: None,
+            hides_restores: false,
             wakes: Duration::ZERO,
         }
     }
 
-    pub(super) fn start(&mut self, now: Duration, incarnation: u64, margin: Duration) {
+    pub(super) fn start(&mut self, now: Duration, incarnation: u64, plan: Plan) {
+        (self.written, self.hides_restores) = (None, plan.hides_restores);
         self.life += 1;
         self.wakes = Duration::ZERO;
-        let settings = Settings { margin, ..Settings::new(incarnation, self.announcement.clone()) };
+        let boot = self.boot.clone();
+        let settings = Settings { margin: plan.margin, boot, ..Settings::new(incarnation, self.announcement.clone()) };
         self.lease = Some(Lease::new(self.clock.shows(now), settings, self.remembered.clone()));
     }
 
@@ -103,6 +114,7 @@ impl Host {
         Some(match self.lease.as_mut()?.poll()? {
             Output::Read => Effect::Ask(Request::Read),
             Output::Write { guard, record } => {
+                self.written = Some(record.clone());
                 Effect::Ask(Request::Write { host: self.name.clone(), guard, record: Box::new(record) })
             }
             Output::PutOn { address, until, .. } => {
@@ -121,20 +133,28 @@ impl Host {
                 self.remembered = grants;
                 Effect::Nothing
             }
-            Output::Use(_) | Output::NameInUse { .. } => Effect::Nothing,
+            Output::Use(_) | Output::NameInUse { .. } | Output::StoreLost => Effect::Nothing,
             Output::Ousted { .. } | Output::Stopped => Effect::Over,
         })
+    }
+
+    /// What the machine is shown of the store.
+    fn shown(&self, content: &Content) -> View {
+        let mut view = content.view(&self.name);
+        if let Some(written) = self.written.as_ref().filter(|_| self.hides_restores) {
+            let revision = view.record.as_ref().map_or(0, |(revision, _)| *revision);
+            if view.record.as_ref().is_none_or(|(_, record)| record.incarnation == written.incarnation) {
+                (view.revision, view.record) = (u64::MAX, Some((revision, written.clone())));
+            }
+        }
+        view
     }
 
     /// What an answer of the store is to the machine.
     pub(super) fn input(&self, answer: &Answer) -> Input {
         match answer {
-            Answer::Content(content) => {
-                Input::Found { record: content.records.get(&self.name).cloned(), view: content.view(&self.name) }
-            }
-            Answer::Written(revision, content) => {
-                Input::Written { revision: *revision, view: content.view(&self.name) }
-            }
+            Answer::Content(content) => Input::Found(self.shown(content)),
+            Answer::Written(revision, content) => Input::Written { revision: *revision, view: self.shown(content) },
             Answer::Refused => Input::Refused,
         }
     }

@@ -6,14 +6,17 @@
 //!
 //! What must hold in every run:
 //! - no two processes may start a connection or transaction on one address at one time, those that stand still included,
-//! - once an address was used under an epoch, it is never used under an earlier one again,
+//! - once an address was used under an epoch, it is never used under an earlier one again, unless the store was restored,
 //! - no two machines have one address on their interfaces at one time,
 //! - an address that a machine has by its own configuration is used there alone, in the half of the runs that have one,
 //! - an address of a region is used by hosts of the region alone, in the half of the runs that have regions,
 //! - in the calm at the end, every address is in use.
 //!
+//! In two of five storms the store is restored from an earlier state, or begins with nothing, once or twice. What is fixed to a
+//! host is left out then: who has it last may be cut off from whatever says so.
+//!
 //! In runs without partitions, in which one host dies, its addresses are in use elsewhere within the lease and one second;
-//! within one lease more if the store changed its leader or the leading control plane died.
+//! within one lease more if the store changed its leader, and its silence, or if the leading control plane died.
 
 mod clock;
 mod control;
@@ -33,11 +36,13 @@ use world::World;
 pub struct Plan {
     /// What hosts hold less than their lease; zero breaks the invariants, which shows that they can break.
     pub margin: Duration,
+    /// Hosts are shown a store that never lost what they wrote, which breaks them likewise.
+    pub hides_restores: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { margin: ADDRESS_LEASE_MARGIN }
+        Self { margin: ADDRESS_LEASE_MARGIN, hides_restores: false }
     }
 }
 
@@ -71,7 +76,7 @@ impl Outcome {
 
 /// Runs one seed: three of four are a storm of faults, the fourth measures a takeover.
 pub fn run(seed: u64, plan: &Plan) -> Outcome {
-    let mut world = World::new(seed, plan.margin);
+    let mut world = World::new(seed, *plan);
     if seed % 4 == 3 {
         world.takeover();
     } else {
@@ -102,8 +107,16 @@ mod tests {
 
     #[test]
     fn hosts_that_hold_a_whole_lease_are_caught() {
-        let plan = Plan { margin: Duration::ZERO };
+        let plan = Plan { margin: Duration::ZERO, ..Plan::default() };
         assert!((0..SEEDS).any(|seed| !run(seed, &plan).violations.is_empty()), "{SEEDS} seeds did not find it");
+    }
+
+    #[test]
+    fn hosts_that_do_not_hear_of_a_restore_are_caught() {
+        let plan = Plan { hides_restores: true, ..Plan::default() };
+        let is_on_two = |violation: &String| violation.contains("may both use");
+        let found = (0..SEEDS).any(|seed| run(seed, &plan).violations.iter().any(is_on_two));
+        assert!(found, "{SEEDS} seeds did not find it");
     }
 
     /// Seeds of one test run; `sim leases` runs more.

@@ -1,4 +1,5 @@
-//! The model of etcd: one history of revisions, guarded writes, leases that its leader counts, and changes of leader.
+//! The model of etcd: one history of revisions, guarded writes, leases that its leader counts, changes of leader, and a
+//! history that is cut off: a restore of an earlier state, or a beginning with nothing.
 //!
 //! What is modelled of it is what may go wrong for those who hold addresses: requests that are not answered while there
 //! is no leader, that are applied and whose answer is lost, or that are applied late; leases that a new leader lengthens,
@@ -27,7 +28,11 @@ pub(super) struct Content {
 
 impl Content {
     pub(super) fn view(&self, host: &HostName) -> View {
-        View { revision: self.revision, grants: self.grants.get(host).cloned().unwrap_or_default() }
+        View {
+            revision: self.revision,
+            record: self.records.get(host).cloned(),
+            grants: self.grants.get(host).cloned().unwrap_or_default(),
+        }
     }
 }
 
@@ -67,11 +72,16 @@ pub(super) struct Store {
     /// There is no leader before that.
     pub silent_until: Duration,
     pub leader_lease: Duration,
+    /// How often it was restored: what was sent to it before is lost.
+    pub life: u64,
+    /// What it held from when on.
+    past: Vec<(Duration, Arc<Content>)>,
 }
 
 impl Store {
     pub(super) fn new(leader_lease: Duration) -> Self {
-        Self { content: Arc::default(), silent_until: Duration::ZERO, leader_lease }
+        let (content, silent_until) = (Arc::default(), Duration::ZERO);
+        Self { content, silent_until, leader_lease, life: 0, past: Vec::new() }
     }
 
     /// Does a request whole, or not at all.
@@ -105,7 +115,25 @@ impl Store {
             }
         }
         content.revision = revision;
+        self.past.push((now, self.content.clone()));
         Answer::Written(revision, self.content.clone())
+    }
+
+    /// After `silence` it has what it had `age` before, as far as all of `known` had records then; else nothing.
+    pub(super) fn restore(&mut self, now: Duration, silence: Duration, age: Option<Duration>, known: &[HostName]) {
+        self.life += 1;
+        self.silent_until = self.silent_until.max(now + silence);
+        let until = age.map(|age| self.silent_until.saturating_sub(age));
+        let is_known = |content: &Content| known.iter().all(|host| content.records.contains_key(host));
+        let last = self.past.iter().rposition(|(at, _)| until.is_some_and(|until| *at <= until));
+        let first = self.past.iter().position(|(_, content)| is_known(content));
+        let kept = if known.is_empty() { last } else { last.max(first) };
+        self.past.truncate(kept.map_or(0, |at| at + 1));
+        self.content = self.past.last().map(|(_, content)| content.clone()).unwrap_or_default();
+        let lease = self.leader_lease;
+        if let Some((_, until)) = &mut Arc::make_mut(&mut self.content).leader {
+            *until = self.silent_until + lease;
+        }
     }
 
     /// Another member leads after `silence`: it counts leases anew, unless the old one has ended them wrongly.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_control_plane::allocation::Demand;
@@ -12,12 +11,12 @@ use postrail_schema::allocation::{Announcement, HostName, Order};
 use postrail_schema::ids::PoolId;
 use postrail_schema::limits::{ADDRESS_KEEPALIVES, ADDRESS_LEASE};
 
-use super::Outcome;
 use super::clock::Clock;
 use super::control::Control;
-use super::faults::{Fault, Node, Way, below, draw};
+use super::faults::{Fault, Node, Way, below, draw, draw_restores};
 use super::host::{Effect, Host};
-use super::store::{Answer, Content, Request, Store};
+use super::store::{Answer, Request, Store};
+use super::{Outcome, Plan};
 use crate::trace::{Step, Trace};
 
 mod check;
@@ -36,9 +35,13 @@ pub(super) struct World {
     regional: BTreeSet<IpAddr>,
     orders: BTreeMap<HostName, Order>,
     troubles: Vec<Trouble>,
-    margin: Duration,
+    plan: Plan,
     /// The last use of each address: machine and epoch.
     used: BTreeMap<IpAddr, (usize, u64)>,
+    /// Epochs are given anew by a store that was restored.
+    is_restored: bool,
+    /// Of control planes to the store.
+    question: u64,
     /// Addresses whose first use by another than that machine is waited for.
     awaited: BTreeMap<IpAddr, usize>,
     taken: Duration,
@@ -71,6 +74,8 @@ enum Event {
         from: Node,
         life: u64,
         id: u64,
+        /// Which of the store's lives it was sent in.
+        store: u64,
         request: Request,
     },
     Reply {
@@ -79,10 +84,10 @@ enum Event {
         id: u64,
         answer: Answer,
     },
+    /// A host's grants have changed.
     Watch {
-        to: Node,
+        host: usize,
         life: u64,
-        content: Arc<Content>,
     },
     NoAnswer {
         host: usize,
@@ -138,11 +143,13 @@ const LEADER_LEASE: Duration = Duration::from_secs(5);
 const OWN_WANTED: Duration = Duration::from_secs(8);
 /// The region of some addresses and hosts.
 const REGION: &str = "north";
+/// A control plane waits so long for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Violations that one run tells.
 const VIOLATIONS_MAX: usize = 5;
 
 impl World {
-    pub(super) fn new(seed: u64, margin: Duration) -> Self {
+    pub(super) fn new(seed: u64, plan: Plan) -> Self {
         let mut random = Random::new(seed);
         let mut world = Self {
             now: Duration::ZERO,
@@ -155,8 +162,10 @@ impl World {
             regional: BTreeSet::new(),
             orders: BTreeMap::new(),
             troubles: Vec::new(),
-            margin,
+            plan,
             used: BTreeMap::new(),
+            is_restored: false,
+            question: 0,
             awaited: BTreeMap::new(),
             taken: Duration::ZERO,
             violations: Vec::new(),
@@ -212,7 +221,7 @@ impl World {
         let announcement =
             Announcement { addresses_max: 100, share: 1, routed: true, region, ..Announcement::default() };
         let name = HostName::new(name).expect("a letter and a digit");
-        self.hosts.push(Host::new(name, Clock::new(&mut self.random), announcement));
+        self.hosts.push(Host::new(name, Clock::new(&mut self.random), format!("machine {host}"), announcement));
         let at = below(&mut self.random, Duration::from_secs(2));
         self.after(at, Event::Begin { host });
         self.after(at, Event::Start { host });
@@ -231,9 +240,15 @@ impl World {
             self.after(at, Event::Begin { host: hosts });
         }
         let hosts = self.hosts.len();
-        for (at, fault) in draw(&mut self.random, hosts, self.controls.len(), self.demands.len(), STORM) {
-            // Two machines of one name are no protection for what is fixed to a name.
-            if !(has_twin && matches!(fault, Fault::Fixed { .. })) {
+        let mut faults = draw(&mut self.random, hosts, self.controls.len(), self.demands.len(), STORM);
+        let has_restores = self.random.chance(40);
+        if has_restores {
+            faults.extend(draw_restores(&mut self.random, STORM));
+        }
+        for (at, fault) in faults {
+            // Two machines of one name are no protection for what is fixed to a name. Nor is a store that has lost to whom
+            // it was fixed last: who has it then may be cut off.
+            if !((has_twin || has_restores) && matches!(fault, Fault::Fixed { .. })) {
                 self.after(at, Event::Fault(fault));
             }
         }
@@ -273,7 +288,8 @@ impl World {
             let silence = Duration::from_millis(200) + below(&mut self.random, Duration::from_secs(3));
             let at = below(&mut self.random, Duration::from_secs(12));
             self.after(at, Event::Fault(Fault::Leader { silence, is_revoked: self.random.clone().chance(30) }));
-            bound += ADDRESS_LEASE;
+            // After a silence of more than a moment a whole lease is counted; it may begin when the lease is all but over.
+            bound += silence + PATIENCE + ADDRESS_LEASE + Duration::from_secs(1);
         } else if self.random.chance(40) {
             let leader = self.controls.iter().position(|control| control.leads).unwrap_or(0);
             self.after(Duration::ZERO, Event::Fault(Fault::ControlCrash { control: leader, back: STORM }));
@@ -335,10 +351,10 @@ impl World {
             | Event::Ended { host, .. }
             | Event::Start { host }
             | Event::Reply { to: Node::Host(host), .. }
-            | Event::Watch { to: Node::Host(host), .. } => self.hosts[*host].paused_until,
-            Event::Tick { control, .. }
-            | Event::Reply { to: Node::Control(control), .. }
-            | Event::Watch { to: Node::Control(control), .. } => self.controls[*control].paused_until,
+            | Event::Watch { host, .. } => self.hosts[*host].paused_until,
+            Event::Tick { control, .. } | Event::Reply { to: Node::Control(control), .. } => {
+                self.controls[*control].paused_until
+            }
             _ => return None,
         };
         (until > self.now).then_some(until)
@@ -347,7 +363,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Wake { host, life } if self.lives(host, life) => self.tell(host, Input::Timeout),
-            Event::Arrive { from, life, id, request } => self.arrive(from, life, id, request),
+            Event::Arrive { from, life, id, store, request } => self.arrive(from, life, id, store, request),
             Event::Reply { to: Node::Host(host), life, id, answer }
                 if self.lives(host, life) && self.hosts[host].request == id =>
             {
@@ -355,14 +371,8 @@ impl World {
                 let input = self.hosts[host].input(&answer);
                 self.tell(host, input);
             }
-            Event::Reply { to: Node::Control(control), life, answer, .. } => self.answered(control, life, &answer),
-            Event::Watch { to: Node::Host(host), life, content } if self.lives(host, life) => {
-                let view = content.view(&self.hosts[host].name);
-                self.tell(host, Input::Granted(view));
-            }
-            Event::Watch { to: Node::Control(control), life, content } => {
-                self.answered(control, life, &Answer::Content(content));
-            }
+            Event::Reply { to: Node::Control(control), life, id, answer } => self.answered(control, life, id, &answer),
+            Event::Watch { host, life } if self.lives(host, life) => self.tell(host, Input::Look),
             Event::NoAnswer { host, life, id } if self.lives(host, life) && self.hosts[host].request == id => {
                 self.hosts[host].request = 0;
                 self.tell(host, Input::Failed);
@@ -400,9 +410,9 @@ impl World {
 
     fn begin(&mut self, host: usize) {
         let incarnation = self.random.next_u64();
-        let margin = self.margin;
+        let plan = self.plan;
         self.hosts[host].kill();
-        self.hosts[host].start(self.now, incarnation, margin);
+        self.hosts[host].start(self.now, incarnation, plan);
         self.tell(host, Input::Timeout);
     }
 

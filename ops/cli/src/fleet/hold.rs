@@ -16,7 +16,7 @@ use postrail_control_plane::store::{ConfigStore, StoreError, WatchEvent};
 use postrail_control_plane::{Hosts, HostsError};
 use postrail_data_plane::address::Interfaces;
 use postrail_data_plane::feed::FeedStatus;
-use postrail_data_plane::lease::{End, LeaseHandle, LeaseWaker, Own, Registry, Settings, View, WriteError, hold};
+use postrail_data_plane::lease::{End, LeaseHandle, LeaseWaker, Registry, Settings, View, WriteError, hold};
 use postrail_data_plane::node::NodeHandle;
 use postrail_schema::allocation::{Announcement, HostName, HostRecord};
 use postrail_schema::keys::grants;
@@ -102,7 +102,8 @@ pub(crate) fn begin(
         // The thread that holds looks before it first speaks.
         own: BTreeSet::new(),
     };
-    let settings = Settings { lease: fleet.lease, ..Settings::new(incarnation()?, announcement) };
+    let boot = std::fs::read_to_string(BOOT_FILE).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let settings = Settings { lease: fleet.lease, boot, ..Settings::new(incarnation()?, announcement) };
     // A call may not take so long that the lease ends in it.
     let keys = Keys { hosts: Hosts::new(store.within(settings.period())), name: name.clone(), feed };
     let interfaces = bringing.interfaces()?;
@@ -163,7 +164,7 @@ struct Keys {
 }
 
 impl Registry for Keys {
-    fn read(&mut self) -> Result<Own, String> {
+    fn read(&mut self) -> Result<View, String> {
         // Addresses are given to hosts that can send from them.
         let until = std::time::Instant::now() + CONFIGURATION_PATIENCE;
         while !self.feed.has_configuration() {
@@ -173,14 +174,14 @@ impl Registry for Keys {
             std::thread::sleep(CONFIGURATION_PAUSE);
         }
         let own = self.hosts.own(&self.name).map_err(|error| chain(&error))?;
-        Ok(Own { record: own.record, view: View { revision: own.revision, grants: own.grants } })
+        Ok(View { revision: own.revision, record: own.record, grants: own.grants })
     }
 
     fn write(&mut self, guard: u64, record: &HostRecord) -> Result<(u64, View), WriteError> {
         match self.hosts.keep_alive(&self.name, guard, record) {
             Ok(revision) => {
-                let own = self.read().map_err(WriteError::Unknown)?;
-                Ok((revision, own.view))
+                let view = self.read().map_err(WriteError::Unknown)?;
+                Ok((revision, view))
             }
             Err(HostsError::Store(StoreError::Conflict { .. })) => Err(WriteError::Refused),
             Err(error) => Err(WriteError::Unknown(chain(&error))),
@@ -232,6 +233,8 @@ fn default_nic(root: &Root) -> Option<String> {
 }
 
 const CAP_NET_ADMIN: u64 = 1 << 12;
+/// What tells one run of this kernel from others.
+const BOOT_FILE: &str = "/proc/sys/kernel/random/boot_id";
 /// Between two tries to watch.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Time for the last word to the store, and between two looks whether it was said.

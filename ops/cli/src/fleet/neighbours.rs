@@ -99,6 +99,8 @@ impl<T: Fn(&Arc<Neighbours>) + Send> Watcher<T> {
         let listing = self.list(HOLDING).await?;
         seen.records = Part::of(HOLDING, &listing);
         let (mut revision, mut look) = (listing.revision, Instant::now() + LOOK_PERIOD);
+        // One that went back may have overtaken what was seen of it before it was looked at.
+        let end = Instant::now() + READ_PERIOD;
         self.seen = seen;
         self.conclude()?;
         loop {
@@ -109,7 +111,7 @@ impl<T: Fn(&Arc<Neighbours>) + Send> Watcher<T> {
                 () = sleep_until(look) => {
                     let listing = self.list(HOLDING).await?;
                     // A store that was restored from a snapshot tells nothing of what it has not any more.
-                    if listing.revision < revision {
+                    if listing.revision < revision || Instant::now() > end {
                         return Ok(());
                     }
                     self.seen.records = Part::of(HOLDING, &listing);
@@ -304,6 +306,8 @@ fn name(prefix: &str, key: &str) -> Option<HostName> {
 
 /// Between two readings of `holding/`, when nothing else changes.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// Between two readings of everything.
+const READ_PERIOD: Duration = Duration::from_secs(60);
 /// So long a host is missing before it counts as forgotten: keepalives of a usual lease are seconds apart.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 /// Between two beginnings, where the store fails.
@@ -325,7 +329,8 @@ mod tests {
 
     fn record(state: HostState, region: Option<&str>) -> HostRecord {
         let announcement = Announcement { region: region.map(str::to_owned), ..Announcement::default() };
-        HostRecord { incarnation: 1, sequence: 1, lease_ms: 10_000, state, released: Vec::new(), announcement }
+        let (incarnation, sequence, released) = (1, 1, Vec::new());
+        HostRecord { incarnation, sequence, lease_ms: 10_000, state, released, announcement, held: None }
     }
 
     fn announcement(name: &str, region: &str) -> HostAnnouncement {

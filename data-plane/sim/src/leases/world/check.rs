@@ -56,7 +56,7 @@ impl World {
                 self.violate(format!("machines {host} and {other} may both use {address}"));
             }
             match self.used.insert(*address, (host, holding.epoch)) {
-                Some((_, epoch)) if epoch > holding.epoch => {
+                Some((_, epoch)) if epoch > holding.epoch && !self.is_restored => {
                     self.violate(format!("machine {host} uses {address} under epoch {} after {epoch}", holding.epoch));
                 }
                 Some((before, _)) if before != host => self.moves += 1,

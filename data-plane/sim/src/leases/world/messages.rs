@@ -7,16 +7,20 @@ impl World {
     pub(super) fn send(&mut self, from: Node, life: u64, id: u64, request: Request) {
         if !self.is_cut(from, Way::There) {
             let delay = self.delay(from);
-            self.after(delay, Event::Arrive { from, life, id, request });
+            let store = self.store.life;
+            self.after(delay, Event::Arrive { from, life, id, store, request });
         }
     }
 
-    pub(super) fn arrive(&mut self, from: Node, life: u64, id: u64, request: Request) {
+    pub(super) fn arrive(&mut self, from: Node, life: u64, id: u64, store: u64, request: Request) {
+        if store != self.store.life {
+            return;
+        }
         if self.now < self.store.silent_until {
             // Some wait for the new leader, some are lost.
             if self.random.chance(60) {
                 let delay = self.store.silent_until - self.now + below(&mut self.random, Duration::from_millis(200));
-                self.after(delay, Event::Arrive { from, life, id, request });
+                self.after(delay, Event::Arrive { from, life, id, store, request });
             }
             return;
         }
@@ -33,18 +37,14 @@ impl World {
 
     /// Sends what a request changed to those who watch it.
     fn tell_watchers(&mut self, request: &Request) {
-        let mut watchers: Vec<(Node, u64)> =
-            self.controls.iter().enumerate().map(|(index, control)| (Node::Control(index), control.life)).collect();
-        if let Request::Take { step, .. } = request {
-            let touched = |host: &Host| step.changed.contains_key(&host.name);
-            let hosts = self.hosts.iter().enumerate().filter(|(_, host)| touched(host));
-            watchers.extend(hosts.map(|(index, host)| (Node::Host(index), host.life)));
-        }
-        for (to, life) in watchers {
-            if !self.is_cut(to, Way::Back) {
-                let delay = self.delay(to);
-                let content = self.store.content.clone();
-                self.after(delay, Event::Watch { to, life, content });
+        let Request::Take { step, .. } = request else { return };
+        let touched = |host: &Host| step.changed.contains_key(&host.name);
+        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| touched(host));
+        let watchers: Vec<(usize, u64)> = hosts.map(|(index, host)| (index, host.life)).collect();
+        for (host, life) in watchers {
+            if !self.is_cut(Node::Host(host), Way::Back) {
+                let delay = self.delay(Node::Host(host));
+                self.after(delay, Event::Watch { host, life });
             }
         }
     }
@@ -71,27 +71,35 @@ impl World {
         if self.controls[control].life != life || !self.controls[control].alive {
             return;
         }
-        self.send(Node::Control(control), life, 0, Request::Read);
+        let shown = self.controls[control].clock.shows(self.now);
+        // Whoever asks anew waits for the former answer no more.
+        if self.controls[control].asked.is_none_or(|asked| shown >= asked + PATIENCE) {
+            self.controls[control].asked = Some(shown);
+            self.question += 1;
+            self.controls[control].question = self.question;
+            self.send(Node::Control(control), life, self.question, Request::Read);
+        }
         self.send(Node::Control(control), life, 0, Request::Lead { control });
         self.after(TICK, Event::Tick { control, life });
     }
 
-    pub(super) fn answered(&mut self, control: usize, life: u64, answer: &Answer) {
+    pub(super) fn answered(&mut self, control: usize, life: u64, id: u64, answer: &Answer) {
         let this = &mut self.controls[control];
         if this.life != life || !this.alive {
             return;
         }
         match answer {
-            Answer::Content(content) | Answer::Written(_, content) => this.read(self.now, content),
+            Answer::Content(_) if id != this.question => return,
+            Answer::Content(content) => this.read(self.now, content),
+            Answer::Written(_, content) => {
+                this.leads |= content.leader.is_some_and(|(leader, _)| leader == control);
+                return;
+            }
             // Of a step: somebody else wrote first. Of the lead: somebody else leads.
             Answer::Refused => {
                 this.leads = false;
                 return;
             }
-        }
-        if matches!(answer, Answer::Written(_, content) if content.leader.is_some_and(|(leader, _)| leader == control))
-        {
-            this.leads = true;
         }
         if this.leads
             && let Some(request) = this.step(self.now, &self.demands, &self.orders)
@@ -124,6 +132,13 @@ impl World {
             }
             Fault::ControlPause { control, lasts } => self.controls[control].paused_until = self.now + lasts,
             Fault::Leader { silence, is_revoked } => self.store.change_leader(self.now, silence, is_revoked),
+            Fault::Restore { silence, age } => {
+                // What a host has by its own configuration is known by its records alone.
+                let owners = self.hosts.iter().filter(|host| !host.announcement.own.is_empty());
+                let owners: Vec<_> = owners.map(|host| host.name.clone()).collect();
+                self.store.restore(self.now, silence, age, &owners);
+                self.is_restored = true;
+            }
             Fault::Drain { host, lasts } => {
                 self.orders.insert(self.hosts[host].name.clone(), Order::Drain);
                 self.after(lasts, Event::Undrain { host });
