@@ -120,8 +120,7 @@ impl App {
             draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
             if is_lost {
                 draft.desired.head.is_lost = true;
-                // Those of the ledger hold, also for hosts that come after an import.
-                draft.desired.head.suppressions += 1;
+                // Those of the ledger hold, also for hosts that come after an import: they are announced with this.
                 return Ok(Vec::new());
             }
             make_tenant(draft, &secret_hash)?;

@@ -94,7 +94,7 @@ impl App {
             return Err(AppError::conflict("this is not what a control plane without a region is asked for"));
         }
         // Whoever asks knows of changes up to there, and so of their tenants.
-        if self.desired().head.suppressions < asked.version {
+        if self.desired().head.suppressions != asked.version {
             self.reload()?;
         }
         self.check_ledger_now()?;

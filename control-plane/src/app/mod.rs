@@ -138,6 +138,9 @@ struct Current {
     publication: Publication,
     /// The last change, where it is not written to its places yet.
     pending: Option<Pending>,
+    /// The store has gone back to an earlier state: data planes may have the suppressions of a version that it will give
+    /// again, and are to be told that they have changed.
+    has_gone_back: bool,
 }
 
 #[derive(Clone)]
@@ -269,7 +272,7 @@ impl App {
     /// The store fails.
     pub(crate) fn announce_suppressions(&self) -> Result<(), AppError> {
         self.change(|draft| {
-            draft.desired.head.suppressions += 1;
+            draft.desired.head.announce_suppressions(now_ms());
             Ok(())
         })
     }
@@ -285,8 +288,15 @@ impl App {
             *current = current.again(self.store.as_ref())?;
             self.show(&current);
         }
-        let head = current.desired.head.clone();
+        let (head, has_gone_back) = (current.desired.head.clone(), current.has_gone_back);
         drop(current);
+        if has_gone_back {
+            tracing::warn!(
+                revision = head.revision.0,
+                "the configuration store has gone back to an earlier revision: suppressions are announced anew"
+            );
+            self.announce_suppressions()?;
+        }
         self.compare_numbers(&head)?;
         Ok(listing.revision)
     }
@@ -329,6 +339,9 @@ impl App {
     fn commit(&self, current: &Current, draft: Draft, before: Counters) -> Result<Current, AppError> {
         let Draft { mut desired, mut writes, changed } = draft;
         desired.head.revision = Revision(desired.head.revision.0 + 1);
+        if current.has_gone_back || desired.head.is_lost {
+            desired.head.announce_suppressions(now_ms());
+        }
         desired.head.is_lost &= desired.tenants.is_empty();
         let findings = current.findings.after(&current.desired, &desired);
         let problems = findings.errors();
@@ -375,6 +388,7 @@ impl App {
             findings,
             publication: next.publication,
             pending: staged.map(|staged| staged.committed(revision)),
+            has_gone_back: false,
         })
     }
 
@@ -428,8 +442,13 @@ impl Current {
     /// What the store has now. One that is empty, and was not, has lost what it had: that is not taken over, so that it can
     /// still be exported from here.
     fn again(&self, store: &dyn ConfigStore) -> Result<Self, AppError> {
-        let loaded = Self::load(store)?;
-        if self.head_revision != 0 && loaded.head_revision == 0 { Err(AppError::StoreEmpty) } else { Ok(loaded) }
+        let mut loaded = Self::load(store)?;
+        if self.head_revision != 0 && loaded.head_revision == 0 {
+            return Err(AppError::StoreEmpty);
+        }
+        let (was, is) = (&self.desired.head, &loaded.desired.head);
+        loaded.has_gone_back = self.has_gone_back || is.revision < was.revision || is.suppressions < was.suppressions;
+        Ok(loaded)
     }
 
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
@@ -444,7 +463,8 @@ impl Current {
             let desired = Desired::from_entries(&entries)?;
             let findings = Findings::of(&desired);
             let publication = Publication::load(store, &desired)?;
-            return Ok(Self { desired: Arc::new(desired), head_revision, findings, publication, pending });
+            let desired = Arc::new(desired);
+            return Ok(Self { desired, head_revision, findings, publication, pending, has_gone_back: false });
         }
         Err(AppError::conflict("others keep changing the configuration; try again"))
     }

@@ -110,7 +110,7 @@ impl App {
     /// The store or the ledger fails, or the ledger is not the region's.
     pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
         self.check_mirror()?;
-        if self.desired().head.suppressions < wanted {
+        if self.desired().head.suppressions != wanted {
             self.reload()?;
         }
         // The version first: what is read after it has at least what it says. Who took the region over was named before it

@@ -66,7 +66,9 @@ pub(crate) struct Head {
     /// Of the latest publication.
     pub revision: Revision,
     pub counters: Counters,
-    /// Grows with each change of the suppressions, which are in the ledger.
+    /// Another one with each change of the suppressions, which are in the ledger: see [`announce_suppressions`].
+    ///
+    /// [`announce_suppressions`]: Self::announce_suppressions
     #[serde(default)]
     pub suppressions: u64,
     /// What seals, since a rotation began; before the first one there is one master key.

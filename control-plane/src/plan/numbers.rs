@@ -87,6 +87,12 @@ impl Head {
         counters.each().any(|(kind, last)| given.get(kind).is_some_and(|given| given > last))
     }
 
+    /// Has data planes fetch the suppressions. The version that tells it grows, and is none that was given before in a state
+    /// that the store has lost: so it is counted by the wall clock, Unix milliseconds.
+    pub(crate) fn announce_suppressions(&mut self, now_ms: u64) {
+        self.suppressions = now_ms.max(self.suppressions + 1);
+    }
+
     /// Passes over what was given.
     pub(crate) fn pass(&mut self, given: &Given) {
         for (kind, last) in self.counters.each() {

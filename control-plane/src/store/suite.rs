@@ -255,6 +255,24 @@ fn a_watch_goes_on_where_it_was_when_etcd_comes_back() {
 }
 
 #[test]
+fn a_watch_of_an_etcd_that_has_lost_what_it_told_ends() {
+    let mut etcd = Etcd::start(&[]);
+    let store = etcd.store();
+    let last = (0..20).fold(0, |_, n| store.txn(&[], &[put("w/a", &n.to_string())]).unwrap());
+    let mut watch = store.watch("w/", last);
+    store.txn(&[], &[put("w/b", "1")]).unwrap();
+    until_key(&mut watch, "w/b");
+    etcd.kill();
+    std::fs::remove_dir_all(etcd.folder.path().join("data")).unwrap();
+    etcd.start_again();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let ended = async { while watch.next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends");
+    });
+}
+
+#[test]
 fn a_watch_that_a_compaction_has_overtaken_ends() {
     let etcd = Etcd::start(&[]);
     let store = etcd.store();

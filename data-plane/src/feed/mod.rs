@@ -46,6 +46,8 @@ pub struct FeedStatus {
     /// The version of the suppressions in effect, and the one that the last manifest names.
     suppressions: AtomicU64,
     suppressions_seen: AtomicU64,
+    /// The version that was named when those in effect were fetched: they are those, or newer ones.
+    suppressions_answered: AtomicU64,
     /// Since when newer ones were tried for in vain, Unix milliseconds; 0: they were not.
     missed_ms: AtomicU64,
     /// Nothing is in effect: see [`Withheld`].
@@ -229,6 +231,7 @@ impl Feed {
         self.kept.keep_suppressions(version, encoded).map_err(|error| self.refuse(error.into()))?;
         self.assembly.apply_suppressions(version, list.suppressions);
         self.status.suppressions.store(version, Ordering::Relaxed);
+        self.status.suppressions_answered.store(self.status.suppressions_wanted(), Ordering::Relaxed);
         self.status.missed_ms.store(0, Ordering::Relaxed);
         self.broadcast();
         Ok(())
@@ -306,9 +309,11 @@ impl FeedStatus {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Whether suppressions are known that are not in effect.
+    /// Whether suppressions are known that are not in effect. Of two versions neither is the newer one for its number: a
+    /// configuration store may have gone back to an earlier state.
     pub fn suppressions_behind(&self) -> bool {
-        self.suppressions.load(Ordering::Relaxed) < self.suppressions_seen.load(Ordering::Relaxed)
+        let had = [&self.suppressions, &self.suppressions_answered];
+        had.iter().all(|version| version.load(Ordering::Relaxed) != self.suppressions_wanted())
     }
 
     /// Newer suppressions were tried for at `now_ms`, Unix milliseconds, in vain.

@@ -202,3 +202,21 @@ fn the_file_does_not_grow_with_the_number_of_changes() {
     drop(feed);
     assert_eq!(open(folder.path()).0.snapshot().revision, Revision(400));
 }
+
+#[test]
+fn suppressions_of_any_other_version_are_fetched_and_newer_ones_than_were_named_are_those() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, _letters) = open(folder.path());
+    let name = |feed: &Feed, version| {
+        let manifest = Manifest { suppressions: version, ..publication(1, 1).0 };
+        feed.read(&encode_manifest(&manifest)).unwrap();
+        feed.status().suppressions_behind()
+    };
+    assert!(name(&feed, 6));
+    feed.apply_suppressions(7, &suppressions()).unwrap();
+    assert!(!feed.status().suppressions_behind() && !name(&feed, 7), "the answer had what was published since");
+    assert!(name(&feed, 5), "the store has gone back");
+    feed.apply_suppressions(5, &suppressions()).unwrap();
+    assert!(!feed.status().suppressions_behind());
+    assert!(name(&feed, 6), "and goes another way from there");
+}

@@ -81,6 +81,47 @@ async fn a_store_that_goes_back_under_a_running_control_plane_is_told_what_was_g
     assert!(head["counters"]["tenant"].as_u64() >= Some(2), "who hears of it tells the others, by the store: {head}");
 }
 
+/// The version of the suppressions that the store's head names.
+fn suppressions_of(store: &dyn ConfigStore) -> u64 {
+    let head = store.get(&["desired/head".to_owned()]).unwrap();
+    serde_json::from_slice::<Value>(&head.entries[0].value).unwrap()["suppressions"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_store_that_goes_back_names_suppressions_by_a_version_that_nobody_has() {
+    let world = World::new();
+    let saved = world.store.list("").unwrap().entries;
+    let version = || suppressions_of(world.store.as_ref());
+    let put_back = || {
+        for entry in world.store.list("").unwrap().entries {
+            world.store.txn(&[], &[Write::Delete { key: entry.key }]).unwrap();
+        }
+        put_all(world.store.as_ref(), &saved);
+    };
+    let suppress = |address: &'static str| {
+        world.operator("POST", "/v2/suppressions?tenant=default", json!({ "address": address }))
+    };
+    let first = version();
+    let mut given = BTreeSet::from([first]);
+    // By who hears of it, and by who finds it with a change of its own.
+    for address in ["a@receiver.example", "b@receiver.example"] {
+        assert_eq!(suppress(address).await.0, 201);
+        assert!(given.insert(version()));
+        put_back();
+        assert_eq!(version(), first);
+        if address.starts_with('a') {
+            world.app.reload().unwrap();
+        } else {
+            world.tenant("red").await;
+        }
+        assert!(given.insert(version()), "{} is not among {given:?}", version());
+        let now = version();
+        world.app.reload().unwrap();
+        assert_eq!(version(), now, "it is announced once");
+    }
+    assert!(version() > given.iter().copied().rev().nth(1).unwrap());
+}
+
 #[tokio::test]
 async fn an_import_into_an_empty_store_gives_everything_the_number_that_it_had() {
     let world = World::new();
@@ -96,6 +137,7 @@ async fn an_import_into_an_empty_store_gives_everything_the_number_that_it_had()
     // It was given after the export.
     world.tenant("late").await;
     let late = world.number_of("late");
+    let before_lost = suppressions_of(world.store.as_ref());
     let store = store_with(world._folder.path(), "empty.db", &[]);
     let world = world.restarted(store);
     world.app.announce_suppressions().unwrap();
@@ -106,6 +148,7 @@ async fn an_import_into_an_empty_store_gives_everything_the_number_that_it_had()
     assert_eq!(status, 409, "by this one alone hosts would forget all others: {refused}");
     world.apply(&document).await;
     assert!(!is_told().await);
+    assert!(suppressions_of(world.store.as_ref()) > before_lost, "data planes fetch what the ledger has");
     let after = world.latest();
     let numbers = |content: &SnapshotContent| {
         let tenants = content.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.id.0));

@@ -1,6 +1,7 @@
 //! A watch that survives: it resumes behind the last revision that it told, through any number of broken connections.
 //!
-//! A compaction that took what it has not told yet ends it. etcd is asked for a sign of life while nothing changes, so
+//! A compaction that took what it has not told yet ends it, and so does an etcd that has less than was told already: it was
+//! restored from a snapshot, or is new, and would tell nothing before it has overtaken that. etcd is asked for a sign of life while nothing changes, so
 //! that who reads knows how fresh its view is; such an answer never moves the revision, since it may overtake changes.
 
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::{Change, StoreError, WatchEvent};
-use super::{MESSAGE_BYTES_MAX, Shared, failed, signed, unsigned};
+use super::{MESSAGE_BYTES_MAX, Shared, failed, header_revision, signed, unsigned};
 
 /// Why a stream of changes ended.
 enum End {
     /// The connection broke, or the member has no leader.
     Broken,
-    /// What follows is compacted away, or too much.
+    /// What follows is compacted away, or too much, or of another history.
     Compacted,
     /// Nobody reads any more.
     Unread,
@@ -103,6 +104,10 @@ async fn from(
         heard = Instant::now();
         if response.canceled() {
             return Ok(if response.compact_revision() > 0 { End::Compacted } else { End::Broken });
+        }
+        // Or of a member that is behind: who lists again hears what all have.
+        if header_revision(response.header())? < *after {
+            return Ok(End::Compacted);
         }
         *was_alive = true;
         if to.send(told(shared, &response, after)?).await.is_err() {

@@ -132,7 +132,7 @@ impl Shard {
     /// Whether work that came back to wait for a change may have to wait for none: shards hear of changes one after the
     /// other, and what it waits for may be the very change that this one has heard of already.
     fn is_hasty(&mut self, group: u32, reason: WaitReason, revision: Revision) -> bool {
-        if reason.until_configured() && revision < self.rules.snapshot().revision {
+        if reason.until_configured() && revision != self.rules.snapshot().revision {
             return true;
         }
         let mail = mail_facts(&self.jobs, &self.works, &self.domains, &self.groups[group as usize]);
