@@ -1,10 +1,10 @@
 //! A real etcd: one member on this side, or three, each at a station of its own.
 //!
-//! A member is killed, or cut off: its station's cable is pulled, so that neither the others nor its clients hear of it
+//! All are restored from a snapshot, as an operator does it: with the names and the token that they had. A member is killed, or cut off: its station's cable is pulled, so that neither the others nor its clients hear of it
 //! again, and no connection is reset.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -103,6 +103,39 @@ impl Etcd {
         self.wait_for_leader();
     }
 
+    /// Saves a snapshot of the store.
+    pub fn save(&self, snapshot: &Path) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(&self.proof).args(["--endpoints", &self.members[0].client]);
+        run(command.args(["snapshot", "save"]).arg(snapshot));
+    }
+
+    /// Kills all members, and starts them with what the snapshot has.
+    pub fn restore(&mut self, snapshot: &Path) {
+        self.kill();
+        for member in &self.members {
+            std::fs::remove_dir_all(member.option("--data-dir")).expect("the member had data");
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot);
+            for option in ["--name", "--data-dir", "--initial-advertise-peer-urls", "--initial-cluster"] {
+                command.args([option, member.option(option)]);
+            }
+            run(&mut command);
+        }
+        self.start_again();
+    }
+
+    /// Writes something that is nobody's, so many times: the revision grows as it does within hours.
+    pub fn grow(&self, revisions: usize) {
+        let client = reqwest::blocking::Client::new();
+        for _ in 0..revisions {
+            let put =
+                client.post(format!("{}/v3/kv/put", self.members[0].client)).body(r#"{"key":"eA==","value":"eA=="}"#);
+            let answer = put.send().and_then(reqwest::blocking::Response::error_for_status);
+            answer.expect("etcd takes it");
+        }
+    }
+
     pub fn kill_member(&mut self, n: usize) {
         if let Some(mut running) = self.members[n].running.take() {
             running.kill();
@@ -187,13 +220,15 @@ impl Member {
         Self { log: place.join(&format!("etcd-{name}.log")), client, station, arguments, running: None }
     }
 
+    /// What it is started with.
+    fn option(&self, option: &str) -> &str {
+        let at = self.arguments.iter().position(|argument| argument == option).expect("the option is there");
+        &self.arguments[at + 1]
+    }
+
     /// As `--initial-cluster` has it.
     fn in_cluster(&self) -> String {
-        let value = |option: &str| {
-            let at = self.arguments.iter().position(|argument| argument == option).expect("the option is there");
-            self.arguments[at + 1].clone()
-        };
-        format!("{}={}", value("--name"), value("--initial-advertise-peer-urls"))
+        format!("{}={}", self.option("--name"), self.option("--initial-advertise-peer-urls"))
     }
 
     fn start(&mut self) {

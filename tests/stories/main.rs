@@ -26,6 +26,7 @@ mod fleet_ledgers;
 mod fleet_needs;
 mod fleet_newcomers;
 mod fleet_regions;
+mod fleet_restored;
 mod fleet_routed;
 mod fleet_secrets;
 mod fleet_takeover;
