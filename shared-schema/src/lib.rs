@@ -11,6 +11,7 @@
 //! - [`shaping`]: providers, and the rules that set throttles and limits,
 //! - [`listener`]: where hosts take submissions,
 //! - [`tls`]: how mail must be protected on its way,
+//! - [`suppressions`]: who is not sent to, and what leads from one list of them to another,
 //! - [`publication`]: a snapshot in chunks and the manifest that names them,
 //! - [`event`]: what became of a recipient,
 //! - [`sealed`]: secrets at rest, and the master keys that open them,
@@ -43,6 +44,7 @@ pub mod selector;
 pub mod shaping;
 pub mod snapshot;
 pub mod standing;
+pub mod suppressions;
 pub mod table;
 pub mod tls;
 pub mod wire;

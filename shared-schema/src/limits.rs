@@ -352,8 +352,17 @@ pub const QUOTA_PER_DAY_MAX: u64 = 100_000_000_000;
 const _: () = assert!(RESERVED_PER_S_MAX as u64 * 86_400 <= QUOTA_PER_DAY_MAX);
 /// UTC days that a host keeps the use of quotas of: today's, and the one before for who began before midnight.
 pub const QUOTA_DAYS_MAX: usize = 2;
-/// Suppressions of all tenants: over it 409 until some are deleted.
-pub const SUPPRESSIONS_MAX: usize = 1_000_000;
+/// Suppressions of one tenant: over it 409 until some are deleted.
+pub const SUPPRESSIONS_PER_TENANT_MAX: usize = 500_000;
+/// Suppressions of all tenants of a region: over it 409, and the operator is told before.
+pub const SUPPRESSIONS_MAX: usize = 1_500_000;
+/// Percent of these from which on the operator is told.
+pub const SUPPRESSIONS_HIGH_WATER_PERCENT: usize = 90;
+/// Changes of suppressions that a ledger remembers, the last ones: a host that missed more takes the list whole.
+pub const SUPPRESSION_CHANGES_MAX: u64 = 100_000;
+/// How often a control plane that is asked counts all suppressions, and a host compares the list that it has.
+pub const SUPPRESSIONS_COUNT_PERIOD: Duration = Duration::from_secs(3600);
+pub const SUPPRESSIONS_LOOK_PERIOD: Duration = Duration::from_secs(600);
 /// Suppressions that control planes of two regions compare at once; the answer has at most twice as many.
 pub const MIRROR_ROWS: usize = 2_000;
 /// Such a question, and such an answer, octets.
@@ -530,4 +539,5 @@ const _: () = assert!(CAMPAIGNS_MAX < u16::MAX as usize, "a job's campaign has 1
 const _: () = assert!(SPOOL_HIGH_WATER_PERCENT < 100, "room is left for settlements");
 // A reason has 200 characters of up to four octets, and JSON puts a backslash before some.
 const _: () = assert!(2 * MIRROR_ROWS * 2 * (PATH_BYTES_MAX + 800 + 64) < MIRROR_BODY_BYTES_MAX, "they fit, as JSON");
+const _: () = assert!(SUPPRESSIONS_PER_TENANT_MAX * 2 < SUPPRESSIONS_MAX, "one tenant does not fill it for others");
 const _: () = assert!(SUPPRESSIONS_MAX * (PATH_BYTES_MAX + 12) < SNAPSHOT_BYTES_MAX, "all suppressions fit a snapshot");

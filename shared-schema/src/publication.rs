@@ -12,7 +12,7 @@
 
 mod advance;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use advance::{Advance, ManifestHash};
@@ -25,9 +25,9 @@ use crate::keys::CHUNKS;
 use crate::limits::{CHUNK_BYTES_MAX, CHUNK_IDS, NAMED_CHUNKS};
 use crate::region::Region;
 use crate::snapshot::{
-    Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suppression, Suspension, SuspensionTarget,
-    Tenant,
+    Credential, SendingDomain, Snapshot, SnapshotContent, SnapshotError, Suspension, SuspensionTarget, Tenant,
 };
+use crate::suppressions::Suppressions;
 use crate::table::Table;
 use crate::wire::{WireError, decode_snapshot, encode_snapshot};
 
@@ -472,9 +472,8 @@ impl Assembly {
     }
 
     /// Puts suppressions in force.
-    pub fn apply_suppressions(&mut self, version: u64, suppressions: impl IntoIterator<Item = Suppression>) {
-        let suppressions: BTreeSet<_> = suppressions.into_iter().collect();
-        self.snapshot = Arc::new(Snapshot::clone(&self.snapshot).with_suppressions(Arc::new(suppressions)));
+    pub fn apply_suppressions(&mut self, version: u64, suppressions: Suppressions) {
+        self.snapshot = Arc::new(Snapshot::clone(&self.snapshot).with_suppressions(suppressions));
         self.suppressions_version = version;
     }
 }

@@ -20,6 +20,7 @@ use crate::listener::Listener;
 use crate::policy::{Policies, RetryPolicy, RoutingRule};
 use crate::region::{Region, Signpost, mark_of};
 use crate::shaping::{Provider, Shaping, ShapingRule};
+use crate::suppressions::Suppressions;
 use crate::table::Table;
 use crate::tls::{TlsRule, TlsRules};
 
@@ -88,7 +89,7 @@ pub struct Snapshot {
     pub default_pool: Option<PoolId>,
     pub routes: Table<String, Route>,
     pub suspensions: Table<SuspensionId, Suspension>,
-    suppressions: Arc<BTreeSet<Suppression>>,
+    suppressions: Suppressions,
     pub regions: Table<RegionId, Region>,
     /// By mark.
     pub signposts: Table<u64, Signpost>,
@@ -108,7 +109,7 @@ impl Snapshot {
     pub fn new(mut content: SnapshotContent) -> Result<Self, SnapshotError> {
         let suppressions = std::mem::take(&mut content.suppressions);
         let snapshot = Self::default().amended(&SnapshotContent::default(), content)?;
-        Ok(snapshot.with_suppressions(Arc::new(suppressions.into_iter().collect())))
+        Ok(snapshot.with_suppressions(suppressions.into_iter().collect()))
     }
 
     /// This snapshot without the records of `gone` and with those of `come`, under the revision of `come`. Suppressions
@@ -147,8 +148,12 @@ impl Snapshot {
 
     /// The same with these suppressions.
     #[must_use]
-    pub fn with_suppressions(self, suppressions: Arc<BTreeSet<Suppression>>) -> Self {
+    pub fn with_suppressions(self, suppressions: Suppressions) -> Self {
         Self { suppressions, ..self }
+    }
+
+    pub fn suppressions(&self) -> &Suppressions {
+        &self.suppressions
     }
 
     /// Whose keys sign the mail of a domain: its own, and those of the platform's domain.
@@ -432,9 +437,9 @@ impl Snapshot {
     }
 
     /// Whether `tenant` must not send to an address, which is given in lower case if it is asked for: without suppressions
-    /// it is not.
+    /// of the tenant it is not.
     pub fn is_suppressed(&self, tenant: TenantId, address: impl FnOnce() -> String) -> bool {
-        !self.suppressions.is_empty() && self.suppressions.contains(&Suppression { tenant, address: address() })
+        self.suppressions.has(tenant) && self.suppressions.contains(tenant, &address())
     }
 }
 

@@ -29,6 +29,7 @@ mod fleet_regions;
 mod fleet_restored;
 mod fleet_routed;
 mod fleet_secrets;
+mod fleet_suppressions;
 mod fleet_takeover;
 mod fleet_tls;
 mod fleet_transfers;

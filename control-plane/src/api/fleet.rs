@@ -1,18 +1,21 @@
 //! `/fleet`: what data planes fetch, and control planes of a region compare. Not of the API's versions, and no operator's or tenant's to ask: hosts of the cluster
 //! show their certificate, or on loopback a token that follows from a master key.
 
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::Json;
 use axum::extract::{ConnectInfo, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use postrail_schema::suppressions::headers::{AT, HAVE, SINCE, TOTAL, VERSION};
 use serde::Deserialize;
 
 use super::Shared;
 use super::extract::{Body, query};
 use super::problem::ProblemDocument;
-use crate::app::Comparison;
+use crate::app::{Comparison, SuppressionsAsked};
 use crate::listen::{Peer, Proof};
 
 /// What the data plane knows and wants.
@@ -31,7 +34,8 @@ impl FromRequestParts<Shared> for Wanted {
     }
 }
 
-/// Every suppression, with the version that it has at least.
+/// The suppressions: what has changed since the point that the request names, or the whole list, with the version that it
+/// has at least. Who names no point, as data planes of earlier versions do, gets the whole list.
 pub(crate) async fn suppressions(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -39,12 +43,28 @@ pub(crate) async fn suppressions(
     wanted: Wanted,
 ) -> Result<Response, ProblemDocument> {
     admit(&shared, peer, &headers)?;
-    let (version, list) = shared.run(move |app| app.suppression_list(wanted.version)).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (HeaderName::from_static("x-suppressions-version"), version.to_string()),
+    let have = headers.get(HAVE).and_then(|value| value.to_str().ok());
+    // What it says that is no point is nothing that could be amended.
+    let has = have.and_then(|have| have.parse().ok());
+    let asked = SuppressionsAsked { version: wanted.version, has };
+    let answer = shared.run(move |app| app.suppressions_for(asked)).await?;
+    if shared.app.is_to_count_suppressions() {
+        let app = Arc::clone(&shared.app);
+        tokio::task::spawn_blocking(move || app.count_suppressions());
+    }
+    let named = |name: &'static str, value: Option<String>| value.map(|value| (HeaderName::from_static(name), value));
+    let said = [
+        named(VERSION, Some(answer.version.to_string())),
+        named(AT, Some(answer.at.to_string())),
+        named(SINCE, answer.since.map(|since| since.to_string())),
+        named(TOTAL, answer.total.map(|total| total.to_string())),
     ];
-    Ok((headers, list).into_response())
+    let mut response = answer.body.into_response();
+    for (name, value) in said.into_iter().flatten() {
+        // Digits, letters and colons.
+        response.headers_mut().extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
+    }
+    Ok(response)
 }
 
 /// What is here of the suppressions of tenants without a region, where it is something else than a region has.

@@ -121,6 +121,7 @@ pub(crate) async fn problems(
     let after = listing.cursor.as_deref().map(|cursor| opened(cursor).ok_or_else(not_ours)).transpose()?;
     let mut problems = shared.app.problems();
     problems.append(&mut shared.run(|app| app.observed_problems(&app.desired())).await?);
+    problems.extend(shared.run(|app| Ok(app.suppression_problem())).await?);
     let (listening, mut behind) = tokio::join!(shared.app.listening(), shared.app.suppression_problems());
     problems.append(&mut listening.problems());
     problems.append(&mut behind);

@@ -72,9 +72,11 @@ pub(crate) async fn list(
     Ok(Json(Page { items: records.iter().map(|record| view(&shared.app, record)).collect(), next_cursor }))
 }
 
+/// Adds a suppression, or renews one. A tenant has at most 500,000; over it 409.
 #[utoipa::path(post, path = "/v2/suppressions", tag = "suppressions",
     params(("If-Match" = Option<String>, Header), TenantParams), request_body = SuppressionBody,
-    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
+    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView),
+        (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn create(
     State(shared): State<Shared>,
     Maker { tenant, .. }: Maker,
@@ -85,9 +87,11 @@ pub(crate) async fn create(
     suppress(&shared, tenant, body.address, body.reason, when).await
 }
 
+/// Adds a suppression, or renews one. A tenant has at most 500,000; over it 409.
 #[utoipa::path(put, path = "/v2/suppressions/{address}", tag = "suppressions",
     params(("address" = String, Path), TenantParams), request_body = SuppressionValue,
-    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView), (status = 422, body = ProblemDocument)))]
+    responses((status = 201, body = SuppressionView), (status = 200, body = SuppressionView),
+        (status = 409, body = ProblemDocument), (status = 422, body = ProblemDocument)))]
 pub(crate) async fn replace(
     State(shared): State<Shared>,
     Maker { tenant, .. }: Maker,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts};
+use crate::app::{Bootstrap, DataPlane, FirstStart, HostClient, Hosts, KnownHosts, Parts, SuppressionsAsked};
 use crate::ledger::{Batch, Cursor, JournalId, Ledger, SqliteLedger};
 use crate::plan::content;
 use crate::store::{ConfigStore, EmbeddedStore, Write};
@@ -32,6 +32,7 @@ mod ledgers;
 mod numbers;
 mod quota;
 mod state;
+mod suppressions;
 mod trail;
 
 /// An installation after its first start, with nobody at the data plane's address.
@@ -141,7 +142,8 @@ impl World {
             content.listeners.extend(part.listeners);
         }
         Assembly::default().apply(manifest, &chunks).unwrap();
-        let (_, list) = self.app.suppression_list(0).unwrap();
+        let asked = SuppressionsAsked { version: 0, has: None };
+        let list = self.app.suppressions_for(asked).unwrap().body;
         SnapshotContent { suppressions: decode_snapshot(&list).unwrap().suppressions, ..content }
     }
 

@@ -117,7 +117,9 @@ impl From<StoreError> for AppError {
 impl From<LedgerError> for AppError {
     fn from(source: LedgerError) -> Self {
         match source {
-            LedgerError::SuppressionsFull { .. } => Self::Conflict { detail: source.to_string() },
+            LedgerError::SuppressionsFull | LedgerError::TenantSuppressionsFull => {
+                Self::Conflict { detail: source.to_string() }
+            }
             source => Self::Ledger(source),
         }
     }

@@ -127,7 +127,7 @@ impl App {
             }
             match self.ledger.suppress(&record, None) {
                 Ok(_) => taken += 1,
-                Err(LedgerError::SuppressionsFull { .. }) => refused += 1,
+                Err(LedgerError::SuppressionsFull | LedgerError::TenantSuppressionsFull) => refused += 1,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -42,6 +42,7 @@ mod secrets;
 mod settings;
 mod shaping;
 mod state;
+mod suppression_list;
 mod suppressions;
 mod suspensions;
 mod tenants;
@@ -91,6 +92,10 @@ use publication::Publication;
 pub(crate) use regions::NewRegion;
 pub(crate) use secrets::make_operator_token;
 pub(crate) use settings::SettingsChange;
+#[cfg(test)]
+pub(crate) use suppression_list::SuppressionsAnswer;
+pub(crate) use suppression_list::SuppressionsAsked;
+use suppression_list::SuppressionsTold;
 pub(crate) use suppressions::SuppressionEntry;
 pub(crate) use suspensions::NewSuspension;
 pub(crate) use tenants::{NewTenant, QuotaUse, TenantChange};
@@ -123,6 +128,7 @@ pub(crate) struct App {
     ledger_look: RwLock<Option<LedgerLook>>,
     /// Why the suppressions that another control plane keeps are not taken over.
     mirror_trouble: RwLock<Option<String>>,
+    suppressions_told: SuppressionsTold,
     /// Held for the length of a change.
     current: Mutex<Current>,
     /// The same state for readers, who never wait for a change.
@@ -227,6 +233,7 @@ impl App {
             own_ledger: OnceLock::new(),
             ledger_look: RwLock::default(),
             mirror_trouble: RwLock::default(),
+            suppressions_told: SuppressionsTold::default(),
             shown: RwLock::new(current.shown()),
             current: Mutex::new(current),
         })

@@ -1,9 +1,10 @@
-//! Suppressions. They live in the ledger; data planes fetch them when a publication says that they changed.
+//! Suppressions. They live in the ledger; data planes fetch what has changed when a publication says that something has
+//! (`suppression_list`).
 
 use postrail_schema::ids::TenantId;
+use postrail_schema::limits::{SUPPRESSIONS_HIGH_WATER_PERCENT, SUPPRESSIONS_MAX};
 use postrail_schema::problem::{Problem, Severity};
-use postrail_schema::snapshot::{SnapshotContent, Suppression};
-use postrail_schema::wire::encode_snapshot;
+use postrail_schema::snapshot::Suppression;
 
 use serde::Serialize;
 
@@ -104,21 +105,19 @@ impl App {
         Err(AppError::conflict("others change this suppression all the while; try again"))
     }
 
-    /// Every suppression as a buffer for data planes, with its version: at least `wanted` where the store has that.
-    ///
-    /// # Errors
-    /// The store or the ledger fails, or the ledger is not the region's.
-    pub(crate) fn suppression_list(&self, wanted: u64) -> Result<(u64, Vec<u8>), AppError> {
-        self.check_mirror()?;
-        if self.desired().head.suppressions != wanted {
-            self.reload()?;
-        }
-        // The version first: what is read after it has at least what it says. Who took the region over was named before it
-        // announced its own.
-        let version = self.desired().head.suppressions;
-        self.check_ledger_now()?;
-        let suppressions = self.ledger.all_suppressions()?;
-        Ok((version, encode_snapshot(&SnapshotContent { suppressions, ..SnapshotContent::default() })))
+    /// The finding that there is room for few more, as far as the ledger answers.
+    pub(crate) fn suppression_problem(&self) -> Option<Problem> {
+        let count = self.ledger.suppressions_count(None).ok()?;
+        let is_near = count * 100 >= (SUPPRESSIONS_MAX * SUPPRESSIONS_HIGH_WATER_PERCENT) as u64;
+        is_near.then(|| Problem {
+            severity: Severity::Warning,
+            code: "suppressions_near_limit",
+            subject: "ledger/suppressions".to_owned(),
+            detail: format!(
+                "there are {count} suppressions of all tenants, and {SUPPRESSIONS_MAX} are the most that are kept: beyond, no \
+                 tenant can add any; delete those of tenants that are gone, or those that are old"
+            ),
+        })
     }
 
     /// Hosts that do not have the suppressions that are published, though they try to.

@@ -32,7 +32,9 @@ use std::fmt;
 use postrail_schema::day::Day;
 use postrail_schema::event::{Event, EventKind};
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, RecipientKey, ShardId, TenantId};
+use postrail_schema::limits::{SUPPRESSIONS_MAX, SUPPRESSIONS_PER_TENANT_MAX};
 use postrail_schema::snapshot::Suppression;
+use postrail_schema::suppressions::SuppressionChange;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use batch::Batch;
@@ -154,6 +156,14 @@ pub(crate) struct Kept {
     pub is_mirrored: bool,
 }
 
+/// A state of the suppressions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SuppressionHead {
+    /// The number of the last change.
+    pub last: u64,
+    pub count: u64,
+}
+
 /// One act of an operator, written before it is done and completed with its outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct AuditRecord {
@@ -178,8 +188,11 @@ pub(crate) enum LedgerError {
         "ledger.db is that of region {theirs:?}, and not of {ours:?}: start with --region as before, or with another data folder"
     )]
     OtherRegion { theirs: String, ours: String },
-    #[error("{suppressions} suppressions are the most that are kept")]
-    SuppressionsFull { suppressions: usize },
+    #[error("the tenant has {SUPPRESSIONS_PER_TENANT_MAX} suppressions, which are the most that are kept; delete some")]
+    TenantSuppressionsFull,
+    /// What all tenants have together is no tenant's to know.
+    #[error("no more suppressions can be kept at present; whoever runs this can make room")]
+    SuppressionsFull,
     #[error("the suppression has another reason than the one that was read, or is gone")]
     SuppressionChanged,
     /// Rows, and octets in them.
@@ -296,7 +309,7 @@ pub(crate) trait Ledger: Send + Sync {
     /// Adds or renews a suppression; whether it is new. `was`: only one that is there, with this reason.
     ///
     /// # Errors
-    /// [`LedgerError::SuppressionsFull`], [`LedgerError::SuppressionChanged`].
+    /// [`LedgerError::TenantSuppressionsFull`], [`LedgerError::SuppressionsFull`], [`LedgerError::SuppressionChanged`].
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError>;
 
     /// Removes a suppression; whether there was one. `was`: only with this reason.
@@ -320,11 +333,35 @@ pub(crate) trait Ledger: Send + Sync {
         limit: u32,
     ) -> Result<Vec<SuppressionRecord>, LedgerError>;
 
-    /// Every suppression, for the snapshot.
+    /// How many suppressions there are of one tenant, or of all.
     ///
     /// # Errors
     /// The database fails.
-    fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError>;
+    fn suppressions_count(&self, tenant: Option<TenantId>) -> Result<u64, LedgerError>;
+
+    /// Tells `each` every suppression, of one state of the ledger, ascending by tenant and address; which that is.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn each_suppression(&self, each: &mut dyn FnMut(Suppression)) -> Result<SuppressionHead, LedgerError>;
+
+    /// # Errors
+    /// The database fails.
+    fn suppression_head(&self) -> Result<SuppressionHead, LedgerError>;
+
+    /// The changes of suppressions behind number `after` up to `to`, in their order; `None`: not all of them are there any
+    /// more, or yet. Each has made a difference: nothing is added that was there.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn suppression_changes(&self, after: u64, to: u64) -> Result<Option<Vec<SuppressionChange>>, LedgerError>;
+
+    /// Counts suppressions anew and forgets their changes, under a further number: where somebody has changed them in a way
+    /// that was not numbered.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn renumber_suppressions(&self) -> Result<(), LedgerError>;
 
     /// Up to `limit` suppressions of all tenants behind `after`, ascending by tenant and address.
     ///
@@ -383,6 +420,17 @@ fn raised<'g>(known: &Given, after: &Given, to: &'g Given) -> Option<Vec<(&'g st
         .map(|(kind, number)| (&**kind, *number))
         .collect();
     raised.iter().all(|(kind, _)| last(known, kind) <= last(after, kind)).then_some(raised)
+}
+
+/// Whether a tenant, and all together, may have as many suppressions as they have with one that was added.
+fn check_suppressions(of_tenant: u64, of_all: u64) -> Result<(), LedgerError> {
+    if of_tenant > SUPPRESSIONS_PER_TENANT_MAX as u64 {
+        Err(LedgerError::TenantSuppressionsFull)
+    } else if of_all > SUPPRESSIONS_MAX as u64 {
+        Err(LedgerError::SuppressionsFull)
+    } else {
+        Ok(())
+    }
 }
 
 /// The format of the ledger that this version writes.

@@ -47,9 +47,18 @@ pub(super) fn text(statuses: &[ShardStatus], node: &NodeFacts, now: Timestamp) -
     };
     write(&COUNTERS, "counter", "_total");
     write(&GAUGES, "gauge", "");
+    for (name, kind, help, value) in of_host(node, now) {
+        let _ = writeln!(text, "# HELP postrail_{name} {help}\n# TYPE postrail_{name} {kind}\npostrail_{name} {value}");
+    }
+    text
+}
+
+/// Name, kind, help and value of what the host has once.
+fn of_host(node: &NodeFacts, now: Timestamp) -> [(&'static str, &'static str, &'static str, u64); 11] {
     let (feed, usage) = (&node.feed, &node.usage);
     let (own, others) = usage.total(now);
-    let rows = [
+    let (octets, lists) = feed.suppressions_taken();
+    [
         ("quota_own_recipients", "gauge", "Recipients taken here today of tenants with a quota.", own),
         ("quota_others_recipients", "gauge", "As the leader told, of what all other hosts took today.", others),
         ("quota_told_ms", "gauge", "When the leader last told that, Unix milliseconds; 0: never.", usage.told_ms()),
@@ -67,10 +76,9 @@ pub(super) fn text(statuses: &[ShardStatus], node: &NodeFacts, now: Timestamp) -
             "1 while newer suppressions are known.",
             u64::from(feed.suppressions_behind()),
         ),
+        ("suppressions", "gauge", "Suppressions in effect.", feed.suppressions_count()),
+        ("suppressions_octets_total", "counter", "Octets in which suppressions came.", octets),
+        ("suppressions_lists_total", "counter", "Whole lists of suppressions among these.", lists),
         ("configuration_refused_total", "counter", "Publications that were not put in effect.", feed.refused()),
-    ];
-    for (name, kind, help, value) in rows {
-        let _ = writeln!(text, "# HELP postrail_{name} {help}\n# TYPE postrail_{name} {kind}\npostrail_{name} {value}");
-    }
-    text
+    ]
 }

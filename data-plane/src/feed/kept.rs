@@ -5,12 +5,15 @@
 //! tag 1   chunk          hash u128, bytes
 //! tag 2   manifest       bytes
 //! tag 3   suppressions   version u64, bytes
+//! tag 4   what leads on  version u64, ledger u128, sequence u64, changes, if there are any
 //! ```
 //!
 //! A change appends its chunks and the manifest: from then on a process that ends, however it does, finds them at its next
 //! start. They are synced a little later, so that the change is in effect before the disk has answered, and many changes
 //! share a sync; what a host without power loses in between, it has again from the configuration store. What counts at a
-//! start is the last manifest whose chunks are all there, so a write that was cut short is as if it had not begun. When
+//! start is the last manifest whose chunks are all there, so a write that was cut short is as if it had not begun. Suppressions
+//! are the last list with the changes behind it; a version that does not know tag 4 has a list with an earlier version, and
+//! asks for it anew. When
 //! more than half of the file is of the past, it is written anew beside itself and takes its own place.
 
 use std::collections::BTreeMap;
@@ -22,7 +25,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postrail_schema::publication::{ChunkHash, ChunkName, Manifest};
-use postrail_schema::wire::{decode_manifest, encode_manifest};
+use postrail_schema::snapshot::SnapshotContent;
+use postrail_schema::suppressions::SuppressionPoint;
+use postrail_schema::wire::{
+    WireError, decode_manifest, decode_snapshot, decode_suppression_delta, encode_manifest, encode_snapshot,
+};
+
+use super::suppressions::{SuppressionList, SuppressionUpdate};
 
 /// See the module head.
 #[derive(Debug)]
@@ -62,7 +71,43 @@ type Publication = (Manifest, Vec<(ChunkName, Arc<[u8]>)>);
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) manifest: Option<Publication>,
-    pub(super) suppressions: Option<(u64, Arc<[u8]>)>,
+    pub(super) suppressions: Option<FoundList>,
+}
+
+/// A whole list, and what was kept behind it.
+#[derive(Debug)]
+pub(super) struct FoundList {
+    version: u64,
+    bytes: Arc<[u8]>,
+    further: Vec<Further>,
+}
+
+#[derive(Debug)]
+struct Further {
+    version: u64,
+    at: SuppressionPoint,
+    changes: Arc<[u8]>,
+}
+
+impl FoundList {
+    /// The list, with its version.
+    ///
+    /// # Errors
+    /// The whole list does not decode. What does not decode behind it ends the list there, and it is to be replaced.
+    pub(super) fn read(&self) -> Result<(u64, SuppressionList), WireError> {
+        let list = decode_snapshot(&self.bytes)?.suppressions.into_iter().collect();
+        let (mut version, mut found) = (self.version, SuppressionList { list, at: None });
+        for further in &self.further {
+            if !further.changes.is_empty() {
+                match decode_suppression_delta(&further.changes) {
+                    Ok(delta) => found.list = found.list.with(&delta),
+                    Err(_) => return Ok((version, SuppressionList { at: None, ..found })),
+                }
+            }
+            (version, found.at) = (further.version, Some(further.at));
+        }
+        Ok((version, found))
+    }
 }
 
 impl Kept {
@@ -114,13 +159,16 @@ impl Kept {
         self.append(&to)
     }
 
-    /// Keeps suppressions likewise.
+    /// Keeps suppressions likewise: a whole list, or what leads on from the last that was kept.
     ///
     /// # Errors
     /// They cannot be written.
-    pub(super) fn keep_suppressions(&mut self, version: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn keep_suppressions(&mut self, update: &SuppressionUpdate) -> io::Result<()> {
         let mut to = Vec::new();
-        put(&mut to, SUPPRESSIONS, &[&version.to_le_bytes(), bytes]);
+        match update.is_whole {
+            true => put_list(&mut to, update.version, &update.octets, update.next.at),
+            false => put_further(&mut to, update.version, update.next.at, &update.octets),
+        }
         self.append(&to)
     }
 
@@ -182,8 +230,11 @@ impl Kept {
             }
             put(&mut to, MANIFEST, &[&encode_manifest(&manifest)]);
         }
-        if let Some((version, bytes)) = found.suppressions {
-            put(&mut to, SUPPRESSIONS, &[&version.to_le_bytes(), &bytes]);
+        if let Some(kept) = found.suppressions {
+            match kept.read() {
+                Ok((version, list)) => put_list(&mut to, version, &encode_list(&list), list.at),
+                Err(_) => put_list(&mut to, kept.version, &kept.bytes, None),
+            }
         }
         let beside = self.path.with_extension("new");
         let mut options = File::options();
@@ -216,6 +267,29 @@ fn put(to: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) {
     to.extend_from_slice(&crc.to_le_bytes());
     to.push(tag);
     parts.iter().for_each(|part| to.extend_from_slice(part));
+}
+
+fn put_list(to: &mut Vec<u8>, version: u64, bytes: &[u8], at: Option<SuppressionPoint>) {
+    put(to, SUPPRESSIONS, &[&version.to_le_bytes(), bytes]);
+    put_further(to, version, at, &[]);
+}
+
+/// Without a point there is nothing that leads on.
+fn put_further(to: &mut Vec<u8>, version: u64, at: Option<SuppressionPoint>, changes: &[u8]) {
+    let Some(SuppressionPoint { ledger, sequence }) = at else { return };
+    put(to, FURTHER, &[&version.to_le_bytes(), &ledger.to_le_bytes(), &sequence.to_le_bytes(), changes]);
+}
+
+fn further(body: &[u8]) -> Option<Further> {
+    let (version, rest) = body.split_first_chunk::<8>()?;
+    let (ledger, rest) = rest.split_first_chunk::<16>()?;
+    let (sequence, changes) = rest.split_first_chunk::<8>()?;
+    let at = SuppressionPoint { ledger: u128::from_le_bytes(*ledger), sequence: u64::from_le_bytes(*sequence) };
+    Some(Further { version: u64::from_le_bytes(*version), at, changes: changes.into() })
+}
+
+fn encode_list(list: &SuppressionList) -> Vec<u8> {
+    encode_snapshot(&SnapshotContent { suppressions: list.iter().collect(), ..SnapshotContent::default() })
 }
 
 /// Tag and body.
@@ -258,7 +332,13 @@ fn found(records: &Records<'_>) -> Found {
             }
             SUPPRESSIONS => {
                 let Some((version, bytes)) = body.split_first_chunk::<8>() else { continue };
-                found.suppressions = Some((u64::from_le_bytes(*version), bytes.into()));
+                let (version, bytes) = (u64::from_le_bytes(*version), bytes.into());
+                found.suppressions = Some(FoundList { version, bytes, further: Vec::new() });
+            }
+            FURTHER => {
+                if let (Some(list), Some(further)) = (&mut found.suppressions, further(body)) {
+                    list.further.push(further);
+                }
             }
             // Of a newer version: not for us.
             _ => {}
@@ -271,6 +351,7 @@ const FILE: &str = "published.log";
 const CHUNK: u8 = 1;
 const MANIFEST: u8 = 2;
 const SUPPRESSIONS: u8 = 3;
+const FURTHER: u8 = 4;
 /// What is read at a start, at most.
 const FILE_BYTES_MAX: u64 = 2 << 30;
 /// Octets of the past that are always allowed.

@@ -12,6 +12,7 @@
 //! who feeds runs on a thread of its own.
 
 mod kept;
+mod suppressions;
 
 use std::io;
 use std::path::Path;
@@ -22,17 +23,21 @@ use postrail_schema::ids::Revision;
 use postrail_schema::publication::{Advance, Assembly, ChunkName, Manifest, PublicationError};
 use postrail_schema::sealed::OTHER_MASTER_KEY;
 use postrail_schema::snapshot::Snapshot;
-use postrail_schema::wire::{WireError, decode_manifest, decode_snapshot};
+use postrail_schema::suppressions::SuppressionPoint;
+use postrail_schema::wire::{WireError, decode_manifest};
 
 use crate::mesh::{Letter, Mesh};
 use kept::Kept;
 pub use kept::Unsynced;
+pub use suppressions::{SuppressionAnswer, SuppressionError, SuppressionList, SuppressionUpdate};
 
 /// Puts publications in effect on a running node.
 #[derive(Debug)]
 pub struct Feed {
     assembly: Assembly,
     kept: Kept,
+    /// Up to which change the suppressions in effect are whole, where that is known.
+    suppressions_at: Option<SuppressionPoint>,
     region: String,
     mesh: Mesh,
     status: Arc<FeedStatus>,
@@ -48,6 +53,10 @@ pub struct FeedStatus {
     suppressions_seen: AtomicU64,
     /// The version that was named when those in effect were fetched: they are those, or newer ones.
     suppressions_answered: AtomicU64,
+    /// How many there are, the octets in which they came since the start, and how many whole lists among them.
+    suppressions_count: AtomicU64,
+    suppressions_octets: AtomicU64,
+    suppressions_lists: AtomicU64,
     /// Since when newer ones were tried for in vain, Unix milliseconds; 0: they were not.
     missed_ms: AtomicU64,
     /// Nothing is in effect: see [`Withheld`].
@@ -99,8 +108,6 @@ impl Withheld {
 pub enum FeedError {
     #[error("the manifest does not decode")]
     Manifest(#[source] WireError),
-    #[error("the suppressions do not decode")]
-    Suppressions(#[source] WireError),
     #[error("the publication is not whole")]
     Publication(#[from] PublicationError),
     #[error(
@@ -135,9 +142,13 @@ impl Feed {
             check_region(manifest, region)?;
         }
         let mut assembly = Assembly::default();
-        if let Some((version, bytes)) = found.suppressions {
-            match decode_snapshot(&bytes) {
-                Ok(list) => assembly.apply_suppressions(version, list.suppressions),
+        let mut suppressions_at = None;
+        if let Some(found) = found.suppressions {
+            match found.read() {
+                Ok((version, SuppressionList { list, at })) => {
+                    assembly.apply_suppressions(version, list);
+                    suppressions_at = at;
+                }
                 Err(error) => tracing::error!(%error, "the kept suppressions are not usable"),
             }
         }
@@ -156,9 +167,11 @@ impl Feed {
                 ),
             }
         }
+        status.suppressions_count.store(assembly.snapshot().suppressions().total().count, Ordering::Relaxed);
         status.seen.store(assembly.manifest().revision.0, Ordering::Relaxed);
         status.is_empty.store(assembly.manifest().revision == Revision(0), Ordering::Relaxed);
-        Ok(Self { assembly, kept, region: region.to_owned(), mesh, status: Arc::new(status) })
+        let (region, status) = (region.to_owned(), Arc::new(status));
+        Ok(Self { assembly, kept, suppressions_at, region, mesh, status })
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -222,18 +235,31 @@ impl Feed {
         Ok(())
     }
 
-    /// Puts suppressions in effect on every shard, and keeps them.
+    /// The suppressions in effect.
+    pub fn suppressions(&self) -> SuppressionList {
+        SuppressionList { list: self.snapshot().suppressions().clone(), at: self.suppressions_at }
+    }
+
+    /// Puts suppressions in effect on every shard, and keeps them. `update` was made of the [list](Self::suppressions) that
+    /// is in effect.
     ///
     /// # Errors
     /// [`FeedError`]: nothing has changed.
-    pub fn apply_suppressions(&mut self, version: u64, encoded: &[u8]) -> Result<(), FeedError> {
-        let list = decode_snapshot(encoded).map_err(|error| self.refuse(FeedError::Suppressions(error)))?;
-        self.kept.keep_suppressions(version, encoded).map_err(|error| self.refuse(error.into()))?;
-        self.assembly.apply_suppressions(version, list.suppressions);
+    pub fn apply_suppressions(&mut self, update: SuppressionUpdate) -> Result<(), FeedError> {
+        let is_news = update.version != self.suppressions_version() || update.next.at != self.suppressions_at;
+        if is_news || update.differs {
+            self.kept.keep_suppressions(&update).map_err(|error| self.refuse(error.into()))?;
+        }
+        let SuppressionUpdate { asked, version, next: SuppressionList { list, at }, differs, .. } = update;
+        self.status.suppressions_count.store(list.total().count, Ordering::Relaxed);
+        self.assembly.apply_suppressions(version, list);
+        self.suppressions_at = at;
         self.status.suppressions.store(version, Ordering::Relaxed);
-        self.status.suppressions_answered.store(self.status.suppressions_wanted(), Ordering::Relaxed);
+        self.status.suppressions_answered.store(asked, Ordering::Relaxed);
         self.status.missed_ms.store(0, Ordering::Relaxed);
-        self.broadcast();
+        if differs {
+            self.broadcast();
+        }
         Ok(())
     }
 
@@ -358,6 +384,22 @@ impl FeedStatus {
     /// The version of the suppressions that the last manifest names.
     pub fn suppressions_wanted(&self) -> u64 {
         self.suppressions_seen.load(Ordering::Relaxed)
+    }
+
+    /// An answer about suppressions has come, in so many octets.
+    pub fn took_suppressions(&self, octets: usize, is_whole: bool) {
+        self.suppressions_octets.fetch_add(octets as u64, Ordering::Relaxed);
+        self.suppressions_lists.fetch_add(u64::from(is_whole), Ordering::Relaxed);
+    }
+
+    /// Suppressions in effect.
+    pub fn suppressions_count(&self) -> u64 {
+        self.suppressions_count.load(Ordering::Relaxed)
+    }
+
+    /// Octets of answers about suppressions since the start, and how many of these were whole lists.
+    pub fn suppressions_taken(&self) -> (u64, u64) {
+        (self.suppressions_octets.load(Ordering::Relaxed), self.suppressions_lists.load(Ordering::Relaxed))
     }
 
     /// Publications and lists that were not put in effect.

@@ -3,7 +3,8 @@
 use postrail_schema::ids::{Revision, TenantId};
 use postrail_schema::publication::{Chunk, ManifestHash, divide};
 use postrail_schema::snapshot::{SnapshotContent, Suppression, Tenant};
-use postrail_schema::wire::{encode_manifest, encode_snapshot};
+use postrail_schema::suppressions::{SuppressionDelta, SuppressionTotal, Suppressions};
+use postrail_schema::wire::{encode_manifest, encode_snapshot, encode_suppression_delta};
 
 use super::*;
 
@@ -31,9 +32,36 @@ fn publication(revision: u64, tenants: u32) -> Published {
     (manifest, chunks)
 }
 
-fn suppressions() -> Vec<u8> {
-    let suppression = Suppression { tenant: TenantId(1), address: "a@b.example".into() };
-    encode_snapshot(&SnapshotContent { suppressions: vec![suppression], ..SnapshotContent::default() })
+fn suppression(address: &str) -> Suppression {
+    Suppression { tenant: TenantId(1), address: address.into() }
+}
+
+fn whole(version: u64, at: Option<SuppressionPoint>, addresses: &[&str]) -> SuppressionAnswer {
+    let suppressions: Vec<_> = addresses.iter().map(|address| suppression(address)).collect();
+    let total = at.map(|_| suppressions.iter().cloned().collect::<Suppressions>().total());
+    let octets = encode_snapshot(&SnapshotContent { suppressions, ..SnapshotContent::default() });
+    SuppressionAnswer { asked: version, version, at, since: None, total, octets }
+}
+
+/// What leads to the list of `addresses`.
+fn changes(version: u64, since: u64, added: &[&str], removed: &[&str], addresses: &[&str]) -> SuppressionAnswer {
+    let list = |addresses: &[&str]| addresses.iter().map(|address| suppression(address)).collect();
+    let octets = encode_suppression_delta(&SuppressionDelta { added: list(added), removed: list(removed) });
+    let since_last = (added.len() + removed.len()) as u64;
+    SuppressionAnswer { since: Some(since), octets, ..whole(version, point(since + since_last), addresses) }
+}
+
+fn point(sequence: u64) -> Option<SuppressionPoint> {
+    Some(SuppressionPoint { ledger: 7, sequence })
+}
+
+fn take(feed: &mut Feed, answer: SuppressionAnswer) {
+    let update = feed.suppressions().take(answer).unwrap();
+    feed.apply_suppressions(update).unwrap();
+}
+
+fn listed(feed: &Feed) -> Vec<String> {
+    feed.suppressions().iter().map(|suppression| suppression.address).collect()
 }
 
 fn open(data: &Path) -> (Feed, async_channel::Receiver<Letter>) {
@@ -61,7 +89,7 @@ fn what_was_in_effect_is_in_effect_after_a_restart() {
         assert_eq!(revision(&letters), Some(at));
     }
     assert!(feed.status().suppressions_behind());
-    feed.apply_suppressions(2, &suppressions()).unwrap();
+    take(&mut feed, whole(2, None, &["a@b.example"]));
     assert!(!feed.status().suppressions_behind());
     let seen = kept_snapshot(folder.path()).unwrap().expect("also while the node runs");
     assert_eq!((seen.revision, seen.tenants.len()), (Revision(3), 200));
@@ -94,7 +122,7 @@ fn what_names_suppressions_is_not_in_effect_after_a_restart_where_none_ever_came
     status.missed_suppressions(1_000);
     status.missed_suppressions(5_000);
     assert_eq!(status.suppressions_missed_ms(6_000), 5_000);
-    feed.apply_suppressions(1, &suppressions()).unwrap();
+    take(&mut feed, whole(1, None, &["a@b.example"]));
     assert_eq!((status.withheld(), status.suppressions_missed_ms(6_000)), (Some(Withheld::Configuration), 0));
     feed.apply(manifest, &chunks).unwrap();
     assert_eq!(status.withheld(), None);
@@ -213,10 +241,101 @@ fn suppressions_of_any_other_version_are_fetched_and_newer_ones_than_were_named_
         feed.status().suppressions_behind()
     };
     assert!(name(&feed, 6));
-    feed.apply_suppressions(7, &suppressions()).unwrap();
+    take(&mut feed, SuppressionAnswer { asked: 6, ..whole(7, None, &[]) });
     assert!(!feed.status().suppressions_behind() && !name(&feed, 7), "the answer had what was published since");
     assert!(name(&feed, 5), "the store has gone back");
-    feed.apply_suppressions(5, &suppressions()).unwrap();
+    take(&mut feed, whole(5, None, &[]));
     assert!(!feed.status().suppressions_behind());
     assert!(name(&feed, 6), "and goes another way from there");
+}
+
+#[test]
+fn changes_of_suppressions_are_in_effect_and_kept_without_the_list_being_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, letters) = open(folder.path());
+    let many: Vec<_> = (0..2_000).map(|n| format!("{n:04}@b.example")).collect();
+    let mut list: Vec<_> = many.iter().map(String::as_str).collect();
+    take(&mut feed, whole(1, point(10), &list));
+    assert_eq!(revision(&letters), Some(0), "shards have it");
+    let length = || std::fs::metadata(folder.path().join("published.log")).unwrap().len();
+    let before = length();
+    list[0] = "0000@c.example";
+    list.remove(9);
+    let answer = changes(2, 10, &["0000@c.example"], &["0000@b.example", "0009@b.example"], &list);
+    take(&mut feed, answer.clone());
+    assert_eq!((revision(&letters), listed(&feed)), (Some(0), list.iter().map(|&one| one.to_owned()).collect()));
+    assert_eq!((feed.status().suppressions_count(), feed.suppressions().at()), (1_999, point(13)));
+    // The same again is about another list; nothing new is no work for shards.
+    assert!(matches!(feed.suppressions().take(answer), Err(SuppressionError::Unrelated)));
+    take(&mut feed, changes(3, 13, &[], &[], &list));
+    assert_eq!((revision(&letters), feed.suppressions_version()), (None, 3));
+    assert!(length() - before < 1_024, "{} octets", length() - before);
+
+    for compact in [false, true] {
+        if compact {
+            feed.compact().unwrap();
+            assert!(length() < before + 100, "what was removed is gone");
+        }
+        drop(feed);
+        feed = open(folder.path()).0;
+        assert_eq!(listed(&feed), list, "compacted: {compact}");
+        assert_eq!((feed.suppressions_version(), feed.suppressions().at()), (3, point(13)));
+    }
+}
+
+#[test]
+fn a_list_that_has_drifted_is_found_and_changes_of_another_ledger_are_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, _letters) = open(folder.path());
+    let answer = changes(1, 10, &["b@b.example"], &[], &["b@b.example"]);
+    let unrelated = |taken| matches!(taken, Err(SuppressionError::Unrelated));
+    assert!(unrelated(feed.suppressions().take(answer.clone())), "there is none yet");
+    take(&mut feed, whole(1, None, &[]));
+    assert!(unrelated(feed.suppressions().take(answer.clone())), "that of an earlier version has no point");
+    take(&mut feed, whole(1, point(10), &["a@b.example"]));
+    let other = SuppressionAnswer { at: Some(SuppressionPoint { ledger: 8, sequence: 11 }), ..answer.clone() };
+    assert!(unrelated(feed.suppressions().take(other)));
+    // The ledger has no "a", so it is not as this host has it.
+    let drifted = feed.suppressions().take(answer.clone());
+    assert!(matches!(drifted, Err(SuppressionError::Drifted { found: 2, wanted: 1 })), "{drifted:?}");
+    assert_eq!(listed(&feed), ["a@b.example"], "nothing has changed");
+    // One that cannot be compared yet is taken; and a whole list that is not what it should be, without a point.
+    let taken = feed.suppressions().take(SuppressionAnswer { total: None, ..answer }).unwrap();
+    assert_eq!((taken.is_compared(), taken.is_whole()), (Some(false), false));
+    let wrong = SuppressionAnswer { total: Some(SuppressionTotal { count: 9, sum: 1 }), ..whole(2, point(11), &[]) };
+    let taken = feed.suppressions().take(wrong).unwrap();
+    assert_eq!((taken.is_compared(), taken.is_whole()), (None, true));
+    let noise = SuppressionAnswer { octets: b"noise".to_vec(), ..changes(2, 10, &[], &[], &[]) };
+    assert!(matches!(feed.suppressions().take(noise), Err(SuppressionError::Wire(_))));
+}
+
+#[test]
+fn a_file_that_was_cut_anywhere_has_suppressions_with_the_version_and_point_that_are_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut feed, _letters) = open(folder.path());
+    take(&mut feed, whole(1, point(10), &["a@b.example"]));
+    take(&mut feed, changes(2, 10, &["b@b.example"], &[], &["a@b.example", "b@b.example"]));
+    take(&mut feed, changes(3, 11, &[], &["a@b.example"], &["b@b.example"]));
+    drop(feed);
+    let path = folder.path().join("published.log");
+    let file = std::fs::read(&path).unwrap();
+    let mut states = Vec::new();
+    for cut in 0..=file.len() {
+        std::fs::write(&path, &file[..cut]).unwrap();
+        let feed = open(folder.path()).0;
+        states.push((
+            feed.suppressions_version(),
+            feed.suppressions().at().map(|at| at.sequence),
+            listed(&feed).concat(),
+        ));
+        states.dedup();
+    }
+    let wanted = [
+        (0, None, ""),
+        (1, None, "a@b.example"),
+        (1, Some(10), "a@b.example"),
+        (2, Some(11), "a@b.exampleb@b.example"),
+        (3, Some(12), "b@b.example"),
+    ];
+    assert!(states.iter().map(|(version, at, list)| (*version, *at, list.as_str())).eq(wanted), "{states:?}");
 }

@@ -9,7 +9,7 @@ use crate::ids::{CredentialId, KeyId};
 use crate::policy::{RetryPolicy, RoutingRule};
 use crate::region::Signpost;
 use crate::selector::Selector;
-use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Tenant};
+use crate::snapshot::{DkimKey, EgressPool, EgressSource, KeyAlgorithm, PoolMember, Route, Suppression, Tenant};
 use crate::tls::{TlsLevel, TlsRule, TlsVersion};
 use crate::wire::{decode_advance, encode_advance, encode_manifest};
 
@@ -193,7 +193,8 @@ fn a_name_is_had_by_each_tenant_once_whatever_others_do_with_it() {
 fn suppressions_come_by_themselves_and_stay_over_publications() {
     let (manifest, bytes) = publish(content(1));
     let mut assembly = Assembly::default();
-    assembly.apply_suppressions(4, [Suppression { tenant: TenantId(1), address: "a@b.example".into() }]);
+    let suppression = Suppression { tenant: TenantId(1), address: "a@b.example".into() };
+    assembly.apply_suppressions(4, [suppression].into_iter().collect());
     assembly.apply(manifest.clone(), &fetch(&Assembly::default(), &manifest, &bytes)).unwrap();
     assert!(assembly.snapshot().is_suppressed(TenantId(1), || "a@b.example".to_owned()));
     assert_eq!(assembly.suppressions_version(), 4);

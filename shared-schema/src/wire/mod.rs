@@ -7,7 +7,7 @@
 //!
 //! Invariants worth naming: decoding what was encoded gives an equal value; encoding is deterministic; a reader refuses
 //! a format above [`FORMAT`]. Absent here: any check of one record against another (that is
-//! [`Snapshot::new`](crate::snapshot::Snapshot::new)), compression, deltas.
+//! [`Snapshot::new`](crate::snapshot::Snapshot::new)), and compression.
 
 mod events;
 mod listener;
@@ -15,6 +15,7 @@ mod manifest;
 mod policy;
 mod shaping;
 mod snapshot;
+mod suppressions;
 mod tls;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ pub use manifest::{decode_advance, decode_manifest, encode_advance, encode_manif
 pub use snapshot::{
     FORMAT_LATEST as SNAPSHOT_FORMAT, FORMAT_SHARED as SNAPSHOT_FORMAT_SHARED, decode_snapshot, encode_snapshot,
 };
+pub use suppressions::{decode_suppression_delta, encode_suppression_delta};
 
 /// The format that this code writes, and the newest that it reads.
 pub const FORMAT: u16 = 1;
@@ -61,6 +63,8 @@ pub enum WireError {
     AdvanceBytes { named: usize, found: usize },
     #[error("the manifest names {chunks} chunks, at most {chunks_max} are read")]
     TooManyChunks { chunks: usize, chunks_max: usize },
+    #[error("{length} octets are no changes of suppressions: they end too early")]
+    DeltaCut { length: usize },
 }
 
 impl From<InvalidFlatbuffer> for WireError {

@@ -21,7 +21,7 @@ async fn nothing_is_changed_into_a_ledger_that_is_not_the_regions() {
     assert!(problem["detail"].as_str().unwrap().contains("ask it at https://10.0.0.2:8081"), "{problem}");
     assert_eq!(world.get("/v2/audit").await["items"].as_array().unwrap().len(), trail, "nor is it in the trail");
     assert_eq!(world.call("", "GET", "/readyz", Value::Null).await.0, 503);
-    assert!(world.app.suppression_list(0).is_err(), "data planes do not take its suppressions");
+    assert!(world.app.suppressions_for(ASKED).is_err(), "data planes do not take its suppressions");
     let found = |problems: Value, code: &str| {
         let items = problems["items"].as_array().unwrap().clone();
         items.into_iter().find(|one| one["code"] == code)
@@ -33,7 +33,7 @@ async fn nothing_is_changed_into_a_ledger_that_is_not_the_regions() {
     assert_eq!(world.operator("POST", "/v2/tenants", tenant()).await.0, 201);
     assert_eq!(world.call("", "GET", "/readyz", Value::Null).await.0, 200);
     assert!(found(world.get("/v2/problems").await, "other_ledger").is_none());
-    assert!(world.app.suppression_list(0).is_ok());
+    assert!(world.app.suppressions_for(ASKED).is_ok());
 
     // Where it is a copy of ours, it is told, and nothing is in its way.
     world.app.set_ledger_look(LedgerLook::Ours { is_new: false, twin: Some(other) });
@@ -60,5 +60,7 @@ async fn who_stood_still_while_another_took_the_region_is_believed_nothing_befor
     let (status, problem) = world.operator("POST", "/v2/tenants", json!({ "name": "green" })).await;
     assert_eq!((status, &problem["code"]), (503, &json!("other_ledger")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("it was in PostgreSQL at other"), "{problem}");
-    assert!(world.app.suppression_list(0).is_err(), "data planes do not take its suppressions");
+    assert!(world.app.suppressions_for(ASKED).is_err(), "data planes do not take its suppressions");
 }
+
+const ASKED: SuppressionsAsked = SuppressionsAsked { version: 0, has: None };

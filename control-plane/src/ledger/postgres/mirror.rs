@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::super::{Kept, LedgerError, SuppressionRecord};
 use super::session::{Session, signed};
-use super::{SUPPRESSIONS_LOCK, count, suppression_of};
+use super::{SUPPRESSIONS_LOCK, suppressions};
 
 pub(super) fn kept(session: &mut Session, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
     // Tenant ids begin at 1, so (0, "") is before all.
@@ -20,7 +20,7 @@ pub(super) fn kept(session: &mut Session, after: Option<&Suppression>, limit: u3
          ) FROM suppressions WHERE (tenant, address) > ($1, $2) ORDER BY tenant, address LIMIT $3",
         &[&i64::from(tenant), &address, &i64::from(limit)],
     )?;
-    let kept = |row: &Row| Kept { record: suppression_of(row), is_mirrored: row.get(4) };
+    let kept = |row: &Row| Kept { record: suppressions::record_of(row), is_mirrored: row.get(4) };
     Ok(rows.iter().map(kept).collect())
 }
 
@@ -53,14 +53,14 @@ pub(super) fn take(
         &[&tenants, &addresses],
     )?;
     let is_added = written.iter().any(|row| row.get(0));
-    if is_added && count(session, "SELECT count(*) FROM suppressions")? > SUPPRESSIONS_MAX as u64 {
-        return Err(LedgerError::SuppressionsFull { suppressions: SUPPRESSIONS_MAX });
+    if is_added && suppressions::count(session, None)? > SUPPRESSIONS_MAX as u64 {
+        return Err(LedgerError::SuppressionsFull);
     }
     Ok(is_added || removed > 0)
 }
 
-fn columns<'s>(suppressions: impl IntoIterator<Item = &'s Suppression>) -> (Vec<i64>, Vec<&'s str>) {
-    suppressions.into_iter().map(|one| (i64::from(one.tenant.0), one.address.as_str())).unzip()
+fn columns<'s>(all: impl IntoIterator<Item = &'s Suppression>) -> (Vec<i64>, Vec<&'s str>) {
+    all.into_iter().map(|one| (i64::from(one.tenant.0), one.address.as_str())).unzip()
 }
 
 /// Beside tables of before.

@@ -8,8 +8,10 @@
 //! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, position
 //! unread       bytes of a journal that did not decode
+//! suppressions (tenant, address)      suppression_head, suppression_counts: how many, in all and of each tenant
+//! suppression_changes  number -> what was added or removed, the last ones
+//! audit  seq      given  kind -> the number that was given last
 //! mirrored     (tenant, address) of suppressions that another ledger keeps      mirror  when all of them were here first
-//! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
 //! identity     one row: what tells this ledger from others
 //! ```
 //!
@@ -28,6 +30,7 @@ mod pool;
 mod rows;
 mod schema;
 mod session;
+mod suppressions;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
@@ -37,8 +40,8 @@ use std::sync::Arc;
 
 use postrail_schema::day::Day;
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, TenantId};
-use postrail_schema::limits::SUPPRESSIONS_MAX;
 use postrail_schema::snapshot::Suppression;
+use postrail_schema::suppressions::SuppressionChange;
 use tokio_postgres::Row;
 
 use self::pool::Pool;
@@ -46,7 +49,7 @@ use self::session::{signed, unsigned};
 use self::writer::{Writer, columns};
 use super::{
     AcceptedCount, AuditRecord, Batch, Cursor, EventPage, Given, JournalId, Kept, Ledger, LedgerError, Message,
-    Recipient, Recorded, SuppressionRecord, raised, read,
+    Recipient, Recorded, SuppressionHead, SuppressionRecord, check_suppressions, raised, read,
 };
 
 pub use address::{AddressError, PostgresAddress};
@@ -191,8 +194,9 @@ impl Ledger for PostgresLedger {
                     &[&tenant, &record.suppression.address, &record.reason, &created_ms],
                 )?;
                 let new = row.first().is_some_and(|row| row.get(0));
-                if new && count(session, "SELECT count(*) FROM suppressions")? > SUPPRESSIONS_MAX as u64 {
-                    return Err(LedgerError::SuppressionsFull { suppressions: SUPPRESSIONS_MAX });
+                if new {
+                    let of_tenant = suppressions::count(session, Some(record.suppression.tenant))?;
+                    check_suppressions(of_tenant, suppressions::count(session, None)?)?;
                 }
                 Ok(new)
             })
@@ -217,7 +221,7 @@ impl Ledger for PostgresLedger {
                 "SELECT tenant, address, reason, created_ms FROM suppressions WHERE tenant = $1 AND address = $2",
                 &[&tenant, &suppression.address],
             )?;
-            Ok(rows.first().map(suppression_of))
+            Ok(rows.first().map(suppressions::record_of))
         })
     }
 
@@ -237,15 +241,28 @@ impl Ledger for PostgresLedger {
                  WHERE (tenant, address) > ($1, $2) AND tenant BETWEEN $3 AND $4 ORDER BY tenant, address LIMIT $5",
                 &[&after_tenant, &after_address, &first, &last, &limit],
             )?;
-            Ok(rows.iter().map(suppression_of).collect())
+            Ok(rows.iter().map(suppressions::record_of).collect())
         })
     }
 
-    fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError> {
-        self.pool.with(|session| {
-            let rows = session.query("SELECT tenant, address FROM suppressions ORDER BY tenant, address", &[])?;
-            Ok(rows.iter().map(|row| Suppression { tenant: tenant_of(row), address: row.get(1) }).collect())
-        })
+    fn suppressions_count(&self, tenant: Option<TenantId>) -> Result<u64, LedgerError> {
+        self.pool.with(|session| suppressions::count(session, tenant))
+    }
+
+    fn each_suppression(&self, each: &mut dyn FnMut(Suppression)) -> Result<SuppressionHead, LedgerError> {
+        self.pool.with(|session| suppressions::each(session, each))
+    }
+
+    fn suppression_head(&self) -> Result<SuppressionHead, LedgerError> {
+        self.pool.with(suppressions::head)
+    }
+
+    fn suppression_changes(&self, after: u64, to: u64) -> Result<Option<Vec<SuppressionChange>>, LedgerError> {
+        self.pool.with(|session| suppressions::changes(session, after, to))
+    }
+
+    fn renumber_suppressions(&self) -> Result<(), LedgerError> {
+        self.pool.with(suppressions::renumber)
     }
 
     fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
@@ -325,17 +342,8 @@ fn given(session: &mut Session) -> Result<Given, LedgerError> {
     Ok(rows.iter().map(|row| (row.get(0), u32::try_from(row.get::<_, i64>(1)).unwrap_or(u32::MAX))).collect())
 }
 
-fn count(session: &mut Session, sql: &'static str) -> Result<u64, LedgerError> {
-    Ok(session.query(sql, &[])?.first().map_or(0, |row| unsigned(row.get(0))))
-}
-
 fn tenant_of(row: &Row) -> TenantId {
     TenantId(u32::try_from(row.get::<_, i64>(0)).unwrap_or(0))
-}
-
-fn suppression_of(row: &Row) -> SuppressionRecord {
-    let suppression = Suppression { tenant: tenant_of(row), address: row.get(1) };
-    SuppressionRecord { suppression, reason: row.get(2), created_ms: unsigned(row.get(3)) }
 }
 
 /// The advisory lock under which suppressions are added; the number has no meaning.

@@ -8,6 +8,7 @@ use super::PostgresError;
 use super::mirror;
 use super::rows::Uuid;
 use super::session::{Session, signed};
+use super::suppressions;
 
 /// Makes the tables where there are none. Of several control planes that start at once, one does, and the others wait.
 ///
@@ -41,7 +42,7 @@ pub(super) fn prepare(session: &mut Session, installation: u128) -> Result<(), L
 pub(in super::super) fn prepare_move(session: &mut Session, installation: u128) -> Result<(), LedgerError> {
     match prepare(session, installation) {
         Err(LedgerError::Postgres(PostgresError::MoveUnfinished { .. })) => {
-            return complete(session);
+            return session.transaction(complete);
         }
         prepared => prepared?,
     }
@@ -106,19 +107,22 @@ pub(super) fn unknown_format(found: i64) -> LedgerError {
 /// Adds what came to this format later.
 fn complete(session: &mut Session) -> Result<(), LedgerError> {
     session.script(COMPLETE, PREPARE_TIMEOUT)?;
-    Ok(session.script(mirror::SCHEMA, PREPARE_TIMEOUT)?)
+    session.script(mirror::SCHEMA, PREPARE_TIMEOUT)?;
+    Ok(session.script(&suppressions::schema(), PREPARE_TIMEOUT)?)
 }
 
 /// Whether what came to this format later is there: the column of the audit trail that says what an act changed, and the
-/// counts of what was accepted, the numbers that were given, what tells the ledger from others, and what it has copies of. Earlier
-/// versions of it do without, name the columns that they read and write, and go on beside us; what these store is not counted.
+/// counts of what was accepted, the numbers that were given, what tells the ledger from others, what it has copies of, and
+/// the counts and changes of suppressions. Earlier versions of it do without, name the columns that they read and write,
+/// and go on beside us; what these store is not counted as accepted.
 fn is_complete(session: &mut Session) -> Result<bool, LedgerError> {
     let there = "SELECT FROM pg_attribute WHERE attname = 'detail' AND NOT attisdropped
                      AND attrelid = to_regclass('postrail_ledger.audit')
                      AND to_regclass('postrail_ledger.accepted') IS NOT NULL
                      AND to_regclass('postrail_ledger.given') IS NOT NULL
                      AND to_regclass('postrail_ledger.identity') IS NOT NULL
-                     AND to_regclass('postrail_ledger.mirror') IS NOT NULL";
+                     AND to_regclass('postrail_ledger.mirror') IS NOT NULL
+                     AND to_regclass('postrail_ledger.suppression_head') IS NOT NULL";
     Ok(!session.query(there, &[])?.is_empty())
 }
 

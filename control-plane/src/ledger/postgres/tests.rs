@@ -67,6 +67,13 @@ impl Backend for Database {
         self.rows(&format!("UPDATE {table} SET {column} = $1 WHERE {filter} RETURNING 1"), &[&octets]);
     }
 
+    fn forget_numbers(&self) {
+        let statements =
+            "DROP TRIGGER suppressions_added ON suppressions; DROP TRIGGER suppressions_removed ON suppressions;
+                          DROP TABLE suppression_head, suppression_counts, suppression_changes;";
+        self.session().script(statements, session::CALL_TIMEOUT).unwrap();
+    }
+
     fn fail_cursors(&self, fail: bool) {
         let statement = if fail {
             "ALTER TABLE cursors ADD CONSTRAINT crash CHECK (position < 0) NOT VALID"

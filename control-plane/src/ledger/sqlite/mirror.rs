@@ -9,6 +9,7 @@ use postrail_schema::snapshot::Suppression;
 use rusqlite::{Connection, Row, Transaction, params};
 
 use super::super::{Kept, LedgerError, SuppressionRecord};
+use super::suppressions;
 
 pub(super) fn kept(
     connection: &Connection,
@@ -68,9 +69,9 @@ pub(super) fn take(
             .execute(params![tenant.0, address])?;
     }
     if added > 0 {
-        let suppressions: usize = transaction.query_row("SELECT count(*) FROM suppressions", [], |row| row.get(0))?;
-        if suppressions > SUPPRESSIONS_MAX {
-            return Err(LedgerError::SuppressionsFull { suppressions: SUPPRESSIONS_MAX });
+        let suppressions = suppressions::count(transaction, None)?;
+        if suppressions > SUPPRESSIONS_MAX as u64 {
+            return Err(LedgerError::SuppressionsFull);
         }
     }
     Ok(added + removed > 0)

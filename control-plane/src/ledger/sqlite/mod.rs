@@ -6,7 +6,9 @@
 //! accepted     (day, tenant, host) -> how many recipients
 //! cursors      (host, shard) -> segment, offset
 //! unread       bytes of a journal that did not decode
-//! suppressions (tenant, address)      audit  seq      given  kind -> the number that was given last
+//! suppressions (tenant, address)      suppression_head, suppression_counts: how many, in all and of each tenant
+//! suppression_changes  number -> what was added or removed, the last ones
+//! audit  seq      given  kind -> the number that was given last
 //! mirrored     (tenant, address) of suppressions that another ledger keeps      mirror  when all of them were here first
 //! identity     what tells this ledger from others, and whose region's it is
 //! ```
@@ -22,6 +24,7 @@
 mod migrate;
 mod mirror;
 mod rows;
+mod suppressions;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -30,15 +33,15 @@ use std::time::Duration;
 
 use postrail_schema::day::Day;
 use postrail_schema::ids::{HostId, MessageId, RecipientIndex, TenantId};
-use postrail_schema::limits::SUPPRESSIONS_MAX;
 use postrail_schema::snapshot::Suppression;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use postrail_schema::suppressions::SuppressionChange;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::parts::Parts;
 use super::record::Recorder;
 use super::{
     AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Kept, Ledger, LedgerError, Message,
-    Recipient, Recorded, SuppressionRecord, raised, read,
+    Recipient, Recorded, SuppressionHead, SuppressionRecord, check_suppressions, raised, read,
 };
 use crate::files::keep_private;
 
@@ -71,6 +74,7 @@ impl SqliteLedger {
         }
         migrate::add_details(&connection)?;
         connection.execute_batch(mirror::SCHEMA)?;
+        suppressions::prepare(&mut connection)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         connection.set_prepared_statement_cache_capacity(32);
         let reader = connect(path, READER_CACHE_KIB)?;
@@ -210,11 +214,8 @@ impl Ledger for SqliteLedger {
             params![record.suppression.tenant.0, record.suppression.address, record.reason, record.created_ms],
         )? == 1;
         if new {
-            let suppressions: usize =
-                transaction.query_row("SELECT count(*) FROM suppressions", [], |row| row.get(0))?;
-            if suppressions > SUPPRESSIONS_MAX {
-                return Err(LedgerError::SuppressionsFull { suppressions: SUPPRESSIONS_MAX });
-            }
+            let of = |tenant| suppressions::count(&transaction, tenant);
+            check_suppressions(of(Some(record.suppression.tenant))?, of(None)?)?;
         } else {
             transaction.execute(
                 "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2",
@@ -239,7 +240,7 @@ impl Ledger for SqliteLedger {
             .query_row(
                 "SELECT tenant, address, reason, created_ms FROM suppressions WHERE tenant = ?1 AND address = ?2",
                 params![suppression.tenant.0, suppression.address],
-                suppression_of,
+                suppressions::record_of,
             )
             .optional()?;
         Ok(found)
@@ -251,16 +252,28 @@ impl Ledger for SqliteLedger {
         after: Option<&Suppression>,
         limit: u32,
     ) -> Result<Vec<SuppressionRecord>, LedgerError> {
-        Ok(suppressions(&self.reader(), tenant, after, limit)?)
+        Ok(suppressions::page(&self.reader(), tenant, after, limit)?)
     }
 
-    fn all_suppressions(&self) -> Result<Vec<Suppression>, LedgerError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare("SELECT tenant, address FROM suppressions ORDER BY tenant, address")?;
-        let rows = statement
-            .query_map([], |row| Ok(Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? }))?
-            .collect::<Result<_, _>>()?;
-        Ok(rows)
+    fn suppressions_count(&self, tenant: Option<TenantId>) -> Result<u64, LedgerError> {
+        Ok(suppressions::count(&self.reader(), tenant)?)
+    }
+
+    fn each_suppression(&self, each: &mut dyn FnMut(Suppression)) -> Result<SuppressionHead, LedgerError> {
+        // With a connection of its own: other readers do not wait for the whole table.
+        Ok(suppressions::each(&mut connect(&self.path, READER_CACHE_KIB)?, each)?)
+    }
+
+    fn suppression_head(&self) -> Result<SuppressionHead, LedgerError> {
+        Ok(suppressions::head(&self.reader())?)
+    }
+
+    fn suppression_changes(&self, after: u64, to: u64) -> Result<Option<Vec<SuppressionChange>>, LedgerError> {
+        Ok(suppressions::changes(&self.reader(), after, to)?)
+    }
+
+    fn renumber_suppressions(&self) -> Result<(), LedgerError> {
+        Ok(suppressions::renumber(&mut self.writer().connection)?)
     }
 
     fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
@@ -384,29 +397,6 @@ fn given(connection: &Connection) -> Result<Given, rusqlite::Error> {
     connection
         .prepare_cached("SELECT kind, last FROM given")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect()
-}
-
-fn suppression_of(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
-    let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
-    Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
-}
-
-fn suppressions(
-    connection: &Connection,
-    tenant: Option<TenantId>,
-    after: Option<&Suppression>,
-    limit: u32,
-) -> Result<Vec<SuppressionRecord>, rusqlite::Error> {
-    // Tenant ids begin at 1, so (0, "") is before all.
-    let (after_tenant, after_address) = after.map_or((0, ""), |after| (after.tenant.0, after.address.as_str()));
-    let (first, last) = tenant.map_or((0, u32::MAX), |tenant| (tenant.0, tenant.0));
-    connection
-        .prepare_cached(
-            "SELECT tenant, address, reason, created_ms FROM suppressions
-             WHERE (tenant, address) > (?1, ?2) AND tenant BETWEEN ?3 AND ?4 ORDER BY tenant, address LIMIT ?5",
-        )?
-        .query_map(params![after_tenant, after_address, first, last, limit], suppression_of)?
         .collect()
 }
 

@@ -52,6 +52,13 @@ impl Backend for Folder {
         assert_eq!(connection.execute(&update, [octets]).unwrap(), 1);
     }
 
+    fn forget_numbers(&self) {
+        let statements =
+            "DROP TRIGGER suppression_added; DROP TRIGGER suppression_removed; DROP TABLE suppression_head;
+                          DROP TABLE suppression_counts; DROP TABLE suppression_changes;";
+        self.connection().execute_batch(statements).unwrap();
+    }
+
     fn fail_cursors(&self, fail: bool) {
         let trigger = if fail {
             "CREATE TRIGGER crash BEFORE INSERT ON cursors BEGIN SELECT raise(ABORT, 'power'); END"

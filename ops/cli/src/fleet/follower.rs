@@ -12,11 +12,11 @@
 //!
 //! Invariants worth naming: a publication is applied whole or not at all; while the store is out of reach, the last one
 //! stays in effect. What is in effect is synced to disk soon after, not before. Suppressions that a manifest is the first
-//! to name are fetched from the leading control plane before the manifest is applied; where that does not answer in time,
-//! the manifest is not kept waiting for longer, unless none ever came: the first list is waited for, however long. Nothing is
-//! followed that is of another master key than this host's. The task runs where the store's events arrive, so a change that
-//! is all there is put in effect by the thread that hears of it: anything that may take longer goes to a thread that may
-//! block.
+//! to name are fetched from the leading control plane ([`suppressions`](super::suppressions)) before the manifest is applied;
+//! where that does not answer in time, the manifest is not kept waiting for longer, unless none ever came: the first list is
+//! waited for, however long. Nothing is followed that is of another master key than this host's. The task runs where the
+//! store's events arrive, so a change that is all there is put in effect by the thread that hears of it: anything that may
+//! take longer goes to a thread that may block.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,20 +24,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use postrail_control_plane::store::{Change, ConfigStore, Watch, WatchEvent};
-use postrail_control_plane::{FleetName, speaks_tls, tls_reason};
-use postrail_data_plane::feed::{Feed, FeedStatus, Withheld};
-use postrail_schema::keys::{self, ADVANCE, MANIFEST, MASTER_KEY_CHECK};
-use postrail_schema::limits::{ETCD_OPERATIONS_MAX, SNAPSHOT_BYTES_MAX};
+use postrail_control_plane::tls_reason;
+use postrail_data_plane::feed::{Feed, FeedStatus, SuppressionUpdate, Withheld};
+use postrail_schema::keys::{ADVANCE, MANIFEST, MASTER_KEY_CHECK};
+use postrail_schema::limits::ETCD_OPERATIONS_MAX;
 use postrail_schema::publication::{ChunkName, Manifest, ManifestHash};
 use postrail_schema::sealed::{MasterKeys, OTHER_MASTER_KEY};
 use postrail_schema::wire::decode_advance;
-use reqwest::Url;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use super::FleetAccess;
+use super::suppressions::Suppressions;
 
 /// See the module head.
 pub(crate) struct Follower {
@@ -50,12 +50,10 @@ pub(crate) struct Follower {
     /// When what is in effect is to be synced to disk, and the last sync.
     sync_at: Option<Instant>,
     syncing: Option<JoinHandle<()>>,
-    access: FleetAccess,
+    suppressions: Suppressions,
     masters: MasterKeys,
     /// What was last said of why no mail is taken.
     told: Option<Withheld>,
-    region: String,
-    http: reqwest::Client,
 }
 
 /// Whether the watch can go on.
@@ -76,13 +74,8 @@ impl Follower {
         masters: MasterKeys,
         region: String,
     ) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(FETCH_TIMEOUT);
-        let http = match &access.identity {
-            Some(identity) => http.tls_backend_preconfigured(identity.client(&FleetName::ControlPlane)?),
-            None => http.tls_certs_only([]),
-        };
         let status = feed.status();
-        let http = http.build().context("cannot make an HTTP client")?;
+        let suppressions = Suppressions::new(Arc::clone(&store), access, region, Arc::clone(&status))?;
         Ok(Self {
             store,
             feed: Some(feed),
@@ -90,11 +83,9 @@ impl Follower {
             at: None,
             sync_at: None,
             syncing: None,
-            access,
+            suppressions,
             masters,
             told: None,
-            region,
-            http,
         })
     }
 
@@ -163,17 +154,26 @@ impl Follower {
 
     async fn next(&mut self, watch: &mut Watch, look: Instant) -> Result<Next> {
         let sync_at = self.sync_at.unwrap_or(look);
+        let compare_at = self.suppressions.compare_at().unwrap_or(look);
         let event = tokio::select! {
             event = watch.next() => event,
             () = sleep_until(sync_at.into()), if self.sync_at.is_some() => {
                 self.sync().await;
                 return Ok(Next::Watch);
             }
-            () = sleep(SUPPRESSIONS_PERIOD), if self.status.suppressions_behind() => {
+            fetched = self.suppressions.fetched() => {
                 let is_first = self.status.withheld() == Some(Withheld::Suppressions);
-                self.fetch_suppressions().await;
+                self.take_suppressions(fetched).await;
                 let is_over = is_first && !self.status.suppressions_behind();
                 return Ok(if is_over { Next::Begin } else { Next::Watch });
+            }
+            () = sleep(SUPPRESSIONS_PERIOD), if self.status.suppressions_behind() => {
+                self.begin_suppressions()?;
+                return Ok(Next::Watch);
+            }
+            () = sleep_until(compare_at.into()), if self.suppressions.compare_at().is_some() => {
+                self.begin_suppressions()?;
+                return Ok(Next::Watch);
             }
             // While the store is out of reach the watch tells when it is back.
             () = sleep_until(look.into()), if self.status.is_connected() => return Ok(Next::Begin),
@@ -211,7 +211,7 @@ impl Follower {
         }
         let manifest = self.feed()?.read(encoded)?;
         if self.status.withheld() == Some(Withheld::Suppressions) {
-            self.fetch_in_time().await;
+            self.fetch_in_time().await?;
             if self.status.suppressions_behind() {
                 return Ok(None);
             }
@@ -286,7 +286,7 @@ impl Follower {
     /// Puts a publication in effect; `known` are chunks of it that need no fetching.
     async fn apply(&mut self, manifest: Manifest, known: Vec<(ChunkName, Arc<[u8]>)>) -> Result<()> {
         if self.status.suppressions_behind() {
-            self.fetch_in_time().await;
+            self.fetch_in_time().await?;
         }
         let missing = self.feed()?.missing(&manifest);
         if missing.iter().all(|name| known.iter().any(|(known, _)| known == name)) {
@@ -304,61 +304,57 @@ impl Follower {
         Ok(())
     }
 
-    /// Tries for a while to have the suppressions that the last manifest names.
-    async fn fetch_in_time(&mut self) {
+    /// Tries for a while to have the suppressions that the last manifest names. What is under way then goes on.
+    async fn fetch_in_time(&mut self) -> Result<()> {
         let end = Instant::now() + SUPPRESSIONS_PATIENCE;
         while self.status.suppressions_behind() {
-            self.fetch_suppressions().await;
+            self.begin_suppressions()?;
+            let Ok(fetched) = timeout_at(end.into(), self.suppressions.fetched()).await else {
+                self.status.missed_suppressions(now_ms());
+                return Ok(());
+            };
+            self.take_suppressions(fetched).await;
             if !self.status.suppressions_behind() || Instant::now() > end {
-                return;
+                return Ok(());
             }
             sleep(SUPPRESSIONS_PAUSE).await;
         }
+        Ok(())
     }
 
-    async fn fetch_suppressions(&mut self) {
-        match self.download().await {
-            Ok((version, list)) => {
-                let applied = self.with_feed(move |feed| Ok(feed.apply_suppressions(version, &list)?)).await;
-                match applied {
-                    Ok(()) => {
-                        self.sync_at.get_or_insert_with(|| Instant::now() + SYNC_DELAY);
-                        info!(version, "suppressions in effect");
-                    }
-                    Err(error) => error!(error = format!("{error:#}"), "suppressions not put in effect"),
-                }
-            }
+    /// Begins to fetch what has changed in the suppressions, unless that is under way.
+    fn begin_suppressions(&mut self) -> Result<()> {
+        let list = self.feed()?.suppressions();
+        self.suppressions.begin(list);
+        Ok(())
+    }
+
+    /// Puts in effect what was fetched.
+    async fn take_suppressions(&mut self, fetched: Result<SuppressionUpdate>) {
+        let update = match fetched {
+            Ok(update) => update,
             Err(error) => {
                 self.status.missed_suppressions(now_ms());
                 match tls_reason(error.as_ref()) {
                     Some(reason) => warn!(reason, "suppressions not fetched: the control plane is not spoken to"),
                     None => debug!(error = format!("{error:#}"), "suppressions not fetched"),
                 }
+                return;
             }
-        }
-    }
-
-    /// The suppressions of the leading control plane, with their version.
-    async fn download(&self) -> Result<(u64, Vec<u8>)> {
-        let (store, keys) = (Arc::clone(&self.store), vec![keys::leader(&self.region)]);
-        let listing = blocking(move || store.get(&keys)).await?.context("cannot look who leads")?;
-        let leader = listing.entries.first().context("no control plane leads")?;
-        let at = std::str::from_utf8(&leader.value).context("the leader's address is no text")?;
-        let at: Url = at.parse().with_context(|| format!("{at} is no URL"))?;
-        let request = self.http.get(at.join("/fleet/suppressions")?);
-        let request = if speaks_tls(&at)? { request } else { request.bearer_auth(&self.access.token) };
-        let wanted = self.status.suppressions_wanted();
-        let mut answer = request.query(&[("version", wanted)]).send().await?.error_for_status()?;
-        let version = answer.headers().get("x-suppressions-version").and_then(|value| value.to_str().ok());
-        let version = version.and_then(|text| text.parse().ok()).context("the answer has no version")?;
-        let mut list = Vec::new();
-        while let Some(part) = answer.chunk().await? {
-            list.extend_from_slice(&part);
-            if list.len() > SNAPSHOT_BYTES_MAX {
-                bail!("the list is too long");
+        };
+        let (version, octets, is_whole) = (update.version(), update.octets(), update.is_whole());
+        let applied = match (is_whole, self.feed.as_mut()) {
+            // Some octets are written at once, as a change of the configuration is.
+            (false, Some(feed)) => feed.apply_suppressions(update).map_err(Error::from),
+            _ => self.with_feed(move |feed| Ok(feed.apply_suppressions(update)?)).await,
+        };
+        match applied {
+            Ok(()) => {
+                self.sync_at.get_or_insert_with(|| Instant::now() + SYNC_DELAY);
+                info!(version, octets, is_whole, "suppressions in effect");
             }
+            Err(error) => error!(error = format!("{error:#}"), "suppressions not put in effect"),
         }
-        Ok((version, list))
     }
 
     /// Runs what reads and writes files on a thread that may block.
@@ -429,7 +425,7 @@ fn fetch(
     Ok(chunks)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| anyhow!("a thread of the configuration has panicked"))
 }
 
@@ -447,9 +443,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Octets of chunks that are asked for at once, about.
 const FETCH_BYTES: usize = 4 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A whole list of suppressions.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a manifest waits for the suppressions that it names, and between two tries.
 const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(3);
 const SUPPRESSIONS_PAUSE: Duration = Duration::from_millis(50);

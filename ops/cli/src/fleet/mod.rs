@@ -15,6 +15,7 @@ pub(crate) mod found;
 pub(crate) mod hold;
 pub(crate) mod neighbours;
 pub(crate) mod settings;
+mod suppressions;
 
 use std::fs::File;
 use std::io::Read as _;

@@ -66,7 +66,8 @@ Snapshots, manifests, advances and events are flatbuffers. This page is written 
 `shared-schema/golden` with every schema that golden bytes were ever written with (`shared-schema/former`), and fails where a former reader
 finds something else than today's in a field that both know, or where today's schema is no compatible evolution of a former one.
 Whoever adds golden bytes puts the schema of that day there under the same name. The files of the spool, transfers and their
-answers are no flatbuffers; they are of version 1 ([the spool on disk](../spool-format.md)).
+answers are no flatbuffers; they are of version 1 ([the spool on disk](../spool-format.md)). What has changed in the suppressions is two
+snapshots, of what was added and of what was removed ([decision 26](../decisions/0026-suppressions-as-changes.md)).
 
 A name is that of a kind of buffer and its format; a letter is another state of the same format. A data plane *refuses* a format
 above the one it knows, and a value of an enum that it does not know: it then goes on with the publication that it has. So a writer

@@ -1,0 +1,151 @@
+//! Suppressions as data planes get them, and the limit of a tenant.
+
+use axum::body::Bytes;
+use postrail_schema::limits::{SUPPRESSIONS_MAX, SUPPRESSIONS_PER_TENANT_MAX};
+use postrail_schema::snapshot::Suppression;
+use postrail_schema::suppressions::{SuppressionDelta, SuppressionPoint, SuppressionTotal, Suppressions};
+use postrail_schema::wire::decode_suppression_delta;
+use rusqlite::Connection;
+
+use super::*;
+use crate::app::SuppressionsAnswer;
+
+impl World {
+    async fn suppress(&self, address: &str) {
+        let body = json!({ "address": address });
+        assert_eq!(self.operator("POST", "/v2/suppressions?tenant=default", body).await.0, 201);
+    }
+
+    async fn unsuppress(&self, address: &str) {
+        let path = format!("/v2/suppressions/{address}?tenant=default");
+        assert_eq!(self.operator("DELETE", &path, Value::Null).await.0, 204);
+    }
+
+    fn suppressions(&self, has: Option<SuppressionPoint>) -> SuppressionsAnswer {
+        self.app.suppressions_for(SuppressionsAsked { version: 0, has }).unwrap()
+    }
+
+    /// Does something to the ledger behind our back.
+    fn by_hand(&self, statements: &str) {
+        Connection::open(self._folder.path().join("ledger.db")).unwrap().execute_batch(statements).unwrap();
+    }
+}
+
+fn whole(octets: &Bytes) -> Suppressions {
+    decode_snapshot(octets).unwrap().suppressions.into_iter().collect()
+}
+
+fn addresses(suppressions: &[Suppression]) -> Vec<&str> {
+    suppressions.iter().map(|one| one.address.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_data_plane_is_told_what_has_changed_since_it_had_the_list_or_the_whole() {
+    let world = World::new();
+    for address in ["a@x.example", "b@x.example", "c@x.example"] {
+        world.suppress(address).await;
+    }
+    let first = world.suppressions(None);
+    let mut list = whole(&first.body);
+    assert_eq!((first.since, first.total, list.total().count), (None, Some(list.total()), 3));
+    // Nothing is compared before the rows were counted once.
+    assert_eq!(world.suppressions(Some(first.at)).total, None);
+    assert!(world.app.is_to_count_suppressions() && !world.app.is_to_count_suppressions(), "one counts");
+    world.app.count_suppressions();
+    assert!(!world.app.is_to_count_suppressions(), "not so soon again");
+
+    world.suppress("d@x.example").await;
+    world.unsuppress("a@x.example").await;
+    world.unsuppress("d@x.example").await;
+    let next = world.suppressions(Some(first.at));
+    let delta = decode_suppression_delta(&next.body).unwrap();
+    assert_eq!((addresses(&delta.added), addresses(&delta.removed)), (vec![], vec!["a@x.example", "d@x.example"]));
+    assert_eq!((next.since, next.at.sequence), (Some(first.at.sequence), first.at.sequence + 3));
+    assert!(next.version > first.version && next.body.len() < 1_024);
+    list = list.with(&delta);
+    assert_eq!(next.total, Some(list.total()));
+    let none = world.suppressions(Some(next.at));
+    assert_eq!(decode_suppression_delta(&none.body).unwrap(), SuppressionDelta::default());
+
+    // Of another ledger, of what is not yet, and of what is forgotten, it cannot tell; nor is more told than the list has.
+    let other = SuppressionPoint { ledger: next.at.ledger ^ 1, ..next.at };
+    let ahead = SuppressionPoint { sequence: next.at.sequence + 2, ..next.at };
+    world.unsuppress("b@x.example").await;
+    for has in [other, ahead, first.at, SuppressionPoint { sequence: 0, ..next.at }] {
+        let answer = world.suppressions(Some(has));
+        assert_eq!((answer.since, whole(&answer.body).total().count), (None, 1), "{has}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_noted_of_suppressions_is_found_by_counting_and_everyone_gets_the_whole_list() {
+    let world = World::new();
+    world.suppress("a@x.example").await;
+    world.suppress("b@x.example").await;
+    world.app.count_suppressions();
+    let first = world.suppressions(None);
+    let triggers = "DROP TRIGGER suppression_added; DROP TRIGGER suppression_removed;";
+    // As many as before, but others.
+    let others = "UPDATE suppressions SET address = 'z@x.example' WHERE address = 'a@x.example';";
+    let fewer = "DELETE FROM suppressions WHERE address = 'b@x.example';";
+    let mut at = first.at;
+    for (statements, left) in [(others.to_owned(), 2), (format!("{triggers} {fewer}"), 1)] {
+        world.by_hand(&statements);
+        assert_eq!(world.suppressions(Some(at)).since, Some(at.sequence), "nobody knows yet");
+        let revision = world.app.revision();
+        world.app.count_suppressions();
+        assert_eq!(world.app.revision().0, revision.0 + 1, "it is announced");
+        let answer = world.suppressions(Some(at));
+        assert_eq!((answer.since, whole(&answer.body).total().count), (None, left));
+        at = answer.at;
+        world.app.count_suppressions();
+        let total: Option<SuppressionTotal> = world.suppressions(Some(at)).total;
+        assert_eq!(total, answer.total);
+        let revision = world.app.revision();
+        world.app.count_suppressions();
+        assert_eq!(world.app.revision(), revision, "what is as it was noted is no news");
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_take_the_whole_list_at_the_same_time_share_one() {
+    let world = World::new();
+    for n in 0..5 {
+        world.suppress(&format!("{n}@x.example")).await;
+    }
+    let first = world.suppressions(None);
+    let second = world.suppressions(None);
+    assert_eq!(second.body.as_ptr(), first.body.as_ptr());
+    // Whoever asks after a change has it.
+    world.suppress("later@x.example").await;
+    let third = world.suppressions(None);
+    assert_eq!((whole(&third.body).total().count, third.version), (6, first.version + 1));
+    let delta = decode_suppression_delta(&world.suppressions(Some(first.at)).body).unwrap();
+    assert_eq!(addresses(&delta.added), ["later@x.example"]);
+}
+
+#[tokio::test]
+async fn a_tenant_is_told_its_own_limit_and_the_operator_of_the_limit_of_all() {
+    let world = World::new();
+    world.tenant("red").await;
+    world.suppress("a@x.example").await;
+    world.by_hand(&format!("UPDATE suppression_counts SET suppressions = {SUPPRESSIONS_PER_TENANT_MAX}"));
+    let body = || json!({ "address": "b@x.example" });
+    let (status, problem) = world.operator("POST", "/v2/suppressions?tenant=default", body()).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("the tenant has 500000 suppressions"), "{problem}");
+    let (status, _) = world.operator("POST", "/v2/suppressions?tenant=red", body()).await;
+    assert_eq!(status, 201, "others are not concerned");
+
+    let told = |problems: &Value| {
+        problems["items"].as_array().unwrap().iter().any(|item| item["code"] == "suppressions_near_limit")
+    };
+    assert!(!told(&world.get("/v2/problems").await));
+    world.by_hand(&format!("UPDATE suppression_head SET suppressions = {}", SUPPRESSIONS_MAX * 9 / 10));
+    assert!(told(&world.get("/v2/problems").await));
+    world.by_hand(&format!("UPDATE suppression_head SET suppressions = {SUPPRESSIONS_MAX}"));
+    let (status, problem) =
+        world.operator("POST", "/v2/suppressions?tenant=red", json!({ "address": "c@x.example" })).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
+    assert!(!problem["detail"].as_str().unwrap().contains(|letter: char| letter.is_ascii_digit()), "{problem}");
+}
