@@ -214,3 +214,20 @@ fn a_host_with_another_master_key_than_the_cluster_takes_no_mail() {
     });
     wait::until("no finding", || world.finding("master_key_other", "host-1").is_none().then_some(()));
 }
+
+#[test]
+fn a_host_whose_cluster_has_no_configuration_goes_on_with_its_own_and_says_so() {
+    let mut world = world("newcomers-cluster");
+    world.fleet.hosts[0].stop();
+    let options: Vec<_> = world.options.iter().map(String::as_str).chain(["--cluster", "mian"]).collect();
+    let (etcd, key) = (&world.fleet.etcd, world.master_key());
+    let host = Member::start(&world.place, etcd, "host-1", "data-plane", Some(&key), &options);
+    wait::until("it to say what it misses", || {
+        let is_told = host.output().contains("this cluster has no configuration (--cluster names another");
+        (is_told && host.metrics().contains("\npostrail_configuration_connected 0\n")).then_some(())
+    });
+    wait::until("it to accept mail by what it has", || {
+        (world.submit(&host, "one@receiver.test").0 == 202).then_some(())
+    });
+    assert_eq!(world.submit(&host, STOPPED).0, 422, "what it was told of holds");
+}

@@ -119,7 +119,8 @@ async fn hosts_that_take_the_whole_list_at_the_same_time_share_one() {
     // Whoever asks after a change has it.
     world.suppress("later@x.example").await;
     let third = world.suppressions(None);
-    assert_eq!((whole(&third.body).total().count, third.version), (6, first.version + 1));
+    assert_eq!(whole(&third.body).total().count, 6);
+    assert!(third.version > first.version);
     let delta = decode_suppression_delta(&world.suppressions(Some(first.at)).body).unwrap();
     assert_eq!(addresses(&delta.added), ["later@x.example"]);
 }

@@ -239,14 +239,17 @@ fn a_predecessor_that_ended_in_order_a_moment_ago_is_not_waited_for() {
 
 #[test]
 fn a_name_that_is_alive_is_left_alone() {
-    let mut scene = Scene::new(Some(record(1, HostState::Live, 10)), vec![grant(1, 1)]);
+    let fixed = Grant { tenure: Tenure::Fixed, ..grant(2, 1) };
+    let mut scene = Scene::new(Some(record(1, HostState::Live, 10)), vec![grant(1, 1), fixed]);
     for second in [2.0, 4.0, 6.0, 8.0] {
         scene.revision += 1;
         scene.record = Some((scene.revision, record(1, HostState::Live, 10)));
         scene.pass(at(second), at(second + 2.0));
     }
     assert!(scene.told.contains(&Output::NameInUse { incarnation: 1 }));
-    assert!(!scene.told.iter().any(|output| matches!(output, Output::Write { .. })));
+    let acts = |output: &Output| matches!(output, Output::Write { .. } | Output::PutOn { .. });
+    assert!(!scene.told.iter().any(acts), "what is fixed to the name is the other's too: {:?}", scene.told);
+    assert!(!scene.uses(1, at(10.0)) && !scene.uses(2, at(10.0)));
 }
 
 #[test]

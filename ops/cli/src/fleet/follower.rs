@@ -127,10 +127,14 @@ impl Follower {
     async fn follow(&mut self) -> Result<()> {
         let (store, keys) = (Arc::clone(&self.store), [ADVANCE, MANIFEST, MASTER_KEY_CHECK].map(str::to_owned));
         let listing = blocking(move || store.get(&keys)).await?.context("cannot read the manifest")?;
-        self.status.heard(now_ms());
         let mut found: HashMap<_, _> = listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
         let (advance, manifest) = (found.remove(ADVANCE), found.remove(MANIFEST));
         self.status.set_foreign(found.get(MASTER_KEY_CHECK).is_some_and(|check| !self.masters.are_of(check)));
+        if manifest.is_none() && self.status.has_configuration() {
+            // A cluster of another name, or one whose store is lost: to go on is right, to say that all is well is not.
+            bail!("this cluster has no configuration (--cluster names another, or etcd is empty)");
+        }
+        self.status.heard(now_ms());
         self.at = match manifest {
             Some(manifest) => self.begin(&manifest).await?,
             None => None,
