@@ -40,12 +40,7 @@ impl World {
 
     /// A further control plane that does not start; the last thing that it says.
     fn refused(&self, name: &str, options: &[&str]) -> String {
-        // But for the head, which others change meanwhile: a region's control plane announces what it has taken over.
-        let state = || {
-            let pairs = self.etcd.control(&["get", "--prefix", "/postrail/main/desired/"]);
-            let lines: Vec<_> = pairs.lines().map(str::to_owned).collect();
-            lines.chunks(2).filter(|pair| !pair[0].ends_with("/head")).map(<[String]>::to_vec).collect::<Vec<_>>()
-        };
+        let state = || self.etcd.control(&["get", "--prefix", "/postrail/main/desired/"]);
         let (before, words) = (state(), self.words());
         let file = self.place.join(name).join("ledger.db");
         let had_file = file.exists();
