@@ -99,6 +99,8 @@ fn a_second_control_plane_with_a_ledger_of_its_own_is_refused_and_the_first_come
     // Another region has a ledger of its own.
     let mut elsewhere = world.further("elsewhere", &["--region", "eu"]);
     elsewhere.wait_for(elsewhere.api, "/readyz");
+    // Its first look at the suppressions of tenants without a region announces what it has.
+    wait::until("the region to have looked", || elsewhere.output().contains("region are taken over").then_some(()));
     let said = world.refused("second-elsewhere", &["--region", "eu"]);
     assert!(said.contains("region eu has one ledger") && said.contains("control plane elsewhere"), "{said}");
     // What is in its file of that region's tenants is no other region's.

@@ -93,6 +93,7 @@ impl Mirror {
         if self.is_owing {
             blocking(app, App::announce_suppressions).await?;
             self.is_owing = false;
+            tracing::info!("the suppressions of tenants without a region are taken over");
         }
         let full =
             || format!("its ledger has no room for {refused} that were made here, which hold in this region alone");
