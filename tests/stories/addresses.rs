@@ -62,8 +62,20 @@ pub(crate) struct World {
     pub(crate) side: Option<Side>,
     pub(crate) place: Place,
     options: Vec<String>,
+    lease: Duration,
     is_routed: bool,
     _names: NameServer,
+}
+
+impl Setting<'_> {
+    /// One of those that move.
+    fn address(&self, lan: &Lan, last: u8) -> IpAddr {
+        match (self.is_routed, self.is_ipv6) {
+            (true, _) => IpAddr::V4(Ipv4Addr::new(198, 51, 100, last)),
+            (false, true) => IpAddr::V6(lan.at6(last)),
+            (false, false) => IpAddr::V4(lan.at(last)),
+        }
+    }
 }
 
 impl World {
@@ -114,11 +126,7 @@ impl World {
         };
         let fleet = Fleet::start_as(&place, etcd, 2, plan);
         fleet.change("POST", "/v2/routes", &json!({"domain": "*", "port": 2525, "allow_private": true}));
-        let addresses = [101, 102].map(|last| match (setting.is_routed, setting.is_ipv6) {
-            (true, _) => IpAddr::V4(Ipv4Addr::new(198, 51, 100, last)),
-            (false, true) => IpAddr::V6(lan.at6(last)),
-            (false, false) => IpAddr::V4(lan.at(last)),
-        });
+        let addresses = [101, 102].map(|last| setting.address(&lan, last));
         let world = Self {
             fleet,
             receiver,
@@ -128,6 +136,7 @@ impl World {
             side,
             place,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            lease: setting.lease.unwrap_or(LEASE),
             is_routed: setting.is_routed,
             _names: names,
         };
@@ -192,8 +201,9 @@ impl World {
         })
     }
 
+    /// Who gives addresses listens for a lease first.
     pub(crate) fn until_each_has_one(&self) {
-        wait::until("each host to have one address", || {
+        wait::within(self.lease + Duration::from_secs(30), "each host to have one address", || {
             let places = self.places();
             (places.contains(&Some(0)) && places.contains(&Some(1))).then_some(())
         });
