@@ -4,6 +4,7 @@
 //! published revision, and every acknowledged mail delivered once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use postrail_tests::clock::Clock;
 use postrail_tests::etcd::Etcd;
@@ -237,6 +238,18 @@ fn a_host_of_both_planes_that_starts_without_etcd_takes_mail_and_changes_once_et
         let (_, recipients) = host.control(token, "GET", &format!("/v2/jobs/{job}/recipients"), None);
         (recipients.pointer("/items/0/state")? == "delivered").then_some(())
     });
+
+    // One that waits and finds another reason not to start ends in order, with that.
+    host.stop();
+    etcd.kill();
+    host.start_again();
+    host.wait_for(host.admin, "/readyz");
+    let file = host.data.join("ledger.db");
+    std::fs::rename(&file, file.with_extension("db.moved")).expect("renamed");
+    let ended = host.child().wait(Duration::from_secs(30)).and_then(|status| status.code());
+    let output = host.output();
+    assert_eq!(ended, Some(2), "{output}");
+    assert!(output.contains("was moved into a PostgreSQL database") && !output.contains("panicked"), "{output}");
 }
 
 #[test]

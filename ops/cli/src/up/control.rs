@@ -32,6 +32,8 @@ pub(super) enum Begun {
 pub(super) enum Control {
     Running(control::Handle),
     Waiting(JoinHandle<Result<control::Handle>>),
+    /// It could not start after all.
+    Failed,
 }
 
 /// Starts it, or begins to wait for etcd.
@@ -122,7 +124,10 @@ impl Control {
     /// Returns when one that had to wait cannot start after all, and why.
     pub(super) async fn failed(&mut self) -> Error {
         if let Self::Waiting(task) = self {
-            match task.await {
+            let ended = task.await;
+            // The task has given its answer, and is not asked again.
+            *self = Self::Failed;
+            match ended {
                 Ok(Ok(handle)) => *self = Self::Running(handle),
                 Ok(Err(error)) => return error,
                 Err(_) => return anyhow!("the control plane panicked while it started"),
@@ -135,6 +140,7 @@ impl Control {
     pub(super) async fn shutdown(self) {
         let handle = match self {
             Self::Running(handle) => handle,
+            Self::Failed => return,
             Self::Waiting(task) => {
                 task.abort();
                 let Ok(Ok(handle)) = task.await else { return };
