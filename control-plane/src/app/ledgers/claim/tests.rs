@@ -56,6 +56,14 @@ impl World {
         matches!(self.look(claim, second), LedgerLook::Ours { .. })
     }
 
+    /// The word of `first` lapses, and ten seconds later the region is another's.
+    fn succeed(&self, first: &LedgerClaim, own: LedgerUse) -> LedgerClaim {
+        self.lapse(first);
+        let mut second = self.claim(own);
+        assert!((0..10).all(|at| !self.has(&mut second, at)) && self.has(&mut second, 10));
+        second
+    }
+
     /// The control plane is cut off, or stands still, and its word lapses.
     fn lapse(&self, claim: &LedgerClaim) {
         let key = claim.word.as_ref().expect("a word").key.clone();
@@ -183,9 +191,7 @@ fn who_lost_the_region_says_no_word_so_that_the_other_may_be_started_again() {
     World::each(|world| {
         let [one, two] = [own("1", None, "one"), own("2", None, "two")];
         let mut first = world.take("", one.clone()).unwrap();
-        world.lapse(&first);
-        let mut second = world.claim(two.clone());
-        assert!((0..10).all(|at| !world.has(&mut second, at)) && world.has(&mut second, 10));
+        let mut second = world.succeed(&first, two.clone());
         // It is back, also in the store, before it has looked.
         world.say_again(&mut first);
         assert_eq!(world.look(&mut first, 10), kept(&two));
@@ -211,9 +217,7 @@ fn whoever_came_and_went_while_a_word_had_lapsed_is_waited_for_as_well() {
     World::each(|world| {
         let [one, two] = [own("1", None, "one"), own("2", None, "two")];
         let mut first = world.take("", one.clone()).unwrap();
-        world.lapse(&first);
-        let mut second = world.claim(two.clone());
-        assert!((0..10).all(|at| !world.has(&mut second, at)) && world.has(&mut second, 10));
+        let mut second = world.succeed(&first, two.clone());
         second.withdraw();
         world.say_again(&mut first);
         assert_eq!(world.look(&mut first, 11), was_last(&two));
