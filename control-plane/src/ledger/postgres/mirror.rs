@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::super::{Kept, LedgerError, SuppressionRecord};
 use super::session::{Session, signed};
-use super::{SUPPRESSIONS_LOCK, suppressions};
+use super::suppressions;
 
 pub(super) fn kept(session: &mut Session, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
     // Tenant ids begin at 1, so (0, "") is before all.
@@ -30,7 +30,7 @@ pub(super) fn take(
     put: &[SuppressionRecord],
     gone: &[Suppression],
 ) -> Result<bool, LedgerError> {
-    session.execute("SELECT pg_advisory_xact_lock($1)", &[&SUPPRESSIONS_LOCK])?;
+    suppressions::lock(session)?;
     let (tenants, addresses) = columns(gone);
     let removed = session.execute(
         "DELETE FROM suppressions USING mirrored, unnest($1::bigint[], $2::text[]) AS gone (tenant, address)

@@ -173,20 +173,16 @@ impl Ledger for PostgresLedger {
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
         let tenant = i64::from(record.suppression.tenant.0);
         let created_ms = signed(record.created_ms);
-        if let Some(was) = was {
-            return self.pool.with(|session| {
-                let changed = session.execute(
-                    "UPDATE suppressions SET reason = $3, created_ms = $4
-                     WHERE tenant = $1 AND address = $2 AND reason = $5",
-                    &[&tenant, &record.suppression.address, &record.reason, &created_ms, &was],
-                )?;
-                if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) }
-            });
-        }
         self.pool.with(|session| {
-            session.transaction(|session| {
-                // One at a time, so that two cannot both be the last that has room.
-                session.execute("SELECT pg_advisory_xact_lock($1)", &[&SUPPRESSIONS_LOCK])?;
+            suppressions::change(session, |session| {
+                if let Some(was) = was {
+                    let changed = session.execute(
+                        "UPDATE suppressions SET reason = $3, created_ms = $4
+                         WHERE tenant = $1 AND address = $2 AND reason = $5",
+                        &[&tenant, &record.suppression.address, &record.reason, &created_ms, &was],
+                    )?;
+                    return if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) };
+                }
                 let row = session.query(
                     "INSERT INTO suppressions (tenant, address, reason, created_ms) VALUES ($1, $2, $3, $4)
                      ON CONFLICT (tenant, address)
@@ -206,10 +202,12 @@ impl Ledger for PostgresLedger {
     fn unsuppress(&self, suppression: &Suppression, was: Option<&str>) -> Result<bool, LedgerError> {
         let tenant = i64::from(suppression.tenant.0);
         self.pool.with(|session| {
-            let removed = session.execute(
-                "DELETE FROM suppressions WHERE tenant = $1 AND address = $2 AND ($3::text IS NULL OR reason = $3)",
-                &[&tenant, &suppression.address, &was],
-            )?;
+            let removed = suppressions::change(session, |session| {
+                Ok(session.execute(
+                    "DELETE FROM suppressions WHERE tenant = $1 AND address = $2 AND ($3::text IS NULL OR reason = $3)",
+                    &[&tenant, &suppression.address, &was],
+                )?)
+            })?;
             if removed == 0 && was.is_some() { Err(LedgerError::SuppressionChanged) } else { Ok(removed == 1) }
         })
     }
@@ -346,7 +344,5 @@ fn tenant_of(row: &Row) -> TenantId {
     TenantId(u32::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
-/// The advisory lock under which suppressions are added; the number has no meaning.
-const SUPPRESSIONS_LOCK: i64 = 0x706f_7374_7375_7070;
-/// That under which numbers are given.
+/// The advisory lock under which numbers are given; the number has no meaning.
 const GIVEN_LOCK: i64 = 0x706f_7374_6769_7665;

@@ -28,6 +28,24 @@ pub(super) fn count(session: &mut Session, tenant: Option<TenantId>) -> Result<u
     Ok(rows.first().map_or(0, |row| unsigned(row.get(0))))
 }
 
+/// Changes some, in a transaction of its own.
+pub(super) fn change<T>(
+    session: &mut Session,
+    call: impl FnOnce(&mut Session) -> Result<T, LedgerError>,
+) -> Result<T, LedgerError> {
+    session.transaction(|session| {
+        lock(session)?;
+        call(session)
+    })
+}
+
+/// One changes them at a time, to the end of its transaction: two cannot both be the last that has room, and none waits
+/// for a row of another that waits for its numbers.
+pub(super) fn lock(session: &mut Session) -> Result<(), LedgerError> {
+    session.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
+    Ok(())
+}
+
 pub(super) fn head(session: &mut Session) -> Result<SuppressionHead, LedgerError> {
     let rows = session.query("SELECT last, suppressions FROM suppression_head", &[])?;
     let row = rows.first().ok_or(LedgerError::Unreadable { what: "no number of suppressions" })?;
@@ -95,6 +113,8 @@ pub(super) fn record_of(row: &Row) -> SuppressionRecord {
     SuppressionRecord { suppression, reason: row.get(2), created_ms: unsigned(row.get(3)) }
 }
 
+/// The advisory lock of changes; the number has no meaning.
+const LOCK: i64 = 0x706f_7374_7375_7070;
 /// Rows that are read at once.
 const EACH_ROWS: i64 = 10_000;
 

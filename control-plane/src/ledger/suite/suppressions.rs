@@ -165,9 +165,11 @@ pub(super) fn those_who_change_suppressions_at_once_leave_one_order_without_gaps
     std::thread::scope(|scope| {
         for ledger in &ledgers {
             scope.spawn(move || {
-                for address in (0..25).map(|n| format!("{}@x.example", n % 5)) {
-                    ledger.suppress(&record(one(1, &address)), None).unwrap();
-                    ledger.unsuppress(&one(1, &address), None).unwrap();
+                for n in 0..25 {
+                    let [this, other] = [n, n + 1].map(|n| one(1, &format!("{}@x.example", n % 5)));
+                    ledger.suppress(&record(this.clone()), None).unwrap();
+                    ledger.mirror(&[record(other)], std::slice::from_ref(&this)).unwrap();
+                    ledger.unsuppress(&this, None).unwrap();
                 }
             });
         }
