@@ -21,6 +21,7 @@ const HEAD: &str = "\
 #   cargo run -p xtask -- instructions            compares: a call may take `tolerance_percent` more
 #   cargo run -p xtask -- instructions --update   writes this file; say in the commit why a count rose
 ";
+const PROFILE: &str = "tested";
 const BASELINE: &str = "bench/instructions.toml";
 /// Where no other is written down.
 const TOLERANCE_PERCENT: f64 = 5.0;
@@ -142,11 +143,11 @@ fn write(baseline: &Baseline) -> String {
     out
 }
 
-/// Builds `hot` as the release is built, and says where it is.
+/// Builds `hot` as the tests build it (the release without link-time optimisation), and says where it is.
 fn build(top: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--package", "postrail-bench", "--bin", "hot"])
+        .args(["build", "--profile", PROFILE, "--locked", "--package", "postrail-bench", "--bin", "hot"])
         .current_dir(top)
         .status()
         .context("cannot run cargo")?;
@@ -154,7 +155,7 @@ fn build(top: &Path) -> Result<PathBuf> {
         bail!("the bench's `hot` does not build");
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top.join("target"), PathBuf::from);
-    Ok(top.join(target).join("release/hot"))
+    Ok(top.join(target).join(PROFILE).join("hot"))
 }
 
 fn cases(hot: &Path) -> Result<Vec<Case>> {
