@@ -26,6 +26,7 @@ mod ledger;
 mod listen;
 mod plan;
 mod reconcile;
+mod serve;
 mod server;
 mod spf;
 pub mod store;

@@ -55,13 +55,9 @@ impl Door {
     pub(crate) fn new(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> Self {
         Self { listener, acceptor: tls.map(TlsAcceptor::from), shaking: JoinSet::new() }
     }
-}
 
-impl Listener for Door {
-    type Io = Wire;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Wire, Peer) {
+    /// The next connection whose handshake succeeded.
+    pub(crate) async fn accept(&mut self) -> (Wire, Peer) {
         loop {
             let has_room = self.shaking.len() < HANDSHAKES_MAX;
             tokio::select! {
@@ -78,10 +74,6 @@ impl Listener for Door {
                 }
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { address: self.listener.local_addr()?, proof: Proof::Unknown })
     }
 }
 

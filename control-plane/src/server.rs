@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use axum::serve::ListenerExt;
 use postrail_schema::ids::HostId;
 use postrail_schema::keys::{self, HEAD, MASTER_KEY_CHECK};
 use postrail_schema::sealed::{MasterKey, MasterKeys, OTHER_MASTER_KEY};
@@ -23,8 +22,9 @@ use crate::dns::Resolver;
 use crate::files;
 use crate::identity::{FleetFacts, FleetIdentity, FleetName};
 use crate::ledger::{self, Ledger, MoveProgress, PostgresAddress, PostgresLedger, SqliteLedger};
-use crate::listen::{Door, Peer};
+use crate::listen::Door;
 use crate::reconcile::{JournalGauges, allocate, follow_hosts, follow_store, keep_ledger, lead};
+use crate::serve::{Limits, serve};
 use crate::store::{ConfigStore, Guard, StoreError, Write};
 
 /// What the control plane runs with.
@@ -128,19 +128,7 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     }
     tasks.spawn(lead(Arc::clone(&app), store, Arc::clone(&gauges), at, access, stopped.clone()));
     let router = api::router(app, gauges, master_keys.all().map(MasterKey::fleet_token).collect());
-    let mut ended = stopped;
-    tasks.spawn(async move {
-        let shutdown = async move {
-            // An error means that the handle is gone, which is a reason to stop as well.
-            let _ = ended.wait_for(|stop| *stop).await;
-        };
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        // Axum gives the address of what is tapped to handlers, whatever type it has.
-        let door = Door::new(listener, tls).tap_io(|_| {});
-        if let Err(error) = axum::serve(door, service).with_graceful_shutdown(shutdown).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the control API ended");
-        }
-    });
+    tasks.spawn(serve(Door::new(listener, tls), router, Limits::default(), stopped));
     Ok(Started { first, kept, api, master_keys, identity, handle: Handle { stop, tasks } })
 }
 

@@ -1,10 +1,9 @@
-//! What happens around every handler: counting, a bound on requests in flight, authentication, the audit trail.
+//! What happens around every handler: counting, authentication, a place among the requests in flight, the audit trail.
 //!
 //! Invariant worth naming: a tenant's credential of another region is refused here, so that no resource can forget it, and
 //! before its request leaves a trace.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -29,14 +28,9 @@ pub(crate) fn act() -> Option<u64> {
     ACT.try_with(|act| *act).ok()
 }
 
-/// Counts requests by class of status, and refuses those over the bound.
+/// Counts requests by class of status.
 pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let response = match Arc::clone(&shared.room).try_acquire_owned() {
-        Ok(_room) => next.run(request).await,
-        Err(_) => {
-            ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at once").into_response()
-        }
-    };
+    let response = next.run(request).await;
     let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
     shared.counts.by_class[class].fetch_add(1, Ordering::Relaxed);
     response
@@ -45,6 +39,10 @@ pub(crate) async fn count(State(shared): State<Shared>, request: Request, next: 
 /// Lets only known callers through, and keeps the audit trail of what is no reading. Nothing is changed where that trail
 /// would be in another ledger than the region's.
 pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let asking = match shared.rooms.asking() {
+        Ok(asking) => asking,
+        Err(problem) => return problem.into_response(),
+    };
     let proof = Proof::of(&request);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.address.ip());
     let proved = shared.run(move |app| {
@@ -59,6 +57,11 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
         Ok(Ok(caller)) => caller,
         Ok(Err(Refusal::Unknown)) => return ProblemDocument::unauthorized().into_response(),
         Ok(Err(Refusal::Network)) => return ProblemDocument::foreign_network().into_response(),
+        Err(problem) => return problem.into_response(),
+    };
+    drop(asking);
+    let _place = match shared.rooms.caller(&caller) {
+        Ok(place) => place,
         Err(problem) => return problem.into_response(),
     };
     let refused = rights::check(&caller, request.method(), request.uri().path()).err();

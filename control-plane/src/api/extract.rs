@@ -1,14 +1,18 @@
 //! What handlers take from a request: the body, who is asking, and about which tenant.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{self, FromRequest, FromRequestParts, MatchedPath, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use postrail_schema::ids::TenantId;
+use postrail_schema::limits::STATE_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::problem::ProblemDocument;
@@ -25,13 +29,32 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ProblemDocument> {
         let (method, path) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
+        let patience = patience(request.headers());
+        let bytes = in_time(patience, axum::body::Bytes::from_request(request, state)).await?.map_err(|rejection| {
             ProblemDocument::new(rejection.status(), "body_not_read", "the body is too large or broke off")
         })?;
         let described = |pointer: &str| described::field(&method, path.as_ref()?.as_str(), pointer);
         Ok(Self(read::json(&bytes, described)?))
     }
 }
+
+/// How long a body of the length that these fields tell may take to come.
+pub(crate) fn patience(headers: &HeaderMap) -> Duration {
+    let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    BODY_PATIENCE + Duration::from_secs(told.unwrap_or(0_u64).min(STATE_BYTES_MAX as u64) / BODY_PACE)
+}
+
+/// What `read` gives of a body; the request is refused where that takes longer than `patience`.
+pub(crate) async fn in_time<T>(patience: Duration, read: impl Future<Output = T>) -> Result<T, ProblemDocument> {
+    timeout(patience, read).await.map_err(|_| {
+        let detail = format!("the body did not come within {} seconds", patience.as_secs());
+        ProblemDocument::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
+    })
+}
+
+/// How long a body may take, besides a second for so many octets that are announced.
+const BODY_PATIENCE: Duration = Duration::from_secs(20);
+const BODY_PACE: u64 = 256 * 1024;
 
 /// An operator, with the role; others get 403. Whether the role is enough for the request, `rights` has asked.
 pub(crate) struct Operator(pub(crate) Role);

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Shared;
 use super::extract::{Body, query};
 use super::problem::ProblemDocument;
+use super::room::Place;
 use crate::app::{Comparison, SuppressionsAsked};
 use crate::listen::{Peer, Proof};
 
@@ -34,15 +35,29 @@ impl FromRequestParts<Shared> for Wanted {
     }
 }
 
+/// A host of the fleet, with its place; it is asked for before a body is read.
+pub(crate) struct FleetHost {
+    _place: Place,
+}
+
+impl FromRequestParts<Shared> for FleetHost {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
+        let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|peer| peer.0.proof);
+        admit(shared, peer.unwrap_or(Proof::Unknown), &parts.headers)?;
+        Ok(Self { _place: shared.rooms.host()? })
+    }
+}
+
 /// The suppressions: what has changed since the point that the request names, or the whole list, with the version that it
 /// has at least. Who names no point, as data planes of earlier versions do, gets the whole list.
 pub(crate) async fn suppressions(
     State(shared): State<Shared>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    _: FleetHost,
     headers: HeaderMap,
     wanted: Wanted,
 ) -> Result<Response, ProblemDocument> {
-    admit(&shared, peer, &headers)?;
     let have = headers.get(HAVE).and_then(|value| value.to_str().ok());
     // What it says that is no point is nothing that could be amended.
     let has = have.and_then(|have| have.parse().ok());
@@ -70,20 +85,18 @@ pub(crate) async fn suppressions(
 /// What is here of the suppressions of tenants without a region, where it is something else than a region has.
 pub(crate) async fn compare(
     State(shared): State<Shared>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    headers: HeaderMap,
+    _: FleetHost,
     Body(asked): Body<Comparison>,
 ) -> Result<Response, ProblemDocument> {
-    admit(&shared, peer, &headers)?;
     Ok(Json(shared.run(move |app| app.compare(asked)).await?).into_response())
 }
 
 /// Lets hosts of the fleet in.
-fn admit(shared: &Shared, peer: Peer, headers: &HeaderMap) -> Result<(), ProblemDocument> {
+fn admit(shared: &Shared, proof: Proof, headers: &HeaderMap) -> Result<(), ProblemDocument> {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     let is_one = |token: &String| verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok();
-    let is_host = match peer.proof {
+    let is_host = match proof {
         Proof::Fleet => true,
         Proof::Loopback => shared.tokens.iter().any(is_one),
         Proof::Unknown => false,

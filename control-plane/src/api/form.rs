@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use postrail_schema::limits::CONTROL_BODY_BYTES_MAX;
 use serde::Deserialize;
 
+use super::extract::{in_time, patience};
 use super::openapi::{Takes, takes};
 use super::problem::ProblemDocument;
 use super::read;
@@ -43,7 +44,7 @@ async fn checked(request: Request) -> Result<Request, ProblemDocument> {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    let bytes = to_bytes(body, CONTROL_BODY_BYTES_MAX).await.map_err(|_| {
+    let bytes = in_time(patience(&parts.headers), to_bytes(body, CONTROL_BODY_BYTES_MAX)).await?.map_err(|_| {
         ProblemDocument::new(StatusCode::PAYLOAD_TOO_LARGE, "body_not_read", "the body is too large or broke off")
     })?;
     if !bytes.is_empty() {

@@ -34,6 +34,7 @@ mod regions;
 mod resource;
 mod retry_policies;
 mod rights;
+mod room;
 mod routes;
 mod routing_rules;
 mod settings;
@@ -54,12 +55,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
-use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, MIRROR_BODY_BYTES_MAX, STATE_BYTES_MAX, STATE_REQUESTS_MAX};
-use tokio::sync::Semaphore;
+use postrail_schema::limits::{CONTROL_BODY_BYTES_MAX, MIRROR_BODY_BYTES_MAX, STATE_BYTES_MAX};
 
 use crate::app::{App, AppError, acting};
 use crate::reconcile::JournalGauges;
 use problem::ProblemDocument;
+use room::Rooms;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -67,18 +68,14 @@ pub(crate) struct Shared {
     app: Arc<App>,
     gauges: Arc<JournalGauges>,
     counts: Arc<status::Counts>,
-    room: Arc<Semaphore>,
-    /// For documents of the whole state, which are large.
-    documents: Arc<Semaphore>,
+    rooms: Arc<Rooms>,
     /// What hosts of the cluster show: one of these.
     tokens: Arc<[String]>,
 }
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>, gauges: Arc<JournalGauges>, tokens: Arc<[String]>) -> Router {
-    let room = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
-    let documents = Arc::new(Semaphore::new(STATE_REQUESTS_MAX));
-    let shared = Shared { app, gauges, counts: Arc::default(), room, documents, tokens };
+    let shared = Shared { app, gauges, counts: Arc::default(), rooms: Arc::new(Rooms::new()), tokens };
     let v2 = configuration().merge(state()).merge(mail()).layer(from_fn(form::check));
     let v2 = v2.layer(from_fn_with_state(shared.clone(), edge::authenticate));
     let compared = post(fleet::compare).layer(DefaultBodyLimit::max(MIRROR_BODY_BYTES_MAX));
@@ -198,9 +195,6 @@ impl Shared {
         Ok(done.map_err(|_| ProblemDocument::internal())??)
     }
 }
-
-/// Requests worked on at once: over it 503.
-const REQUESTS_IN_FLIGHT_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests;

@@ -10,13 +10,13 @@ use axum::http::request::Parts;
 use postrail_schema::limits::STATE_CHANGES_SHOWN_MAX;
 use postrail_schema::problem::Severity;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::{Body, IfMatch, Operator, StateParams, Tagged};
 use super::problem::ProblemDocument;
 use super::rights::need_role;
+use super::room::Place;
 use super::status::ProblemView;
 use crate::plan::{Change, Document, Role};
 
@@ -53,18 +53,14 @@ pub(crate) struct AppliedView {
 
 /// A place among the documents that are worked on; it is taken before a body is read.
 pub(crate) struct Room {
-    _held: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl FromRequestParts<Shared> for Room {
     type Rejection = ProblemDocument;
 
     async fn from_request_parts(_: &mut Parts, shared: &Shared) -> Result<Self, ProblemDocument> {
-        let busy = |_| {
-            let detail = "other documents are being worked on; come back in a second";
-            ProblemDocument::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
-        };
-        Ok(Self { _held: std::sync::Arc::clone(&shared.documents).try_acquire_owned().map_err(busy)? })
+        Ok(Self { _place: shared.rooms.document()? })
     }
 }
 

@@ -31,6 +31,7 @@ mod keys;
 mod ledgers;
 mod numbers;
 mod quota;
+mod rooms;
 mod state;
 mod suppressions;
 mod trail;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use axum::serve::ListenerExt;
 use postrail_schema::ids::TenantId;
 use postrail_schema::keys;
 use postrail_schema::limits::MIRROR_ROWS;
@@ -18,7 +17,8 @@ use crate::app::{
 use crate::dns::Resolver;
 use crate::identity::{FleetFacts, FleetIdentity, FleetName};
 use crate::ledger::{SqliteLedger, SuppressionRecord};
-use crate::listen::{Door, Peer};
+use crate::listen::Door;
+use crate::serve::{Limits, serve};
 use crate::store::{ConfigStore, EmbeddedStore, Write};
 
 struct World {
@@ -96,8 +96,11 @@ impl World {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let at = format!("{scheme}://{}", listener.local_addr().unwrap());
         let router = crate::api::router(Arc::clone(&self.home), Arc::default(), ["pf_token".to_owned()].into());
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(Door::new(listener, tls).tap_io(|_| {}), service).await });
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            serve(Door::new(listener, tls), router, Limits::default(), stopped).await;
+            drop(stop);
+        });
         let put = |key, value: &str| Write::Put { key, value: value.into() };
         self.store.txn(&[], &[put(keys::leader(""), &at), put(keys::last_ledger(""), "{}")]).unwrap();
     }
