@@ -1,7 +1,7 @@
 //! A fleet on one host: etcd, a control plane, data planes, each a process with a folder of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub struct Member {
     pub smtp: SocketAddr,
     pub rest: SocketAddr,
     pub data: PathBuf,
+    binary: PathBuf,
     arguments: Vec<String>,
     /// Where it runs; nothing: on this side.
     station: Option<Station>,
@@ -40,6 +41,8 @@ pub struct Plan<'a> {
     pub name: &'a str,
     /// Empty: both planes.
     pub role: &'a str,
+    /// Nothing: the one under test.
+    pub binary: Option<&'a Path>,
     pub master_key: Option<&'a [u8]>,
     pub options: &'a [&'a str],
     pub environment: &'a [(&'a str, &'a str)],
@@ -62,7 +65,8 @@ impl Member {
 
     /// Starts the member of that plan, by `postrail up`.
     pub fn start_as(place: &Place, etcd: &Etcd, plan: Plan<'_>) -> Self {
-        let Plan { name, role, master_key, options, environment, station } = plan;
+        let Plan { name, role, binary: other, master_key, options, environment, station } = plan;
+        let binary = other.map_or_else(binary, Path::to_owned);
         let [api, admin, smtp, smtps, rest] = match &station {
             None => std::array::from_fn(|_| free_address()),
             // Nobody else is there.
@@ -94,7 +98,7 @@ impl Member {
         let log = place.join(&format!("{name}.log"));
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let running = launch(station.as_ref(), &environment, &arguments, &log);
+        let running = launch(station.as_ref(), &binary, &environment, &arguments, &log);
         let client = || reqwest::blocking::Client::builder().timeout(Duration::from_secs(30)).build();
         // A client's connections are made by a thread of its own, which stays where it began.
         let http = match &station {
@@ -104,7 +108,7 @@ impl Member {
         let http = http.expect("an HTTP client can be made");
         let name = name.to_owned();
         let https = OnceLock::new();
-        Self { name, api, admin, smtp, rest, data, arguments, station, environment, log, running, http, https }
+        Self { name, api, admin, smtp, rest, data, binary, arguments, station, environment, log, running, http, https }
     }
 
     /// The client for one of its listeners: of TLS, beyond loopback.
@@ -144,7 +148,14 @@ impl Member {
 
     /// On the same data and ports.
     pub fn start_again(&mut self) {
-        self.running = launch(self.station.as_ref(), &self.environment, &self.arguments, &self.log);
+        self.running = launch(self.station.as_ref(), &self.binary, &self.environment, &self.arguments, &self.log);
+    }
+
+    /// Ends, and starts again by the binary under test.
+    pub fn replace(&mut self) {
+        self.stop();
+        self.binary = binary();
+        self.start_again();
     }
 
     /// SIGTERM, and its end.
@@ -235,11 +246,12 @@ fn url(at: SocketAddr, path: &str) -> String {
 
 fn launch(
     station: Option<&Station>,
+    binary: &Path,
     environment: &[(String, String)],
     arguments: &[String],
-    log: &std::path::Path,
+    log: &Path,
 ) -> Running {
-    let mut command = station.map_or_else(|| Command::new(binary()), |station| station.command(binary()));
+    let mut command = station.map_or_else(|| Command::new(binary), |station| station.command(binary));
     Running::start(command.args(arguments).envs(environment.iter().cloned()), log)
 }
 

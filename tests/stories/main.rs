@@ -34,6 +34,7 @@ mod fleet_takeover;
 mod fleet_tls;
 mod fleet_transfers;
 mod fleet_tutorial;
+mod fleet_upgrade;
 mod fleet_view;
 mod input_rest;
 mod input_smtp;
