@@ -83,14 +83,14 @@ impl App {
         // It may have been given its standing by the operator since.
         let known = before.filter(|before| before.standing == domain.standing.name());
         let since_ms = known.map_or(now, |before| before.standing_since_ms);
-        let mut held = next(Held { standing: domain.standing, since_ms }, &of_signers(domain, &records), now);
+        let state = |selector: &str| state_of_key(domain, selector, &records);
+        let keys = key_stages::advance(domain.keys.clone(), state, now);
+        let mut held = next(Held { standing: domain.standing, since_ms }, &of_signers(domain, &keys, &records), now);
         let begins = held.standing.may_send() && !domain.standing.may_send();
         if begins && self.desired().holder_beside(domain).is_some() {
             held = Held { standing: domain.standing, since_ms };
             hold_back(&mut records);
         }
-        let state = |selector: &str| state_of_key(domain, selector, &records);
-        let keys = key_stages::advance(domain.keys.clone(), state, now);
         let made = self.successors(domain, now)?;
         let moves = held.standing != domain.standing || keys != domain.keys || !made.is_empty();
         if moves && !self.move_domain(domain, held.standing, keys, &made)? {
@@ -267,10 +267,16 @@ fn state_of_key(domain: &SendingDomain, selector: &str, records: &[RecordCheck])
     records.iter().find(of).map(|record| record.state)
 }
 
-/// What decides whether a domain may send: of its key records those of the keys that sign.
-fn of_signers(domain: &SendingDomain, records: &[RecordCheck]) -> Vec<RecordCheck> {
-    let counts = |record: &&RecordCheck| key_of(domain, record).is_none_or(|key| key.stage.signs());
-    records.iter().filter(counts).cloned().collect()
+/// What decides whether a domain may send: of its key records those of keys that sign, by `keys`, which are the domain's from now
+/// on. Where there are keys and none signs, what signs is missing.
+fn of_signers(domain: &SendingDomain, keys: &[DkimKey], records: &[RecordCheck]) -> Vec<RecordCheck> {
+    let signs = |key: &DkimKey| keys.iter().any(|now| now.selector == key.selector && now.stage.signs());
+    let is_unsigned = !keys.is_empty() && !keys.iter().any(|key| key.stage.signs());
+    let counts = |record: &RecordCheck| match key_of(domain, record) {
+        Some(key) if !signs(key) => is_unsigned.then(|| RecordCheck { state: RecordState::Missing, ..record.clone() }),
+        _ => Some(record.clone()),
+    };
+    records.iter().filter_map(counts).collect()
 }
 
 /// All is right, and the domain may not send yet. It says so without a word about anybody else.

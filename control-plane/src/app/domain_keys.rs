@@ -128,6 +128,13 @@ impl App {
                 (KeyAct::Retire, KeyStage::Waiting) => {
                     return Err(AppError::conflict("it has never signed: remove it"));
                 }
+                (KeyAct::Retire, KeyStage::Signing)
+                    if domain.keys.iter().filter(|key| key.stage.signs()).count() == 1 =>
+                {
+                    return Err(AppError::conflict(
+                        "no other key signs, and its mail would go out unsigned: rotate, and sign by the new key, first",
+                    ));
+                }
                 (KeyAct::Retire, _) => key_stages::retire(&mut domain.keys[at], now_ms()),
                 (KeyAct::Remove, KeyStage::Signing | KeyStage::Former { .. }) => {
                     return Err(AppError::conflict("receivers verify mail with it: retire it first"));

@@ -45,6 +45,9 @@ async fn a_new_key_is_published_to_hosts_only_when_it_signs_and_a_former_one_no_
     let (status, left) = world.operator("DELETE", &path("pr1r"), Value::Null).await;
     assert_eq!((status, states(&left).len()), (200, 2), "{left}");
     assert_eq!(world.operator("POST", &path("none/sign"), Value::Null).await.0, 404);
+    assert_eq!(world.operator("POST", &path(&format!("{new}/retire")), Value::Null).await.0, 200);
+    let (status, last) = world.operator("POST", &path("pr1e/retire"), Value::Null).await;
+    assert!(status == 409 && last["detail"].as_str().unwrap().contains("unsigned"), "{last}");
 }
 
 #[tokio::test]

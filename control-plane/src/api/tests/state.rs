@@ -172,6 +172,12 @@ async fn an_erroneous_document_is_told_by_pointers_and_changes_nothing() {
         (json!({ "tenants": [{ "name": "a", "weight": 0 }] }), "invalid", "/tenants/0/weight"),
         (json!({ "credentials": [{ "username": "a", "tenant": "nobody" }] }), "invalid", "/credentials/0/tenant"),
         (
+            json!({ "tenants": [{ "name": "default" }, { "name": "a" }],
+                    "credentials": [{ "username": "default", "tenant": "a" }] }),
+            "invalid",
+            "/credentials/0/tenant",
+        ),
+        (
             json!({ "credentials": [{ "username": "a", "tenant": "default", "secret_hashes": ["plain"] }] }),
             "invalid",
             "/credentials/0/secret_hashes/0",

@@ -395,6 +395,12 @@ impl Editor<'_> {
             }
             let id = known.get(&username).copied();
             let former = id.and_then(|id| self.draft.desired.credentials.get(&id));
+            if former.is_some_and(|former| former.tenant != tenant) {
+                let detail =
+                    "a credential stays with its tenant, whose applications know its secrets: name another one";
+                self.fault(wanted.place(at, "tenant"), detail);
+                continue;
+            }
             let (former, former_marks) =
                 former.map(|known| (known.secret_hashes.clone(), known.marks.clone())).unwrap_or_default();
             let secret_hashes = entry.secret_hashes.clone().unwrap_or_else(|| former.clone());
