@@ -122,6 +122,11 @@ impl Kept {
         let mut bytes = Vec::new();
         (&mut file).take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
         let (records, length) = records(&bytes);
+        let cut = bytes.len() as u64 - length;
+        if cut > 0 {
+            let path = path.display();
+            tracing::warn!(%path, at = length, cut, "what was kept is not whole there: what follows is left out");
+        }
         file.set_len(length)?;
         let found = found(&records);
         Ok((Self { path, file, length, fresh: length, is_torn: false, is_unsynced: Arc::default() }, found))

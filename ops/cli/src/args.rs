@@ -301,6 +301,12 @@ pub(crate) enum CredentialCommand {
         username: String,
         #[command(flatten)]
         access: AccessOptions,
+        /// All that a tenant may
+        #[arg(long, conflicts_with = "scopes")]
+        all_scopes: bool,
+        /// From anywhere
+        #[arg(long, conflicts_with = "networks")]
+        anywhere: bool,
     },
     /// Credentials, of one tenant or of all: `postrail credential list --tenant shop`
     List {
@@ -351,6 +357,17 @@ pub(crate) enum OperatorCommand {
     Show { name: String },
     /// Give another role: `postrail operator role alice viewer`
     Role { name: String, role: OperatorRole },
+    /// Say where it may be used from: `postrail operator networks alice --network 192.0.2.0/24`
+    #[command(group = clap::ArgGroup::new("where").required(true))]
+    Networks {
+        name: String,
+        /// Such as 192.0.2.0/24; repeatable
+        #[arg(long = "network", value_name = "CIDR", group = "where")]
+        networks: Vec<String>,
+        /// From anywhere
+        #[arg(long, group = "where", conflicts_with = "networks")]
+        anywhere: bool,
+    },
     /// Make a new token, printed once; the former one stays valid until the next rotation: `postrail operator rotate alice`
     Rotate { name: String },
     /// Refuse its use, until `enable`: `postrail operator disable alice`

@@ -28,7 +28,7 @@ pub(crate) const TOKEN_FILE: &str = "operator.token";
 pub(crate) const AUTHORITIES_FILE: &str = "fleet-ca.pem";
 /// Records of a page, and pages of a list.
 const PAGE_RECORDS: &str = "1000";
-const PAGES_MAX: usize = 1_000;
+const PAGES_MAX: usize = 2_000;
 /// Errors of one problem that are printed.
 const PRINTED_ERRORS_MAX: usize = 20;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::args::{DomainCommand, SettingsCommand};
+use crate::args::{DomainCommand, KeyAlgorithm, SettingsCommand};
 use crate::client::Api;
 use crate::domain_keys;
 use crate::resources::{Collection, DOMAINS, body, named};
@@ -23,9 +23,12 @@ pub(crate) fn domain(api: &Api, command: DomainCommand) -> Result<()> {
     let all = Collection { api, name: "domains", columns: DOMAINS };
     let show = |name: &str, tenant: Option<&str>| api.get(&["domains", name], &named(tenant));
     match command {
-        DomainCommand::Add { name, tenant, pool, verification } => {
+        DomainCommand::Add { name, tenant, pool, verification, dkim_keys, unsigned } => {
             let verification = verification.map(|verification| verification.name());
-            let body = body([("name", json!(name)), ("pool", json!(pool)), ("verification", json!(verification))]);
+            let keys: Vec<_> = dkim_keys.into_iter().map(KeyAlgorithm::name).collect();
+            let keys = if keys.is_empty() && !unsigned { Value::Null } else { json!(keys) };
+            let (name, verification) = (("name", json!(name)), ("verification", json!(verification)));
+            let body = body([name, ("pool", json!(pool)), verification, ("dkim_keys", keys)]);
             print_domain(api, &api.post(&["domains"], &named(tenant.as_deref()), &body)?)
         }
         DomainCommand::List { tenant } => all.list(tenant),

@@ -133,8 +133,11 @@ pub(crate) fn credential(api: &Api, command: CredentialCommand) -> Result<()> {
             let [scopes, networks, trust] = given(&access);
             all.add(tenant, body([("username", json!(username)), scopes, networks, trust]))
         }
-        CredentialCommand::Set { username, access } => {
-            let changed = api.patch(&["credentials", &username], &[], &body(given(&access)))?;
+        CredentialCommand::Set { username, access, all_scopes, anywhere } => {
+            let [scopes, networks, trust] = given(&access);
+            let none = |named: (&'static str, Value), is_none| if is_none { (named.0, json!([])) } else { named };
+            let change = body([none(scopes, all_scopes), none(networks, anywhere), trust]);
+            let changed = api.patch(&["credentials", &username], &[], &change)?;
             Ok(table::print_record(&changed, api.wants_json())?)
         }
         CredentialCommand::List { tenant } => all.list(tenant),
@@ -159,6 +162,10 @@ pub(crate) fn operator(api: &Api, command: OperatorCommand) -> Result<()> {
         OperatorCommand::Show { name } => all.show(None, &name),
         OperatorCommand::Role { name, role } => {
             let changed = api.patch(&["operators", &name], &[], &json!({"role": role.name()}))?;
+            Ok(table::print_record(&changed, api.wants_json())?)
+        }
+        OperatorCommand::Networks { name, networks, anywhere: _ } => {
+            let changed = api.patch(&["operators", &name], &[], &json!({"networks": networks}))?;
             Ok(table::print_record(&changed, api.wants_json())?)
         }
         OperatorCommand::Rotate { name } => {

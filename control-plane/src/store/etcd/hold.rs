@@ -72,7 +72,7 @@ impl Keeper {
         let (at, mut client) = self.within(self.shared.client()).await?;
         *member = at;
         let asked = Instant::now();
-        // etcd grants whole seconds; one more than told, so that the time here ends first.
+        // etcd counts from when it grants, which is later than this: the time here ends first.
         let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         let grant = async { client.lease_grant(seconds, None).await.map_err(failed("leasing")) };
         *lease = self.within(grant).await?.id();

@@ -118,6 +118,12 @@ pub(crate) enum DomainCommand {
         /// What lets it send [default: as the settings say]
         #[arg(long)]
         verification: Option<Verification>,
+        /// A DKIM key to make; repeatable [default: one of each algorithm]
+        #[arg(long = "dkim-key", value_name = "ALGORITHM")]
+        dkim_keys: Vec<KeyAlgorithm>,
+        /// Make no key: its mail is not signed
+        #[arg(long, conflicts_with = "dkim_keys")]
+        unsigned: bool,
     },
     /// Sending domains and whether they may send: `postrail domain list --tenant shop`
     List {
