@@ -417,8 +417,10 @@ pub const LIVE_SECRETS_MAX: usize = 2;
 
 /// Octets of a host's name.
 pub const HOST_NAME_BYTES_MAX: usize = 63;
-/// Hosts of one installation: as many as one transaction can change the grants of, and rely on.
+/// Hosts of one installation that run or have addresses: one more is given none, and says so.
 pub const HOSTS_MAX: usize = 100;
+/// Names of hosts that an installation knows, those included that are gone and were not forgotten: one more is given no addresses.
+pub const HOST_NAMES_MAX: usize = 1_000;
 /// What a host says with a keepalive, octets.
 pub const HOST_RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Addresses that one host is given.

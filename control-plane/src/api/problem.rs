@@ -150,6 +150,11 @@ impl From<AppError> for ProblemDocument {
             AppError::Home { .. } | AppError::Unmirrored => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_mirrored", error.to_string())
             }
+            // What is in the store of hosts is nobody's secret, and nothing of them can be done until it is read.
+            AppError::Hosts(ref source) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "request failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "hosts_unreadable", format!("{error}: {source}"))
+            }
             AppError::StoreEmpty => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", STORE_EMPTY),
             AppError::Store(
                 ref source @ (StoreError::Full
@@ -160,7 +165,6 @@ impl From<AppError> for ProblemDocument {
             AppError::Publication(_)
             | AppError::Load(_)
             | AppError::Store(_)
-            | AppError::Hosts(_)
             | AppError::Ledger(_)
             | AppError::Crypto { .. }
             | AppError::Encode(_) => {

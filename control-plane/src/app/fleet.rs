@@ -10,6 +10,7 @@ use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order,
 use postrail_schema::host::RefusedHost;
 use postrail_schema::ids::PoolId;
 use postrail_schema::keys::{MASTER_KEY_CHECK, REFUSED_HOSTS};
+use postrail_schema::limits::{HOST_NAMES_MAX, HOSTS_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::sealed::MasterKey;
 use postrail_schema::snapshot::EgressSource;
@@ -254,7 +255,30 @@ impl FleetSeen {
         }
         problems.extend(self.pools_elsewhere(desired));
         problems.extend(self.drained_alone());
+        problems.extend(self.near_limit());
         problems
+    }
+
+    /// That there are almost as many hosts, or names of hosts, as there may be.
+    fn near_limit(&self) -> Option<Problem> {
+        let there = self.hosts.iter().filter(|host| host.is_alive() || !host.grants.is_empty()).count();
+        let known = self.hosts.len();
+        let detail = if there >= HOSTS_MAX * NEAR_PERCENT / 100 {
+            format!(
+                "{there} hosts run or have addresses, of {HOSTS_MAX} at most: one more is given no addresses; a larger \
+                 installation is several, each with an etcd of its own"
+            )
+        } else if known >= HOST_NAMES_MAX * NEAR_PERCENT / 100 {
+            format!(
+                "{known} hosts are known by name, of {HOST_NAMES_MAX} at most, and {there} of them are there: one more is given no \
+                 addresses; `postrail host forget` those that are off for good, and give a host that is made anew its former \
+                 --host-name"
+            )
+        } else {
+            return None;
+        };
+        let subject = "fleet/hosts".to_owned();
+        Some(Problem { severity: Severity::Warning, code: "hosts_near_limit", subject, detail })
     }
 
     /// Hosts that are to be emptied and accept mail all the same, since no other of their region would: those that have
@@ -341,6 +365,8 @@ fn elsewhere(pool: &str, with: &[&HostSeen], without: &[&HostSeen]) -> Problem {
 
 /// Hosts that a finding names one by one.
 const NAMED_MAX: usize = 3;
+/// From when on a limit is near.
+const NEAR_PERCENT: usize = 90;
 
 impl HostSeen {
     /// The region that it said.

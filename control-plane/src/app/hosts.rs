@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use postrail_schema::allocation::{Grant, HostName, HostRecord, Order, is_allocated};
 use postrail_schema::ids::{RegionId, TenantId};
 use postrail_schema::keys::{
-    ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, ORDERS, grants as grants_key, holding, order as order_key,
-    resource,
+    ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, HOSTS, ORDERS, grants as grants_key, holding,
+    order as order_key, resource,
 };
-use postrail_schema::limits::{ETCD_OPERATIONS_MAX, HOST_RECORD_BYTES_MAX, HOSTS_MAX};
+use postrail_schema::limits::{ETCD_OPERATIONS_MAX, HOST_NAMES_MAX, HOST_RECORD_BYTES_MAX, HOSTS_MAX};
 use postrail_schema::publication::ChunkKind;
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::{EgressPool, EgressSource, Tenant};
@@ -38,8 +38,13 @@ pub enum HostsError {
     Value { key: String, source: serde_json::Error },
     #[error("{key} names no host")]
     Name { key: String },
-    #[error("there are more than {HOSTS_MAX} hosts")]
+    #[error("{HOSTS_MAX} hosts run or have addresses already, and a fleet has no more: this one is given none")]
     TooMany,
+    #[error(
+        "the fleet knows {HOST_NAMES_MAX} hosts by name already, and this one is new: have those forgotten that are off for good \
+         (postrail host forget)"
+    )]
+    TooManyNames,
     #[error("the record is larger than {HOST_RECORD_BYTES_MAX} octets")]
     TooLarge,
 }
@@ -105,14 +110,33 @@ impl Hosts {
     /// Writes a host's record if the present one was written by `guard` (0: if there is none); the revision that did.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when it was not; after other errors it may have been written.
+    /// [`StoreError::Conflict`] when it was not; [`HostsError::TooMany`] and [`HostsError::TooManyNames`] where there is no room
+    /// for one more; after other errors it may have been written.
     pub fn keep_alive(&self, host: &HostName, guard: u64, record: &HostRecord) -> Result<u64, HostsError> {
         let encoded = encode(record);
         if encoded.len() > HOST_RECORD_BYTES_MAX {
             return Err(HostsError::TooLarge);
         }
+        if guard == 0 {
+            self.check_room(host)?;
+        }
         let guards = [Guard { key: holding(host), revision: guard }];
         Ok(self.store.txn(&guards, &[Write::Put { key: holding(host), value: encoded }])?)
+    }
+
+    /// Whether there is room for a host that has no record yet. Who comes at the same moment is not counted: the bounds are
+    /// for operators, and nothing that is read depends on them.
+    fn check_room(&self, host: &HostName) -> Result<(), HostsError> {
+        let others = |prefix: &'static str| -> Result<BTreeSet<String>, HostsError> {
+            let entries = self.store.list_keys(prefix)?.entries;
+            let names = entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix));
+            Ok(names.filter(|name| *name != host.as_str()).map(str::to_owned).collect())
+        };
+        if others(HOLDING)?.len() >= HOST_NAMES_MAX {
+            return Err(HostsError::TooManyNames);
+        }
+        let there = &others(HOSTS)? | &others(GRANTS)?;
+        if there.len() >= HOSTS_MAX { Err(HostsError::TooMany) } else { Ok(()) }
     }
 
     /// Everything that a step is made from. The keys are not read under one revision, and need not be: a step is written
@@ -141,9 +165,6 @@ impl Hosts {
         for entry in listing.entries {
             let record = value(&entry)?;
             known.records.insert(name(&entry, HOLDING)?, (entry.revision, record));
-        }
-        if known.records.len() > HOSTS_MAX {
-            return Err(HostsError::TooMany);
         }
         Ok(reading)
     }
@@ -383,6 +404,36 @@ mod tests {
         let [problem] = problems.as_slice() else { panic!("{problems:?}") };
         assert_eq!((problem.code, problem.subject.as_str()), ("address_without_host", "address/192.0.2.3"));
         assert!(problem.detail.contains("two is in another region"), "{}", problem.detail);
+    }
+
+    #[test]
+    fn a_host_that_is_one_too_many_is_refused_and_those_that_are_there_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = hosts(&folder);
+        let put = |key: String, value: Vec<u8>| {
+            hosts.store.txn(&[], &[Write::Put { key, value }]).unwrap();
+        };
+        // Names that were used once, more than there may be hosts: of containers, say.
+        for number in 0..HOST_NAMES_MAX - 1 {
+            put(holding(&host(&format!("old-{number}"))), encode(&record(1)));
+        }
+        let written = hosts.keep_alive(&host("one"), 0, &record(1)).unwrap();
+        let refused = hosts.keep_alive(&host("two"), 0, &record(1));
+        assert!(matches!(refused, Err(HostsError::TooManyNames)), "{refused:?}");
+        hosts.keep_alive(&host("one"), written, &record(2)).unwrap();
+        let reading = hosts.read().unwrap();
+        assert_eq!(reading.known.records.len(), HOST_NAMES_MAX);
+        hosts.remove(&reading, &host("old-0")).unwrap();
+        // Those that run, or have addresses.
+        for number in 0..HOSTS_MAX {
+            put(
+                if number % 2 == 0 { format!("{HOSTS}mx{number}") } else { grants_key(&host(&format!("mx{number}"))) },
+                b"[]".to_vec(),
+            );
+        }
+        let refused = hosts.keep_alive(&host("two"), 0, &record(1));
+        assert!(matches!(refused, Err(HostsError::TooMany)), "{refused:?}");
+        hosts.keep_alive(&host("mx1"), 0, &record(1)).unwrap();
     }
 
     #[test]

@@ -133,6 +133,42 @@ async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
 }
 
 #[tokio::test]
+async fn names_that_were_used_once_stop_nothing_are_told_of_and_can_be_forgotten() {
+    let world = fleet(&["mx1"]).await;
+    let near = async || {
+        let problems = world.get("/v2/problems").await;
+        let found = problems["items"].as_array().unwrap().iter().find(|one| one["code"] == "hosts_near_limit");
+        found.map(|one| one["detail"].as_str().unwrap().to_owned())
+    };
+    let old = |from: usize, to: usize| {
+        let record = world.allocation().own(&HostName::new("mx1").unwrap()).unwrap().record.unwrap().1;
+        let value = serde_json::to_vec(&HostRecord { state: HostState::Stopped, ..record }).unwrap();
+        for number in from..to {
+            let key = format!("holding/old-{number}");
+            world.store.txn(&[], &[Write::Put { key, value: value.clone() }]).unwrap();
+        }
+    };
+    old(0, 200);
+    world.allocate(boottime());
+    assert_eq!(world.get("/v2/hosts/mx1").await["addresses"], json!(2), "they are no hosts that run");
+    let (status, forgotten) = world.operator("POST", "/v2/hosts/old-0/forget", Value::Null).await;
+    assert_eq!((status, &forgotten["standing"]), (200, &json!("forgotten")));
+    assert_eq!(near().await, None);
+    old(200, 900);
+    let detail = near().await.expect("it is told");
+    assert!(detail.contains("901 hosts") && detail.contains("1 of them"), "{detail}");
+}
+
+#[tokio::test]
+async fn what_is_not_understood_of_a_host_is_named() {
+    let world = fleet(&["mx1"]).await;
+    world.store.txn(&[], &[Write::Put { key: "holding/mx2".into(), value: b"{}".to_vec() }]).unwrap();
+    let (status, problem) = world.operator("GET", "/v2/hosts", Value::Null).await;
+    assert_eq!((status, &problem["code"]), (500, &json!("hosts_unreadable")));
+    assert!(problem["detail"].as_str().unwrap().contains("holding/mx2"), "{problem}");
+}
+
+#[tokio::test]
 async fn an_address_and_a_pool_that_no_host_can_have_are_findings() {
     let world = fleet(&["mx1"]).await;
     for (no_source, why) in [

@@ -38,7 +38,12 @@ pub(super) struct Gain {
 impl<'a> Board<'a> {
     pub(super) fn new(fleet: &'a Fleet) -> Self {
         let addresses: Vec<_> = fleet.addresses.iter().map(|(address, demand)| (*address, demand)).collect();
-        let hosts: Vec<_> = fleet.hosts.iter().collect();
+        // Who may have nothing has no place: names that were used once are many.
+        let fixed: BTreeSet<_> = addresses.iter().filter_map(|(_, demand)| demand.fixed.as_ref()).collect();
+        let may_have = |name: &HostName, host: &Host| {
+            matches!(host.standing, HostStanding::Live | HostStanding::Quiet) || fixed.contains(name)
+        };
+        let hosts: Vec<_> = fleet.hosts.iter().filter(|(name, host)| may_have(name, host)).collect();
         let mut pools: BTreeMap<_, (usize, i128)> = BTreeMap::new();
         for (pool, weight) in addresses.iter().flat_map(|(_, demand)| &demand.pools) {
             let entry = pools.entry(*pool).or_default();

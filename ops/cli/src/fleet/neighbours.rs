@@ -18,13 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use postrail_control_plane::store::{Change, ConfigStore, Listing, Watch, WatchEvent};
 use postrail_core::transfer::{Neighbour, Neighbours};
 use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order, Standing};
 use postrail_schema::host::HostAnnouncement;
 use postrail_schema::keys::{GRANTS, HOLDING, HOSTS, ORDERS};
-use postrail_schema::limits::HOSTS_MAX;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -154,8 +153,7 @@ impl<T: Fn(&Arc<Neighbours>) + Send> Watcher<T> {
         if let Some(told) = &self.told {
             self.missing.add(told, &mut neighbours, Instant::now());
         }
-        // To leave some out would be to say that they were forgotten.
-        ensure!(neighbours.hosts.len() < HOSTS_MAX, "there are more than {HOSTS_MAX} hosts");
+        // To leave some out would be to say that they were forgotten; that there are not many more is seen to where they begin.
         let listening = self.seen.listening(&neighbours);
         self.listening.send_if_modified(|last| {
             let differs = **last != listening;
