@@ -223,7 +223,7 @@ pub fn is_allocated(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{HOST_GRANTS_MAX, HOST_OWN_ADDRESSES_MAX, HOST_RECORD_BYTES_MAX};
+    use crate::limits::{GRANT_BYTES_MAX, HOST_GRANTS_MAX, HOST_OWN_ADDRESSES_MAX, HOST_RECORD_BYTES_MAX};
 
     #[test]
     fn names_that_could_not_be_keys_are_refused() {
@@ -278,6 +278,21 @@ mod tests {
         };
         let octets = serde_json::to_vec(&record).unwrap().len();
         assert!(octets < HOST_RECORD_BYTES_MAX, "{octets}");
+    }
+
+    #[test]
+    fn the_longest_grant_is_within_its_bound() {
+        let grant = Grant {
+            address: [0xabcd_u16; 8].into(),
+            epoch: u64::MAX,
+            tenure: Tenure::Leased,
+            standing: Standing::Releasing,
+            next: Some(HostName::new("a".repeat(HOST_NAME_BYTES_MAX)).unwrap()),
+            // As JSON, each is written as two.
+            carrier: Carrier::Nic("\\".repeat(15)),
+        };
+        let octets = serde_json::to_vec(&grant).unwrap().len();
+        assert!(octets < GRANT_BYTES_MAX, "{octets}");
     }
 
     #[test]

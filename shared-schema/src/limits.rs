@@ -425,6 +425,10 @@ pub const HOST_NAMES_MAX: usize = 1_000;
 pub const HOST_RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Addresses that one host is given.
 pub const HOST_GRANTS_MAX: usize = 4_096;
+/// One address that a host is given, as it is written, octets.
+pub const GRANT_BYTES_MAX: usize = 256;
+/// Grants that are written at once: those of all hosts that anything changes for. What is more is written in portions.
+pub const STEP_GRANTS_MAX: usize = 5_000;
 /// Addresses that a host says it has by its own configuration.
 pub const HOST_OWN_ADDRESSES_MAX: usize = 4_096;
 /// Capabilities that a host announces, or that a source asks for.
@@ -515,6 +519,11 @@ pub const DOCTOR_SOURCES_MAX: usize = 256;
 const _: () =
     assert!(ADDRESS_LEASE_MARGIN.as_millis() * 2 < ADDRESS_LEASE_MIN.as_millis(), "the shortest lease holds something");
 const _: () = assert!(ADDRESS_LEASE_MIN.as_millis() <= ADDRESS_LEASE.as_millis(), "the default is allowed");
+const _: () = assert!(HOST_GRANTS_MAX <= STEP_GRANTS_MAX, "what one host has is written at once");
+const _: () = assert!(
+    STEP_GRANTS_MAX * GRANT_BYTES_MAX + ETCD_OPERATIONS_MAX * 3 * 256 < ETCD_REQUEST_BYTES_MAX,
+    "a portion of grants, with its keys and guards, fits a request"
+);
 const _: () = assert!(MOVED_PATH_CONNECTIONS <= PATH_CONNECTIONS_MAX, "a moved path starts low");
 const _: () = assert!(CHUNK_BYTES_MAX < ETCD_REQUEST_BYTES_MAX, "a chunk fits a request");
 const _: () = assert!(CHUNKS_MAX * 36 + REGIONS_MAX * 512 < MANIFEST_BYTES_MAX, "a manifest of all chunks is read");

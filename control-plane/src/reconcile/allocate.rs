@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use postrail_schema::allocation::{HostName, Order};
 use postrail_schema::keys::ALLOCATOR;
+use postrail_schema::limits::{ETCD_OPERATIONS_MAX, STEP_GRANTS_MAX};
 use postrail_schema::problem::Problem;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::outage::Outage;
 use crate::app::{Hosts, HostsError, Reading};
-use crate::plan::allocation::{Fleet, HostStanding, step};
+use crate::plan::allocation::{Fleet, HostStanding, Portion, step};
 use crate::store::StoreError;
 
 /// Allocates addresses until `stop` is true, as one of any number of control planes of the store.
@@ -73,7 +74,7 @@ impl Allocator {
             }
             (reading.known.fleet(&observer, seen), observer.deadline(seen))
         };
-        let step = step(&fleet, &reading.known.allocation);
+        let step = step(&fleet, &reading.known.allocation).portion(&reading.known.allocation, PORTION);
         if may_write {
             self.tell(&step.problems);
             if step.changed.is_empty() {
@@ -83,6 +84,8 @@ impl Allocator {
                     Ok(revision) => {
                         let relied = step.relied.len();
                         tracing::info!(revision, hosts = step.changed.len(), lapsed = relied, "addresses allocated");
+                        // It may be a part of what is to be written.
+                        return Ok(Duration::ZERO);
                     }
                     // Somebody wrote in between; what it was is read next.
                     Err(HostsError::Store(StoreError::Conflict { .. })) => return Ok(Duration::ZERO),
@@ -129,6 +132,8 @@ pub(crate) fn boottime() -> Duration {
 
 /// Who wrote steps and died is followed after at most so long, which is shorter than the lease of hosts.
 const TERM: Duration = Duration::from_secs(5);
+/// One transaction, with the epoch.
+const PORTION: Portion = Portion { grants: STEP_GRANTS_MAX, hosts: ETCD_OPERATIONS_MAX - 1 };
 /// At most so long between two looks: it is part of the time in which addresses of a dead host come back.
 const PERIOD: Duration = Duration::from_millis(500);
 

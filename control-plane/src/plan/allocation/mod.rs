@@ -34,7 +34,7 @@ pub use assign::{Assignment, assign};
 pub use because::because;
 pub use known::Known;
 pub use observer::Observer;
-pub use step::{Step, step};
+pub use step::{Portion, Step, step};
 
 /// What one address asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

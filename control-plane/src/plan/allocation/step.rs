@@ -6,6 +6,9 @@
 //!
 //! A grant passes on in the one transaction that takes it from its host. Where it passes on because a host's holding
 //! ended, the host is in [`Step::relied`]: the transaction must be refused if that host's record has changed.
+//!
+//! What is more than one transaction takes is written in portions, of which each is a step by itself: an address is taken from
+//! its host in one, and given to the next host in a later one, when it is nobody's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,6 +29,42 @@ pub struct Step {
     /// Hosts whose records must not have changed since they were seen to have lapsed.
     pub relied: BTreeSet<HostName>,
     pub problems: Vec<Problem>,
+}
+
+/// The most that is written at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Portion {
+    /// Grants of all hosts whose grants change. A single host's are written whatever their number.
+    pub grants: usize,
+    /// Hosts.
+    pub hosts: usize,
+}
+
+impl Step {
+    /// Of a step that was made from `present`, as much as is one portion. The rest follows from a step that is made when that is
+    /// written.
+    pub fn portion(mut self, present: &Allocation, most: Portion) -> Self {
+        let grants: usize = self.changed.values().map(Vec::len).sum();
+        if grants <= most.grants && self.changed.len() <= most.hosts {
+            return self;
+        }
+        let holders: BTreeMap<IpAddr, &HostName> =
+            present.grants().map(|(holder, grant)| (grant.address, holder)).collect();
+        let mut left = most.grants;
+        let mut changed: BTreeMap<HostName, Vec<Grant>> = BTreeMap::new();
+        for (host, mut grants) in self.changed {
+            // What another host has is given once that is written to have lost it.
+            grants.retain(|grant| holders.get(&grant.address).is_none_or(|holder| **holder == host));
+            let is_as_before = present.hosts.get(&host).map(Vec::as_slice).unwrap_or_default() == grants;
+            let has_room = changed.is_empty() || (changed.len() < most.hosts && grants.len() <= left);
+            if !is_as_before && has_room {
+                left = left.saturating_sub(grants.len());
+                changed.insert(host, grants);
+            }
+        }
+        self.relied.retain(|host| changed.contains_key(host));
+        Self { changed, ..self }
+    }
 }
 
 /// What should be written now.

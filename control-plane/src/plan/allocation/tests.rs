@@ -80,6 +80,24 @@ fn settle(fleet: &mut Fleet, allocation: &mut Allocation) -> usize {
     panic!("the allocation does not settle");
 }
 
+/// The same, by what is written at once, which is looked at each time.
+fn settle_by(most: Portion, fleet: &mut Fleet, allocation: &mut Allocation) -> usize {
+    for rounds in 0..10_000 {
+        obey(fleet, allocation);
+        let part = step(fleet, allocation).portion(allocation, most);
+        if part.changed.is_empty() {
+            assert!(step(fleet, allocation).changed.is_empty(), "what is to be done is begun");
+            return rounds;
+        }
+        assert!(part.changed.len() <= most.hosts && part.relied.iter().all(|host| part.changed.contains_key(host)));
+        let grants = part.changed.values().map(Vec::len);
+        assert!(part.changed.len() == 1 || grants.sum::<usize>() <= most.grants);
+        apply(allocation, part);
+        assert_at_most_one_host(allocation);
+    }
+    panic!("the allocation does not settle");
+}
+
 fn assert_at_most_one_host(allocation: &Allocation) {
     let mut seen = BTreeSet::new();
     for (_, grant) in allocation.grants() {
@@ -506,6 +524,24 @@ fn order(known: &mut Known, order: Order) {
     known.orders.insert(name(1), order);
 }
 
+#[test]
+fn what_is_too_much_for_one_write_is_written_in_portions() {
+    let most = Portion { grants: 10, hosts: 3 };
+    let (mut fleet, mut allocation) = (fleet(60, 6), Allocation::default());
+    assert!(settle_by(most, &mut fleet, &mut allocation) > 1);
+    assert_eq!(held(&allocation).len(), 60);
+    // One dies: what it had passes on, on the condition that it is still silent, and is nobody's in between.
+    let dead = fleet.hosts.get_mut(&name(1)).unwrap();
+    (dead.standing, dead.lapsed) = (HostStanding::Gone, true);
+    let first = step(&fleet, &allocation).portion(&allocation, most);
+    assert_eq!((first.changed, first.relied), ([(name(1), Vec::new())].into(), [name(1)].into()));
+    settle_by(most, &mut fleet, &mut allocation);
+    assert!(held(&allocation).len() == 60 && !held(&allocation).values().any(|host| *host == name(1)));
+    // What fits is written at once, as it is.
+    let whole = step(&fleet, &Allocation::default());
+    assert_eq!(whole.clone().portion(&Allocation::default(), Portion { grants: 60, hosts: 5 }), whole);
+}
+
 fn any_fleet() -> impl Strategy<Value = Fleet> {
     let of_host = (0_u8..3, 0_u8..3, 0_u8..4, 1_u32..4, 0_u32..9, 0_usize..60);
     let any_host = of_host.prop_map(|(region, nic, standing, share, room, own)| {
@@ -604,8 +640,10 @@ proptest! {
     fn no_history_puts_an_address_on_two_hosts_and_all_settle(
         mut fleet in any_fleet(),
         changes in prop::collection::vec((1..8_usize, 0..5_u8), 0..20),
+        portion in prop::option::of((1..20_usize, 1..4_usize)),
     ) {
         let mut allocation = Allocation::default();
+        let most = portion.map_or(Portion { grants: 1_000, hosts: 100 }, |(grants, hosts)| Portion { grants, hosts });
         for (number, change) in changes {
             if let Some(host) = fleet.hosts.get_mut(&name(number)) {
                 match change {
@@ -616,14 +654,14 @@ proptest! {
                     _ => obey(&mut fleet, &allocation),
                 }
             }
-            let step = step(&fleet, &allocation);
-            apply(&mut allocation, step);
+            let part = step(&fleet, &allocation).portion(&allocation, most);
+            apply(&mut allocation, part);
             assert_at_most_one_host(&allocation);
         }
         for host in fleet.hosts.values_mut().filter(|host| host.standing == HostStanding::Gone) {
             host.lapsed = true;
         }
-        settle(&mut fleet, &mut allocation);
+        settle_by(most, &mut fleet, &mut allocation);
         for (host, grant) in allocation.grants() {
             let standing = fleet.hosts[host].standing;
             prop_assert!(grant.standing == Standing::Held, "{grant:?} on {standing:?} {host}");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrail_control_plane::allocation::{Allocation, Demand, Fleet, Known, Observer, step};
+use postrail_control_plane::allocation::{Allocation, Demand, Fleet, Known, Observer, Portion, step};
 use postrail_schema::allocation::{HostName, Order};
 
 use super::clock::Clock;
@@ -24,6 +24,8 @@ pub(super) struct Control {
     /// When the store was asked what it holds and has not answered, by this clock: one question at a time.
     pub asked: Option<Duration>,
     pub question: u64,
+    /// What it writes at once, where that is bounded.
+    pub portion: Option<Portion>,
     /// What the last step was made from, so that the same is not computed again.
     last: Option<(Fleet, u64)>,
 }
@@ -41,12 +43,13 @@ impl Control {
             head: 0,
             asked: None,
             question: 0,
+            portion: None,
             last: None,
         }
     }
 
     pub(super) fn kill(&mut self) {
-        *self = Self { life: self.life + 1, alive: false, ..Self::new(self.clock) };
+        *self = Self { life: self.life + 1, alive: false, portion: self.portion, ..Self::new(self.clock) };
     }
 
     /// Takes an answer to what was asked last.
@@ -83,6 +86,10 @@ impl Control {
             self.last = Some((fleet, self.head));
             return None;
         }
+        let step = match self.portion {
+            Some(most) => step.portion(&self.known.allocation, most),
+            None => step,
+        };
         let records = step.relied.iter().map(|host| (host.clone(), self.known.revision(host))).collect();
         Some(Request::Take { head: self.head, records, step: Box::new(step) })
     }

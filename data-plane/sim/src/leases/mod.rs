@@ -12,6 +12,8 @@
 //! - an address of a region is used by hosts of the region alone, in the half of the runs that have regions,
 //! - in the calm at the end, every address is in use.
 //!
+//! In half of the storms control planes write no more than two grants of two hosts at once.
+//!
 //! In two of five storms the store is restored from an earlier state, or begins with nothing, once or twice. What is fixed to a
 //! host is left out then: who has it last may be cut off from whatever says so.
 //!

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use postrail_control_plane::allocation::Demand;
+use postrail_control_plane::allocation::{Demand, Portion};
 use postrail_core::base::Random;
 use postrail_core::lease::Input;
 use postrail_schema::allocation::{Announcement, HostName, Order};
@@ -229,6 +229,10 @@ impl World {
 
     /// Faults, then calm in which all must be well again.
     pub(super) fn storm(&mut self) {
+        if self.random.chance(50) {
+            let most = Portion { grants: 2, hosts: 2 };
+            self.controls.iter_mut().for_each(|control| control.portion = Some(most));
+        }
         let hosts = self.hosts.len();
         // Sometimes another machine has the name of the first: a copy, or a mistake.
         let has_twin = self.random.chance(20);
