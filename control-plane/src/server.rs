@@ -120,7 +120,8 @@ pub async fn start(config: Config, bootstrap: Bootstrap) -> Result<Started> {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_store(Arc::clone(&app), Arc::clone(&store), stopped.clone()));
     if let Some((allocation, access)) = allocation.zip(access.clone()) {
-        tasks.spawn(allocate(allocation, stopped.clone()));
+        let wanted = Arc::clone(&app);
+        tasks.spawn(allocate(allocation, move || wanted.demands_unless_lost(), stopped.clone()));
         tasks.spawn(follow_hosts(Arc::clone(&app), Arc::clone(&store), access, stopped.clone()));
     }
     if let Some(claim) = claim {

@@ -10,7 +10,7 @@ use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order,
 use postrail_schema::host::RefusedHost;
 use postrail_schema::ids::PoolId;
 use postrail_schema::keys::{MASTER_KEY_CHECK, REFUSED_HOSTS};
-use postrail_schema::limits::{HOST_NAMES_MAX, HOSTS_MAX};
+use postrail_schema::limits::{HOST_NAMES_MAX, HOSTS_MAX, OBSERVER_SILENCE_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::sealed::MasterKey;
 use postrail_schema::snapshot::EgressSource;
@@ -62,6 +62,8 @@ impl DocumentEntry for HostOrder {
 pub(crate) struct FleetSeen {
     known: Known,
     fleet: Fleet,
+    /// Nothing is known of who is gone, for long.
+    is_late: bool,
     pub hosts: Vec<HostSeen>,
 }
 
@@ -72,15 +74,26 @@ impl App {
     /// The store cannot be read.
     pub(crate) fn fleet(&self) -> Result<FleetSeen, AppError> {
         let Some(allocation) = &self.allocation else {
-            return Ok(FleetSeen::of(Known::default(), Fleet::default(), &BTreeMap::new()));
+            return Ok(FleetSeen::of(Known::default(), Fleet::default(), false, &BTreeMap::new()));
         };
-        let known = allocation.read()?.known;
+        let known = allocation.read(self.demands())?.known;
         let (observer, now) = (allocation.observer(), boottime());
-        let fleet = known.fleet(&observer, now);
+        let (fleet, is_late) = (known.fleet(&observer, now), known.is_late(&observer, now));
         drop(observer);
         let running: BTreeMap<_, _> =
             self.hosts.all().iter().map(|host| (host.name.clone(), host.admin.clone())).collect();
-        Ok(FleetSeen::of(known, fleet, &running))
+        Ok(FleetSeen::of(known, fleet, is_late, &running))
+    }
+
+    /// What each address asks for.
+    pub(crate) fn demands(&self) -> BTreeMap<IpAddr, Demand> {
+        demands(&self.desired())
+    }
+
+    /// The same; `None` while the configuration is lost, so that what was wanted is not known.
+    pub(crate) fn demands_unless_lost(&self) -> Option<BTreeMap<IpAddr, Demand>> {
+        let desired = self.desired();
+        (!desired.head.is_lost).then(|| demands(&desired))
     }
 
     /// Orders something of a host, or with `None` takes an order back.
@@ -204,7 +217,7 @@ impl App {
 }
 
 impl FleetSeen {
-    fn of(known: Known, fleet: Fleet, running: &BTreeMap<String, String>) -> Self {
+    fn of(known: Known, fleet: Fleet, is_late: bool, running: &BTreeMap<String, String>) -> Self {
         let hosts = fleet.hosts.iter().map(|(name, host)| {
             let record = known.records.get(name).map(|(_, record)| record.clone());
             let grants = known.allocation.hosts.get(name).cloned().unwrap_or_default();
@@ -218,7 +231,7 @@ impl FleetSeen {
             }
         });
         let hosts = hosts.collect();
-        Self { known, fleet, hosts }
+        Self { known, fleet, is_late, hosts }
     }
 
     /// # Errors
@@ -256,6 +269,7 @@ impl FleetSeen {
         problems.extend(self.pools_elsewhere(desired));
         problems.extend(self.drained_alone());
         problems.extend(self.near_limit());
+        problems.extend(self.is_late.then(late));
         problems
     }
 
@@ -336,6 +350,19 @@ impl FleetSeen {
             (!without.is_empty()).then(|| elsewhere(&pool.name, &with, &without))
         });
         found.collect()
+    }
+}
+
+fn late() -> Problem {
+    Problem {
+        severity: Severity::Warning,
+        code: "hosts_not_observed",
+        subject: "fleet/etcd".to_owned(),
+        detail: format!(
+            "etcd answers this control plane less often than every {} s, so it does not know which hosts are gone, and leaves it to \
+             other control planes to give addresses; where none is nearer to etcd, addresses of hosts that die go to nobody",
+            OBSERVER_SILENCE_MAX.as_secs()
+        ),
     }
 }
 
@@ -423,5 +450,81 @@ impl From<HostsError> for AppError {
             HostsError::Store(source) => Self::Store(source),
             source => Self::Hosts(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postrail_schema::allocation::Announcement;
+    use postrail_schema::region::Region;
+    use postrail_schema::snapshot::{EgressPool, Tenant};
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::plan::allocation::{Allocation, Observer, step};
+
+    fn read<T: DeserializeOwned>(text: &str) -> T {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_addresses_of_a_regional_tenants_own_pool_are_for_hosts_of_its_region() {
+        let mut desired = Desired::default();
+        for source in [
+            r#"{"id":1,"name":"a","address":"192.0.2.1","ehlo_name":"a.example"}"#,
+            r#"{"id":2,"name":"b","address":"0.0.0.0","ehlo_name":"b.example"}"#,
+            r#"{"id":3,"name":"c","address":"192.0.2.3","ehlo_name":"c.example"}"#,
+        ] {
+            let source: EgressSource = read(source);
+            desired.sources.insert(source.id, source);
+        }
+        for pool in [
+            r#"{"id":4,"name":"default","tenant":null,"members":[{"source":1,"weight":2},{"source":2,"weight":1}]}"#,
+            r#"{"id":5,"name":"own","tenant":7,"members":[{"source":3,"weight":1}]}"#,
+        ] {
+            let pool: EgressPool = read(pool);
+            desired.pools.insert(pool.id, pool);
+        }
+        let tenant = r#"{"id":7,"name":"t","quota_per_day":null,"weight":1,"message_bytes_max":1,"region":2}"#;
+        let tenant: Tenant = read(tenant);
+        desired.tenants.insert(tenant.id, tenant);
+        let regions =
+            |desired: &Desired| demands(desired).into_values().map(|demand| demand.region).collect::<Vec<_>>();
+        assert_eq!(regions(&desired), [None, None], "an address that every host has is not given out");
+        let region: Region = read(r#"{"id":2,"name":"eu","submission_host":"mail.eu.example"}"#);
+        desired.regions.insert(region.id, region);
+        assert_eq!(regions(&desired), [None, Some("eu".to_owned())]);
+        // Only a host of the region is given the address, whoever else there is.
+        let mut known = Known { demands: demands(&desired), ..Known::default() };
+        for (name, region) in [("one", None), ("two", Some("us")), ("three", Some("eu"))] {
+            let region = region.map(str::to_owned);
+            let announcement =
+                Announcement { region, addresses_max: 9, share: 1, routed: true, ..Announcement::default() };
+            let record = HostRecord {
+                incarnation: 1,
+                sequence: 1,
+                lease_ms: 10_000,
+                state: HostState::Live,
+                released: Vec::new(),
+                announcement,
+                held: None,
+            };
+            known.records.insert(HostName::new(name).unwrap(), (1, record));
+        }
+        let now = Duration::from_secs(60);
+        let mut observer = Observer::at(now);
+        known.show(&mut observer, now);
+        let made = step(&known.fleet(&observer, now), &Allocation::default());
+        let is_it = |grant: &Grant| grant.address == IpAddr::from([192, 0, 2, 3]);
+        let given = made.changed.iter().filter(|(_, grants)| grants.iter().any(is_it));
+        assert_eq!(given.map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["three"]);
+        // Where none is left, it waits and says why.
+        known.records.retain(|name, _| name.as_str() != "three");
+        let problems = step(&known.fleet(&observer, now), &Allocation::default()).problems;
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert_eq!((problem.code, problem.subject.as_str()), ("address_without_host", "address/192.0.2.3"));
+        assert!(problem.detail.contains("two is in another region"), "{}", problem.detail);
     }
 }

@@ -7,6 +7,9 @@
 //! orders/<host>             Order         by operators
 //! ```
 //!
+//! What is wanted of them is not read here: a control plane has desired state as it is, and to read all of it with each look at
+//! the hosts would make a look as long as the configuration is large.
+//!
 //! Values are JSON. One that cannot be read stops the allocation rather than being passed over: a host that is not
 //! understood may be using addresses.
 
@@ -14,16 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postrail_schema::allocation::{Grant, HostName, HostRecord, Order, is_allocated};
-use postrail_schema::ids::{RegionId, TenantId};
+use postrail_schema::allocation::{Grant, HostName, HostRecord, Order};
 use postrail_schema::keys::{
-    ALLOCATION, ALLOCATION_EPOCH, DESIRED, GRANTS, HOLDING, HOSTS, ORDERS, grants as grants_key, holding,
-    order as order_key, resource,
+    ALLOCATION, ALLOCATION_EPOCH, GRANTS, HOLDING, HOSTS, ORDERS, grants as grants_key, holding, order as order_key,
 };
-use postrail_schema::limits::{ETCD_OPERATIONS_MAX, HOST_NAMES_MAX, HOST_RECORD_BYTES_MAX, HOSTS_MAX};
-use postrail_schema::publication::ChunkKind;
-use postrail_schema::region::Region;
-use postrail_schema::snapshot::{EgressPool, EgressSource, Tenant};
+use postrail_schema::limits::{HOST_NAMES_MAX, HOST_RECORD_BYTES_MAX, HOSTS_MAX};
 use serde::de::DeserializeOwned;
 
 use crate::plan::allocation::{Demand, Known, Observer, Step};
@@ -72,13 +70,11 @@ pub struct Reading {
 pub struct Hosts {
     store: Arc<dyn ConfigStore>,
     observer: Arc<Mutex<Observer>>,
-    /// The regions of tenants that own pools: a tenant's stays as it was made, so it is read once.
-    regions_of: Arc<Mutex<BTreeMap<TenantId, Option<RegionId>>>>,
 }
 
 impl Hosts {
     pub fn new(store: Arc<dyn ConfigStore>) -> Self {
-        Self { store, observer: Arc::default(), regions_of: Arc::default() }
+        Self { store, observer: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ConfigStore> {
@@ -139,20 +135,37 @@ impl Hosts {
         if there.len() >= HOSTS_MAX { Err(HostsError::TooMany) } else { Ok(()) }
     }
 
-    /// Everything that a step is made from. The keys are not read under one revision, and need not be: a step is written
-    /// only if the grants, and the records that it relies on, are still what was read.
+    /// Everything that a step is made from, beside what is wanted. The keys are not read under one revision, and need not be: a
+    /// step is written only if the grants, and the records that it relies on, are still what was read.
     ///
     /// # Errors
     /// [`HostsError`].
-    pub fn read(&self) -> Result<Reading, HostsError> {
+    pub fn read(&self, demands: BTreeMap<IpAddr, Demand>) -> Result<Reading, HostsError> {
+        self.read_hearing(demands, |_| {})
+    }
+
+    /// The same; `heard` is told with each answer of the store which revision that is of.
+    ///
+    /// # Errors
+    /// [`HostsError`].
+    pub(crate) fn read_hearing(
+        &self,
+        demands: BTreeMap<IpAddr, Demand>,
+        mut heard: impl FnMut(u64),
+    ) -> Result<Reading, HostsError> {
         let mut reading = Reading::default();
         let known = &mut reading.known;
-        known.demands = self.demands()?;
-        for entry in self.store.list(ORDERS)?.entries {
+        known.demands = demands;
+        let mut list = |prefix| {
+            let listing = self.store.list(prefix)?;
+            heard(listing.revision);
+            Ok::<_, HostsError>(listing)
+        };
+        for entry in list(ORDERS)?.entries {
             known.orders.insert(name(&entry, ORDERS)?, value::<Order>(&entry)?);
         }
         // The grants before the records: what a host says of them may be newer, never older.
-        for entry in self.store.list(ALLOCATION)?.entries {
+        for entry in list(ALLOCATION)?.entries {
             if entry.key == ALLOCATION_EPOCH {
                 known.allocation.epoch = value(&entry)?;
                 reading.head = entry.revision;
@@ -160,7 +173,7 @@ impl Hosts {
                 known.allocation.hosts.insert(name(&entry, GRANTS)?, value(&entry)?);
             }
         }
-        let listing = self.store.list(HOLDING)?;
+        let listing = list(HOLDING)?;
         known.revision = listing.revision;
         for entry in listing.entries {
             let record = value(&entry)?;
@@ -215,57 +228,6 @@ impl Hosts {
         self.store.txn(&guards, &writes)?;
         Ok(())
     }
-
-    /// What each address of the egress sources asks for.
-    fn demands(&self) -> Result<BTreeMap<IpAddr, Demand>, HostsError> {
-        let mut sources = BTreeMap::new();
-        for entry in self.store.list(&format!("{DESIRED}sources/"))?.entries {
-            let source: EgressSource = value(&entry)?;
-            sources.insert(source.id, source);
-        }
-        let mut demands: BTreeMap<IpAddr, Demand> = BTreeMap::new();
-        for source in sources.values().filter(|source| is_allocated(source.address)) {
-            demands.entry(source.address).or_default().add(&source.needs);
-        }
-        let pools = self.store.list(&format!("{DESIRED}pools/"))?.entries;
-        let pools = pools.iter().map(value::<EgressPool>).collect::<Result<Vec<_>, _>>()?;
-        let regions = self.regions_of_owners(&pools)?;
-        for pool in &pools {
-            let region = pool.tenant.and_then(|tenant| regions.get(&tenant));
-            for member in &pool.members {
-                let demand = sources.get(&member.source).and_then(|source| demands.get_mut(&source.address));
-                if let Some(demand) = demand {
-                    demand.pools.push((pool.id, member.weight));
-                    demand.region = demand.region.take().or_else(|| region.cloned());
-                }
-            }
-        }
-        Ok(demands)
-    }
-
-    /// The names of the regions of tenants that own one of `pools`.
-    fn regions_of_owners(&self, pools: &[EgressPool]) -> Result<BTreeMap<TenantId, String>, HostsError> {
-        let mut names = BTreeMap::new();
-        for entry in self.store.list(&format!("{DESIRED}regions/"))?.entries {
-            let region: Region = value(&entry)?;
-            names.insert(region.id, region.name);
-        }
-        if names.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let mut known = self.regions_of.lock().unwrap_or_else(PoisonError::into_inner);
-        let owners: BTreeSet<TenantId> = pools.iter().filter_map(|pool| pool.tenant).collect();
-        known.retain(|tenant, _| owners.contains(tenant));
-        let unknown: Vec<_> = owners.iter().filter(|tenant| !known.contains_key(tenant)).collect();
-        for tenants in unknown.chunks(ETCD_OPERATIONS_MAX) {
-            let keys: Vec<_> = tenants.iter().map(|tenant| resource(ChunkKind::Tenants.name(), *tenant)).collect();
-            for entry in self.store.get(&keys)?.entries {
-                let tenant: Tenant = value(&entry)?;
-                known.insert(tenant.id, tenant.region);
-            }
-        }
-        Ok(known.iter().filter_map(|(tenant, region)| Some((*tenant, names.get(&(*region)?)?.clone()))).collect())
-    }
 }
 
 fn name(entry: &Entry, prefix: &str) -> Result<HostName, HostsError> {
@@ -307,20 +269,15 @@ mod tests {
         }
     }
 
-    /// A store with a source that is allocated and one that is not, both in a pool.
     const NOW: Duration = Duration::from_secs(60);
 
     fn hosts(folder: &tempfile::TempDir) -> Hosts {
-        let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
-        let put = |key: &str, text: &str| {
-            let write = Write::Put { key: format!("{DESIRED}{key}"), value: text.into() };
-            store.txn(&[], &[write]).unwrap();
-        };
-        put("sources/1", r#"{"id":1,"name":"a","address":"192.0.2.1","ehlo_name":"a.example"}"#);
-        put("sources/2", r#"{"id":2,"name":"b","address":"0.0.0.0","ehlo_name":"b.example"}"#);
-        let members = r#"[{"source":1,"weight":2},{"source":2,"weight":1}]"#;
-        put("pools/4", &format!(r#"{{"id":4,"name":"default","tenant":null,"members":{members}}}"#));
-        Hosts::new(Arc::new(store))
+        Hosts::new(Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap()))
+    }
+
+    /// One address is wanted.
+    fn read(hosts: &Hosts) -> Result<Reading, HostsError> {
+        hosts.read([(IpAddr::from([192, 0, 2, 1]), Demand::default())].into())
     }
 
     #[test]
@@ -330,8 +287,7 @@ mod tests {
         let written = hosts.keep_alive(&host("one"), 0, &record(1)).unwrap();
         let again = hosts.keep_alive(&host("one"), 0, &record(1));
         assert!(matches!(again, Err(HostsError::Store(StoreError::Conflict { .. }))));
-        let reading = hosts.read().unwrap();
-        assert_eq!(reading.known.demands.len(), 1, "{:?}", reading.known.demands);
+        let reading = read(&hosts).unwrap();
         let mut observer = Observer::at(NOW);
         reading.known.show(&mut observer, NOW);
         let made = step(&reading.known.fleet(&observer, NOW), &reading.known.allocation);
@@ -341,7 +297,7 @@ mod tests {
         let own = hosts.own(&host("one")).unwrap();
         assert_eq!(own.record, Some((written, record(1))));
         assert_eq!(own.grants.len(), 1);
-        assert_eq!(hosts.read().unwrap().known.allocation.epoch, own.grants[0].epoch);
+        assert_eq!(read(&hosts).unwrap().known.allocation.epoch, own.grants[0].epoch);
     }
 
     #[test]
@@ -349,7 +305,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hosts = hosts(&folder);
         let written = hosts.keep_alive(&host("one"), 0, &record(1)).unwrap();
-        let reading = hosts.read().unwrap();
+        let reading = read(&hosts).unwrap();
         hosts.keep_alive(&host("one"), written, &record(2)).unwrap();
         let relying = Step {
             epoch: 1,
@@ -359,51 +315,7 @@ mod tests {
         };
         let refused = hosts.write(&reading, &relying);
         assert!(matches!(refused, Err(HostsError::Store(StoreError::Conflict { key })) if key == "holding/one"));
-        hosts.write(&hosts.read().unwrap(), &relying).unwrap();
-    }
-
-    #[test]
-    fn the_addresses_of_a_regional_tenants_own_pool_are_for_hosts_of_its_region() {
-        let folder = tempfile::tempdir().unwrap();
-        let hosts = hosts(&folder);
-        let put = |key: &str, text: &str| {
-            let write = Write::Put { key: format!("{DESIRED}{key}"), value: text.into() };
-            hosts.store.txn(&[], &[write]).unwrap();
-        };
-        put("sources/3", r#"{"id":3,"name":"c","address":"192.0.2.3","ehlo_name":"c.example"}"#);
-        put("pools/5", r#"{"id":5,"name":"own","tenant":7,"members":[{"source":3,"weight":1}]}"#);
-        let tenant = r#"{"id":7,"name":"t","quota_per_day":null,"weight":1,"message_bytes_max":1,"region":2}"#;
-        put("tenants/7", tenant);
-        let regions = |hosts: &Hosts| {
-            let demands = hosts.read().unwrap().known.demands;
-            demands.into_values().map(|demand| demand.region).collect::<Vec<_>>()
-        };
-        assert_eq!(regions(&hosts), [None, None]);
-        put("regions/2", r#"{"id":2,"name":"eu","submission_host":"mail.eu.example"}"#);
-        assert_eq!(regions(&hosts), [None, Some("eu".to_owned())]);
-        // Only a host of the region is given the address, whoever else there is.
-        for (name, region) in [("one", None), ("two", Some("us")), ("three", Some("eu"))] {
-            let announcement = Announcement { region: region.map(str::to_owned), ..record(1).announcement };
-            hosts.keep_alive(&host(name), 0, &HostRecord { announcement, ..record(1) }).unwrap();
-        }
-        let reading = hosts.read().unwrap();
-        let mut observer = Observer::at(NOW);
-        reading.known.show(&mut observer, NOW);
-        let made = step(&reading.known.fleet(&observer, NOW), &reading.known.allocation);
-        let given = made
-            .changed
-            .iter()
-            .filter(|(_, grants)| grants.iter().any(|grant| grant.address == IpAddr::from([192, 0, 2, 3])));
-        assert_eq!(given.map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["three"]);
-        // Where none is left, it waits and says why.
-        let two =
-            reading.known.records.keys().filter(|name| name.as_str() != "three").cloned().collect::<BTreeSet<_>>();
-        let mut left = reading.known.clone();
-        left.records.retain(|name, _| two.contains(name));
-        let problems = step(&left.fleet(&observer, NOW), &left.allocation).problems;
-        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
-        assert_eq!((problem.code, problem.subject.as_str()), ("address_without_host", "address/192.0.2.3"));
-        assert!(problem.detail.contains("two is in another region"), "{}", problem.detail);
+        hosts.write(&read(&hosts).unwrap(), &relying).unwrap();
     }
 
     #[test]
@@ -421,7 +333,7 @@ mod tests {
         let refused = hosts.keep_alive(&host("two"), 0, &record(1));
         assert!(matches!(refused, Err(HostsError::TooManyNames)), "{refused:?}");
         hosts.keep_alive(&host("one"), written, &record(2)).unwrap();
-        let reading = hosts.read().unwrap();
+        let reading = read(&hosts).unwrap();
         assert_eq!(reading.known.records.len(), HOST_NAMES_MAX);
         hosts.remove(&reading, &host("old-0")).unwrap();
         // Those that run, or have addresses.
@@ -441,11 +353,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hosts = hosts(&folder);
         hosts.order(&host("one"), Some(Order::Drain)).unwrap();
-        assert_eq!(hosts.read().unwrap().known.orders[&host("one")], Order::Drain);
+        assert_eq!(read(&hosts).unwrap().known.orders[&host("one")], Order::Drain);
         hosts.order(&host("one"), None).unwrap();
-        assert!(hosts.read().unwrap().known.orders.is_empty());
+        assert!(read(&hosts).unwrap().known.orders.is_empty());
         let write = Write::Put { key: "holding/two".into(), value: b"{}".to_vec() };
         hosts.store.txn(&[], &[write]).unwrap();
-        assert!(matches!(hosts.read(), Err(HostsError::Value { key, .. }) if key == "holding/two"));
+        assert!(matches!(read(&hosts), Err(HostsError::Value { key, .. }) if key == "holding/two"));
     }
 }

@@ -1,8 +1,11 @@
 //! Gives addresses to hosts: reads what hosts say and what is wanted, and writes the step that is safe now.
 //!
 //! Runs in every control plane, because each has to observe hosts by itself; only the one that holds a key writes. That two
-//! believe to lead does no harm: see [`crate::plan::allocation`]. Activated by a period that is short against a lease.
+//! believe to lead does no harm: see [`crate::plan::allocation`]. Activated by a period that is short against a lease. One that
+//! hears the store too seldom to know who is gone lets go of the key, so that another may have it.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,23 +18,38 @@ use tokio::time::sleep;
 
 use super::outage::Outage;
 use crate::app::{Hosts, HostsError, Reading};
-use crate::plan::allocation::{Fleet, HostStanding, Portion, step};
-use crate::store::StoreError;
+use crate::plan::allocation::{Demand, Fleet, HostStanding, Portion, step};
+use crate::store::{Hold, StoreError};
 
-/// Allocates addresses until `stop` is true, as one of any number of control planes of the store.
-pub async fn allocate(hosts: Hosts, mut stop: watch::Receiver<bool>) {
-    let store = Arc::clone(hosts.store());
-    let Ok(lead) = tokio::task::spawn_blocking(move || store.hold(ALLOCATOR, b"", TERM)).await else { return };
-    let mut allocator = Allocator { hosts, told: Vec::new() };
+/// Allocates addresses until `stop` is true, as one of any number of control planes of the store. `demands`: what each address
+/// asks for at the time; `None`: that is lost, so everything stays as it is.
+pub async fn allocate<D>(hosts: Hosts, demands: D, mut stop: watch::Receiver<bool>)
+where
+    D: Fn() -> Option<BTreeMap<IpAddr, Demand>> + Send + 'static,
+{
+    let mut allocator = Allocator { hosts, demands, clock: boottime, told: Vec::new(), is_late: false };
     let mut outage = Outage::new("addresses are not allocated");
+    let mut lead: Option<Hold> = None;
     loop {
-        let may_write = lead.is_held();
+        if lead.is_none() && !allocator.is_late {
+            let store = Arc::clone(allocator.hosts.store());
+            let Ok(hold) = tokio::task::spawn_blocking(move || store.hold(ALLOCATOR, b"", TERM)).await else { return };
+            lead = Some(hold);
+        }
+        let may_write = lead.as_ref().is_some_and(Hold::is_held);
         let work = move || {
             let done = allocator.round(may_write);
             (allocator, done)
         };
         let Ok((back, done)) = tokio::task::spawn_blocking(work).await else { return };
         allocator = back;
+        if allocator.is_late && lead.is_some() {
+            tracing::warn!(
+                "the configuration store answers too seldom for this control plane to know which hosts are gone: it leaves it to \
+                 others to allocate addresses"
+            );
+            let_go(lead.take()).await;
+        }
         let wait = match done {
             Ok(wait) => {
                 outage.over();
@@ -47,26 +65,42 @@ pub async fn allocate(hosts: Hosts, mut stop: watch::Receiver<bool>) {
             () = sleep(wait) => {}
         }
     }
-    // A store may write when a key is let go of.
+    let_go(lead).await;
+}
+
+/// A store may write when a key is let go of.
+async fn let_go(lead: Option<Hold>) {
     let _ = tokio::task::spawn_blocking(move || drop(lead)).await;
 }
 
 /// One control plane's knowledge of the hosts.
-struct Allocator {
+struct Allocator<D> {
     hosts: Hosts,
+    demands: D,
+    clock: fn() -> Duration,
     /// What was logged last.
     told: Vec<Problem>,
+    /// It does not know who is gone, and others may.
+    is_late: bool,
 }
 
-impl Allocator {
+impl<D: Fn() -> Option<BTreeMap<IpAddr, Demand>>> Allocator<D> {
     /// Looks, and writes what should be written; says when to look again at the latest.
     fn round(&mut self, may_write: bool) -> Result<Duration, HostsError> {
-        let reading = self.hosts.read()?;
+        let (hosts, clock) = (&self.hosts, self.clock);
+        let (demands, mut is_other) = ((self.demands)(), false);
+        let may_write = may_write && demands.is_some();
+        // A look may take longer than the store may be silent, if it is far or there is much to read.
+        let heard = |revision| is_other |= hosts.observer().heard(clock(), revision);
+        let reading =
+            hosts.read_hearing(demands.unwrap_or_default(), heard).inspect_err(|_| hosts.observer().failed())?;
         // After the reading: what was written by a host was sent before that, and only that is relied upon.
-        let seen = boottime();
+        let seen = clock();
         let (fleet, lapse) = {
             let mut observer = self.hosts.observer();
-            if reading.known.show(&mut observer, seen) {
+            is_other |= reading.known.show(&mut observer, seen);
+            self.is_late = reading.known.is_late(&observer, seen);
+            if is_other {
                 tracing::warn!(
                     "the configuration store has gone back to an earlier state: it was restored from a snapshot, or is new; no \
                      address is given to another host for a lease"
@@ -140,22 +174,14 @@ const PERIOD: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use postrail_schema::allocation::{Announcement, HostRecord, HostState};
-    use postrail_schema::keys::DESIRED;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
     use crate::plan::allocation::Observer;
-    use crate::store::{ConfigStore as _, EmbeddedStore, Write};
+    use crate::store::EmbeddedStore;
 
-    #[test]
-    fn only_who_leads_writes_and_everybody_observes() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap());
-        let source = br#"{"id":1,"name":"a","address":"192.0.2.1","ehlo_name":"a.example"}"#;
-        let put = Write::Put { key: format!("{DESIRED}sources/1"), value: source.to_vec() };
-        store.txn(&[], &[put]).unwrap();
-        let hosts = Hosts::new(store);
-        let name = HostName::new("one").unwrap();
-        let record = HostRecord {
+    fn record() -> HostRecord {
+        HostRecord {
             incarnation: 1,
             sequence: 1,
             lease_ms: 10_000,
@@ -163,9 +189,52 @@ mod tests {
             released: Vec::new(),
             announcement: Announcement { addresses_max: 1, share: 1, routed: true, ..Announcement::default() },
             held: None,
-        };
+        }
+    }
+
+    /// One address is wanted.
+    fn demands() -> Option<BTreeMap<IpAddr, Demand>> {
+        Some([(IpAddr::from([192, 0, 2, 1]), Demand::default())].into())
+    }
+
+    #[test]
+    fn a_look_that_takes_longer_than_the_store_may_be_silent_is_no_silence() {
+        /// Each answer takes a second by this clock, and a look four.
+        static NOW_S: AtomicU64 = AtomicU64::new(100);
+        let clock = || Duration::from_secs(NOW_S.fetch_add(1, Ordering::Relaxed));
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = Hosts::new(Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap()));
+        let name = HostName::new("one").unwrap();
+        hosts.keep_alive(&name, 0, &record()).unwrap();
+        let mut allocator = Allocator { hosts: hosts.clone(), demands, clock, told: Vec::new(), is_late: false };
+        allocator.round(true).unwrap();
+        assert!(hosts.own(&name).unwrap().grants.is_empty(), "who has just begun gives nothing");
+        for _ in 0..3 {
+            allocator.round(true).unwrap();
+        }
+        assert_eq!(hosts.own(&name).unwrap().grants.len(), 1);
+        // Answers that are further apart are.
+        allocator.clock = || Duration::from_secs(NOW_S.fetch_add(3, Ordering::Relaxed));
+        allocator.round(true).unwrap();
+        assert!(!allocator.is_late, "others may be no better off");
+        for _ in 0..2 {
+            allocator.round(true).unwrap();
+        }
+        assert!(allocator.is_late);
+    }
+
+    #[test]
+    fn only_who_leads_writes_and_everybody_observes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap());
+        let hosts = Hosts::new(store);
+        let name = HostName::new("one").unwrap();
+        let record = record();
         hosts.keep_alive(&name, 0, &record).unwrap();
-        let allocator = || Allocator { hosts: Hosts::new(Arc::clone(hosts.store())), told: Vec::new() };
+        let allocator = || {
+            let hosts = Hosts::new(Arc::clone(hosts.store()));
+            Allocator { hosts, demands, clock: boottime, told: Vec::new(), is_late: false }
+        };
         let (mut standby, mut leader) = (allocator(), allocator());
         leader.round(true).unwrap();
         assert!(hosts.own(&name).unwrap().grants.is_empty(), "who has just begun gives nothing");
@@ -179,6 +248,16 @@ mod tests {
         assert_eq!(granted.len(), 1);
         leader.round(true).unwrap();
         assert_eq!(hosts.own(&name).unwrap().grants, granted, "nothing is written when nothing has changed");
+        let Allocator { hosts: known, clock, .. } = &leader;
+        let mut lost = Allocator {
+            hosts: known.clone(),
+            demands: || None::<BTreeMap<IpAddr, Demand>>,
+            clock: *clock,
+            told: Vec::new(),
+            is_late: false,
+        };
+        lost.round(true).unwrap();
+        assert_eq!(hosts.own(&name).unwrap().grants, granted, "what was wanted is lost, not unwanted");
         // It is off for good: what it has passes on, and then nothing is left of it, once its lease is over.
         hosts.keep_alive(&HostName::new("two").unwrap(), 0, &record).unwrap();
         hosts.order(&name, Some(Order::Forget)).unwrap();
@@ -191,6 +270,6 @@ mod tests {
         leader.hosts.observer().saw(boottime().saturating_sub(Duration::from_secs(11)), &name, written, record.lease());
         leader.round(true).unwrap();
         assert_eq!(hosts.own(&name).unwrap().record, None);
-        assert_eq!(hosts.read().unwrap().known.orders.len(), 0);
+        assert_eq!(hosts.read(BTreeMap::new()).unwrap().known.orders.len(), 0);
     }
 }

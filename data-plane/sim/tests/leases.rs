@@ -16,14 +16,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use postrail_control_plane::store::{ConfigStore, EtcdOptions, EtcdStore, StoreError, Write};
+use postrail_control_plane::allocation::Demand;
+use postrail_control_plane::store::{ConfigStore, EtcdOptions, EtcdStore, StoreError};
 use postrail_control_plane::{Hosts, HostsError, allocate};
 use postrail_core::lease::{Held, Settings, View};
 use postrail_data_plane::address::Interfaces;
 use postrail_data_plane::lease::{LeaseHandle, Registry, WriteError, boottime, hold};
 use postrail_data_plane::mesh::{Letter, Mesh, Reply};
 use postrail_schema::allocation::{Announcement, HostName, HostRecord};
-use postrail_schema::keys::{DESIRED, grants};
+use postrail_schema::keys::{HOSTS, grants};
 
 const LEASE: Duration = Duration::from_secs(6);
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(198, 18, 199, 1);
@@ -210,15 +211,12 @@ fn a_host_that_is_cut_off_loses_its_addresses_before_another_has_them() {
     let mut place = Place::new();
     let options = place.start_etcd();
     let store: Arc<dyn ConfigStore> = Arc::new(EtcdStore::open(&options).unwrap());
-    for (number, address) in (1..).zip(MOVING) {
-        let source = format!(r#"{{"id":{number},"name":"s{number}","address":"{address}","ehlo_name":"s.example"}}"#);
-        let write = Write::Put { key: format!("{DESIRED}sources/{number}"), value: source.into_bytes() };
-        // etcd takes a moment to begin.
-        while store.txn(&[], std::slice::from_ref(&write)).is_err() {}
-    }
+    // etcd takes a moment to begin.
+    while store.list(HOSTS).is_err() {}
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let allocator = runtime.spawn(allocate(Hosts::new(store), stopped));
+    let wanted = || Some(MOVING.map(|address| (IpAddr::from(address), Demand::default())).into());
+    let allocator = runtime.spawn(allocate(Hosts::new(store), wanted, stopped));
     let hosts = [11, 12].map(|number| Host::start(&mut place, number, options.clone()));
     until(&hosts, "each host to have one", |users| users.len() == 2 && users[&MOVING[0]] != users[&MOVING[1]]);
 

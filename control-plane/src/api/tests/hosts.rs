@@ -57,7 +57,7 @@ impl World {
 
     /// One step of the allocator at `now`.
     fn allocate(&self, now: Duration) {
-        let reading = self.allocation().read().unwrap();
+        let reading = self.allocation().read(self.app.demands()).unwrap();
         let made = {
             let mut observer = self.allocation().observer();
             if observer.deadline(Duration::ZERO).is_none() {

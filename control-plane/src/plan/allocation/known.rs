@@ -37,14 +37,24 @@ impl Known {
                 None => observer.saw(now, host, 0, ADDRESS_LEASE_MAX),
             }
         }
+        observer.note(now, self.lease());
         is_other
+    }
+
+    /// Whether `observer` is not settled for so long that it must hear the store too seldom.
+    pub fn is_late(&self, observer: &Observer, now: Duration) -> bool {
+        observer.waits(now) > self.lease() + LATE
+    }
+
+    /// The longest.
+    fn lease(&self) -> Duration {
+        self.records.values().map(|(_, record)| record.lease()).max().unwrap_or_default()
     }
 
     /// The fleet at `now`, as far as `observer` has seen it.
     pub fn fleet(&self, observer: &Observer, now: Duration) -> Fleet {
         let hosts = self.hosts().map(|name| (name.clone(), self.host(name, observer, now)));
-        let lease = self.records.values().map(|(_, record)| record.lease()).max().unwrap_or_default();
-        let may_give = observer.is_settled(now, lease);
+        let may_give = observer.is_settled(now, self.lease());
         Fleet { may_give, ..Fleet::new(self.demands.clone(), hosts.collect()) }
     }
 
@@ -108,3 +118,6 @@ impl Known {
         }
     }
 }
+
+/// Beyond a lease: what a few answers that came late take.
+const LATE: Duration = Duration::from_secs(10);

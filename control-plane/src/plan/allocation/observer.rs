@@ -12,7 +12,8 @@
 //!
 //! So it does where the store is another one than it was: restored from a snapshot, or begun anew. What hosts wrote and were
 //! given since is lost then, and may be held for a lease more by those who do not know it yet. Until that is over this
-//! observer is not [settled](Observer::is_settled), and nothing that it sees to be free may be given to anybody.
+//! observer is not [settled](Observer::is_settled), and nothing that it sees to be free may be given to anybody. One that hears the
+//! store too seldom never is: for how long, it [says](Observer::waits).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Observer {
     since: Duration,
     /// Of the store, as it was heard last.
     revision: u64,
+    /// Since when it is not settled, although the store answers.
+    waits_since: Option<Duration>,
 }
 
 /// The last change of a record that was seen.
@@ -64,6 +67,21 @@ impl Observer {
     /// Whether all that was given in a state that the store has lost has certainly ended, where hosts hold for `lease` at most.
     pub fn is_settled(&self, now: Duration, lease: Duration) -> bool {
         !self.is_silent(now) && now >= self.since + lease
+    }
+
+    /// Keeps in mind since when it is not settled.
+    pub fn note(&mut self, now: Duration, lease: Duration) {
+        self.waits_since = if self.is_settled(now, lease) { None } else { self.waits_since.or(Some(now)) };
+    }
+
+    /// The store did not answer: what is waited for begins when it does.
+    pub fn failed(&mut self) {
+        self.waits_since = None;
+    }
+
+    /// For how long it is not settled, although the store answers.
+    pub fn waits(&self, now: Duration) -> Duration {
+        self.waits_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
     fn is_silent(&self, now: Duration) -> bool {
@@ -167,6 +185,23 @@ mod tests {
         assert_eq!((observer.lapsed(s(19), &host()), observer.is_settled(s(19), s(10))), (None, false));
         observer.heard(s(20), 8);
         assert_eq!((observer.lapsed(s(20), &host()), observer.is_settled(s(20), s(10))), (Some(7), true));
+    }
+
+    #[test]
+    fn for_how_long_it_is_not_settled_is_counted_while_the_store_answers() {
+        let mut observer = Observer::default();
+        for second in (0..40).step_by(4) {
+            observer.heard(s(second), 9);
+            observer.note(s(second), s(10));
+            assert_eq!(observer.waits(s(second)), s(second), "each answer is a beginning");
+        }
+        observer.failed();
+        assert_eq!(observer.waits(s(40)), s(0));
+        for second in 40..=50 {
+            observer.heard(s(second), 9);
+            observer.note(s(second), s(10));
+        }
+        assert!(observer.is_settled(s(50), s(10)) && observer.waits(s(50)) == s(0));
     }
 
     #[test]
