@@ -12,10 +12,12 @@ use postrail_schema::limits::REGIONS_MAX;
 use postrail_schema::problem::Problem;
 use postrail_schema::region::Region;
 use postrail_schema::snapshot::SendingDomain;
+use postrail_schema::wire::SNAPSHOT_FORMAT_SHARED;
 
-use super::{App, AppError, Home, Precondition, names};
+use super::{App, AppError, Draft, Home, Precondition, names};
 use crate::plan::{
-    Desired, Presence, Record, RegionEntry, authorities_problem, listener_problems, region_problems, shared_problem,
+    Desired, Presence, Record, RegionEntry, authorities_problem, listener_problems, refusing_problems, region_problems,
+    shared_problem,
 };
 
 /// A region to make, or to replace under its name.
@@ -109,6 +111,7 @@ impl App {
         problems.extend(listener_problems(desired, &presence.hosts));
         problems.extend(authorities_problem(&authorities));
         problems.extend(shared_problem(desired, &self.snapshot_formats()?));
+        problems.extend(refusing_problems(desired, &self.running_formats()?));
         Ok(problems)
     }
 
@@ -118,17 +121,36 @@ impl App {
     /// # Errors
     /// The store fails.
     pub(crate) fn snapshot_formats(&self) -> Result<BTreeMap<String, u16>, AppError> {
+        let mut formats = self.running_formats()?;
+        for entry in self.store.list_keys(HOLDING)?.entries {
+            let name = entry.key.strip_prefix(HOLDING).unwrap_or_default().to_owned();
+            formats.entry(name).or_insert(0);
+        }
+        Ok(formats)
+    }
+
+    /// The same of those that run.
+    fn running_formats(&self) -> Result<BTreeMap<String, u16>, AppError> {
         let mut formats = BTreeMap::new();
         for entry in self.store.list(HOSTS)?.entries {
             let host = serde_json::from_slice::<HostAnnouncement>(&entry.value);
             let name = entry.key.strip_prefix(HOSTS).unwrap_or_default().to_owned();
             formats.insert(name, host.map_or(0, |host| host.snapshot_format));
         }
-        for entry in self.store.list_keys(HOLDING)?.entries {
-            let name = entry.key.strip_prefix(HOLDING).unwrap_or_default().to_owned();
-            formats.entry(name).or_insert(0);
-        }
         Ok(formats)
+    }
+
+    /// After a loss, lets domains of one name be imported as they were: nobody could say so before, since there is nothing to
+    /// publish until then. Not where a host runs that would refuse them.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(super) fn share_after_loss(&self, draft: &mut Draft) -> Result<(), AppError> {
+        let head = &mut draft.desired.head;
+        if head.is_lost && !head.publishes_shared {
+            head.publishes_shared = self.running_formats()?.values().all(|format| *format >= SNAPSHOT_FORMAT_SHARED);
+        }
+        Ok(())
     }
 
     /// From now on every domain is published, also where several tenants have its name.

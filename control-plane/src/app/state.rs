@@ -128,6 +128,7 @@ impl App {
             self.check_base(&draft.desired, when, document)?;
             let before = Document::of(&draft.desired, true);
             let mut keys = Keys { made: made.clone(), counts: false, asked: [0; 2] };
+            self.share_after_loss(draft)?;
             edit(draft, document, &mut keys, &self.masters)?;
             let after = Document::of(&draft.desired, true);
             let revision = Revision(draft.desired.head.revision.0 + 1);
@@ -144,6 +145,7 @@ impl App {
         let before = Document::of(desired, true);
         let mut draft = Draft::on(desired);
         let mut keys = Keys::counted();
+        self.share_after_loss(&mut draft)?;
         edit(&mut draft, document, &mut keys, &self.masters)?;
         let changes = difference(&before, &Document::of(&draft.desired, true));
         let planned = Planned {

@@ -58,6 +58,24 @@ pub(crate) fn shared_problem(desired: &Desired, formats: &BTreeMap<String, u16>)
     })
 }
 
+/// The hosts that run and refuse what is published, since they do not read domains of one name. `running`: what each reads.
+pub(crate) fn refusing_problems(desired: &Desired, running: &BTreeMap<String, u16>) -> Vec<Problem> {
+    let shared = desired.head.publishes_shared.then(|| desired.later_domains().next()).flatten();
+    let Some(domain) = shared else { return Vec::new() };
+    let old = running.iter().filter(|(_, format)| **format < SNAPSHOT_FORMAT_SHARED);
+    let problem = |(name, _): (&String, _)| Problem {
+        severity: Severity::Error,
+        code: "configuration_not_read",
+        subject: format!("host/{name}"),
+        detail: format!(
+            "it is of a version that refuses the configuration that is published, in which several tenants have a domain ({}), and \
+             goes on with the last that it read: upgrade it",
+            domain.name
+        ),
+    };
+    old.map(problem).collect()
+}
+
 /// Hosts that a finding names one by one.
 const NAMED_MAX: usize = 3;
 
@@ -106,6 +124,16 @@ mod tests {
         assert_eq!(published(&desired), [1, 2]);
         assert_eq!(desired.published_domains().iter().map(|domain| domain.is_later).collect::<Vec<_>>(), [false, true]);
         assert_eq!(shared_problem(&desired, &formats(&[0])), None);
+        // One that was put back to an earlier version since.
+        let refusing = |desired: &Desired, of: &[u16]| {
+            refusing_problems(desired, &formats(of)).into_iter().map(|problem| problem.subject).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            refusing(&desired, &[SNAPSHOT_FORMAT_SHARED, 0, SNAPSHOT_FORMAT_SHARED - 1]),
+            ["host/mx1", "host/mx2"]
+        );
+        desired.domains.remove(&SendingDomainId(2));
+        assert_eq!(refusing(&desired, &[0]), [""; 0], "it reads that");
     }
 
     #[test]

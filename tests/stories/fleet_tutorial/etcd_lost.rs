@@ -145,10 +145,17 @@ pub(super) fn etcd_is_lost(
     goes_out(tutorial, receiver, &[("victim-waits@", "victim.example"), ("default-waits@", "example.org")]);
     assert_eq!(host_numbers(tutorial), numbers);
 
+    // Two tenants send by one name, which an import into nothing has to take as well.
+    tutorial.run(HOSTS[0], &format!("postrail domain add victim.example --tenant stranger {API}"));
     receiver.script(Stage::Rcpt, Act::Say("451 4.3.0 Later\r\n".to_owned()), 1);
     stranger.submits(tutorial, HOSTS[2], "stranger-waits@receiver.test");
     wait_for_waiting(tutorial, 1);
     import_into_nothing(tutorial, &nothing, secret);
+    wait::until("the stranger to send by a name that the victim has, too", || {
+        let (place, secret) = (&tutorial.stations[HOSTS[1]], &stranger.secret);
+        let status = submit_as(place, "stranger-app", secret, "hello@victim.example", "stranger-too@receiver.test");
+        (status == 202).then_some(())
+    });
     let third = Customer::new(tutorial, "third");
     assert_eq!(third.sees(tutorial), BTreeSet::new());
     assert!(victim.sees(tutorial).contains("victim-one@receiver.test"));
@@ -161,7 +168,7 @@ pub(super) fn etcd_is_lost(
     }
     assert_eq!(host_numbers(tutorial), numbers);
     // Of the victim and the default tenant, of the late one, the stranger, the one meanwhile, and the last ones.
-    let new = 3 + 1 + 1 + 1 + 3;
+    let new = 3 + 1 + 2 + 1 + 3;
     wait::until("each new mail to be accepted once and delivered once", || {
         let now = counted(tutorial);
         (now == before.map(|count| count + new)).then_some(())

@@ -163,6 +163,43 @@ async fn an_import_into_an_empty_store_gives_everything_the_number_that_it_had()
 }
 
 #[tokio::test]
+async fn an_import_after_a_loss_has_domains_of_one_name_unless_a_host_refuses_them() {
+    let world = World::new();
+    world.tenant("red").await;
+    for tenant in ["default", "red"] {
+        let domain = json!({ "name": "shared.example", "verification": "operator" });
+        let (status, made) = world.operator("POST", &format!("/v2/domains?tenant={tenant}"), domain).await;
+        assert_eq!(status, 201, "{made}");
+    }
+    let document = world.get("/v2/state?secrets=true").await;
+    let store = store_with(world._folder.path(), "empty.db", &[]);
+    let world = world.restarted(store);
+    let announce = |format: u16| {
+        let host =
+            json!({ "id": 7, "admin": "http://10.0.0.9:8082", "shards": 1, "snapshot_format": format, "version": "1" });
+        let write = Write::Put { key: "hosts/mx1".into(), value: host.to_string().into_bytes() };
+        world.store.txn(&[], &[write]).unwrap();
+    };
+    announce(4);
+    let (status, refused) = world.operator("POST", "/v2/state/plan", document.clone()).await;
+    assert!(status == 422 && refused.to_string().contains("not all hosts read a second domain"), "{refused}");
+    announce(5);
+    world.apply(&document).await;
+    let published = world.latest();
+    assert_eq!(published.domains.iter().filter(|domain| domain.name == "shared.example").count(), 2);
+    let refusing = async || {
+        let problems = world.get("/v2/problems").await;
+        let found = problems["items"].as_array().unwrap().iter().find(|one| one["code"] == "configuration_not_read");
+        found.map(|one| (one["subject"].clone(), one["detail"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(refusing().await, None);
+    // A host that was put back to an earlier version has to be found.
+    announce(4);
+    let (subject, detail) = refusing().await.expect("it is told");
+    assert!(subject == "host/mx1" && detail.contains("shared.example"), "{subject} {detail}");
+}
+
+#[tokio::test]
 async fn a_control_plane_whose_store_is_emptied_changes_nothing_and_still_exports() {
     let world = World::new();
     world.tenant("red").await;
