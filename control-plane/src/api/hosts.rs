@@ -14,7 +14,7 @@ use super::Shared;
 use super::extract::{IfMatch, Operator, Path, Tagged};
 use super::page::{Listing, Page, PageParams};
 use super::problem::ProblemDocument;
-use crate::app::{FleetSeen, HostSeen, HostStatus, Precondition, sources_of};
+use crate::app::{Elsewhere, FleetSeen, HostSeen, HostStatus, Precondition, sources_of};
 use crate::plan::{Desired, entity_tag};
 
 /// A host.
@@ -40,6 +40,8 @@ pub(crate) struct HostView {
     lease_ms: u64,
     /// Its admin listener, while it runs.
     admin: Option<String>,
+    /// Of a host of another region: the control planes to ask for what follows, which is null here; null: it is of ours.
+    elsewhere: Option<Elsewhere>,
     /// Recipients that wait there; null: it does not run, does not answer, or still reads its spool.
     waiting: Option<u64>,
     /// The revision that is in effect there; null as above, and of a host of an earlier version. One that stays below those of others
@@ -185,6 +187,7 @@ fn view(host: &HostSeen, statuses: &BTreeMap<String, HostStatus>) -> HostView {
         capabilities: said.capabilities.into_iter().collect(),
         lease_ms: host.record.as_ref().map_or(0, |record| record.lease_ms),
         admin: host.admin.clone(),
+        elsewhere: host.elsewhere.clone(),
         waiting: status.map(|status| status.waiting),
         revision: status.and_then(|status| status.revision),
         journal_unread_bytes: status.map(|status| status.journal_unread_bytes),
@@ -228,7 +231,8 @@ mod tests {
     fn a_host_is_safe_to_stop_once_it_is_drained_accepts_no_mail_and_has_nothing_left() {
         let is_safe = |standing, status: Value| {
             let name = HostName::new("mx1").unwrap();
-            let host = HostSeen { name, standing, order: None, record: None, admin: None, grants: Vec::new() };
+            let (order, record, admin, elsewhere) = (None, None, None, None);
+            let host = HostSeen { name, standing, order, record, admin, elsewhere, grants: Vec::new() };
             view(&host, &BTreeMap::from([("mx1".to_owned(), serde_json::from_value(status).unwrap())])).safe_to_stop
         };
         // As hosts of earlier versions say it.

@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use postrail_schema::allocation::{Grant, HostName, HostRecord, HostState, Order, is_allocated};
 use postrail_schema::host::RefusedHost;
 use postrail_schema::ids::PoolId;
-use postrail_schema::keys::{MASTER_KEY_CHECK, REFUSED_HOSTS};
+use postrail_schema::keys::{LEADER, MASTER_KEY_CHECK, REFUSED_HOSTS, leader};
 use postrail_schema::limits::{HOST_NAMES_MAX, HOSTS_MAX, OBSERVER_SILENCE_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::sealed::MasterKey;
 use postrail_schema::snapshot::EgressSource;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{App, AppError, HostClient, HostsError, Precondition, names};
 use crate::plan::allocation::{Demand, Fleet, HostStanding, Known, assign, because};
@@ -33,7 +34,18 @@ pub(crate) struct HostSeen {
     pub record: Option<HostRecord>,
     /// Its admin listener, while it runs.
     pub admin: Option<String>,
+    /// Who knows more of it, where that is not this control plane.
+    pub elsewhere: Option<Elsewhere>,
     pub grants: Vec<Grant>,
+}
+
+/// The control planes that hear from a host of another region than ours.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub(crate) struct Elsewhere {
+    /// Empty: those without a region.
+    pub region: String,
+    /// The control API of the one that leads there; null: none does at present.
+    pub control_plane: Option<String>,
 }
 
 /// What operators say of a host; all else of it is observed.
@@ -82,7 +94,26 @@ impl App {
         drop(observer);
         let running: BTreeMap<_, _> =
             self.hosts.all().iter().map(|host| (host.name.clone(), host.admin.clone())).collect();
-        Ok(FleetSeen::of(known, fleet, is_late, &running))
+        let mut seen = FleetSeen::of(known, fleet, is_late, &running);
+        self.tell_elsewhere(&mut seen.hosts)?;
+        Ok(seen)
+    }
+
+    /// Says of hosts of other regions whom to ask.
+    fn tell_elsewhere(&self, hosts: &mut [HostSeen]) -> Result<(), AppError> {
+        let is_other = |host: &&mut HostSeen| host.record.is_some() && host.region().unwrap_or_default() != self.region;
+        let others: Vec<_> = hosts.iter_mut().filter(is_other).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let leaders = self.store.list(LEADER)?.entries;
+        for host in others {
+            let region = host.region().unwrap_or_default().to_owned();
+            let leader = leaders.iter().find(|entry| entry.key == leader(&region));
+            let control_plane = leader.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+            host.elsewhere = Some(Elsewhere { region, control_plane });
+        }
+        Ok(())
     }
 
     /// What each address asks for.
@@ -227,6 +258,7 @@ impl FleetSeen {
                 admin: running.get(name.as_str()).cloned(),
                 name: name.clone(),
                 record,
+                elsewhere: None,
                 grants,
             }
         });

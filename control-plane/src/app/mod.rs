@@ -76,7 +76,7 @@ pub(crate) use egress::{NewNeeds, NewPool, NewRoute, NewSource, route_asked};
 pub(crate) use error::AppError;
 pub(crate) use events::event_id;
 pub(crate) use explain::{Asked, Explained};
-pub(crate) use fleet::{FleetSeen, HostSeen, sources_of};
+pub(crate) use fleet::{Elsewhere, FleetSeen, HostSeen, sources_of};
 pub(crate) use home::{Comparison, Home, HomeClient};
 pub(crate) use hosts::Reading;
 pub use hosts::{HostView, Hosts, HostsError};

@@ -2,7 +2,7 @@
 //!
 //! The control API is reached by plain HTTP on loopback or through a tunnel, and by TLS in a fleet.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -200,8 +200,24 @@ pub(crate) fn answer(request: RequestBuilder, advice: &str) -> Result<Value> {
     let status = response.status();
     let body = text(response)?;
     let value = if body.is_empty() { Value::Null } else { serde_json::from_str(&body).unwrap_or(Value::String(body)) };
-    if status.is_success() { Ok(value) } else { Err(anyhow!(problem(status.as_u16(), &value))) }
+    match problem(status.as_u16(), &value) {
+        _ if status.is_success() => Ok(value),
+        problem if status.is_client_error() => Err(anyhow!(Refused(problem))),
+        problem => Err(anyhow!(problem)),
+    }
 }
+
+/// What was asked for is wrong: the same again would be, too.
+#[derive(Debug)]
+pub(crate) struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 fn text(response: Response) -> Result<String> {
     response.text().context("the answer broke off")

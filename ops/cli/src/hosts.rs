@@ -1,6 +1,6 @@
 //! `postrail host`: the hosts of a fleet, which addresses they have and why, and orders about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::HostCommand;
-use crate::client::{Api, tell_unanswered};
+use crate::client::{Api, Refused, tell_unanswered};
 use crate::listeners::STATUS;
 use crate::table;
 
@@ -40,6 +40,7 @@ pub(crate) fn run(api: &Api, command: HostCommand) -> Result<()> {
         HostCommand::List => list(api),
         HostCommand::Show { name } => {
             let mut host = api.get(&["hosts", &name], &[])?;
+            tell_elsewhere([&host]);
             let listening = api.get(&["listening"], &[])?;
             let is_asked = |one: &&Value| one["host"] == *name;
             if let Some(silent) = table::records(&listening["unanswered"]).iter().find(is_asked) {
@@ -72,7 +73,26 @@ fn list(api: &Api) -> Result<()> {
         table::say("no host leases addresses: this is no fleet, or no data plane of it has been heard yet")?;
         return Ok(());
     }
-    Ok(table::print_list(&hosts, HOSTS, api.wants_json())?)
+    table::print_list(&hosts, HOSTS, api.wants_json())?;
+    tell_elsewhere(table::records(&hosts));
+    Ok(())
+}
+
+/// Says on stderr whom to ask for what is not known here of hosts of other regions.
+fn tell_elsewhere<'a>(hosts: impl IntoIterator<Item = &'a Value>) {
+    let told: BTreeSet<_> = hosts.into_iter().filter_map(elsewhere).collect();
+    told.iter().for_each(|words| eprintln!("{words}"));
+}
+
+/// Of a host of another region than the control plane's: who knows what waits there.
+fn elsewhere(host: &Value) -> Option<String> {
+    let region = host["elsewhere"]["region"].as_str()?;
+    let whose = if region.is_empty() { "without a region".to_owned() } else { format!("of region {region}") };
+    let whom = match host["elsewhere"]["control_plane"].as_str() {
+        Some(api) => format!("ask it (--api {api})"),
+        None => "none runs".to_owned(),
+    };
+    Some(format!("what waits at hosts {whose} only a control plane {whose} knows: {whom}"))
 }
 
 fn order(api: &Api, name: &str, order: &str) -> Result<Value> {
@@ -100,10 +120,14 @@ fn warn_if_alone(api: &Api, name: &str) -> Result<bool> {
 /// Waits until a host may be stopped; says on stderr what leaves it meanwhile.
 fn drain(api: &Api, name: &str, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
+    if let Some(elsewhere) = elsewhere(&api.get(&["hosts", name], &[])?) {
+        bail!("{name} is not emptied: {elsewhere}; or leave out --wait");
+    }
     let mut host = order(api, name, "drain")?;
     eprintln!("{name} is being emptied; if you end this command, that goes on (until `postrail host resume {name}`)");
     let is_warned = warn_if_alone(api, name)?;
     let mut told = (Instant::now(), left(&host));
+    let mut is_away = false;
     while host["safe_to_stop"] != true {
         let standing = table::plain(&host["standing"]);
         if matches!(standing.as_str(), "stopped" | "gone" | "forgotten") {
@@ -118,7 +142,18 @@ fn drain(api: &Api, name: &str, patience: Duration) -> Result<()> {
         }
         std::thread::sleep(LOOK);
         let before = addresses(&host);
-        host = api.get(&["hosts", name], &[])?;
+        host = match api.get(&["hosts", name], &[]) {
+            Ok(host) => host,
+            // A control plane is started again, or etcd has another leader: the host is emptied all the same.
+            Err(error) if !error.is::<Refused>() && Instant::now() < until => {
+                if !std::mem::replace(&mut is_away, true) {
+                    eprintln!("{error:#}; {name} goes on being emptied, and is looked at again");
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        is_away = false;
         let now = addresses(&host);
         before.keys().filter(|address| !now.contains_key(*address)).for_each(|gone| eprintln!("{gone} has left"));
         let left = left(&host);
@@ -242,6 +277,17 @@ mx1: draining, by order: drain
 ";
         assert_eq!(facts(&host), expected);
         assert_eq!(addresses(&host)["192.0.2.1"], "it is asked back for mx2");
+    }
+
+    #[test]
+    fn whom_to_ask_of_a_host_of_another_region_is_told() {
+        let words = |of: Value| elsewhere(&json!({ "elsewhere": of }));
+        assert_eq!(words(Value::Null), None);
+        let eu = words(json!({ "region": "eu", "control_plane": "https://10.1.0.1:8081" }));
+        let expected = "what waits at hosts of region eu only a control plane of region eu knows: ask it (--api https://10.1.0.1:8081)";
+        assert_eq!(eu.as_deref(), Some(expected));
+        let none = words(json!({ "region": "", "control_plane": null })).expect("it is elsewhere");
+        assert!(none.ends_with("a control plane without a region knows: none runs"), "{none}");
     }
 
     #[test]

@@ -133,6 +133,21 @@ async fn only_a_host_that_is_gone_is_forgotten_and_its_addresses_pass_on() {
 }
 
 #[tokio::test]
+async fn whom_to_ask_of_a_host_of_another_region_is_told() {
+    // This control plane is of the region eu.
+    let world = fleet(&["mx1"]).await;
+    speak_in(&world, "mx2", Some("eu"));
+    speak_in(&world, "mx3", Some("us"));
+    let lead = Write::Put { key: "election/leader/us".into(), value: b"https://10.2.0.1:8081".to_vec() };
+    world.store.txn(&[], &[lead]).unwrap();
+    let list = world.get("/v2/hosts").await;
+    let elsewhere: Vec<_> = list["items"].as_array().unwrap().iter().map(|host| host["elsewhere"].clone()).collect();
+    let us = json!({ "region": "us", "control_plane": "https://10.2.0.1:8081" });
+    assert_eq!(elsewhere, [json!({ "region": "", "control_plane": null }), Value::Null, us.clone()]);
+    assert_eq!(world.get("/v2/hosts/mx3").await["elsewhere"], us);
+}
+
+#[tokio::test]
 async fn names_that_were_used_once_stop_nothing_are_told_of_and_can_be_forgotten() {
     let world = fleet(&["mx1"]).await;
     let near = async || {
