@@ -118,6 +118,7 @@ impl App {
             // Who runs after a loss may be of earlier versions; a new installation's hosts come later than this.
             draft.desired.head.publishes_shared = !is_lost || self.allocation.is_none();
             draft.put_settings(Settings { ownership_salt: salt.clone(), ..Settings::default() })?;
+            self.note_announced(&mut draft.desired);
             if is_lost {
                 draft.desired.head.is_lost = true;
                 // Those of the ledger hold, also for hosts that come after an import: they are announced with this.

@@ -133,7 +133,7 @@ impl App {
         }
         if taken > 0 {
             tracing::info!(suppressions = taken, "taken over from a region");
-            self.announce_suppressions()?;
+            self.announce_changed_suppressions()?;
         }
         Ok(refused)
     }

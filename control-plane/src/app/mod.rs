@@ -279,6 +279,7 @@ impl App {
     /// The store fails.
     pub(crate) fn announce_suppressions(&self) -> Result<(), AppError> {
         self.change(|draft| {
+            self.note_announced(&mut draft.desired);
             draft.desired.head.announce_suppressions(now_ms());
             Ok(())
         })

@@ -1,5 +1,8 @@
 //! Suppressions. They live in the ledger; data planes fetch what has changed when a publication says that something has
 //! (`suppression_list`).
+//!
+//! Invariant worth naming: the number of the ledger's last change that was announced is kept with the announcement, so what is in
+//! the ledger is announced whoever wrote it, by the next request or by the leader (`reconcile::announce`).
 
 use postrail_schema::ids::TenantId;
 use postrail_schema::limits::{SUPPRESSIONS_HIGH_WATER_PERCENT, SUPPRESSIONS_MAX};
@@ -10,7 +13,7 @@ use serde::Serialize;
 
 use super::{App, AppError, HostStatus, Precondition, names, now_ms};
 use crate::ledger::{LedgerError, SuppressionRecord};
-use crate::plan::{Change, DocumentEntry};
+use crate::plan::{Announced, Change, Desired, DocumentEntry};
 
 /// A suppression as its entity tag is of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -55,9 +58,7 @@ impl App {
         let was = self.ledger.suppression(&record.suppression)?;
         let new = self.guarded(&record.suppression, when, |was| self.ledger.suppress(&record, was))?;
         self.tell(self.changed_suppression(was.as_ref(), Some(&record)))?;
-        if new {
-            self.announce_suppressions()?;
-        }
+        self.announce_changed_suppressions()?;
         Ok((record, new))
     }
 
@@ -69,11 +70,39 @@ impl App {
         self.check_home(tenant)?;
         let suppression = Suppression { tenant, address: names::address("/address", address)? };
         let was = self.ledger.suppression(&suppression)?;
-        if !self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))? {
-            return Err(AppError::not_found("suppression", suppression.address));
+        let is_removed = self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))?;
+        if is_removed {
+            self.tell(self.changed_suppression(was.as_ref(), None))?;
         }
-        self.tell(self.changed_suppression(was.as_ref(), None))?;
+        self.announce_changed_suppressions()?;
+        if is_removed { Ok(()) } else { Err(AppError::not_found("suppression", suppression.address)) }
+    }
+
+    /// Announces what the ledger has, where that was not: a change whose announcement failed, or whose process ended before
+    /// it, stands in the ledger and is no change when it is asked for again.
+    ///
+    /// # Errors
+    /// The store or the ledger fails.
+    pub(crate) fn announce_changed_suppressions(&self) -> Result<(), AppError> {
+        // Behind a change that is under way, which may be this one.
+        let announced = self.current().desired.head.announced.get(&self.region).cloned();
+        if announced == Some(self.ledger_state()?) {
+            return Ok(());
+        }
         self.announce_suppressions()
+    }
+
+    /// Notes what the ledger has, which `desired` announces. Where it does not answer it is announced once more.
+    pub(super) fn note_announced(&self, desired: &mut Desired) {
+        let Ok(now) = self.ledger_state() else { return };
+        let regions = &desired.regions;
+        let is_known = |name: &str| regions.values().any(|region| region.name == name);
+        desired.head.note_announced(&self.region, now, is_known);
+    }
+
+    fn ledger_state(&self) -> Result<Announced, LedgerError> {
+        let (ledger, last) = (format!("{:032x}", self.ledger.id()?), self.ledger.suppression_head()?.last);
+        Ok(Announced { ledger, last })
     }
 
     /// For the audit trail, which tells the tenant by name as well.

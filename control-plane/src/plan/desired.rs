@@ -71,6 +71,9 @@ pub(crate) struct Head {
     /// [`announce_suppressions`]: Self::announce_suppressions
     #[serde(default)]
     pub suppressions: u64,
+    /// What each region's ledger had of them when they were announced last, by the region's name; empty: of none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub announced: BTreeMap<String, Announced>,
     /// What seals, since a rotation began; before the first one there is one master key.
     #[serde(default)]
     pub master_key: Option<MasterKeyId>,
@@ -84,6 +87,15 @@ pub(crate) struct Head {
     /// a name is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub publishes_shared: bool,
+}
+
+/// A state of the suppressions of a ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Announced {
+    /// Which ledger it is, in hexadecimal digits.
+    pub ledger: String,
+    /// The number of the last change.
+    pub last: u64,
 }
 
 /// Who may change configuration.

@@ -27,7 +27,7 @@ use postrail_schema::snapshot::SnapshotContent;
 pub(crate) use changed::Changed;
 pub(crate) use claims::{NOT_READ_YET, begun_beside, reads_shared, refusing_problems, shared_problem};
 pub(crate) use desired::{
-    Desired, Head, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
+    Announced, Desired, Head, LoadError, OPERATORS, Operator, OperatorAccount, Record, Role, Settings, Verification,
 };
 pub(crate) use difference::{Action, Change, FieldChange, difference, fields, record};
 pub(crate) use document::{

@@ -16,13 +16,13 @@ use std::collections::BTreeMap;
 use postrail_schema::ids::{
     CredentialId, KeyId, PoolId, ProviderId, RegionId, SendingDomainId, ShapingRuleId, SourceId, SuspensionId, TenantId,
 };
-use postrail_schema::limits::{SKIPPED_NUMBERS_MAX, STATE_NUMBER_MAX};
+use postrail_schema::limits::{REGIONS_MAX, SKIPPED_NUMBERS_MAX, STATE_NUMBER_MAX};
 use postrail_schema::sealed::MasterKeyId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Desired;
-use super::desired::Head;
+use super::desired::{Announced, Head};
 use super::document::{CredentialEntry, DocumentEntry, DomainEntry};
 use crate::ledger::Given;
 
@@ -91,6 +91,14 @@ impl Head {
     /// that the store has lost: so it is counted by the wall clock, Unix milliseconds.
     pub(crate) fn announce_suppressions(&mut self, now_ms: u64) {
         self.suppressions = now_ms.max(self.suppressions + 1);
+    }
+
+    /// Notes what a region's ledger has, which is announced with this. What regions had that are no more is forgotten.
+    pub(crate) fn note_announced(&mut self, region: &str, now: Announced, is_known: impl Fn(&str) -> bool) {
+        self.announced.insert(region.to_owned(), now);
+        if self.announced.len() > REGIONS_MAX + 1 {
+            self.announced.retain(|name, _| name == region || name.is_empty() || is_known(name));
+        }
     }
 
     /// Passes over what was given.

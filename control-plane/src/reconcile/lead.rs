@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::announce::announce_suppressions;
 use super::collect::collect_chunks;
 use super::domains::check_domains;
 use super::journal::{JournalGauges, pull_journals};
@@ -60,6 +61,7 @@ pub(crate) async fn lead(
         tasks.spawn(pull_journals(Arc::clone(&app), Arc::clone(&gauges), ended.clone()));
         tasks.spawn(check_domains(Arc::clone(&app), ended.clone()));
         tasks.spawn(tell_quotas(Arc::clone(&app), ended.clone()));
+        tasks.spawn(announce_suppressions(Arc::clone(&app), ended.clone()));
         if let Some(access) = access.clone().filter(|_| !app.region.is_empty()) {
             tasks.spawn(mirror_suppressions(Arc::clone(&app), access, ended.clone()));
         }

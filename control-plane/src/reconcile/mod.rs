@@ -7,6 +7,7 @@
 //!                       check_domains: what DNS says of sending domains
 //!                       tell_quotas: what hosts have accepted of tenants with a quota
 //!                       mirror_suppressions: in a region, those of tenants without one
+//!                       announce_suppressions: those that are in the ledger, and were not announced
 //! the allocator         allocate: which host may use which address; it has a lease of its own
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! work from being done twice; that nothing is stored twice is kept by guards and cursors, whoever leads.
 
 mod allocate;
+mod announce;
 mod collect;
 mod domains;
 mod hosts;

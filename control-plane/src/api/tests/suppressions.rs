@@ -1,5 +1,7 @@
 //! Suppressions as data planes get them, and the limit of a tenant.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::body::Bytes;
 use postrail_schema::limits::{SUPPRESSIONS_MAX, SUPPRESSIONS_PER_TENANT_MAX};
 use postrail_schema::snapshot::Suppression;
@@ -7,6 +9,7 @@ use postrail_schema::suppressions::{SuppressionDelta, SuppressionPoint, Suppress
 use postrail_schema::wire::decode_suppression_delta;
 use rusqlite::Connection;
 
+use super::state::Mortal;
 use super::*;
 use crate::app::SuppressionsAnswer;
 
@@ -149,4 +152,38 @@ async fn a_tenant_is_told_its_own_limit_and_the_operator_of_the_limit_of_all() {
         world.operator("POST", "/v2/suppressions?tenant=red", json!({ "address": "c@x.example" })).await;
     assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
     assert!(!problem["detail"].as_str().unwrap().contains(|letter: char| letter.is_ascii_digit()), "{problem}");
+}
+
+#[tokio::test]
+async fn what_was_written_and_not_announced_is_announced_by_the_same_request_again_or_by_the_leader() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+    let mortal = Arc::new(Mortal { store: sound, is_dead: AtomicBool::new(false) });
+    let world = World::on(folder, Arc::clone(&mortal) as Arc<dyn ConfigStore>);
+    let version = || world.app.desired().head.suppressions;
+    world.app.announce_changed_suppressions().unwrap();
+    assert_eq!(version(), 0, "a first start has announced what there is");
+
+    let add = || world.operator("POST", "/v2/suppressions", json!({ "address": "a@x.example" }));
+    let remove = || world.operator("DELETE", "/v2/suppressions/a@x.example", Value::Null);
+    let leader = async || (world.app.announce_changed_suppressions().map_or(503, |()| 0), Value::Null);
+    let mut seen = version();
+    for (write, again) in [(true, Some((true, 200))), (false, Some((false, 404))), (true, None), (false, None)] {
+        mortal.is_dead.store(true, Ordering::Relaxed);
+        for _ in 0..2 {
+            let answer = if write { add().await } else { remove().await };
+            assert_eq!((answer.0, version()), (503, seen), "{}", answer.1);
+        }
+        assert_eq!(leader().await.0, 503);
+        mortal.is_dead.store(false, Ordering::Relaxed);
+        let (answer, wanted) = match again {
+            Some((true, wanted)) => (add().await, wanted),
+            Some((false, wanted)) => (remove().await, wanted),
+            None => (leader().await, 0),
+        };
+        assert_eq!(answer.0, wanted, "{}", answer.1);
+        assert!(version() > seen, "hosts are told");
+        seen = version();
+        assert_eq!((leader().await.0, version()), (0, seen), "what is announced is no news");
+    }
 }
