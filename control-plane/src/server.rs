@@ -232,7 +232,8 @@ fn open_ledger(
         Some(_) => None,
         None => Some(files::which(&path).context("looking at ledger.db")?),
     };
-    let own = LedgerUse { ledger: id, server, file, host: config.host_name.clone(), api: at };
+    let master_keys = masters.all().map(MasterKey::id).collect();
+    let own = LedgerUse { ledger: id, server, file, host: config.host_name.clone(), api: at, master_keys };
     match runtime.block_on(LedgerClaim::take(store.as_ref(), &config.region, own.clone())) {
         Ok(claim) => Ok((ledger, Some((claim, own)))),
         Err(error) => {

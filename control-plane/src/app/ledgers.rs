@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::PoisonError;
 
 use postrail_schema::problem::{Problem, Severity};
+use postrail_schema::sealed::MasterKeyId;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::claim::{LEDGER_LOOK, LedgerClaim, ledger_moved};
@@ -30,6 +31,9 @@ pub(crate) struct LedgerUse {
     /// The control plane's host, and its control API.
     pub host: String,
     pub api: String,
+    /// The master keys that it has; none: it is of a version that does not say.
+    #[serde(default)]
+    pub master_keys: Vec<MasterKeyId>,
 }
 
 /// Who has a region in place of us.

@@ -5,12 +5,16 @@
 //! the store's check becomes that of the next key -> hosts take it as their current one when they start
 //! ```
 //!
-//! Invariants worth naming: no key is wrapped before every host that is announced can open it; each step is a change of
+//! Invariants worth naming: no key is wrapped before every host and control plane that is announced, of all regions, can open
+//! it; each step is a change of
 //! its own, and what is left shows from what is stored, so that a rotation that was cut short goes on with the next
 //! request, from any control plane. Absent here: making and copying master keys.
 
+use std::collections::BTreeSet;
+
+use postrail_schema::host::HostAnnouncement;
 use postrail_schema::ids::SendingDomainId;
-use postrail_schema::keys::MASTER_KEY_CHECK;
+use postrail_schema::keys::{HOSTS, LEDGERS, MASTER_KEY_CHECK};
 use postrail_schema::limits::ROTATION_DOMAINS;
 use postrail_schema::sealed::{MasterKey, MasterKeyId, sealed_by};
 use postrail_schema::snapshot::{DkimKey, SendingDomain};
@@ -18,7 +22,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::keys::random;
-use super::{App, AppError};
+use super::{App, AppError, LedgerUse};
 use crate::plan::Desired;
 use crate::store::Write;
 
@@ -97,16 +101,30 @@ impl App {
         Ok(domain)
     }
 
+    /// Whether all that run have it, whatever their region: what is sealed is read by the hosts of all, and control planes seal.
     fn check_hosts(&self, wanted: MasterKeyId) -> Result<(), AppError> {
-        let hosts = self.hosts.all();
-        let without: Vec<_> =
-            hosts.iter().filter(|host| !host.master_keys.contains(&wanted)).map(|host| host.name.as_str()).collect();
+        let mut without = BTreeSet::new();
+        for entry in self.store.list(HOSTS)?.entries {
+            let name = entry.key.strip_prefix(HOSTS).unwrap_or_default();
+            let host = serde_json::from_slice::<HostAnnouncement>(&entry.value).ok();
+            if host.is_none_or(|host| !host.master_keys.contains(&wanted)) {
+                without.insert(name.to_owned());
+            }
+        }
+        for entry in self.store.list(LEDGERS)?.entries {
+            // What a later version says in other words is passed over.
+            let Ok(used) = serde_json::from_slice::<LedgerUse>(&entry.value) else { continue };
+            if !used.master_keys.contains(&wanted) {
+                without.insert(format!("{} (control plane)", used.host));
+            }
+        }
         if without.is_empty() {
             return Ok(());
         }
         Err(AppError::conflict(format!(
-            "these hosts do not have the next master key: {}; copy master.key.next to their data folders, and restart them",
-            without.join(", ")
+            "these hosts do not have the next master key: {}; copy master.key.next to their data folders, and restart them; those \
+             of earlier versions do not say that they have it: upgrade them",
+            without.into_iter().collect::<Vec<_>>().join(", ")
         )))
     }
 }
@@ -130,6 +148,7 @@ mod tests {
 
     use postrail_schema::sealed::MasterKeys;
     use postrail_schema::snapshot::KeyAlgorithm;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::app::{Bootstrap, Caller, KnownHosts, NewDomain, Parts};
@@ -165,6 +184,40 @@ mod tests {
             verification: None,
             by: Caller::Operator { account: None, role: Role::Admin },
         })
+    }
+
+    #[test]
+    fn a_rotation_waits_for_hosts_and_control_planes_of_every_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ConfigStore> = Arc::new(EmbeddedStore::open(&folder.path().join("config.db")).unwrap());
+        let both = MasterKeys { next: Some(key(2)), ..MasterKeys::only(key(1)) };
+        let app = app(folder.path(), &store, both);
+        app.bootstrap(&Bootstrap { hostname: "mail.sender.example".into(), ..Bootstrap::default() }, "po_token")
+            .unwrap();
+        let put = |key: &str, value: Value| {
+            let value = value.to_string().into_bytes();
+            store.txn(&[], &[Write::Put { key: key.to_owned(), value }]).unwrap();
+        };
+        let (none, old, all) = (vec![], vec![key(1).id()], vec![key(1).id(), key(2).id()]);
+        let control = "control-2 (control plane)";
+        for (of_host, of_control, named) in [
+            (&old, &all, Some("mx-eu")),
+            (&all, &old, Some(control)),
+            (&old, &old, Some("control-2 (control plane), mx-eu")),
+            (&none, &all, Some("mx-eu")),
+            (&all, &none, Some(control)),
+            (&all, &all, None),
+        ] {
+            let (admin, api) = ("https://10.0.0.2:8082", "https://10.0.0.3:8081");
+            let host =
+                json!({ "id": 7, "admin": admin, "region": "eu", "shards": 1, "master_keys": of_host, "version": "1" });
+            put("hosts/mx-eu", host);
+            put("ledgers/us/1", json!({ "ledger": "0", "host": "control-2", "api": api, "master_keys": of_control }));
+            let refused = app.rotate_master_key().err().map(|error| error.to_string());
+            let wanted = named.map(|named| format!("these hosts do not have the next master key: {named}; copy"));
+            assert_eq!(refused.is_some(), wanted.is_some(), "{refused:?}");
+            assert!(refused.unwrap_or_default().contains(&wanted.unwrap_or_default()), "{named:?}");
+        }
     }
 
     #[test]

@@ -280,6 +280,7 @@ fn a_move_of_the_ledger_in_which_etcd_dies_is_done_and_says_that_etcd_was_not_to
         file: Some(files::which(&from.join("ledger.db")).unwrap()),
         host: String::new(),
         api: String::new(),
+        master_keys: Vec::new(),
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(LedgerClaim::take(store.as_ref(), "", own)).unwrap().withdraw();

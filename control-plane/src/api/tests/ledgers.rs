@@ -12,6 +12,7 @@ async fn nothing_is_changed_into_a_ledger_that_is_not_the_regions() {
         file: None,
         host: "two".into(),
         api: "https://10.0.0.2:8081".into(),
+        master_keys: Vec::new(),
     };
     let tenant = || json!({ "name": "blue" });
     world.app.set_ledger_look(LedgerLook::Other(OtherLedger::Kept(other.clone())));
@@ -52,6 +53,7 @@ async fn who_stood_still_while_another_took_the_region_is_believed_nothing_befor
         file: None,
         host: "one".into(),
         api: "https://10.0.0.1:8081".into(),
+        master_keys: Vec::new(),
     };
     world.app.keeps_ledger(own);
     assert_eq!(world.operator("POST", "/v2/tenants", json!({ "name": "blue" })).await.0, 201);

@@ -9,7 +9,14 @@ use crate::store::suite::Etcd;
 fn own(ledger: &str, server: Option<&str>, host: &str) -> LedgerUse {
     let [ledger, host] = [ledger, host].map(str::to_owned);
     let file = server.is_none().then(|| format!("boot:1:{ledger}"));
-    LedgerUse { ledger, server: server.map(str::to_owned), file, host, api: "http://10.0.0.1:8081".to_owned() }
+    LedgerUse {
+        ledger,
+        server: server.map(str::to_owned),
+        file,
+        host,
+        api: "http://10.0.0.1:8081".to_owned(),
+        master_keys: Vec::new(),
+    }
 }
 
 fn runtime() -> Runtime {
