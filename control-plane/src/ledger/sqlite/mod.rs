@@ -17,7 +17,8 @@
 //! recipient and nothing is stored twice. Events of a recipient form a chain through the links, so that a trace needs no
 //! index on the table that grows most.
 //! Ids of messages are 16 octets, big-endian, so that keys of the same time lie together. Commits are not synced one by
-//! one (`synchronous = NORMAL`); [`Ledger::make_durable`] syncs the log before a journal is trimmed.
+//! one (`synchronous = NORMAL`); [`Ledger::make_durable`] syncs the log before a journal is trimmed, and with each change of
+//! suppressions and each record of the audit trail that says what was done.
 //!
 //! One process writes the file; another one's writing is noticed, and costs speed only. Absent here: expiry of old events.
 
@@ -41,7 +42,7 @@ use super::parts::Parts;
 use super::record::Recorder;
 use super::{
     AcceptedCount, AuditRecord, Batch, Cursor, EventPage, FORMAT, Given, JournalId, Kept, Ledger, LedgerError, Message,
-    Recipient, Recorded, SuppressionHead, SuppressionRecord, check_suppressions, raised, read,
+    Recipient, Recorded, SuppressionHead, SuppressionRecord, raised, read,
 };
 use crate::files::keep_private;
 
@@ -199,30 +200,9 @@ impl Ledger for SqliteLedger {
     }
 
     fn suppress(&self, record: &SuppressionRecord, was: Option<&str>) -> Result<bool, LedgerError> {
-        let mut writer = self.writer();
-        if let Some(was) = was {
-            let changed = writer.connection.execute(
-                "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2 AND reason = ?5",
-                params![record.suppression.tenant.0, record.suppression.address, record.reason, record.created_ms, was],
-            )?;
-            return if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) };
-        }
-        let transaction = writer.connection.transaction()?;
-        let new = transaction.execute(
-            "INSERT INTO suppressions (tenant, address, reason, created_ms) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (tenant, address) DO NOTHING",
-            params![record.suppression.tenant.0, record.suppression.address, record.reason, record.created_ms],
-        )? == 1;
-        if new {
-            let of = |tenant| suppressions::count(&transaction, tenant);
-            check_suppressions(of(Some(record.suppression.tenant))?, of(None)?)?;
-        } else {
-            transaction.execute(
-                "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2",
-                params![record.suppression.tenant.0, record.suppression.address, record.reason, record.created_ms],
-            )?;
-        }
-        transaction.commit()?;
+        let new = suppressions::add(&mut self.writer().connection, record, was)?;
+        // Hosts are told, and whoever asked is answered: both outlive a loss of power, as does the record of it.
+        self.make_durable()?;
         Ok(new)
     }
 
@@ -231,6 +211,7 @@ impl Ledger for SqliteLedger {
             "DELETE FROM suppressions WHERE tenant = ?1 AND address = ?2 AND (?3 IS NULL OR reason = ?3)",
             params![suppression.tenant.0, suppression.address, was],
         )?;
+        self.make_durable()?;
         if removed == 0 && was.is_some() { Err(LedgerError::SuppressionChanged) } else { Ok(removed == 1) }
     }
 
@@ -273,7 +254,8 @@ impl Ledger for SqliteLedger {
     }
 
     fn renumber_suppressions(&self) -> Result<(), LedgerError> {
-        Ok(suppressions::renumber(&mut self.writer().connection)?)
+        suppressions::renumber(&mut self.writer().connection)?;
+        self.make_durable()
     }
 
     fn kept(&self, after: Option<&Suppression>, limit: u32) -> Result<Vec<Kept>, LedgerError> {
@@ -285,6 +267,8 @@ impl Ledger for SqliteLedger {
         let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let changed = mirror::take(&transaction, put, gone)?;
         transaction.commit()?;
+        drop(writer);
+        self.make_durable()?;
         Ok(changed)
     }
 
@@ -307,12 +291,13 @@ impl Ledger for SqliteLedger {
 
     fn audit_detail(&self, sequence: u64, detail: &str) -> Result<(), LedgerError> {
         self.writer().connection.execute("UPDATE audit SET detail = ?2 WHERE seq = ?1", params![sequence, detail])?;
-        Ok(())
+        // What it is about is committed next, in another file.
+        self.make_durable()
     }
 
     fn audit_end(&self, sequence: u64, status: u16) -> Result<(), LedgerError> {
         self.writer().connection.execute("UPDATE audit SET status = ?2 WHERE seq = ?1", params![sequence, status])?;
-        Ok(())
+        self.make_durable()
     }
 
     fn audit(&self, before: u64, limit: u32) -> Result<Vec<AuditRecord>, LedgerError> {

@@ -9,7 +9,7 @@ use postrail_schema::snapshot::Suppression;
 use postrail_schema::suppressions::SuppressionChange;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::super::{SuppressionHead, SuppressionRecord};
+use super::super::{LedgerError, SuppressionHead, SuppressionRecord, check_suppressions};
 
 /// Makes the tables beside that of suppressions, where there are none.
 ///
@@ -27,6 +27,42 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), rusqlite::Error
 pub(super) fn record_of(row: &Row<'_>) -> Result<SuppressionRecord, rusqlite::Error> {
     let suppression = Suppression { tenant: TenantId(row.get(0)?), address: row.get(1)? };
     Ok(SuppressionRecord { suppression, reason: row.get(2)?, created_ms: row.get(3)? })
+}
+
+/// As [`Ledger::suppress`](super::Ledger::suppress).
+///
+/// # Errors
+/// The database fails, or there are too many: then nothing is changed.
+pub(super) fn add(
+    connection: &mut Connection,
+    record: &SuppressionRecord,
+    was: Option<&str>,
+) -> Result<bool, LedgerError> {
+    let SuppressionRecord { suppression: Suppression { tenant, address }, reason, created_ms } = record;
+    if let Some(was) = was {
+        let changed = connection.execute(
+            "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2 AND reason = ?5",
+            params![tenant.0, address, reason, created_ms, was],
+        )?;
+        return if changed == 1 { Ok(false) } else { Err(LedgerError::SuppressionChanged) };
+    }
+    let transaction = connection.transaction()?;
+    let values = params![tenant.0, address, reason, created_ms];
+    let new = transaction.execute(
+        "INSERT INTO suppressions (tenant, address, reason, created_ms) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (tenant, address) DO NOTHING",
+        values,
+    )? == 1;
+    if new {
+        check_suppressions(count(&transaction, Some(*tenant))?, count(&transaction, None)?)?;
+    } else {
+        transaction.execute(
+            "UPDATE suppressions SET reason = ?3, created_ms = ?4 WHERE tenant = ?1 AND address = ?2",
+            values,
+        )?;
+    }
+    transaction.commit()?;
+    Ok(new)
 }
 
 pub(super) fn count(connection: &Connection, tenant: Option<TenantId>) -> Result<u64, rusqlite::Error> {

@@ -109,3 +109,26 @@ fn a_column_of_another_type_is_an_error_with_its_place() {
         assert!(ledger.message(id).is_err_and(corrupt), "{damage}");
     }
 }
+
+#[test]
+fn what_is_said_to_be_suppressed_and_recorded_is_synced_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = SqliteLedger::open(&folder.path().join("ledger.db")).unwrap();
+    let act = ledger.audit_begin(1, "operator", "POST /v2/suppressions").unwrap();
+    // The log cannot be synced.
+    ledger.path = folder.path().join("ledger.db").join("elsewhere");
+    let suppression = Suppression { tenant: TenantId(1), address: "a@x.example".into() };
+    let record = SuppressionRecord { suppression: suppression.clone(), reason: String::new(), created_ms: 1 };
+    let acts = [
+        ledger.suppress(&record, None).map(drop),
+        ledger.suppress(&record, Some("")).map(drop),
+        ledger.unsuppress(&suppression, None).map(drop),
+        ledger.mirror(std::slice::from_ref(&record), &[]).map(drop),
+        ledger.renumber_suppressions(),
+        ledger.audit_detail(act, "{}"),
+        ledger.audit_end(act, 201),
+    ];
+    for (at, done) in acts.into_iter().enumerate() {
+        assert!(matches!(done, Err(LedgerError::Sync(_))), "{at}: {done:?}");
+    }
+}
