@@ -164,6 +164,22 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// The scope of an operator's request whose query has the number of a tenant, which may be gone.
+    pub(crate) fn numbered(parts: &Parts, id: TenantId, tenant: Option<&str>) -> Result<Self, ProblemDocument> {
+        if !caller(parts)?.is_operator() {
+            return Err(ProblemDocument::forbidden());
+        }
+        match tenant {
+            None => Ok(Self(Some(id))),
+            Some(_) => {
+                let detail = "name the tenant by tenant or by tenant_id, not by both";
+                Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail))
+            }
+        }
+    }
+}
+
 impl FromRequestParts<Shared> for Scope {
     type Rejection = ProblemDocument;
 

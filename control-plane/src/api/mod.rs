@@ -148,7 +148,7 @@ fn configuration() -> Router<Shared> {
         .route("/tls-rules/{name}", get(tls_rules::show).put(tls_rules::replace).delete(tls_rules::delete))
         .route("/suspensions", get(suspensions::list).post(suspensions::create))
         .route("/suspensions/{id}", get(suspensions::show).delete(suspensions::delete))
-        .route("/suppressions", get(suppressions::list).post(suppressions::create))
+        .route("/suppressions", get(suppressions::list).post(suppressions::create).delete(suppressions::clear))
         .route(
             "/suppressions/{address}",
             get(suppressions::show).put(suppressions::replace).delete(suppressions::delete),

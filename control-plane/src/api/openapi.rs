@@ -44,6 +44,7 @@ use super::{
         tls_rules::list, tls_rules::create, tls_rules::show, tls_rules::replace, tls_rules::delete,
         suspensions::list, suspensions::create, suspensions::show, suspensions::delete,
         suppressions::list, suppressions::create, suppressions::show, suppressions::replace, suppressions::delete,
+        suppressions::clear,
         hosts::list, hosts::show, hosts::drain, hosts::resume, hosts::forget,
         jobs::show, jobs::recipients, jobs::cancel, jobs::bounce,
         events::list, events::trace, queue::show, queue::retry,

@@ -3,6 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use postrail_schema::ids::TenantId;
 use postrail_schema::limits::{PAGE_RECORDS, PAGE_RECORDS_MAX};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -23,13 +24,23 @@ pub(crate) struct PageParams {
     cursor: Option<String>,
 }
 
-/// As it is read; whether a list takes `tenant`, its description says (`form`).
+/// Query that may have the number of a tenant, as it is described.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "read as `Asked`")]
+pub(crate) struct TenantIdParams {
+    /// In place of `tenant`, for operators: the number of a tenant, which may be gone.
+    tenant_id: Option<u32>,
+}
+
+/// As it is read; whether a list takes `tenant` or `tenant_id`, its description says (`form`).
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
     limit: Option<u32>,
     cursor: Option<String>,
     tenant: Option<String>,
+    tenant_id: Option<u32>,
 }
 
 /// Which page of whose records.
@@ -61,7 +72,11 @@ impl FromRequestParts<Shared> for Listing {
         if !params.cursor.as_ref().is_none_or(is_ours) {
             return Err(not_ours());
         }
-        Ok(Self { scope: Scope::of(parts, shared, params.tenant.as_deref())?, limit, cursor: params.cursor })
+        let scope = match params.tenant_id {
+            Some(id) => Scope::numbered(parts, TenantId(id), params.tenant.as_deref())?,
+            None => Scope::of(parts, shared, params.tenant.as_deref())?,
+        };
+        Ok(Self { scope, limit, cursor: params.cursor })
     }
 }
 

@@ -10,8 +10,8 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Body, IfMatch, Maker, Path, Scope, Tagged, TenantParams};
-use super::page::{Listing, Page, PageParams, not_ours};
+use super::extract::{Body, IfMatch, Maker, Operator, Path, Scope, Tagged, TenantParams};
+use super::page::{Listing, Page, PageParams, TenantIdParams, not_ours};
 use super::problem::ProblemDocument;
 use crate::app::{App, Precondition, SuppressionEntry};
 use crate::ledger::SuppressionRecord;
@@ -20,11 +20,21 @@ use crate::plan::entity_tag;
 /// A suppression.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SuppressionView {
+    /// Empty: it is gone.
     tenant: String,
+    /// Of one that is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<u32>,
     address: String,
     reason: String,
     /// Unix milliseconds.
     created_ms: u64,
+}
+
+/// How many were removed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RemovedView {
+    removed: u64,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -43,7 +53,7 @@ pub(crate) struct SuppressionValue {
     reason: String,
 }
 
-#[utoipa::path(get, path = "/v2/suppressions", tag = "suppressions", params(PageParams, TenantParams),
+#[utoipa::path(get, path = "/v2/suppressions", tag = "suppressions", params(PageParams, TenantParams, TenantIdParams),
     responses((status = 200, body = Page<SuppressionView>)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
@@ -70,6 +80,23 @@ pub(crate) async fn list(
         None => format!("{}:{}", suppression.tenant, suppression.address),
     });
     Ok(Json(Page { items: records.iter().map(|record| view(&shared.app, record)).collect(), next_cursor }))
+}
+
+/// Removes all suppressions of a tenant, by its name, or by its number where it is gone.
+#[utoipa::path(delete, path = "/v2/suppressions", tag = "suppressions", params(TenantParams, TenantIdParams),
+    responses((status = 200, body = RemovedView), (status = 400, body = ProblemDocument),
+        (status = 404, body = ProblemDocument)))]
+pub(crate) async fn clear(
+    State(shared): State<Shared>,
+    _: Operator,
+    listing: Listing,
+) -> Result<Json<RemovedView>, ProblemDocument> {
+    let Some(tenant) = listing.scope.0 else {
+        let detail = "name the tenant: tenant, or tenant_id of one that is gone";
+        return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
+    };
+    let removed = shared.run(move |app| app.unsuppress_all(tenant)).await?;
+    Ok(Json(RemovedView { removed }))
 }
 
 /// Adds a suppression, or renews one. A tenant has at most 500,000; over it 409.
@@ -150,8 +177,10 @@ fn tagged(app: &App, record: &SuppressionRecord) -> Tagged<SuppressionView> {
 }
 
 fn view(app: &App, record: &SuppressionRecord) -> SuppressionView {
+    let tenant = app.tenant_name(record.suppression.tenant);
     SuppressionView {
-        tenant: app.tenant_name(record.suppression.tenant),
+        tenant_id: tenant.is_empty().then_some(record.suppression.tenant.0),
+        tenant,
         address: record.suppression.address.clone(),
         reason: record.reason.clone(),
         created_ms: record.created_ms,

@@ -90,6 +90,7 @@ impl App {
     pub(crate) fn plan_state(&self, document: &Document) -> Result<Planned, AppError> {
         let before = self.desired();
         let (mut planned, after, _) = self.planned_on(&before, document)?;
+        planned.problems.append(&mut self.removal_problems(&before, &after)?);
         planned.problems.append(&mut self.observed_problems(&after)?);
         let known: HashSet<_> = self.problems().into_iter().chain(self.observed_problems(&before)?).collect();
         let all = planned.problems.len();
@@ -128,8 +129,14 @@ impl App {
             self.check_base(&draft.desired, when, document)?;
             let before = Document::of(&draft.desired, true);
             let mut keys = Keys { made: made.clone(), counts: false, asked: [0; 2] };
+            let desired = draft.desired.clone();
             self.share_after_loss(draft)?;
             edit(draft, document, &mut keys, &self.masters)?;
+            let mut problems = self.removal_problems(&desired, &draft.desired)?;
+            problems.retain(|problem| problem.severity == Severity::Error);
+            if !problems.is_empty() {
+                return Err(AppError::Refused { problems });
+            }
             let after = Document::of(&draft.desired, true);
             let revision = Revision(draft.desired.head.revision.0 + 1);
             Ok(Applied { revision, tag: entity_tag(&after), changes: difference(&before, &after) })

@@ -5,6 +5,7 @@
 //! the ledger is announced whoever wrote it, by the next request or by the leader (`reconcile::announce`).
 
 use postrail_schema::ids::TenantId;
+use postrail_schema::keys;
 use postrail_schema::limits::{SUPPRESSIONS_HIGH_WATER_PERCENT, SUPPRESSIONS_MAX};
 use postrail_schema::problem::{Problem, Severity};
 use postrail_schema::snapshot::Suppression;
@@ -13,7 +14,7 @@ use serde::Serialize;
 
 use super::{App, AppError, HostStatus, Precondition, names, now_ms};
 use crate::ledger::{LedgerError, SuppressionRecord};
-use crate::plan::{Announced, Change, Desired, DocumentEntry};
+use crate::plan::{Action, Announced, Change, Desired, DocumentEntry};
 
 /// A suppression as its entity tag is of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -76,6 +77,70 @@ impl App {
         }
         self.announce_changed_suppressions()?;
         if is_removed { Ok(()) } else { Err(AppError::not_found("suppression", suppression.address)) }
+    }
+
+    /// Removes all suppressions of a tenant, also of one that is gone, which has its number alone; how many.
+    ///
+    /// # Errors
+    /// The tenant's are kept elsewhere, or a store fails: what was removed until then is.
+    pub(crate) fn unsuppress_all(&self, tenant: TenantId) -> Result<u64, AppError> {
+        self.check_home(tenant)?;
+        let (name, count) = (self.tenant_name(tenant), self.ledger.suppressions_count(Some(tenant))?);
+        let name = if name.is_empty() { format!("tenant {tenant}, which is gone") } else { name };
+        let name = format!("all {count} of {name}");
+        let told = Change { action: Action::Removed, kind: SuppressionEntry::KIND, name, fields: Vec::new() };
+        self.tell((count > 0).then_some(told))?;
+        let mut all = 0;
+        loop {
+            let removed = self.ledger.unsuppress_some(tenant, REMOVED_AT_ONCE)?;
+            all += removed;
+            if removed < u64::from(REMOVED_AT_ONCE) {
+                self.announce_changed_suppressions()?;
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Refuses to remove a tenant whose suppressions are here: they would hold for nobody, nor for one that is made again
+    /// under its name.
+    ///
+    /// # Errors
+    /// It has some, or they are kept elsewhere.
+    pub(super) fn check_unsuppressed(&self, tenant: TenantId) -> Result<(), AppError> {
+        let desired = self.desired();
+        if let Some(region) = self.other_region(&desired, tenant)
+            && !self.store.get(&[keys::leader(&region.name)])?.entries.is_empty()
+        {
+            return self.check_region(tenant);
+        }
+        match self.ledger.suppressions_count(Some(tenant))? {
+            0 => Ok(()),
+            count => Err(AppError::conflict(kept(&self.tenant_name(tenant), count))),
+        }
+    }
+
+    /// Findings about tenants that are in `before` and not in `after`, of which there are suppressions.
+    ///
+    /// # Errors
+    /// The ledger fails.
+    pub(super) fn removal_problems(&self, before: &Desired, after: &Desired) -> Result<Vec<Problem>, AppError> {
+        let mut problems = Vec::new();
+        for tenant in before.tenants.values().filter(|tenant| !after.tenants.contains_key(&tenant.id)) {
+            let subject = format!("tenant/{}", tenant.name);
+            if let Some(region) = self.other_region(before, tenant.id) {
+                let (severity, code) = (Severity::Warning, "suppressions_elsewhere");
+                let detail = format!(
+                    "it goes, and its suppressions, which the ledger of region {} has, hold for nobody then, nor for one that is \
+                     made again under this name; `postrail suppression list --tenant {}` there shows them",
+                    region.name, tenant.name
+                );
+                problems.push(Problem { severity, code, subject, detail });
+            } else if let count @ 1.. = self.ledger.suppressions_count(Some(tenant.id))? {
+                let (severity, code, detail) = (Severity::Error, "tenant_has_suppressions", kept(&tenant.name, count));
+                problems.push(Problem { severity, code, subject, detail });
+            }
+        }
+        Ok(problems)
     }
 
     /// Announces what the ledger has, where that was not: a change whose announcement failed, or whose process ended before
@@ -144,7 +209,8 @@ impl App {
             subject: "ledger/suppressions".to_owned(),
             detail: format!(
                 "there are {count} suppressions of all tenants, and {SUPPRESSIONS_MAX} are the most that are kept: beyond, no \
-                 tenant can add any; delete those of tenants that are gone, or those that are old"
+                 tenant can add any; delete those of tenants that are gone (postrail suppression list --json tells their \
+                 tenant_id, clear --tenant-id removes them), or those that are old"
             ),
         })
     }
@@ -182,6 +248,16 @@ impl App {
     }
 }
 
+/// Why a tenant is not removed.
+fn kept(tenant: &str, count: u64) -> String {
+    format!(
+        "tenant {tenant} has {count} suppressions, which a tenant that is made again under this name would not have; where they \
+         are no longer wanted, remove them first: postrail suppression clear --tenant {tenant}"
+    )
+}
+
+/// Suppressions that are removed in one transaction of the ledger.
+const REMOVED_AT_ONCE: u32 = 10_000;
 /// How often a change is tried that others' come between.
 const TRIES_MAX: usize = 5;
 /// From when it is worth a word that a host tries in vain to have suppressions; a change of who leads takes less.

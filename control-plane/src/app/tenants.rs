@@ -114,6 +114,7 @@ impl App {
                 let detail = format!("tenant {name} has credentials, domains, pools or suspensions; delete them first");
                 return Err(AppError::conflict(detail));
             }
+            self.check_unsuppressed(id)?;
             draft.delete::<Tenant>(&id);
             Ok(())
         })

@@ -318,6 +318,12 @@ pub(crate) trait Ledger: Send + Sync {
     /// [`LedgerError::SuppressionChanged`].
     fn unsuppress(&self, suppression: &Suppression, was: Option<&str>) -> Result<bool, LedgerError>;
 
+    /// Removes up to `limit` suppressions of a tenant; how many.
+    ///
+    /// # Errors
+    /// The database fails.
+    fn unsuppress_some(&self, tenant: TenantId, limit: u32) -> Result<u64, LedgerError>;
+
     /// # Errors
     /// The database fails.
     fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError>;

@@ -410,6 +410,17 @@ pub(crate) enum SuppressionCommand {
     List {
         #[arg(long)]
         tenant: Option<String>,
+        /// Of a tenant that is gone, by its number
+        #[arg(long, value_name = "NUMBER", conflicts_with = "tenant")]
+        tenant_id: Option<u32>,
+    },
+    /// Remove all of a tenant, as before the tenant itself: `postrail suppression clear --tenant shop`
+    Clear {
+        #[arg(long, required_unless_present = "tenant_id")]
+        tenant: Option<String>,
+        /// Of a tenant that is gone, by its number, which `list --json` tells
+        #[arg(long, value_name = "NUMBER", conflicts_with = "tenant")]
+        tenant_id: Option<u32>,
     },
     /// Why and since when an address is not sent to: `postrail suppression show gone@example.net`
     Show {

@@ -234,11 +234,25 @@ pub(crate) fn suppression(api: &Api, command: SuppressionCommand) -> Result<()> 
         SuppressionCommand::Add { address, reason, tenant } => {
             all.add(tenant, body([("address", json!(address)), ("reason", json!(reason))]))
         }
-        SuppressionCommand::List { tenant } => all.list(tenant),
+        SuppressionCommand::List { tenant, tenant_id } => {
+            let id = tenant_id.map(|id| id.to_string());
+            let list = api.list(&["suppressions"], &of_tenant(tenant.as_deref(), id.as_deref()))?;
+            Ok(table::print_list(&list, SUPPRESSIONS, api.wants_json())?)
+        }
+        SuppressionCommand::Clear { tenant, tenant_id } => {
+            let id = tenant_id.map(|id| id.to_string());
+            let removed = api.delete(&["suppressions"], &of_tenant(tenant.as_deref(), id.as_deref()))?;
+            Ok(table::print_record(&removed, api.wants_json())?)
+        }
         SuppressionCommand::Show { address, tenant } => all.show(tenant, &address),
         SuppressionCommand::Set { address, reason, tenant } => all.set(tenant, &address, &json!({"reason": reason})),
         SuppressionCommand::Remove { address, tenant } => all.remove(tenant, &address),
     }
+}
+
+/// The query that has a tenant's name, or its number.
+fn of_tenant<'a>(tenant: Option<&'a str>, id: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
+    tenant.map(|name| ("tenant", name)).into_iter().chain(id.map(|id| ("tenant_id", id))).collect()
 }
 
 /// Puts a number that may be `none` into a change, if it is given.

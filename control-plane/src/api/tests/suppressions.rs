@@ -187,3 +187,58 @@ async fn what_was_written_and_not_announced_is_announced_by_the_same_request_aga
         assert_eq!((leader().await.0, version()), (0, seen), "what is announced is no news");
     }
 }
+
+#[tokio::test]
+async fn a_tenant_is_not_removed_while_it_has_suppressions_and_those_of_one_that_is_gone_can_be_removed() {
+    let world = World::new();
+    for name in ["red", "blue"] {
+        assert_eq!(world.operator("POST", "/v2/tenants", json!({ "name": name })).await.0, 201);
+    }
+    let path = |name: &str| format!("/v2/suppressions?tenant={name}");
+    for (name, address) in [("red", "a@x.example"), ("red", "b@x.example"), ("blue", "a@x.example")] {
+        assert_eq!(world.operator("POST", &path(name), json!({ "address": address })).await.0, 201);
+    }
+    let (status, problem) = world.operator("DELETE", "/v2/tenants/red", Value::Null).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("tenant red has 2 suppressions"), "{problem}");
+
+    // Nor by a document that lacks it.
+    let without = json!({ "tenants": [{ "name": "default" }, { "name": "blue" }] });
+    let (_, plan) = world.operator("POST", "/v2/state/plan", without.clone()).await;
+    let found = plan["problems"].as_array().unwrap().iter().find(|found| found["code"] == "tenant_has_suppressions");
+    let found = found.map(|found| (found["severity"].clone(), found["subject"].clone()));
+    assert_eq!(found, Some((json!("error"), json!("tenant/red"))), "{plan}");
+    assert_eq!(plan["applicable"], false, "{plan}");
+    let tag = plan["etag"].as_str().unwrap();
+    let (status, _, problem) = world.guarded("Bearer po_token", "PUT", "/v2/state", tag, without).await;
+    assert_eq!((status, world.app.tenant_id("red").is_ok()), (409, true), "{problem}");
+
+    let id = world.app.tenant_id("red").unwrap();
+    for name in ["red", "blue"] {
+        let (status, refused) = world.operator("DELETE", "/v2/suppressions", Value::Null).await;
+        assert_eq!(status, 400, "all of all tenants are not removed: {refused}");
+        let count = if name == "red" { 2 } else { 1 };
+        let removed = world.operator("DELETE", &path(name), Value::Null).await;
+        assert_eq!(removed, (200, json!({ "removed": count })));
+        assert_eq!(world.operator("DELETE", &format!("/v2/tenants/{name}"), Value::Null).await.0, 204);
+    }
+    // Of a tenant that was removed by an earlier version.
+    world.by_hand(&format!(
+        "INSERT INTO suppressions VALUES ({id}, 'a@x.example', '', 1), ({id}, 'b@x.example', '', 1)"
+    ));
+    let numbered = format!("/v2/suppressions?tenant_id={id}");
+    let list = world.get(&numbered).await;
+    assert_eq!((list["items"].as_array().unwrap().len(), &list["items"][1]["tenant_id"]), (2, &json!(id.0)), "{list}");
+    let both = world.operator("GET", &format!("{numbered}&tenant=default"), Value::Null).await;
+    assert_eq!(both.0, 400, "{}", both.1);
+    let version = world.app.desired().head.suppressions;
+    assert_eq!(world.operator("DELETE", &numbered, Value::Null).await, (200, json!({ "removed": 2 })));
+    assert!(world.app.desired().head.suppressions > version);
+    let told = world.get("/v2/audit").await["items"][0]["detail"].to_string();
+    assert!(told.contains(&format!("all 2 of tenant {id}, which is gone")), "{told}");
+    assert_eq!(world.get(&numbered).await["items"], json!([]));
+    let green = world.tenant("green").await;
+    for method in ["GET", "DELETE"] {
+        assert_eq!(world.call(&green, method, &numbered, Value::Null).await.0, 403, "{method}");
+    }
+}

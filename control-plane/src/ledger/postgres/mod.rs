@@ -212,6 +212,19 @@ impl Ledger for PostgresLedger {
         })
     }
 
+    fn unsuppress_some(&self, tenant: TenantId, limit: u32) -> Result<u64, LedgerError> {
+        let (tenant, limit) = (i64::from(tenant.0), i64::from(limit));
+        self.pool.with(|session| {
+            suppressions::change(session, |session| {
+                Ok(session.execute(
+                    "DELETE FROM suppressions WHERE tenant = $1 AND address IN
+                         (SELECT address FROM suppressions WHERE tenant = $1 ORDER BY address LIMIT $2)",
+                    &[&tenant, &limit],
+                )?)
+            })
+        })
+    }
+
     fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError> {
         let tenant = i64::from(suppression.tenant.0);
         self.pool.with(|session| {

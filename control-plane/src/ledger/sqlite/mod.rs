@@ -215,6 +215,16 @@ impl Ledger for SqliteLedger {
         if removed == 0 && was.is_some() { Err(LedgerError::SuppressionChanged) } else { Ok(removed == 1) }
     }
 
+    fn unsuppress_some(&self, tenant: TenantId, limit: u32) -> Result<u64, LedgerError> {
+        let removed = self.writer().connection.execute(
+            "DELETE FROM suppressions WHERE tenant = ?1 AND address IN
+                 (SELECT address FROM suppressions WHERE tenant = ?1 ORDER BY address LIMIT ?2)",
+            params![tenant.0, limit],
+        )?;
+        self.make_durable()?;
+        Ok(removed as u64)
+    }
+
     fn suppression(&self, suppression: &Suppression) -> Result<Option<SuppressionRecord>, LedgerError> {
         let found = self
             .reader()

@@ -57,6 +57,10 @@ pub(super) fn suppressions_are_counted_whoever_writes_them(mut world: World) {
     assert!(world.ledger.unsuppress(&one(1, "a@x.example"), None).unwrap());
     assert_eq!((world.count(None), world.count(Some(1))), (2, 0));
     assert_eq!(world.number("SELECT count(*) FROM suppression_counts"), 1);
+    assert!(world.add(2, "b@x.example") && world.add(3, "b@x.example"));
+    let some = |limit| world.ledger.unsuppress_some(TenantId(2), limit).unwrap();
+    assert_eq!([some(2), some(2), some(2)], [2, 1, 0]);
+    assert_eq!((world.count(None), world.count(Some(3))), (1, 1), "others keep theirs");
 }
 
 pub(super) fn a_tenant_has_a_limit_of_its_own_and_is_told_of_no_other(world: World) {
