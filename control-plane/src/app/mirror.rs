@@ -10,7 +10,7 @@
 //! A change crosses as one stretch, however long the list is, and neither side remembers the other. What a region has of
 //! its own (of before it had a copy, or before there was a home) is handed over and never removed for not being there.
 //!
-//! Invariants worth naming: of a tenant of a region nothing leaves or enters; who has a home and has never had all that is
+//! Invariants worth naming: of a tenant of a region nothing leaves or enters, nor is where a stretch ends one of its addresses; who has a home and has never had all that is
 //! there gives data planes no list; what was taken over holds while the home is away. Absent here: when it is looked
 //! (`reconcile::mirror`).
 
@@ -100,16 +100,17 @@ impl App {
         self.check_ledger_now()?;
         let refused = self.adopt(asked.own)?;
         let rows = u32::try_from(2 * MIRROR_ROWS).unwrap_or(u32::MAX);
-        let mut records = self.ledger.suppressions(None, asked.after.as_ref(), rows)?;
-        let is_cut = records.len() == rows as usize;
+        let desired = self.desired();
+        let read = |after: Option<&Suppression>| self.ledger.suppressions(None, after, rows);
+        let (mut records, is_cut) =
+            page(&desired, asked.after.as_ref(), rows as usize, read, |record| &record.suppression)?;
         let last = records.last().filter(|_| is_cut).map(|record| record.suppression.clone());
         let through = match (last, asked.through.clone()) {
             (Some(last), Some(through)) => Some(last.min(through)),
             (last, through) => last.or(through),
         };
-        let desired = self.desired();
         let is_in = |one: &Suppression| through.as_ref().is_none_or(|through| one <= through);
-        records.retain(|record| is_in(&record.suppression) && is_without_region(&desired, record.suppression.tenant));
+        records.retain(|record| is_in(&record.suppression));
         let is_same = through == asked.through && digest(&records) == asked.digest;
         Ok(Compared { through, records: (!is_same).then_some(records), refused })
     }
@@ -143,11 +144,11 @@ impl App {
     /// # Errors
     /// The ledger fails.
     pub(crate) fn stretch(&self, after: Option<Suppression>) -> Result<Stretch, AppError> {
-        let mut kept = self.ledger.kept(after.as_ref(), u32::try_from(MIRROR_ROWS).unwrap_or(u32::MAX))?;
-        let last = kept.last().filter(|_| kept.len() == MIRROR_ROWS);
+        let rows = u32::try_from(MIRROR_ROWS).unwrap_or(u32::MAX);
+        let read = |after: Option<&Suppression>| self.ledger.kept(after, rows);
+        let (kept, is_cut) = page(&self.desired(), after.as_ref(), MIRROR_ROWS, read, |kept| &kept.record.suppression)?;
+        let last = kept.last().filter(|_| is_cut);
         let through = last.map(|kept| kept.record.suppression.clone());
-        let desired = self.desired();
-        kept.retain(|kept| is_without_region(&desired, kept.record.suppression.tenant));
         Ok(Stretch { after, through, kept })
     }
 
@@ -227,6 +228,27 @@ impl App {
                 "the suppressions of tenants without a region, which control planes without --region keep, {what}: {why}"
             ),
         })
+    }
+}
+
+/// The next rows behind `after` that are of tenants without a region, and whether there may be more behind the last of them:
+/// so a stretch ends at one of them, and names no other. `read` gives at most `rows`.
+fn page<R>(
+    desired: &Desired,
+    after: Option<&Suppression>,
+    rows: usize,
+    read: impl Fn(Option<&Suppression>) -> Result<Vec<R>, LedgerError>,
+    named: impl Fn(&R) -> &Suppression,
+) -> Result<(Vec<R>, bool), LedgerError> {
+    let mut after = after.cloned();
+    loop {
+        let mut page = read(after.as_ref())?;
+        let is_cut = page.len() == rows;
+        after = page.last().map(|row| named(row).clone());
+        page.retain(|row| is_without_region(desired, named(row).tenant));
+        if !is_cut || !page.is_empty() {
+            return Ok((page, is_cut));
+        }
     }
 }
 

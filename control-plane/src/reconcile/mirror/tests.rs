@@ -53,6 +53,18 @@ fn record(tenant: TenantId, address: &str) -> SuppressionRecord {
     SuppressionRecord { suppression, reason: "asked to".into(), created_ms: 7 }
 }
 
+fn red_tenant() -> NewTenant {
+    NewTenant {
+        name: "red".into(),
+        quota_per_day: None,
+        weight: 1,
+        message_bytes_max: 8_192,
+        region: Some("eu".into()),
+        reserved_per_s: None,
+        quarantines: false,
+    }
+}
+
 impl World {
     /// With the tenant `default` without a region, and `red` in region eu. The home does not lead yet.
     fn new() -> Self {
@@ -63,16 +75,7 @@ impl World {
         home.bootstrap(&bootstrap, "po_token").unwrap();
         let region = NewRegion { name: "eu".into(), submission_host: "mail.eu.example".into() };
         home.put_region(&region, None).unwrap();
-        let red = NewTenant {
-            name: "red".into(),
-            quota_per_day: None,
-            weight: 1,
-            message_bytes_max: 8_192,
-            region: Some("eu".into()),
-            reserved_per_s: None,
-            quarantines: false,
-        };
-        home.create_tenant(&red).unwrap();
+        home.create_tenant(&red_tenant()).unwrap();
         let facts = FleetFacts {
             cluster: "main".into(),
             is_control_plane: true,
@@ -267,6 +270,44 @@ async fn a_long_list_goes_over_in_stretches_and_a_change_of_it_as_one() {
     assert!(stretches.0 > stretches.1 && stretches.1 <= 4, "what is the same is not sent: {stretches:?}");
     assert_eq!(of_home(), home.ledger.suppressions(Some(tenant), None, u32::MAX).unwrap());
     assert_eq!(region.ledger.suppressions(Some(red), None, 10).unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stretch_begins_or_ends_with_an_address_of_a_regions_own_tenant() {
+    let world = World::new();
+    let (tenant, red) = (world.tenant("default"), world.tenant("red"));
+    let later = NewTenant { name: "later".into(), region: None, ..red_tenant() };
+    let later = world.home.create_tenant(&later).unwrap().id;
+    world.region.reload().unwrap();
+    world.lead().await;
+    let of = |tenant: TenantId, count: usize| (0..count).map(move |n| record(tenant, &format!("a{n:06}")));
+    let own: Vec<_> = of(red, 3 * MIRROR_ROWS).collect();
+    // That of a region in the ledger of the home is of before there were regions.
+    for app in [&world.region, &world.home] {
+        app.ledger.mirror(&own, &[]).unwrap();
+    }
+    let shared: Vec<_> = of(tenant, MIRROR_ROWS / 2).chain(of(later, 3)).collect();
+    world.home.ledger.mirror(&shared, &[]).unwrap();
+    let (region, home) = (&world.region, &world.home);
+    for _ in 0..2 {
+        let mut after = None;
+        loop {
+            let stretch = region.stretch(after).unwrap();
+            let asked = stretch.comparison(home.desired().head.suppressions);
+            let told = home.compare(asked.clone()).unwrap();
+            for place in [&asked.after, &asked.through, &told.through].into_iter().flatten() {
+                assert_ne!(place.tenant, red);
+            }
+            assert!(asked.own.iter().chain(told.records.iter().flatten()).all(|one| one.suppression.tenant != red));
+            after = told.through.clone();
+            region.take_mirrored(&stretch, told).unwrap();
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(region.ledger.suppressions(Some(later), None, 10).unwrap().len(), 3);
+        assert_eq!(region.ledger.suppressions(Some(red), None, u32::MAX).unwrap().len(), own.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
