@@ -1,18 +1,19 @@
 //! What happens around every handler: counting, authentication, a place among the requests in flight, the audit trail.
 //!
 //! Invariant worth naming: a tenant's credential of another region is refused here, so that no resource can forget it, and
-//! before its request leaves a trace.
+//! before its request leaves a trace; nor does an operator's that is meant for another region leave an address.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::extract::TenantParams;
 use super::problem::ProblemDocument;
 use super::{Shared, rights};
 use crate::app::{App, Caller, Refusal, now_ms};
@@ -69,10 +70,10 @@ pub(crate) async fn authenticate(State(shared): State<Shared>, mut request: Requ
     if rights::changes_nothing(request.method(), request.uri().path()) {
         return answer(refused, request, next).await;
     }
-    let action = format!("{} {}{}", request.method(), "/v2", request.uri());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let begun = shared.run(move |app| {
         app.check_ledger_now()?;
-        Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action)?)
+        Ok(app.ledger.audit_begin(now_ms(), &caller.name(), &action(app, &caller, &method, &uri))?)
     });
     let begun = begun.await;
     let sequence = match begun {
@@ -92,6 +93,21 @@ async fn answer(refused: Option<ProblemDocument>, request: Request, next: Next) 
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }
+}
+
+/// A request as the audit trail has it. An address in its path is there where it is of a tenant whose ledger this is: what came
+/// with the mail of another region is on no disk here.
+fn action(app: &App, caller: &Caller, method: &Method, uri: &Uri) -> String {
+    let is_here = || {
+        let Ok(Query(named)) = Query::<TenantParams>::try_from_uri(uri) else { return false };
+        let (desired, name) = (app.desired(), named.tenant.unwrap_or_else(|| "default".to_owned()));
+        desired.tenant(&name).is_some_and(|tenant| app.other_region(&desired, tenant.id).is_none())
+    };
+    if !uri.path().starts_with("/suppressions/") || !caller.is_operator() || is_here() {
+        return format!("{method} /v2{uri}");
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{method} /v2/suppressions/(address){query}")
 }
 
 pub(crate) async fn not_found() -> ProblemDocument {

@@ -242,3 +242,31 @@ async fn a_tenant_is_not_removed_while_it_has_suppressions_and_those_of_one_that
         assert_eq!(world.call(&green, method, &numbered, Value::Null).await.0, 403, "{method}");
     }
 }
+
+#[tokio::test]
+async fn an_address_that_is_named_in_the_wrong_region_is_in_no_record_there() {
+    let world = World::new();
+    for region in ["eu", "us"] {
+        let made = json!({ "name": region, "submission_host": format!("mail.{region}.example") });
+        assert_eq!(world.operator("POST", "/v2/regions", made).await.0, 201);
+    }
+    for (name, region) in [("blue", "us"), ("red", "eu")] {
+        assert_eq!(world.operator("POST", "/v2/tenants", json!({ "name": name, "region": region })).await.0, 201);
+    }
+    let path = |query: &str| format!("/v2/suppressions/someone@x.example{query}");
+    for (query, wanted) in [("?tenant=blue", 403), ("?tenant=blu", 404), ("?tenant=blue&x=1", 400)] {
+        for (method, body) in [("PUT", json!({})), ("DELETE", Value::Null)] {
+            let (status, problem) = world.operator(method, &path(query), body).await;
+            assert_eq!(status, wanted, "{method} {query}: {problem}");
+        }
+    }
+    let trail = world.get("/v2/audit").await.to_string();
+    assert!(trail.contains("DELETE /v2/suppressions/(address)?tenant=blue") && !trail.contains("someone"), "{trail}");
+    for query in ["?tenant=red", ""] {
+        assert_eq!(world.operator("PUT", &path(query), json!({})).await.0, 201);
+        let action = &world.get("/v2/audit").await["items"][0]["action"];
+        assert_eq!(*action, json!(format!("PUT {}", path(query))));
+    }
+    let (status, problem) = world.operator("DELETE", "/v2/tenants/blue", Value::Null).await;
+    assert_eq!(status, 204, "nobody knows of suppressions of a region without control planes: {problem}");
+}
