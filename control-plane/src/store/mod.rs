@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 pub use embedded::EmbeddedStore;
-pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use etcd::{EtcdOptions, EtcdPassword, EtcdStore, EtcdTls};
 pub use moving::{MoveError, move_configuration};
 
 /// One key as listed.

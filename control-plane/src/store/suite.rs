@@ -405,7 +405,10 @@ fn a_cluster_with_tls_is_reached_by_who_has_its_certificates_only() {
         std::fs::write(at(&format!("{name}.key")), key.serialize_pem()).unwrap();
     };
     issue("server");
-    issue("client");
+    // Of another issuer, until it is renewed.
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(at("client.pem"), stranger.cert.pem()).unwrap();
+    std::fs::write(at("client.key"), stranger.signing_key.serialize_pem()).unwrap();
     let option = |option: &str, file: &str| format!("--{option}={}", at(file).display());
     let etcd = Etcd::start(&[
         &option("cert-file", "server.pem"),
@@ -416,6 +419,11 @@ fn a_cluster_with_tls_is_reached_by_who_has_its_certificates_only() {
     let tls = |identity| Some(EtcdTls { ca: at("ca.pem"), identity });
     let with = EtcdOptions { tls: tls(Some((at("client.pem"), at("client.key")))), ..etcd.options() };
     let store = EtcdStore::open(&with).unwrap();
+    let refused = eventually("etcd to refuse", || {
+        store.list("").err().map(|error| error.to_string()).filter(|error| error.contains("certificate"))
+    });
+    assert!(refused.contains("it wants a certificate that it trusts"), "{refused}");
+    issue("client");
     eventually("etcd answers", || store.list("").ok());
     store.txn(&[], &[put("a", "1")]).unwrap();
     let without = EtcdStore::open(&EtcdOptions { tls: tls(None), ..etcd.options() }).unwrap();
@@ -436,15 +444,29 @@ fn a_user_may_do_what_its_role_says_and_nobody_else_anything() {
     etcd.control(&["user", "add", "reader", "--new-user-password", password]);
     etcd.control(&["user", "grant-role", "reader", "reader"]);
     etcd.control(&["auth", "enable"]);
-    let of = |user: Option<&str>| {
-        let user = user.map(|user| (user.to_owned(), password.to_owned().into()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, format!("{password}\n")).unwrap();
+    let of = |user: Option<(&str, EtcdPassword)>| {
+        let user = user.map(|(user, password)| (user.to_owned(), password));
         EtcdStore::open(&EtcdOptions { user, ..etcd.options() }).unwrap()
     };
-    let (nobody, reader, root) = (of(None), of(Some("reader")), of(Some("root")));
+    let known = EtcdPassword::Known(password.to_owned().into());
+    let (nobody, root) = (of(None), of(Some(("root", known))));
+    let reader = of(Some(("reader", EtcdPassword::File(file.clone()))));
     root.txn(&[], &[put("a", "1")]).unwrap();
     assert_eq!(keys(&reader.list("").unwrap()), ["a"]);
     assert!(reader.txn(&[], &[put("a", "2")]).is_err());
     assert!(nobody.list("").is_err());
+
+    let by_root = |arguments: &[&str]| etcd.control(&[&["--user", "root:pass word"], arguments].concat());
+    by_root(&["user", "delete", "reader"]);
+    by_root(&["user", "add", "reader", "--new-user-password", "another"]);
+    by_root(&["user", "grant-role", "reader", "reader"]);
+    eventually("the former password to be refused", || reader.list("").err());
+    assert!(reader.list("").is_err());
+    std::fs::write(&file, "another").unwrap();
+    eventually("the file to be read again", || reader.list("").ok());
 }
 
 #[test]

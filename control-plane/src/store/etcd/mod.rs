@@ -10,6 +10,9 @@
 //!      +--> leave it: this call, if it may, and all later ones ask the next member
 //! ```
 //!
+//! What we show to etcd (certificate, password) is read when a connection is made, and where etcd refuses the user that it has
+//! known one is made.
+//!
 //! All calls go to one member until it fails, so that one which takes connections and answers nothing costs one call its
 //! patience, and not a third of all calls. A transaction is not sent again where the first may still be under way; where
 //! it was refused on the way it is, and a conflict then may be with itself, so that its first error is told.
@@ -23,7 +26,7 @@ mod refusal;
 mod watch;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,11 +50,18 @@ pub struct EtcdOptions {
     /// The root of all keys, such as `/postrail/main/`.
     pub root: String,
     pub tls: Option<EtcdTls>,
-    /// User and password.
-    pub user: Option<(String, Zeroizing<String>)>,
+    pub user: Option<(String, EtcdPassword)>,
 }
 
-/// Files for TLS to etcd, PEM.
+/// The password of a user of etcd.
+#[derive(Clone, Debug)]
+pub enum EtcdPassword {
+    Known(Zeroizing<String>),
+    /// The first line of a file, which is read at each connection.
+    File(PathBuf),
+}
+
+/// Files for TLS to etcd, PEM, which are read at each connection.
 #[derive(Clone, Debug)]
 pub struct EtcdTls {
     /// Who signed the members' certificates.
@@ -74,7 +84,7 @@ pub struct EtcdStore {
 struct Shared {
     endpoints: Vec<String>,
     root: String,
-    options: ConnectOptions,
+    wanted: EtcdOptions,
     /// There is TLS, and we show no certificate.
     is_anonymous: bool,
     current: Mutex<Current>,
@@ -85,6 +95,8 @@ struct Current {
     /// Among the endpoints.
     member: usize,
     client: Option<Client>,
+    /// As the files were when all of them could be read.
+    options: ConnectOptions,
 }
 
 impl EtcdStore {
@@ -110,12 +122,13 @@ impl EtcdStore {
         let shared = Shared {
             endpoints: options.endpoints.clone(),
             root: options.root.clone(),
-            options: connect_options(options)?,
+            wanted: options.clone(),
             is_anonymous: options.tls.as_ref().is_some_and(|tls| tls.identity.is_none()),
             // So that hosts that are told the same members do not all ask the first.
             current: Mutex::new(Current {
                 member: std::process::id() as usize % options.endpoints.len(),
                 client: None,
+                options: connect_options(options)?,
             }),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -171,8 +184,16 @@ impl Shared {
         if let Some(client) = &current.client {
             return Ok((member, client.clone()));
         }
+        // Certificates and passwords are renewed while we run.
+        match connect_options(&self.wanted) {
+            Ok(options) => current.options = options,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what is shown to etcd is not read anew; it is shown what was read last");
+            }
+        }
         let endpoint = [self.endpoints[member].as_str()];
-        let made = Client::connect(endpoint, Some(self.options.clone())).await.map_err(failed("connecting"))?;
+        let made = Client::connect(endpoint, Some(current.options.clone())).await.map_err(failed("connecting"))?;
         Ok((member, current.client.insert(made).clone()))
     }
 
@@ -180,7 +201,15 @@ impl Shared {
     async fn leave(&self, member: usize) {
         let mut current = self.current.lock().await;
         if current.member == member {
-            *current = Current { member: (member + 1) % self.endpoints.len(), client: None };
+            current.member = (member + 1) % self.endpoints.len();
+            current.client = None;
+        }
+    }
+
+    /// Where etcd does not know us any more, the next call connects anew, with what the files have then.
+    async fn refused(&self, member: usize, error: &StoreError) {
+        if etcd_error(error).is_some_and(refusal::is_of_user) {
+            self.leave(member).await;
         }
     }
 
@@ -197,7 +226,10 @@ impl Shared {
             let attempt = async { read(self.kv().await?).await.map_err(failed(act)) };
             let error = match timeout(patience, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if !is_unavailable(&error) => return Err(error),
+                Ok(Err(error)) if !is_unavailable(&error) => {
+                    self.refused(member, &error).await;
+                    return Err(error);
+                }
                 Ok(Err(error)) => error,
                 Err(_) => StoreError::Timeout { act },
             };
@@ -309,7 +341,10 @@ impl Shared {
                 Ok(Err(error)) if is_unavailable(&error) && unsure.is_none() && self.endpoints.len() > 1 => {
                     unsure = Some(error);
                 }
-                Ok(Err(error)) => return Err(error),
+                Ok(Err(error)) => {
+                    self.refused(member, &error).await;
+                    return Err(error);
+                }
                 Err(_) => return Err(StoreError::Timeout { act: "writing" }),
             }
         };
@@ -403,13 +438,22 @@ fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, StoreError> 
         .with_keep_alive(KEEPALIVE_PERIOD, KEEPALIVE_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true);
+    let unread = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| StoreError::Setup { detail: format!("{path}: {error}") }
+    };
     if let Some((name, password)) = &options.user {
+        let password = match password {
+            EtcdPassword::Known(password) => password.clone(),
+            EtcdPassword::File(path) => {
+                let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unread(path))?);
+                Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+        };
         connect = connect.with_user(name.clone(), password.as_str()).with_auto_token_refresh(true);
     }
     let Some(files) = &options.tls else { return Ok(connect) };
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| StoreError::Setup { detail: format!("{}: {error}", path.display()) })
-    };
+    let read = |path: &Path| std::fs::read(path).map_err(unread(path));
     let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
     if let Some((certificate, key)) = &files.identity {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));

@@ -41,6 +41,19 @@ pub(super) fn refusal(error: &Error, root: &str, is_anonymous: bool) -> Option<S
     })
 }
 
+/// Whether the user that a connection was made with, or the password, is not valid any more.
+pub(super) fn is_of_user(error: &Error) -> bool {
+    let told = told(error);
+    let words = [
+        "authentication failed, invalid user ID or password",
+        "user name not found",
+        "invalid auth token",
+        "revision of auth store is old",
+        "user name is empty",
+    ];
+    words.iter().any(|word| told.contains(word))
+}
+
 /// Whether etcd takes no writes until somebody makes room.
 pub(super) fn is_full(error: &Error) -> bool {
     // Words of 3.4 to 3.6, of writes and of leases.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
-use postrail_control_plane::store::{EtcdOptions, EtcdTls};
+use postrail_control_plane::store::{EtcdOptions, EtcdPassword, EtcdTls};
 use postrail_schema::allocation::HostName;
 use postrail_schema::keys;
 use postrail_schema::limits::{ADDRESS_LEASE, ADDRESS_LEASE_MAX, ADDRESS_LEASE_MIN, CAPABILITIES_MAX, HOST_NICS_MAX};
@@ -140,17 +140,17 @@ impl FleetOptions {
         let user = match self.etcd_user {
             None => None,
             Some(user) => {
-                let password = match &self.etcd_password_file {
-                    Some(file) => {
-                        let text = std::fs::read_to_string(file);
-                        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
-                        text.trim_end_matches(['\r', '\n']).to_owned()
-                    }
-                    None => environment(PASSWORD).with_context(|| {
-                        format!("--etcd-user needs a password: in --etcd-password-file, or in {PASSWORD}")
-                    })?,
+                let password = match self.etcd_password_file {
+                    Some(file) => EtcdPassword::File(file),
+                    None => EtcdPassword::Known(
+                        environment(PASSWORD)
+                            .with_context(|| {
+                                format!("--etcd-user needs a password: in --etcd-password-file, or in {PASSWORD}")
+                            })?
+                            .into(),
+                    ),
                 };
-                Some((user, password.into()))
+                Some((user, password))
             }
         };
         if self.routed && !self.nic.is_empty() {
@@ -237,7 +237,8 @@ mod tests {
         let with = || FleetOptions { etcd_user: Some("postrail".to_owned()), ..options() };
         assert!(with().fleet(|_| None).is_err());
         let fleet = with().fleet(|name| Some(format!("{name} is secret"))).expect("good options").expect("a fleet");
-        assert_eq!(fleet.etcd.user.expect("a user").1.as_str(), "POSTRAIL_ETCD_PASSWORD is secret");
+        let (_, EtcdPassword::Known(password)) = fleet.etcd.user.expect("a user") else { panic!("it is in no file") };
+        assert_eq!(password.as_str(), "POSTRAIL_ETCD_PASSWORD is secret");
     }
 
     #[test]
