@@ -3,6 +3,7 @@
 //! - [`ids`]: identifiers and their text forms,
 //! - [`keys`]: the whole key space of the configuration store,
 //! - [`limits`]: every bound of the product, checked against each other at compile time,
+//! - [`address`]: the form in which addresses are compared,
 //! - [`access`]: what a credential may do, and from where,
 //! - [`allocation`]: which host may use which address, and what hosts say of themselves,
 //! - [`snapshot`]: the published configuration, validated and cross-linked, under one revision,
@@ -24,6 +25,7 @@
 //! freshness is checked. Nothing here does I/O.
 
 pub mod access;
+pub mod address;
 pub mod allocation;
 pub mod day;
 pub mod event;

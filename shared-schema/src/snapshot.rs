@@ -436,8 +436,8 @@ impl Snapshot {
         self.routes.get(recipient_domain).or_else(|| self.routes.get("*"))
     }
 
-    /// Whether `tenant` must not send to an address, which is given in lower case if it is asked for: without suppressions
-    /// of the tenant it is not.
+    /// Whether `tenant` must not send to an address, which is given in its normal form if it is asked for: without
+    /// suppressions of the tenant it is not.
     pub fn is_suppressed(&self, tenant: TenantId, address: impl FnOnce() -> String) -> bool {
         self.suppressions.has(tenant) && self.suppressions.contains(tenant, &address())
     }

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! A change copies one leaf and the list of leaves of its tenant. Invariants worth naming: a total is known with the list,
-//! and goes with it from change to change, so that two lists are compared by it alone; it does not depend on the order.
-//! Absent here: numbers of changes (the ledger gives them), and what is kept on disks.
+//! and goes with it from change to change, so that two lists are compared by it alone; it does not depend on the order;
+//! each suppression holds for all ways to write its address ([`address`](crate::address)), also one that the ledger has in
+//! another form than the normal one, of an earlier version or by a statement. Absent here: numbers of changes (the ledger gives them), and what is kept on disks.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::address::normal_address;
 use crate::ids::TenantId;
 use crate::snapshot::Suppression;
 use crate::table::Table;
@@ -38,8 +41,17 @@ pub mod headers {
 /// See the module head.
 #[derive(Clone, Debug, Default)]
 pub struct Suppressions {
-    by_tenant: Table<TenantId, Table<Arc<str>, ()>>,
+    by_tenant: Table<TenantId, Addresses>,
     total: SuppressionTotal,
+}
+
+/// Those of a tenant.
+#[derive(Clone, Debug, Default)]
+struct Addresses {
+    /// As the ledger has them.
+    all: Table<Arc<str>, ()>,
+    /// The normal forms of those that it has in other ones, and how many each is of.
+    others: Table<String, u32>,
 }
 
 /// How many suppressions there are, and the sum of their hashes: equal for equal lists, and for no others.
@@ -84,15 +96,17 @@ impl Suppressions {
         self.by_tenant.contains_key(&tenant)
     }
 
+    /// Whether the mailbox is in it, whose address is given in the normal form.
     pub fn contains(&self, tenant: TenantId, address: &str) -> bool {
-        self.by_tenant.get(&tenant).is_some_and(|addresses| addresses.contains_key(address))
+        let Some(Addresses { all, others }) = self.by_tenant.get(&tenant) else { return false };
+        all.contains_key(address) || !others.is_empty() && others.contains_key(address)
     }
 
     /// All of them, ascending by tenant and address.
     pub fn iter(&self) -> impl Iterator<Item = Suppression> {
         let of = |(tenant, addresses): (&TenantId, _)| {
-            let (tenant, addresses): (_, &Table<Arc<str>, ()>) = (*tenant, addresses);
-            addresses.keys().map(move |address| Suppression { tenant, address: address.to_string() })
+            let (tenant, addresses): (_, &Addresses) = (*tenant, addresses);
+            addresses.all.keys().map(move |address| Suppression { tenant, address: address.to_string() })
         };
         self.by_tenant.iter().flat_map(of)
     }
@@ -109,23 +123,49 @@ impl Suppressions {
     fn insert(&mut self, suppression: &Suppression) {
         let Suppression { tenant, address } = suppression;
         if !self.by_tenant.contains_key(tenant) {
-            self.by_tenant.insert(*tenant, Table::default());
+            self.by_tenant.insert(*tenant, Addresses::default());
         }
         let addresses = self.by_tenant.get_mut(tenant);
-        if addresses.is_some_and(|addresses| addresses.insert(Arc::from(address.as_str()), ()).is_none()) {
+        if addresses.is_some_and(|addresses| addresses.insert(address)) {
             self.total.add(suppression);
         }
     }
 
     fn remove(&mut self, suppression: &Suppression) {
         let Some(addresses) = self.by_tenant.get_mut(&suppression.tenant) else { return };
-        if addresses.remove(suppression.address.as_str()).is_none() {
+        if !addresses.remove(&suppression.address) {
             return;
         }
-        if addresses.is_empty() {
+        if addresses.all.is_empty() {
             self.by_tenant.remove(&suppression.tenant);
         }
         self.total.subtract(suppression);
+    }
+}
+
+impl Addresses {
+    fn insert(&mut self, address: &str) -> bool {
+        let is_new = self.all.insert(Arc::from(address), ()).is_none();
+        if let Cow::Owned(normal) = normal_address(address)
+            && is_new
+        {
+            let count = self.others.get(&normal).copied().unwrap_or_default();
+            self.others.insert(normal, count + 1);
+        }
+        is_new
+    }
+
+    fn remove(&mut self, address: &str) -> bool {
+        let was_there = self.all.remove(address).is_some();
+        if let Cow::Owned(normal) = normal_address(address)
+            && was_there
+        {
+            match self.others.get(&normal).copied().unwrap_or_default() {
+                0 | 1 => drop(self.others.remove(&normal)),
+                count => drop(self.others.insert(normal, count - 1)),
+            }
+        }
+        was_there
     }
 }
 
@@ -235,8 +275,16 @@ mod tests {
     use super::*;
     use crate::wire::{decode_suppression_delta, encode_suppression_delta};
 
+    /// Each mailbox in four forms: those other than the first may be of an earlier version, or written by hand.
     fn suppression((tenant, address): (u32, u16)) -> Suppression {
-        Suppression { tenant: TenantId(tenant), address: format!("{address:x}@receiver.example") }
+        let (mailbox, form) = (address / 4, address % 4);
+        let address = match form {
+            0 => format!("m{mailbox:x}@receiver.example"),
+            1 => format!("\"m{mailbox:x}\"@receiver.example"),
+            2 => format!("\"\\m{mailbox:x}\"@receiver.example"),
+            _ => format!("M{mailbox:x}@Receiver.example"),
+        };
+        Suppression { tenant: TenantId(tenant), address }
     }
 
     fn total(list: &BTreeSet<Suppression>) -> SuppressionTotal {
@@ -276,9 +324,10 @@ mod tests {
             }
             let whole: Suppressions = set.iter().rev().cloned().collect();
             prop_assert_eq!(whole.total(), list.total());
-            for key in (1..4).flat_map(|tenant| (0..200).map(move |address| (tenant, address))) {
-                let one = suppression(key);
-                prop_assert_eq!(list.contains(one.tenant, &one.address), set.contains(&one));
+            for (tenant, first) in (1..4).flat_map(|tenant| (0..200).step_by(4).map(move |first| (tenant, first))) {
+                let one = suppression((tenant, first));
+                let is_there = (0..4).any(|form| set.contains(&suppression((tenant, first + form))));
+                prop_assert_eq!(list.contains(one.tenant, &one.address), is_there, "in whichever form");
             }
         }
 

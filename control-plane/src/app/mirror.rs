@@ -121,7 +121,8 @@ impl App {
         for record in own {
             let Suppression { tenant, address } = &record.suppression;
             let is_one = is_without_region(&desired, *tenant)
-                && names::address("", address).is_ok_and(|read| read == *address)
+                && names::address_forms("", address)
+                    .is_ok_and(|(normal, others)| normal == *address || others.contains(address))
                 && names::reason("", &record.reason).is_ok();
             if !is_one || self.ledger.suppression(&record.suppression)?.is_some() {
                 continue;

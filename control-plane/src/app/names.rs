@@ -1,5 +1,8 @@
 //! The forms of names that configuration uses.
 
+use std::collections::BTreeSet;
+
+use postrail_schema::address::{content, normal_address};
 use postrail_schema::allocation::{HostName, is_interface};
 use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, SITE_NAME_BYTES_MAX, TIME_MS_MAX};
 
@@ -81,11 +84,22 @@ pub(crate) fn site(pointer: &'static str, text: &str) -> Result<String, AppError
     Ok(name)
 }
 
-/// An address as the key of a suppression: lower case, its domain as A-labels.
-pub(crate) fn address(pointer: &'static str, text: &str) -> Result<String, AppError> {
+/// The key of a suppression of the address, and those that earlier versions may have given it.
+pub(crate) fn address_forms(pointer: &'static str, text: &str) -> Result<(String, BTreeSet<String>), AppError> {
+    let given = address_as_given(pointer, text)?;
+    let normal = normal_address(&given).into_owned();
+    let quoted = normal.rsplit_once('@').filter(|(local, _)| !local.starts_with('"'));
+    let quoted = quoted.map(|(local, domain)| format!("\"{local}\"@{domain}"));
+    let others = [Some(given), quoted].into_iter().flatten().filter(|form| *form != normal).collect();
+    Ok((normal, others))
+}
+
+/// An address as it is written, but for its case and the domain's form.
+fn address_as_given(pointer: &'static str, text: &str) -> Result<String, AppError> {
     let invalid = || AppError::invalid(pointer, "this is not an address of the form local@domain");
     let (local, host) = text.trim().rsplit_once('@').ok_or_else(invalid)?;
-    if local.is_empty() || local.len() > LOCAL_PART_BYTES_MAX || local.chars().any(char::is_control) {
+    let is_long = content(local).len() > LOCAL_PART_BYTES_MAX;
+    if local.is_empty() || is_long || local.chars().any(char::is_control) {
         return Err(invalid());
     }
     Ok(format!("{}@{}", local.to_lowercase(), domain(pointer, host, true)?))
@@ -148,14 +162,22 @@ mod tests {
         assert!(site("", &"mx.a-long-name-of-a-host.example,mx.b-long-name-of-a-host.example,".repeat(9)).is_err());
         let addresses = [
             ("Some.One@Example.com", Some("some.one@example.com")),
-            ("a@b@example.com", Some("a@b@example.com")),
+            ("\"Gone\"@example.com", Some("gone@example.com")),
+            ("\"g\\one\"@example.com", Some("gone@example.com")),
+            ("a@b@example.com", Some("\"a@b\"@example.com")),
             ("@example.com", None),
             ("a", None),
             ("a@", None),
         ];
         for (text, wanted) in addresses {
-            assert_eq!(address("", text).ok().as_deref(), wanted, "{text}");
+            assert_eq!(address_forms("", text).ok().map(|(normal, _)| normal).as_deref(), wanted, "{text}");
         }
+        let longest = format!("{}@example.com", "\"".repeat(LOCAL_PART_BYTES_MAX));
+        let (normal, _) = address_forms("", &longest).unwrap();
+        assert_eq!(address_forms("", &normal).unwrap().0, normal, "who reads the normal form can say it");
+        let (normal, others) = address_forms("", "\"G\\one\"@example.com").unwrap();
+        assert_eq!(normal, "gone@example.com");
+        assert!(others.iter().eq(["\"g\\one\"@example.com", "\"gone\"@example.com"]), "{others:?}");
         for (text, wanted) in [("default", true), ("a-1", true), ("-a", false), ("A", false), ("", false)] {
             assert_eq!(slug("", text).is_ok(), wanted, "{text}");
         }

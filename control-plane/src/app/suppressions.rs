@@ -52,7 +52,7 @@ impl App {
         let tenant = self.tenant_id(tenant)?;
         self.check_home(tenant)?;
         let record = SuppressionRecord {
-            suppression: Suppression { tenant, address: names::address("/address", address)? },
+            suppression: self.stored(tenant, address)?.0,
             reason: names::reason("/reason", reason)?,
             created_ms: now_ms(),
         };
@@ -69,10 +69,13 @@ impl App {
     /// There is none.
     pub(crate) fn unsuppress(&self, tenant: TenantId, address: &str, when: &Precondition) -> Result<(), AppError> {
         self.check_home(tenant)?;
-        let suppression = Suppression { tenant, address: names::address("/address", address)? };
+        let (suppression, others) = self.stored(tenant, address)?;
         let was = self.ledger.suppression(&suppression)?;
         let is_removed = self.guarded(&suppression, when, |was| self.ledger.unsuppress(&suppression, was))?;
         if is_removed {
+            for other in others {
+                self.ledger.unsuppress(&other, None)?;
+            }
             self.tell(self.changed_suppression(was.as_ref(), None))?;
         }
         self.announce_changed_suppressions()?;
@@ -170,6 +173,23 @@ impl App {
         Ok(Announced { ledger, last })
     }
 
+    /// The suppression of the address as the ledger has it, and others of the same mailbox: earlier versions wrote them in
+    /// other forms than the normal one, which it is where there is none.
+    fn stored(&self, tenant: TenantId, address: &str) -> Result<(Suppression, Vec<Suppression>), AppError> {
+        let (normal, others) = names::address_forms("/address", address)?;
+        let normal = Suppression { tenant, address: normal };
+        let mut found = Vec::new();
+        for one in others.into_iter().map(|address| Suppression { tenant, address }) {
+            if self.ledger.suppression(&one)?.is_some() {
+                found.push(one);
+            }
+        }
+        if !found.is_empty() && self.ledger.suppression(&normal)?.is_none() {
+            return Ok((found.swap_remove(0), found));
+        }
+        Ok((normal, found))
+    }
+
     /// For the audit trail, which tells the tenant by name as well.
     fn changed_suppression(&self, was: Option<&SuppressionRecord>, is: Option<&SuppressionRecord>) -> Option<Change> {
         let tenant = is.or(was).map(|record| self.tenant_name(record.suppression.tenant))?;
@@ -242,7 +262,7 @@ impl App {
     /// There is none.
     pub(crate) fn suppression(&self, tenant: TenantId, address: &str) -> Result<SuppressionRecord, AppError> {
         self.check_region(tenant)?;
-        let suppression = Suppression { tenant, address: names::address("/address", address)? };
+        let (suppression, _) = self.stored(tenant, address)?;
         let found = self.ledger.suppression(&suppression)?;
         found.ok_or_else(|| AppError::not_found("suppression", suppression.address))
     }

@@ -81,6 +81,41 @@ async fn a_data_plane_is_told_what_has_changed_since_it_had_the_list_or_the_whol
 }
 
 #[tokio::test]
+async fn a_mailbox_has_one_suppression_however_its_address_is_written() {
+    let world = World::new();
+    world.suppress("\"Gone\"@x.example").await;
+    let path = "/v2/suppressions/%22g%5Cone%22@x.example?tenant=default";
+    assert_eq!(world.get(path).await["address"], "gone@x.example");
+    let (status, _) =
+        world.operator("POST", "/v2/suppressions?tenant=default", json!({ "address": "GONE@x.example" })).await;
+    assert_eq!(status, 200, "it is there");
+    world.unsuppress("%22gone%22@x.example").await;
+    assert_eq!(world.operator("GET", path, Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_suppression_that_an_earlier_version_wrote_in_another_form_holds_and_is_found_and_removed_by_any() {
+    let world = World::new();
+    world.by_hand("INSERT INTO suppressions VALUES (1, '\"gone\"@x.example', 'left', 5), (1, 'a b@x.example', '', 5)");
+    let list = whole(&world.suppressions(None).body);
+    for address in ["gone@x.example", "\"a b\"@x.example"] {
+        assert!(list.contains(TenantId(1), address), "{address}");
+    }
+    let path = "/v2/suppressions/gone@x.example?tenant=default";
+    assert_eq!(world.get(path).await["address"], "\"gone\"@x.example", "as the ledger has it");
+    assert_eq!(
+        world.operator("PUT", path, json!({ "reason": "again" })).await.0,
+        200,
+        "it is renewed, and not a second"
+    );
+    // One that was given both forms before has one suppression for who removes it.
+    world.by_hand("INSERT INTO suppressions VALUES (1, 'gone@x.example', '', 6)");
+    world.unsuppress("gone@x.example").await;
+    world.unsuppress("a%20b@x.example").await;
+    assert_eq!(whole(&world.suppressions(None).body).total().count, 0);
+}
+
+#[tokio::test]
 async fn what_was_not_noted_of_suppressions_is_found_by_counting_and_everyone_gets_the_whole_list() {
     let world = World::new();
     world.suppress("a@x.example").await;

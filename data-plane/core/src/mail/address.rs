@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use postrail_schema::address::{is_dot_string, normal_local_part};
 use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
 
 /// Why text is not an address or a domain.
@@ -151,19 +152,10 @@ impl Address {
         &self.domain
     }
 
-    /// Lower case with the A-label domain: the form in which addresses are compared (suppressions, duplicates).
+    /// The form in which addresses are compared (suppressions, duplicates): see [`postrail_schema::address`].
     pub fn normalized(&self) -> String {
-        let (local, domain) = (self.local_part(), self.domain.as_str());
-        let mut text = String::with_capacity(local.len() + 1 + domain.len());
-        if local.is_ascii() {
-            text.push_str(local);
-            text.make_ascii_lowercase();
-        } else {
-            text.push_str(&local.to_lowercase());
-        }
-        text.push('@');
-        text.push_str(domain);
-        text
+        let (local, domain) = (normal_local_part(self.local_part()), self.domain.as_str());
+        [&*local, "@", domain].concat()
     }
 
     /// Whether a receiver must offer SMTPUTF8 to take it: the local part is not ASCII (a U-label domain can be sent as
@@ -209,19 +201,7 @@ fn check_local_part(local: &str) -> Result<(), AddressError> {
         }
         return if escaped { Err(AddressError::LocalPartSyntax) } else { Ok(()) };
     }
-    for atom in local.split('.') {
-        if atom.is_empty() || !atom.chars().all(is_atext) {
-            return Err(AddressError::LocalPartSyntax);
-        }
-    }
-    Ok(())
-}
-
-/// atext of RFC 5322 3.2.3, with UTF-8 (RFC 6532 3.2) but no control or white space.
-fn is_atext(c: char) -> bool {
-    c.is_ascii_alphanumeric()
-        || "!#$%&'*+-/=?^_`{|}~".contains(c)
-        || (!c.is_ascii() && !c.is_control() && !c.is_whitespace())
+    if is_dot_string(local) { Ok(()) } else { Err(AddressError::LocalPartSyntax) }
 }
 
 #[cfg(test)]
@@ -269,6 +249,7 @@ mod tests {
         let address = Address::parse("Jürgen@BÜCHER.example").unwrap();
         assert_eq!(address.domain().as_str(), "xn--bcher-kva.example");
         assert_eq!(address.normalized(), "jürgen@xn--bcher-kva.example");
+        assert_eq!(Address::parse("\"J\\ürgen\"@bücher.example").unwrap().normalized(), address.normalized());
         assert!(address.needs_smtp_utf8());
         assert!(!Address::parse("bob@bücher.example").unwrap().needs_smtp_utf8());
         assert_eq!(Domain::parse("[192.0.2.1]").unwrap().literal(), Some("192.0.2.1".parse().unwrap()));
