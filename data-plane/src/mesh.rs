@@ -26,6 +26,8 @@ use crate::transfer::{Arrival, Arrived};
 #[derive(Debug)]
 pub enum Letter {
     Hand(Box<Work>),
+    /// Work of that job is to come back.
+    Recall(MessageId),
     HandBack(Box<HandBack>),
     Snapshot(Arc<Snapshot>),
     /// What is held of the addresses that move.

@@ -423,6 +423,7 @@ impl<P: Platform> Runtime<P> {
                     self.input(Input::HandBack(Box::new(HandBack { group, result })));
                 }
             }
+            Output::Recall(message) => self.0.mesh.broadcast(|| Letter::Recall(message)),
             Output::Offer(offer) => self.spawn("offer", move |runtime| runtime.offer(offer)),
             Output::HandBack { to, back } => {
                 // A shard that waits for work to come back does not end, but at the deadline of its drain.

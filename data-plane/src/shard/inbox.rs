@@ -21,6 +21,7 @@ impl<P: Platform> Runtime<P> {
         while let Ok(letter) = inbox.recv().await {
             match letter {
                 Letter::Hand(work) => self.input(Input::Hand(work)),
+                Letter::Recall(message) => self.input(Input::Recall(message)),
                 Letter::HandBack(back) => self.input(Input::HandBack(back)),
                 Letter::Snapshot(snapshot) => {
                     self.input(Input::Snapshot(snapshot));

@@ -6,11 +6,13 @@ use postrail_schema::ids::{RecipientIndex, SourceId};
 use postrail_schema::limits::{EGRESS_IDLE, EGRESS_SESSIONS_MAX};
 use smallvec::SmallVec;
 
+use super::route::HAND_RETRY;
 use super::{Aim, AttemptSlot, Group, GroupState, JobRef, Output, SessionState, Shard, Transact};
 use crate::base::Moment;
 use crate::egress::tls_policy::unmet;
 use crate::egress::{Capabilities, Phase, SessionEnd, TransactionOutcome, Verdict};
 use crate::mail::Job;
+use crate::schedule::WaitReason;
 
 /// Times that a group goes back uncounted because a reused connection had died under it.
 const REQUEUES_MAX: u8 = 3;
@@ -73,6 +75,12 @@ impl Shard {
                 self.route(now, group);
                 continue;
             }
+            if self.is_to_be_suppressed_at_home(group) {
+                self.return_turn(now.instant, path, group);
+                self.groups[group as usize].state = GroupState::Moving;
+                self.return_work(now, group, WaitReason::OtherShard, now.instant + HAND_RETRY);
+                continue;
+            }
             self.groups[group as usize].state = GroupState::InFlight;
             let aim = Aim::Session(session);
             let (started, revision) = (now.instant, self.revision());
@@ -90,14 +98,17 @@ impl Shard {
         self.outputs.push_back(Output::Quit { session });
     }
 
-    /// Whether something came between while the group was ready: its expiry, its tenant's or domain's suspension.
+    /// Whether something came between while the group was ready: its expiry, its end by the operator, its tenant's or
+    /// domain's suspension.
     fn is_stopped(&self, now: Moment, id: u32) -> bool {
         let group = &self.groups[id as usize];
-        let JobRef::Local(job) = group.job else { return self.is_expired(now, id) };
-        let job = &self.jobs[job as usize];
-        now.wall >= job.expires_at
-            || job.ending().is_some()
-            || self.rules.tenant_suspended(job.tenant)
+        let (tenant, is_ended) = match group.job {
+            JobRef::Local(job) => (self.jobs[job as usize].tenant, self.jobs[job as usize].ending().is_some()),
+            JobRef::Remote(work) => (self.works[work as usize].job.tenant, self.works[work as usize].is_recalled),
+        };
+        is_ended
+            || self.is_expired(now, id)
+            || self.rules.tenant_suspended(tenant)
             || self.rules.site_suspended(self.domains.slot(group.domain).name.as_str())
     }
 
@@ -135,6 +146,14 @@ impl Shard {
 
     fn loaded_one(&mut self, now: Moment, attempt: u32, result: Result<Arc<Job>, String>) {
         self.attempts[attempt as usize].loading = false;
+        if self.is_stopped(now, self.attempts[attempt as usize].group) {
+            let slot = self.end_attempt(attempt);
+            self.groups[slot.group as usize].state = GroupState::Moving;
+            if let Aim::Session(session) = slot.aim {
+                self.free_session(session, attempt);
+            }
+            return self.route(now, slot.group);
+        }
         match result {
             Ok(job) => self.begin(now, attempt, job),
             Err(why) => {
@@ -294,18 +313,19 @@ impl Shard {
     /// Drops suppressed recipients of a group and records that.
     fn suppress(&mut self, now: Moment, group: u32, job: &Job) {
         if matches!(self.groups[group as usize].job, JobRef::Remote(_)) {
-            return; // its own shard has done so before it handed the work over
+            return; // it was looked at before the attempt began
         }
-        let snapshot = self.rules.snapshot().clone();
-        let is_suppressed = |index: &RecipientIndex| {
-            let recipient = &job.recipients[usize::from(index.0)];
-            snapshot.is_suppressed(job.tenant, || recipient.address.normalized())
-        };
+        let recipients = self.groups[group as usize].recipients.iter().copied();
         let dropped: SmallVec<[RecipientIndex; 4]> =
-            self.groups[group as usize].recipients.iter().copied().filter(is_suppressed).collect();
+            recipients.filter(|index| self.is_suppressed(job, *index)).collect();
         if !dropped.is_empty() {
             self.settle_suppressed(now, group, &dropped);
         }
+    }
+
+    pub(super) fn is_suppressed(&self, job: &Job, index: RecipientIndex) -> bool {
+        let recipient = &job.recipients[usize::from(index.0)];
+        self.rules.snapshot().is_suppressed(job.tenant, || recipient.address.normalized())
     }
 
     /// Whether a session may connect to its next host now: the lease on its address may have ended since it was opened.

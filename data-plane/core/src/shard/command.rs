@@ -130,6 +130,7 @@ impl Shard {
         let Some(job) = self.job_of(message) else { return 0 };
         let concerned = usize::from(self.jobs[job as usize].open);
         self.jobs[job as usize].standing = Standing::Ending(ending);
+        self.recall(job);
         let waits = |id: &u32| matches!(self.groups[*id as usize].state, GroupState::Scheduled { .. });
         let groups: Vec<u32> = self.groups_in(job).filter(waits).collect();
         for group in groups {

@@ -70,6 +70,8 @@ pub enum Input {
     Answered { turn: u64, answer: Answer },
     /// Another shard asks us to deliver from a source that we own.
     Hand(Box<Work>),
+    /// Another shard wants its work of that job back.
+    Recall(MessageId),
     /// What became of work that we handed over.
     HandBack(Box<HandBack>),
     /// Finish what is under way, start nothing new.
@@ -112,6 +114,8 @@ pub enum Output {
         to: ShardId,
         work: Box<Work>,
     },
+    /// Tell every other shard: one of them may have work of the job.
+    Recall(MessageId),
     HandBack {
         to: ShardId,
         back: Box<HandBack>,

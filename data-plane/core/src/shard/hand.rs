@@ -1,11 +1,15 @@
 //! Mail whose source address another shard owns crosses once: the group's work goes over with its job, the outcome
 //! comes back. The home shard keeps the spool, the schedule and the settlement; the owner keeps the path's limits.
+//!
+//! What stands in the owner's queue may have to stay unsent meanwhile. The owner looks before each attempt, as a shard does
+//! at its own: by its snapshot for suppressions and suspensions, and for what the home shard has recalled because the
+//! operator ended the job. It settles nothing of that itself, but gives the work back untried.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrail_schema::event::AttemptFacts;
-use postrail_schema::ids::{RecipientIndex, Revision, ShardId, SourceId};
+use postrail_schema::ids::{MessageId, RecipientIndex, Revision, ShardId, SourceId};
 use smallvec::SmallVec;
 
 use super::route::HAND_RETRY;
@@ -27,6 +31,8 @@ pub struct Work {
     pub entry: u16,
     pub recipients: SmallVec<[RecipientIndex; 4]>,
     pub attempts: u16,
+    /// The home shard wants it back, if nothing is under way with it.
+    pub is_recalled: bool,
 }
 
 /// What became of it.
@@ -61,6 +67,7 @@ impl Shard {
             entry: ours.entry,
             recipients: ours.recipients.clone(),
             attempts: ours.attempts,
+            is_recalled: false,
         };
         self.outputs.push_back(Output::Hand { to: owner, work: Box::new(work) });
     }
@@ -76,6 +83,27 @@ impl Shard {
         let group = Group { job, entry, recipients, attempts, requeues: 0, domain, next: NONE, state };
         let group = self.new_group(group);
         self.route(now, group);
+    }
+
+    /// The operator has ended a job of which others may have work: nothing of it is to begin any more.
+    pub(super) fn recall(&mut self, job: u32) {
+        if self.groups_in(job).any(|group| self.groups[group as usize].state == GroupState::Handed) {
+            self.outputs.push_back(Output::Recall(self.jobs[job as usize].id));
+        }
+    }
+
+    /// Work of that job goes home when its turn comes. It may have gone already.
+    pub(super) fn recalled(&mut self, message: MessageId) {
+        let works = self.works.iter_mut().map(|(_, work)| work).filter(|work| work.job.id == message);
+        works.for_each(|work| work.is_recalled = true);
+    }
+
+    /// Whether some of another shard's work is suppressed since that has looked. It is given back whole, for its own shard
+    /// to settle what is.
+    pub(super) fn is_to_be_suppressed_at_home(&self, group: u32) -> bool {
+        let Group { job: JobRef::Remote(work), recipients, .. } = &self.groups[group as usize] else { return false };
+        let job = &self.works[*work as usize].job;
+        recipients.iter().any(|index| self.is_suppressed(job, *index))
     }
 
     pub(super) fn return_outcome(

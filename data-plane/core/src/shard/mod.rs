@@ -20,7 +20,7 @@
 //!
 //! Invariants worth naming: a group is in exactly one [`GroupState`]; a recipient leaves only by a settling event that
 //! is in a [`Record`]; nothing starts on a path that is blocked, backs off or is at its limit; a suppressed recipient
-//! is dropped at the start of every attempt under the snapshot of that moment.
+//! is dropped at the start of every attempt under the snapshot of that moment, of whichever shard sends it.
 //!
 //! Deliberately absent: message content (sign renders it), sockets, files, clocks.
 
@@ -355,6 +355,7 @@ impl Shard {
             Input::Neighbours(neighbours) => self.apply_neighbours(now, neighbours),
             Input::Answered { turn, answer } => self.answered(now, turn, answer),
             Input::Hand(work) => self.take_work(now, *work),
+            Input::Recall(message) => self.recalled(message),
             Input::HandBack(back) => self.hand_back(now, *back),
             Input::Drain => self.drain(now),
             Input::Timeout => self.timeout(now),

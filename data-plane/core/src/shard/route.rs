@@ -121,6 +121,12 @@ impl Shard {
             JobRef::Remote(_) if self.is_expired(now, group) => {
                 self.return_work(now, group, WaitReason::Throttled, now.instant);
             }
+            JobRef::Remote(work) if self.works[work as usize].is_recalled => {
+                self.return_work(now, group, WaitReason::OtherShard, now.instant);
+            }
+            JobRef::Remote(work) if self.rules.tenant_suspended(self.works[work as usize].job.tenant) => {
+                self.park(now, group, WaitReason::TenantSuspended);
+            }
             JobRef::Remote(work) => {
                 let (source, domain) = (self.works[work as usize].source, self.groups[group as usize].domain);
                 if self.rules.places_by_site() && self.domains.hosts(domain, now.instant).is_none() {

@@ -27,6 +27,7 @@ use crate::spool::JobMeta;
 
 mod addresses;
 mod given;
+mod hand;
 mod policies;
 mod quarantine;
 mod revisions;

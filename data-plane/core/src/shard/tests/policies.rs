@@ -83,7 +83,8 @@ fn work_of_another_shard_is_asked_for_its_pool_once_its_site_is_known() {
         let job = world.job(&[address]);
         let recipients = smallvec::smallvec![RecipientIndex(0)];
         let source = SourceId(2);
-        let work = Work { origin: ShardId(0), group: 0, source, job, entry: 0, recipients, attempts: 0 };
+        let work =
+            Work { origin: ShardId(0), group: 0, source, job, entry: 0, recipients, attempts: 0, is_recalled: false };
         world.input(Input::Hand(Box::new(work)));
         world.resolve();
         assert_eq!(world.opened().len(), usize::from(is_sent), "{address}");

@@ -291,7 +291,16 @@ fn of_what_another_shard_hands_over_little_waits_here() {
     for group in 0..100 {
         let job = world.job(&["a@one.test"]);
         let recipients = smallvec::smallvec![RecipientIndex(0)];
-        let work = Work { origin: ShardId(1), group, source: SourceId(1), job, entry: 0, recipients, attempts: 0 };
+        let work = Work {
+            origin: ShardId(1),
+            group,
+            source: SourceId(1),
+            job,
+            entry: 0,
+            recipients,
+            attempts: 0,
+            is_recalled: false,
+        };
         world.input(Input::Hand(Box::new(work)));
         world.resolve();
     }
@@ -316,7 +325,16 @@ fn what_is_reserved_does_not_go_home_behind_a_flood_that_another_shard_hands_ove
         let job = world.job(&["a@one.test"]);
         let job = if group < 100 { job } else { Arc::new(of_reserved(&job)) };
         let recipients = smallvec::smallvec![RecipientIndex(0)];
-        let work = Work { origin: ShardId(1), group, source: SourceId(1), job, entry: 0, recipients, attempts: 0 };
+        let work = Work {
+            origin: ShardId(1),
+            group,
+            source: SourceId(1),
+            job,
+            entry: 0,
+            recipients,
+            attempts: 0,
+            is_recalled: false,
+        };
         world.input(Input::Hand(Box::new(work)));
         world.resolve();
     }
