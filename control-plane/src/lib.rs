@@ -38,5 +38,7 @@ pub use identity::{FleetFacts, FleetIdentity, FleetName, IdentityError, PlainTex
 pub use ledger::{AddressError, MoveProgress, PostgresAddress};
 pub use plan::allocation;
 pub use reconcile::allocate;
-pub use server::{Config, DataPlanes, Handle, MovedLedger, Started, is_store_away, move_ledger, start};
+pub use server::{
+    Config, DataPlanes, Handle, MovedLedger, Started, is_store_away, is_store_refusing, move_ledger, start,
+};
 pub use verify::{DnsRecord, Purpose};

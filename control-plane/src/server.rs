@@ -139,6 +139,14 @@ pub fn is_store_away(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>()).any(StoreError::is_away)
 }
 
+/// Whether [`start`] failed for a configuration store that answers and takes nothing from us: it is full, or does not let us
+/// in.
+#[must_use]
+pub fn is_store_refusing(error: &anyhow::Error) -> bool {
+    let is_refusal = |error: &StoreError| matches!(error, StoreError::Full | StoreError::Refused { .. });
+    error.chain().filter_map(|cause| cause.downcast_ref::<StoreError>()).any(is_refusal)
+}
+
 struct Opened {
     app: Arc<App>,
     master_keys: MasterKeys,

@@ -136,6 +136,20 @@ impl Etcd {
         }
     }
 
+    /// Writes something that is nobody's until it takes no more, which an option has to make soon.
+    pub fn fill(&self) {
+        let value = "x".repeat(100_000);
+        wait::until("etcd to be full", || self.try_control(0, &["put", "filler", &value]).is_none().then_some(()));
+        assert!(self.control(&["alarm", "list"]).contains("NOSPACE"), "it is full");
+    }
+
+    /// Makes room, as an operator does it, and has it take writes again.
+    pub fn make_room(&self) {
+        self.compact();
+        self.control(&["--command-timeout", "30s", "defrag"]);
+        self.control(&["alarm", "disarm"]);
+    }
+
     pub fn kill_member(&mut self, n: usize) {
         if let Some(mut running) = self.members[n].running.take() {
             running.kill();

@@ -253,6 +253,39 @@ fn a_host_of_both_planes_that_starts_without_etcd_takes_mail_and_changes_once_et
 }
 
 #[test]
+fn a_host_of_both_planes_that_starts_while_etcd_is_full_takes_mail_and_changes_once_there_is_room() {
+    let place = Place::new("etcd-full-at-start");
+    let etcd = Etcd::start_with(&place, "http", &["--quota-backend-bytes", "4000000"], &[]);
+    let (names, receiver) = (NameServer::start(&place, &[ZONE]), Receiver::local());
+    let resolver = names.address().to_string();
+    let options = ["--resolver", &resolver, "--shards", "1"];
+    let mut host = Member::start_as(&place, &etcd, Plan { name: "both", options: &options, ..Plan::default() });
+    host.wait_for(host.api, "/readyz");
+    let (username, secret) = (host.printed("username "), host.printed("secret "));
+    let token = std::fs::read_to_string(host.data.join("operator.token")).expect("the operator's token");
+    let token = token.trim();
+    let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
+    let (status, made) = host.control(token, "POST", "/v2/routes", Some(&route));
+    assert_eq!(status, 201, "{made}");
+    wait::until("the route to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+
+    etcd.fill();
+    host.stop();
+    host.start_again();
+    host.wait_for(host.admin, "/readyz");
+    wait::until("it to say what it waits for", || host.output().contains("database is full").then_some(()));
+    assert!(host.get(host.api, "/readyz").is_none(), "there is no control API yet");
+    let (status, job) = host.submit(&username, &secret, "one@receiver.test");
+    assert_eq!(status, 202, "{job}");
+    wait::until("the mail to arrive", || (receiver.arrived().len() == 1).then_some(()));
+
+    etcd.make_room();
+    host.wait_for(host.api, "/readyz");
+    let (status, changed) = host.control(token, "PATCH", "/v2/tenants/default", Some(&json!({"weight": 5})));
+    assert_eq!(status, 200, "{changed}");
+}
+
+#[test]
 fn a_first_control_plane_waits_for_an_etcd_that_starts_a_little_later() {
     let place = Place::new("etcd-starts-later");
     let mut etcd = Etcd::start(&place);

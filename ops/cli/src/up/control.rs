@@ -4,6 +4,7 @@
 //! etcd answers --------------------------------> Started
 //! it does not; there is a master key ----------> Waiting: tries for as long as it takes, beside the data plane
 //! it does not; this folder never had one ------> tries for FIRST_PATIENCE, then the start fails
+//! it is full, or does not let us in -----------> Waiting beside a data plane that has a master key; else the start fails
 //! ```
 //!
 //! A host of both planes thus takes mail while etcd is away, and one whose network comes up with it needs no second start.
@@ -17,10 +18,11 @@ use postrail_control_plane as control;
 use postrail_control_plane::FleetIdentity;
 use postrail_control_plane::store::ConfigStore;
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::planes::{CONTROL_STOP_TIMEOUT, PlanesOptions, facts, master_keys};
 use crate::client::AUTHORITIES_FILE;
+use crate::fleet::settings::Role;
 
 /// How far a start has come.
 pub(super) enum Begun {
@@ -42,29 +44,31 @@ pub(super) enum Control {
 /// What keeps it from starting, in words for the operator.
 pub(super) async fn begin(options: &PlanesOptions, store: &Arc<dyn ConfigStore>) -> Result<Begun> {
     let until = Instant::now() + FIRST_PATIENCE;
-    let mut is_told = false;
+    let mut waiting = Wait::default();
     loop {
         let error = match start(options, store).await {
             Ok(started) => return Ok(Begun::Started(Box::new(started))),
-            Err(error) if !control::is_store_away(&error) => return Err(error),
             Err(error) => error,
         };
         let is_known = master_keys(options)?.is_some();
-        if !is_known && Instant::now() >= until {
+        let is_waited_for = control::is_store_away(&error) || is_known && is_borne(options, &error);
+        if !is_waited_for || !is_known && Instant::now() >= until {
             return Err(error);
         }
-        if !std::mem::replace(&mut is_told, true) {
-            warn!(error = format!("{error:#}"), "waiting for etcd");
-        }
+        waiting.tell(&error);
         if is_known {
             let (options, store) = (options.clone(), Arc::clone(store));
-            return Ok(Begun::Waiting(Control::Waiting(tokio::spawn(keep_trying(options, store)))));
+            return Ok(Begun::Waiting(Control::Waiting(tokio::spawn(keep_trying(options, store, waiting)))));
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn keep_trying(options: PlanesOptions, store: Arc<dyn ConfigStore>) -> Result<control::Handle> {
+async fn keep_trying(
+    options: PlanesOptions,
+    store: Arc<dyn ConfigStore>,
+    mut waiting: Wait,
+) -> Result<control::Handle> {
     loop {
         tokio::time::sleep(PAUSE).await;
         match start(&options, &store).await {
@@ -72,8 +76,36 @@ async fn keep_trying(options: PlanesOptions, store: Arc<dyn ConfigStore>) -> Res
                 info!("etcd answers: the control plane runs");
                 return Ok(started.handle);
             }
-            Err(error) if control::is_store_away(&error) => debug!(error = format!("{error:#}"), "waiting for etcd"),
+            Err(error) if control::is_store_away(&error) || is_borne(&options, &error) => waiting.tell(&error),
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a store that answers and refuses is waited for: the data plane here, which goes on with what it has, would end
+/// with the control plane otherwise, and mail with it.
+fn is_borne(options: &PlanesOptions, error: &Error) -> bool {
+    let has_data_plane = options.fleet.as_ref().is_none_or(|fleet| fleet.runs(Role::DataPlane));
+    has_data_plane && control::is_store_refusing(error)
+}
+
+/// What was told of the wait: nothing, that etcd is away, or that it refuses, which somebody has to do something about.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Wait {
+    #[default]
+    Untold,
+    Away,
+    Refused,
+}
+
+impl Wait {
+    fn tell(&mut self, error: &Error) {
+        let is = if control::is_store_refusing(error) { Self::Refused } else { Self::Away };
+        let (was, error) = (std::mem::replace(self, is), format!("{error:#}"));
+        match is {
+            _ if was == is => debug!(error, "waiting for etcd"),
+            Self::Refused => error!(error, "waiting for etcd, which refuses us: the control plane does not run"),
+            _ => warn!(error, "waiting for etcd"),
         }
     }
 }
