@@ -809,7 +809,11 @@ async fn a_tenant_of_a_region_is_told_elsewhere_by_marks_that_follow_its_secrets
     reads_of_another_region_name_it(&world).await;
 
     assert_eq!(world.operator("DELETE", "/v2/regions/us", Value::Null).await.0, 409);
-    assert_eq!(world.operator("DELETE", "/v2/tenants/blue", Value::Null).await.0, 204);
+    let (status, problem) = world.operator("DELETE", "/v2/tenants/blue", Value::Null).await;
+    assert_eq!((status, &problem["code"]), (403, &json!("wrong_region")), "who has its ledger is asked: {problem}");
+    let gone = Write::Delete { key: postrail_schema::keys::leader("us") };
+    world.store.txn(&[], &[gone]).unwrap();
+    assert_eq!(world.operator("DELETE", "/v2/tenants/blue", Value::Null).await.0, 204, "nobody can be asked");
     assert_eq!(world.operator("DELETE", "/v2/regions/us", Value::Null).await.0, 204);
     let told: Vec<_> = world.latest().regions.into_iter().map(|region| region.name).collect();
     assert_eq!(told, ["eu"]);
