@@ -156,6 +156,7 @@ impl From<AppError> for ProblemDocument {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "hosts_unreadable", format!("{error}: {source}"))
             }
             AppError::StoreEmpty => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_empty", STORE_EMPTY),
+            AppError::Torn { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_torn", error.to_string()),
             AppError::Store(
                 ref source @ (StoreError::Full
                 | StoreError::Etcd { .. }

@@ -32,6 +32,7 @@ mod ledgers;
 mod numbers;
 mod quota;
 mod rooms;
+mod several;
 mod state;
 mod suppressions;
 mod trail;

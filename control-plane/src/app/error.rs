@@ -49,6 +49,12 @@ pub(crate) enum AppError {
     Store(#[source] StoreError),
     #[error("the configuration store is empty: its data is lost; data planes go on with what they have")]
     StoreEmpty,
+    /// Of a change that is committed and not at its places.
+    #[error(
+        "the last change of the configuration is in the store in part: {part} is gone, which desired/pending names; the runbook \
+         etcd-lost says what to do"
+    )]
+    Torn { part: String },
     #[error("the allocation of addresses cannot be read")]
     Hosts(#[source] HostsError),
     /// Ours is not that of our region: what we wrote into it nobody would see.

@@ -8,7 +8,9 @@
 //!
 //! Invariants worth naming: who reads desired state while there is a `desired/pending` lays its parts over what is listed;
 //! who wants to change something finishes it first; every write of the finish is guarded by `desired/pending`, so that a
-//! process that is late cannot write over a later change. Whoever dies where, the next change goes on from there.
+//! process that is late cannot write over a later change; parts that are committed are deleted by nobody before they are at
+//! their places. Whoever dies where, the next change goes on from there, and without one every control plane does that finds
+//! the change still pending when it looks again ([`App::reload`](super::App::reload)).
 
 use std::collections::BTreeMap;
 
@@ -61,7 +63,7 @@ impl Staged {
     /// other; neither commits half then.
     ///
     /// # Errors
-    /// There is more than can be staged, or the store fails.
+    /// There is more than can be staged, or the store fails; [`StoreError::Conflict`] where a change is pending.
     pub(super) fn stage(store: &dyn ConfigStore, writes: Vec<Write>) -> Result<Self, AppError> {
         let parts = divide(&writes);
         if parts.len() > STAGED_PARTS_MAX {
@@ -69,12 +71,13 @@ impl Staged {
             return Err(AppError::conflict(detail));
         }
         let left: Vec<_> = store.list_keys(STAGED)?.entries.into_iter().map(|entry| delete(entry.key)).collect();
+        let not_committed = [Guard { key: PENDING.to_owned(), revision: 0 }];
         for some in left.chunks(ETCD_OPERATIONS_MAX) {
-            store.txn(&[], some)?;
+            store.txn(&not_committed, some)?;
         }
         let name = random::<8>()?.iter().map(|octet| format!("{octet:02x}")).collect();
         let named = Named { name, parts: u32::try_from(parts.len()).unwrap_or(u32::MAX) };
-        let mut guards = vec![Guard { key: PENDING.to_owned(), revision: 0 }];
+        let mut guards = not_committed.to_vec();
         for (key, value) in named.keys().into_iter().zip(parts) {
             let revision = store.txn(&[], &[Write::Put { key: key.clone(), value }])?;
             guards.push(Guard { key, revision });
@@ -90,19 +93,21 @@ impl Staged {
 }
 
 impl Pending {
-    /// What is pending according to a listing of desired state, which is then as if it were finished. `None` in the place of
-    /// the change: its parts are gone, so it was finished meanwhile, and one has to list again.
+    /// What is pending according to a listing of desired state, which is then as if it were finished.
     ///
     /// # Errors
-    /// The store fails, or a part does not read.
+    /// The store fails, or a part does not read; [`AppError::Torn`] where one is gone of a change that is pending still.
     pub(super) fn lay_over(store: &dyn ConfigStore, entries: &mut Vec<Entry>) -> Result<Laid, AppError> {
         let Some(at) = entries.iter().position(|entry| entry.key == PENDING) else { return Ok(Laid::None) };
         let found = entries.remove(at);
         let named: Named = serde_json::from_slice(&found.value).map_err(|_| garbled())?;
         let mut writes = Vec::new();
         for key in named.keys() {
-            let part = store.get(std::slice::from_ref(&key))?;
-            let Some(part) = part.entries.first() else { return Ok(Laid::Gone) };
+            let both = store.get(&[PENDING.to_owned(), key.clone()])?.entries;
+            let Some(part) = both.iter().find(|entry| entry.key == key) else {
+                let is_pending = both.iter().any(|entry| entry.revision == found.revision);
+                return if is_pending { Err(AppError::Torn { part: key }) } else { Ok(Laid::Gone) };
+            };
             read_part(&part.value, &mut writes)?;
         }
         let mut laid: BTreeMap<String, Entry> =
@@ -150,6 +155,7 @@ impl Pending {
 pub(super) enum Laid {
     None,
     Over(Pending),
+    /// It was finished meanwhile: one has to list again.
     Gone,
 }
 

@@ -285,15 +285,20 @@ impl App {
         })
     }
 
-    /// Takes over what another process wrote. Gives the store's revision that is known then.
+    /// Takes over what another process wrote, and finishes it where that one does not: where it is pending still when one looks
+    /// again. Gives the store's revision that is known then.
     ///
     /// # Errors
     /// The store fails, or what it holds is not valid.
     pub(crate) fn reload(&self) -> Result<u64, AppError> {
         let mut current = self.current();
         let listing = self.store.list(HEAD)?;
-        if head_revision(&listing.entries) != current.head_revision {
-            *current = current.again(self.store.as_ref())?;
+        let known = current.head_revision;
+        match head_revision(&listing.entries) {
+            head if head == known => self.finish_pending(&mut current)?,
+            _ => *current = current.again(self.store.as_ref())?,
+        }
+        if current.head_revision != known {
             self.show(&current);
         }
         let (head, has_gone_back) = (current.desired.head.clone(), current.has_gone_back);
@@ -406,7 +411,11 @@ impl App {
             let Some(pending) = &current.pending else { return Ok(()) };
             match pending.finish(self.store.as_ref()) {
                 Ok(()) => current.pending = None,
-                Err(StoreError::Conflict { .. }) => *current = current.again(self.store.as_ref())?,
+                Err(StoreError::Conflict { .. }) => match self.head_revision()? {
+                    // Another has finished it, and changed nothing since.
+                    head if head == current.head_revision => current.pending = None,
+                    _ => *current = current.again(self.store.as_ref())?,
+                },
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,10 +1,12 @@
 //! Moving what is desired from one store into another that is empty: a single host's file into etcd.
 //!
 //! Records keep their ids, which mail in spools and events in the ledger name. The head is written last, so a move that was
-//! cut short can be made again, and nobody takes half of it for the whole. What is published is not moved: the control
-//! plane that starts on the new store publishes.
+//! cut short can be made again, and nobody takes half of it for the whole. A large change that is not at its places yet moves
+//! with what it still has to write. What is published is not moved: the control plane that starts on the new store publishes.
 
-use postrail_schema::keys::{CHECKS, DESIRED, HEAD, INSTALLATION, MASTER_KEY_CHECK};
+use std::collections::BTreeSet;
+
+use postrail_schema::keys::{CHECKS, DESIRED, HEAD, INSTALLATION, MASTER_KEY_CHECK, PENDING, STAGED};
 use postrail_schema::limits::{ETCD_OPERATIONS_MAX, ETCD_REQUEST_BYTES_MAX};
 
 use super::{ConfigStore, Entry, Guard, StoreError, Write};
@@ -31,24 +33,37 @@ pub fn move_configuration(from: &dyn ConfigStore, to: &dyn ConfigStore) -> Resul
     entries.append(&mut from.list(CHECKS)?.entries);
     entries.append(&mut from.get(&[MASTER_KEY_CHECK.to_owned()])?.entries);
     entries.append(&mut from.list(INSTALLATION)?.entries);
-    if !to.get(&[HEAD.to_owned()])?.entries.is_empty() {
-        return Err(MoveError::Occupied);
-    }
     let count = entries.len();
-    let (mut some, mut bytes) = (Vec::new(), 0);
-    for entry in entries {
-        bytes += entry.key.len() + entry.value.len() + WRITE_BYTES;
-        if some.len() == ETCD_OPERATIONS_MAX || bytes > ETCD_REQUEST_BYTES_MAX {
-            bytes = entry.key.len() + entry.value.len() + WRITE_BYTES;
-            to.txn(&[], &std::mem::take(&mut some))?;
-        }
-        some.push(put(entry));
+    // A change that is committed and not at its places is finished by who starts on the new store.
+    if entries.iter().any(|entry| entry.key == PENDING) {
+        entries.append(&mut from.list(STAGED)?.entries);
     }
-    to.txn(&[], &some)?;
-    match to.txn(&[Guard { key: HEAD.to_owned(), revision: 0 }], &[put(head)]) {
+    let kept: BTreeSet<_> = entries.iter().map(|entry| entry.key.clone()).collect();
+    let mut writes = Vec::new();
+    // Of a move that was cut short.
+    for prefix in [DESIRED, STAGED] {
+        let left = to.list_keys(prefix)?.entries.into_iter().map(|entry| entry.key);
+        writes.extend(left.filter(|key| key != HEAD && !kept.contains(key)).map(|key| Write::Delete { key }));
+    }
+    writes.extend(entries.into_iter().map(put));
+    let empty = [Guard { key: HEAD.to_owned(), revision: 0 }];
+    let write = |some: &[Write]| match to.txn(&empty, some) {
         Err(StoreError::Conflict { .. }) => Err(MoveError::Occupied),
-        done => Ok(done.map(|_| count)?),
+        done => Ok(done.map(drop)?),
+    };
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    for one in writes {
+        let room = one.key().len() + one.value_len() + WRITE_BYTES;
+        if some.len() == ETCD_OPERATIONS_MAX || bytes + room > ETCD_REQUEST_BYTES_MAX {
+            write(&std::mem::take(&mut some))?;
+            bytes = 0;
+        }
+        bytes += room;
+        some.push(one);
     }
+    write(&some)?;
+    write(&[put(head)])?;
+    Ok(count)
 }
 
 fn put(entry: Entry) -> Write {
@@ -78,13 +93,15 @@ mod tests {
         let others =
             [HEAD, "checks/1", MASTER_KEY_CHECK, "published/manifest", "hosts/x"].map(str::to_owned).map(write);
         from.txn(&[], &records.chain(others).collect::<Vec<_>>()).unwrap();
-        // Of a move that was cut short.
-        to.txn(&[], &[write(format!("{DESIRED}tenants/5"))]).unwrap();
+        // Of a move that was cut short, before a tenant was removed and a large change finished.
+        let left =
+            [format!("{DESIRED}tenants/5"), format!("{DESIRED}tenants/5000"), PENDING.into(), format!("{STAGED}a/0")];
+        to.txn(&[], &left.map(write)).unwrap();
         assert_eq!(move_configuration(&from, &to).unwrap(), 1_002);
         let pairs = |listing: crate::store::Listing| -> Vec<_> {
             listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
         };
-        for prefix in [DESIRED, CHECKS, MASTER_KEY_CHECK] {
+        for prefix in [DESIRED, STAGED, CHECKS, MASTER_KEY_CHECK] {
             assert_eq!(pairs(to.list(prefix).unwrap()), pairs(from.list(prefix).unwrap()), "{prefix}");
         }
         assert!(to.list("published/").unwrap().entries.is_empty() && to.list("hosts/").unwrap().entries.is_empty());
