@@ -314,25 +314,28 @@ fn a_call_ends_in_time_where_nothing_answers() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
-/// A way to etcd that can be stuck: connections are taken, and nothing comes through.
+/// A way to etcd that can be stuck: connections are taken, and nothing comes through. Or it is a long one.
 struct Door {
     address: SocketAddr,
     is_stuck: Arc<AtomicBool>,
+    is_long: Arc<AtomicBool>,
 }
 
 impl Door {
     fn new(etcd: &Etcd) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let door = Self { address: listener.local_addr().unwrap(), is_stuck: Arc::default() };
-        let (to, is_stuck) = (etcd.client.trim_start_matches("http://").to_owned(), Arc::clone(&door.is_stuck));
+        let (is_stuck, is_long) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let address = listener.local_addr().unwrap();
+        let door = Self { address, is_stuck: Arc::clone(&is_stuck), is_long: Arc::clone(&is_long) };
+        let to = etcd.client.trim_start_matches("http://").to_owned();
         // Threads end with the test's process.
         std::thread::spawn(move || {
             for inside in listener.incoming().map_while(Result::ok) {
                 let Ok(outside) = TcpStream::connect(&to) else { continue };
                 for (from, to) in [(&inside, &outside), (&outside, &inside)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let is_stuck = Arc::clone(&is_stuck);
-                    std::thread::spawn(move || relay(from, to, &is_stuck));
+                    let (is_stuck, is_long) = (Arc::clone(&is_stuck), Arc::clone(&is_long));
+                    std::thread::spawn(move || relay(from, to, &is_stuck, &is_long));
                 }
             }
         });
@@ -340,7 +343,7 @@ impl Door {
     }
 }
 
-fn relay(mut from: TcpStream, mut to: TcpStream, is_stuck: &AtomicBool) {
+fn relay(mut from: TcpStream, mut to: TcpStream, is_stuck: &AtomicBool, is_long: &AtomicBool) {
     let mut bytes = [0; 16 * 1024];
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     loop {
@@ -349,6 +352,9 @@ fn relay(mut from: TcpStream, mut to: TcpStream, is_stuck: &AtomicBool) {
             Ok(count) => {
                 while is_stuck.load(Ordering::Relaxed) {
                     std::thread::park_timeout(Duration::from_millis(20));
+                }
+                if is_long.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(100));
                 }
                 if to.write_all(&bytes[..count]).is_err() {
                     break;
@@ -387,6 +393,33 @@ fn a_member_that_is_stuck_costs_one_call_its_patience_and_no_key_that_is_held() 
         door.is_stuck.store(false, Ordering::Relaxed);
     }
     assert_eq!(written(), first, "it was held all the while");
+}
+
+#[test]
+fn a_listing_whose_pages_come_one_by_one_is_read_however_many_there_are() {
+    let etcd = Etcd::start(&[]);
+    let near = etcd.store();
+    let door = Door::new(&etcd);
+    let endpoints = vec![format!("http://{}", door.address)];
+    let mut far = EtcdStore::open(&EtcdOptions { endpoints, ..etcd.options() }).unwrap();
+    let all: Vec<_> = (0..3_000).map(|n| put(&format!("desired/tenants/{n}"), "tenant")).collect();
+    for some in all.chunks(128) {
+        near.txn(&[], some).unwrap();
+    }
+    assert_eq!(far.list("desired/").unwrap().entries.len(), all.len());
+    far.patience = Duration::from_millis(1_500);
+    door.is_long.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert_eq!(far.list("desired/").unwrap(), near.list("desired/").unwrap());
+    assert!(begun.elapsed() > far.patience, "one page was in time, and not all: {:?}", begun.elapsed());
+    // Who says how long it may take is answered by then.
+    let begun = Instant::now();
+    assert!(matches!(far.within(far.patience).list("desired/"), Err(StoreError::Timeout { .. })));
+    assert!(begun.elapsed() < 2 * far.patience, "{:?}", begun.elapsed());
+    door.is_stuck.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    assert!(far.list("desired/").is_err());
+    assert!(begun.elapsed() < 2 * far.patience, "a page that does not come: {:?}", begun.elapsed());
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! known one is made.
 //!
 //! All calls go to one member until it fails, so that one which takes connections and answers nothing costs one call its
-//! patience, and not a third of all calls. A transaction is not sent again where the first may still be under way; where
+//! patience, and not a third of all calls. A listing has that for each page, since what is configured may take many. A transaction is not sent again where the first may still be under way; where
 //! it was refused on the way it is, and a conflict then may be with itself, so that its first error is told.
 //!
 //! etcd's own bounds: 128 operations and 1.5 MiB a request. A listing is read in pages under one revision; a transaction
@@ -75,8 +75,10 @@ pub struct EtcdTls {
 pub struct EtcdStore {
     shared: Arc<Shared>,
     runtime: Handle,
-    /// How long a call takes at most, connecting included.
-    patience: Duration,
+    /// How long a call takes at most, connecting included; of a listing each page.
+    pub(super) patience: Duration,
+    /// How long a listing takes at most.
+    listing: Duration,
     /// Closed with the last clone: the thread that drives the client ends then.
     _open: mpsc::Sender<()>,
 }
@@ -145,7 +147,7 @@ impl EtcdStore {
             });
         });
         spawned.map_err(|error| setup(&format!("no thread: {error}")))?;
-        Ok(Self { shared: Arc::new(shared), runtime: handle, patience: CALL_TIMEOUT, _open })
+        Ok(Self { shared: Arc::new(shared), runtime: handle, patience: CALL_TIMEOUT, listing: LISTING_TIMEOUT, _open })
     }
 
     /// Runs a call on the thread of the client and waits for it.
@@ -153,8 +155,20 @@ impl EtcdStore {
     where
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
+        self.call_until(Instant::now() + self.patience, act, call)
+    }
+
+    /// As [`call`](Self::call), with another end than that of its patience.
+    fn call_until<T: Send + 'static, F>(
+        &self,
+        until: Instant,
+        act: &'static str,
+        call: impl FnOnce(Instant) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        let until = Instant::now() + self.patience;
         let call = call(until);
         self.runtime.spawn(async move {
             let result = timeout_at((until + GRACE).into(), call).await;
@@ -172,6 +186,12 @@ impl EtcdStore {
             }
             other => other,
         })
+    }
+
+    fn listing(&self, prefix: &str, keys_only: bool) -> Result<Listing, StoreError> {
+        let (shared, prefix, patience) = (Arc::clone(&self.shared), prefix.to_owned(), self.patience);
+        let list = move |until| async move { shared.list(&prefix, keys_only, patience, until).await };
+        self.call_until(Instant::now() + self.listing, "listing", list)
     }
 }
 
@@ -262,7 +282,14 @@ impl Shared {
         Ok(())
     }
 
-    async fn list(&self, prefix: &str, keys_only: bool, until: Instant) -> Result<Listing, StoreError> {
+    /// Each page in `patience`, and all of them `until` then.
+    async fn list(
+        &self,
+        prefix: &str,
+        keys_only: bool,
+        patience: Duration,
+        until: Instant,
+    ) -> Result<Listing, StoreError> {
         'again: loop {
             let from = self.full(prefix);
             let end = prefix_end(&from);
@@ -277,7 +304,7 @@ impl Shared {
                 }
                 let (key, options) = (&next, &options);
                 let page = |mut kv: KvClient| async move { kv.get(key.clone(), Some(options.clone())).await };
-                let mut page = match self.read("listing", until, page).await {
+                let mut page = match self.read("listing", until.min(Instant::now() + patience), page).await {
                     Ok(page) => page,
                     Err(error) if listing.revision > 0 && is_compacted(&error) => continue 'again,
                     Err(error) => return Err(error),
@@ -367,13 +394,11 @@ impl Shared {
 
 impl ConfigStore for EtcdStore {
     fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
-        self.call("listing", move |until| async move { shared.list(&prefix, false, until).await })
+        self.listing(prefix, false)
     }
 
     fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError> {
-        let (shared, prefix) = (Arc::clone(&self.shared), prefix.to_owned());
-        self.call("listing", move |until| async move { shared.list(&prefix, true, until).await })
+        self.listing(prefix, true)
     }
 
     fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
@@ -410,7 +435,7 @@ impl ConfigStore for EtcdStore {
     }
 
     fn within(&self, patience: Duration) -> Arc<dyn ConfigStore> {
-        Arc::new(Self { patience: patience.min(self.patience), ..self.clone() })
+        Arc::new(Self { patience: patience.min(self.patience), listing: patience.min(self.listing), ..self.clone() })
     }
 
     fn watch(&self, prefix: &str, after: u64) -> Watch {
@@ -516,8 +541,10 @@ fn etcd_error(error: &StoreError) -> Option<&Error> {
 /// gRPC's CANCELLED, UNKNOWN (a connection that broke), DEADLINE_EXCEEDED and UNAVAILABLE (no leader, no connection).
 const UNAVAILABLE: [i32; 4] = [1, 2, 4, 14];
 
-/// One call with all that it needs, connecting included.
+/// One call with all that it needs, connecting included; of a listing one page.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A listing with all its pages: of the largest configuration there may be a thousand, from far away a tenth of a second each.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(120);
 /// For a call to end by its own timeouts.
 const GRACE: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -445,8 +445,8 @@ const SYNC_DELAY: Duration = Duration::from_secs(1);
 /// Between two beginnings.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// Octets of chunks that are asked for at once, about.
-const FETCH_BYTES: usize = 4 * 1024 * 1024;
+/// Octets of chunks that are asked for at once, about: they come within a call's patience also from far away.
+const FETCH_BYTES: usize = 1024 * 1024;
 /// How long a manifest waits for the suppressions that it names, and between two tries.
 const SUPPRESSIONS_PATIENCE: Duration = Duration::from_secs(3);
 const SUPPRESSIONS_PAUSE: Duration = Duration::from_millis(50);

@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use postrail_control_plane::Kept;
@@ -36,6 +37,8 @@ use settings::Settings;
 
 /// Threads of the control plane.
 const CONTROL_THREADS: usize = 2;
+/// How long a call that is under way at the end is waited for.
+const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit status where it could not start.
 const CANNOT_START: u8 = 2;
 
@@ -61,7 +64,7 @@ fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
     ports::check(&listeners(&settings), ports::PATIENCE)?;
     let planes = planes_options(folder.path(), &settings, pins)?;
     let runtime = control_runtime()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let mut starting = std::pin::pin!(Planes::start(&planes));
         let (mut running, is_told) = tokio::select! {
@@ -90,7 +93,10 @@ fn serve(data: Option<&Path>, options: &UpOptions) -> Result<()> {
         }
         info!("stopped");
         failure.map_or(Ok(()), Err)
-    })
+    });
+    // A thread may still read a long listing of the store.
+    runtime.shutdown_timeout(LAST_CALLS_TIMEOUT);
+    served
 }
 
 /// The runtime that the control plane runs on.
