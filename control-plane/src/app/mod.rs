@@ -50,7 +50,7 @@ mod trail;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use postrail_schema::ids::{Revision, SendingDomainId, TenantId};
 use postrail_schema::keys::{DESIRED, HEAD, MANIFEST};
@@ -317,7 +317,9 @@ impl App {
     /// Makes one change; see the module head. `edit` runs again when another process won.
     pub(crate) fn change<T>(&self, mut edit: impl FnMut(&mut Draft) -> Result<T, AppError>) -> Result<T, AppError> {
         let mut current = self.current();
-        for _ in 0..CHANGE_TRIES_MAX {
+        let until = Instant::now() + CHANGE_PATIENCE;
+        let mut tries = 0..CHANGE_TRIES;
+        while tries.next().is_some() || Instant::now() < until {
             self.finish_pending(&mut current)?;
             let mut draft = Draft::on(&current.desired);
             self.given.pass(&mut draft.desired.head);
@@ -356,6 +358,9 @@ impl App {
             desired.head.announce_suppressions(now_ms());
         }
         desired.head.is_lost &= desired.tenants.is_empty();
+        if !writes.is_empty() || desired.head.records == 0 {
+            desired.head.records = u64::from_le_bytes(keys::random()?).max(1);
+        }
         let findings = current.findings.after(&current.desired, &desired);
         let problems = findings.errors();
         if !problems.is_empty() {
@@ -407,7 +412,7 @@ impl App {
 
     /// Brings the last change to its places, where it is not there yet.
     fn finish_pending(&self, current: &mut Current) -> Result<(), AppError> {
-        for _ in 0..CHANGE_TRIES_MAX {
+        for _ in 0..CHANGE_TRIES {
             let Some(pending) = &current.pending else { return Ok(()) };
             match pending.finish(self.store.as_ref()) {
                 Ok(()) => current.pending = None,
@@ -459,6 +464,9 @@ impl Current {
     /// What the store has now. One that is empty, and was not, has lost what it had: that is not taken over, so that it can
     /// still be exported from here.
     fn again(&self, store: &dyn ConfigStore) -> Result<Self, AppError> {
+        if let Some(moved) = self.moved(store)? {
+            return Ok(moved);
+        }
         let mut loaded = Self::load(store)?;
         if self.head_revision != 0 && loaded.head_revision == 0 {
             return Err(AppError::StoreEmpty);
@@ -468,8 +476,32 @@ impl Current {
         Ok(loaded)
     }
 
+    /// What the store has now, where others have moved the head and no record: two keys instead of all. `None`: a record may
+    /// have changed.
+    fn moved(&self, store: &dyn ConfigStore) -> Result<Option<Self>, AppError> {
+        let listing = store.get(&[HEAD.to_owned(), MANIFEST.to_owned()])?;
+        let [head, manifest] = listing.entries.as_slice() else { return Ok(None) };
+        let is = Desired::from_entries(std::slice::from_ref(head))?.head;
+        let was = &self.desired.head;
+        let is_later = is.revision > was.revision && is.suppressions >= was.suppressions;
+        if !is_later || is.records == 0 || is.records != was.records {
+            return Ok(None);
+        }
+        let Some(publication) = self.publication.moved(manifest, &is)? else { return Ok(None) };
+        let desired = Desired { head: is, ..Desired::clone(&self.desired) };
+        Ok(Some(Self {
+            findings: self.findings.after(&self.desired, &desired),
+            desired: Arc::new(desired),
+            head_revision: head.revision,
+            publication,
+            // Whoever moved the head has finished it before.
+            pending: None,
+            has_gone_back: self.has_gone_back,
+        }))
+    }
+
     fn load(store: &dyn ConfigStore) -> Result<Self, AppError> {
-        for _ in 0..CHANGE_TRIES_MAX {
+        for _ in 0..CHANGE_TRIES {
             let mut entries = store.list(DESIRED)?.entries;
             let pending = match Pending::lay_over(store, &mut entries)? {
                 Laid::None => None,
@@ -501,5 +533,7 @@ fn put<T: Serialize>(key: String, value: &T) -> Result<Write, AppError> {
     Ok(Write::Put { key, value: serde_json::to_vec(value).map_err(AppError::Encode)? })
 }
 
-/// How often a change starts again because another process was faster.
-const CHANGE_TRIES_MAX: u32 = 5;
+/// How often a change starts again because another process was faster, at the least.
+const CHANGE_TRIES: u32 = 5;
+/// And how long it does: where others move the head alone, a try takes milliseconds.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);

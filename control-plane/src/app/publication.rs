@@ -21,8 +21,8 @@ use postrail_schema::wire::{decode_manifest, encode_advance, encode_manifest};
 
 use super::large::Batch;
 use super::{AppError, now_ms};
-use crate::plan::{Desired, content};
-use crate::store::{ConfigStore, StoreError, Write};
+use crate::plan::{Desired, Head, content};
+use crate::store::{ConfigStore, Entry, StoreError, Write};
 
 /// The publication that the store has, as far as we know.
 #[derive(Clone, Default)]
@@ -69,6 +69,23 @@ impl Publication {
         publication.published = found.filter(|_| is_ours).map(|entry| ManifestHash::of(&entry.value));
         publication.assembly.apply(manifest, &named(chunks)).map_err(AppError::Publication)?;
         Ok(publication)
+    }
+
+    /// The one that the store has now, `found`, where it tells of `head` and names what ours does.
+    ///
+    /// # Errors
+    /// It does not hold together, as ours did.
+    pub(super) fn moved(&self, found: &Entry, head: &Head) -> Result<Option<Self>, AppError> {
+        let Ok(known) = decode_manifest(&found.value) else { return Ok(None) };
+        let (revision, suppressions, published_ms) = (head.revision, head.suppressions, known.published_ms);
+        let same = Manifest { revision, suppressions, published_ms, ..self.manifest().clone() };
+        if self.published.is_none() || known != same {
+            return Ok(None);
+        }
+        let mut assembly = self.assembly.clone();
+        assembly.apply(known, &[]).map_err(AppError::Publication)?;
+        let published = Some(ManifestHash::of(&found.value));
+        Ok(Some(Self { assembly, manifest_revision: found.revision, published }))
     }
 
     /// It was written under that revision of the store; or its manifest was not, and the next publication is whole.

@@ -74,6 +74,10 @@ pub(crate) struct Head {
     /// What each region's ledger had of them when they were announced last, by the region's name; empty: of none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub announced: BTreeMap<String, Announced>,
+    /// Another one, drawn by lot, with each change of anything but this head: who has the same has the same records. 0: not
+    /// known, as where a control plane of an earlier version made the last change.
+    #[serde(default)]
+    pub records: u64,
     /// What seals, since a rotation began; before the first one there is one master key.
     #[serde(default)]
     pub master_key: Option<MasterKeyId>,

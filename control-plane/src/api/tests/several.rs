@@ -1,15 +1,16 @@
 //! Several control planes over one store, one of which may die.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use postrail_schema::keys::{DESIRED, PENDING, STAGED};
+use postrail_schema::keys::{CHUNKS, DESIRED, HEAD, PENDING, STAGED};
 use postrail_schema::snapshot::Tenant;
 
 use super::state::Mortal;
 use super::*;
-use crate::app::AppError;
+use crate::app::{AppError, TenantChange};
 use crate::plan::Desired;
-use crate::store::move_configuration;
+use crate::store::{Guard, Hold, Listing, StoreError, Watch, move_configuration};
 
 /// An installation whose control plane dies in its first large change.
 fn mortal() -> (World, Arc<dyn ConfigStore>) {
@@ -99,6 +100,117 @@ async fn a_large_change_whose_parts_are_gone_is_said_by_name_and_can_be_given_up
     assert!((1..=MANY).contains(&half), "{half}");
     make_many(&app, "blue").unwrap();
     assert_eq!(stored(&*sound).tenants.len(), half + MANY);
+}
+
+/// A store that counts how often all that is desired, or published, was listed.
+struct Counting {
+    store: Arc<dyn ConfigStore>,
+    listed: AtomicUsize,
+}
+
+impl Counting {
+    /// Since it was asked last.
+    fn listed(&self) -> usize {
+        self.listed.swap(0, Ordering::Relaxed)
+    }
+
+    fn count(&self, prefix: &str) {
+        self.listed.fetch_add(usize::from([DESIRED, CHUNKS].contains(&prefix)), Ordering::Relaxed);
+    }
+}
+
+impl ConfigStore for Counting {
+    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.count(prefix);
+        self.store.list(prefix)
+    }
+
+    fn list_keys(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.count(prefix);
+        self.store.list_keys(prefix)
+    }
+
+    fn get(&self, keys: &[String]) -> Result<Listing, StoreError> {
+        self.store.get(keys)
+    }
+
+    fn txn(&self, guards: &[Guard], writes: &[Write]) -> Result<u64, StoreError> {
+        self.store.txn(guards, writes)
+    }
+
+    fn within(&self, patience: Duration) -> Arc<dyn ConfigStore> {
+        self.store.within(patience)
+    }
+
+    fn watch(&self, prefix: &str, after: u64) -> Watch {
+        self.store.watch(prefix, after)
+    }
+
+    fn hold(&self, key: &str, value: &[u8], ttl: Duration) -> Hold {
+        self.store.hold(key, value, ttl)
+    }
+}
+
+#[test]
+fn what_moves_the_head_alone_costs_another_control_plane_no_listing() {
+    let world = World::new();
+    let counting = Arc::new(Counting { store: Arc::clone(&world.store), listed: AtomicUsize::new(0) });
+    let store: Arc<dyn ConfigStore> = Arc::clone(&counting) as _;
+    let other = open(world._folder.path(), &store);
+    let weigh = |app: &App, weight| {
+        let change = TenantChange { weight: Some(weight), ..TenantChange::default() };
+        app.change_tenant("default", &change, &Default::default()).unwrap();
+    };
+    counting.listed();
+    for _ in 0..3 {
+        world.app.announce_suppressions().unwrap();
+        other.reload().unwrap();
+        assert_eq!(*other.desired(), *world.app.desired());
+    }
+    // One that has not seen the latest makes a change on it, and publishes that.
+    world.app.announce_suppressions().unwrap();
+    weigh(&other, 7);
+    assert_eq!(counting.listed(), 0);
+    let latest = world.latest();
+    assert_eq!((latest.revision, latest.tenants[0].weight), (other.revision(), 7));
+    world.app.reload().unwrap();
+    assert_eq!(*other.desired(), *world.app.desired());
+    // What changes a record is read, also where the head is moved once more behind it.
+    weigh(&world.app, 8);
+    world.app.announce_suppressions().unwrap();
+    other.reload().unwrap();
+    assert_eq!((other.desired().tenant("default").unwrap().weight, counting.listed()), (8, 2));
+    assert_eq!(*other.desired(), *world.app.desired());
+
+    // A control plane of an earlier version writes no more than it knows.
+    let head = world.store.get(&[HEAD.to_owned()]).unwrap().entries.remove(0);
+    let mut before: Value = serde_json::from_slice(&head.value).unwrap();
+    before.as_object_mut().unwrap().remove("records").unwrap();
+    before["revision"] = json!(before["revision"].as_u64().unwrap() + 1);
+    let mut tenant = other.desired().tenant("default").unwrap().clone();
+    tenant.weight = 9;
+    let write = |key: &str, value: Vec<u8>| Write::Put { key: key.to_owned(), value };
+    let writes = [
+        write(HEAD, before.to_string().into_bytes()),
+        write("desired/tenants/1", serde_json::to_vec(&tenant).unwrap()),
+    ];
+    world.store.txn(&[], &writes).unwrap();
+    other.reload().unwrap();
+    assert_eq!((other.desired().tenant("default").unwrap().weight, counting.listed()), (9, 2));
+}
+
+#[test]
+fn a_head_that_was_moved_behind_a_large_change_leaves_nothing_pending() {
+    let (world, sound) = mortal();
+    let [reader, finisher] = [(); 2].map(|()| open(world._folder.path(), &sound));
+    make_many(&world.app, "red").unwrap();
+    reader.reload().unwrap();
+    finisher.announce_suppressions().unwrap();
+    assert_eq!(keys(&*sound, PENDING), Vec::<String>::new());
+    reader.reload().unwrap();
+    assert_eq!(*reader.desired(), *finisher.desired());
+    make_many(&reader, "blue").unwrap();
+    assert_eq!(stored(&*sound), *reader.desired());
 }
 
 /// More than two transactions of records.
