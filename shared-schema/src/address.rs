@@ -4,10 +4,35 @@
 //! but the sign behind it. In the normal form is quoted what cannot stand otherwise, with a backslash before `"` and `\`
 //! alone, and all is lower case.
 //!
-//! Invariant worth naming: the normal form of a normal form is itself, and there is one of any text. Absent here: whether
-//! a text is an address, and the form of domains.
+//! What is an address is told here too, so that whoever can be sent mail can be suppressed: RFC 5321 4.1.2 with RFC 6531 3.3.
+//!
+//! Invariant worth naming: the normal form of a normal form is itself, and there is one of any text.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
+
+/// Why text is not an address or a domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddressError {
+    #[error("an address has the form local-part@domain")]
+    MissingAt,
+    #[error("the local part is empty")]
+    LocalPartEmpty,
+    #[error("the local part is longer than {LOCAL_PART_BYTES_MAX} octets")]
+    LocalPartTooLong,
+    #[error("the local part has a character that must be quoted")]
+    LocalPartSyntax,
+    #[error("the domain is empty, or one of its labels is")]
+    DomainEmpty,
+    #[error("the domain or one of its labels is too long")]
+    DomainTooLong,
+    #[error("the domain has a character that no host name has")]
+    DomainSyntax,
+    #[error("the address literal is not an IPv4 or IPv6 address")]
+    Literal,
+}
 
 /// The normal form of a local part. What no address has, not quoted, gets quotes.
 pub fn normal_local_part(local: &str) -> Cow<'_, str> {
@@ -30,11 +55,15 @@ pub fn normal_local_part(local: &str) -> Cow<'_, str> {
     Cow::Owned(quoted)
 }
 
-/// The normal form of a whole address, whose domain is in A-labels.
+/// The normal form of a whole address, whose domain is in A-labels, or an address literal as [`domain`] gives it.
 pub fn normal_address(address: &str) -> Cow<'_, str> {
     let Some((local, domain)) = address.rsplit_once('@') else { return Cow::Borrowed(address) };
+    let is_literal = domain.starts_with('[');
     match normal_local_part(local) {
-        Cow::Borrowed(_) if !domain.bytes().any(|octet| octet.is_ascii_uppercase()) => Cow::Borrowed(address),
+        Cow::Borrowed(_) if is_literal || !domain.bytes().any(|octet| octet.is_ascii_uppercase()) => {
+            Cow::Borrowed(address)
+        }
+        local if is_literal => Cow::Owned(format!("{local}@{domain}")),
         local => Cow::Owned(format!("{local}@{}", domain.to_ascii_lowercase())),
     }
 }
@@ -78,6 +107,86 @@ fn is_atext(sign: char) -> bool {
         || (!sign.is_ascii() && !sign.is_control() && !sign.is_whitespace())
 }
 
+/// A domain name as lower-case A-labels (UTS 46) without a final dot, or an address literal (`[192.0.2.1]`).
+///
+/// # Errors
+/// Says which rule of RFC 5321 4.1.2 or RFC 1035 2.3.4 the text breaks.
+pub fn domain(text: &str) -> Result<Cow<'_, str>, AddressError> {
+    if text.len() > DOMAIN_BYTES_MAX {
+        return Err(AddressError::DomainTooLong);
+    }
+    if let Some(inner) = text.strip_prefix('[') {
+        let address = inner.strip_suffix(']').and_then(literal).ok_or(AddressError::Literal)?;
+        return Ok(Cow::Owned(match address {
+            IpAddr::V4(v4) => format!("[{v4}]"),
+            IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+        }));
+    }
+    if text.is_ascii() {
+        check_labels(text)?;
+        let is_lower = !text.bytes().any(|octet| octet.is_ascii_uppercase());
+        return Ok(if is_lower { Cow::Borrowed(text) } else { Cow::Owned(text.to_ascii_lowercase()) });
+    }
+    let ascii = idna::domain_to_ascii(text).map_err(|_| AddressError::DomainSyntax)?;
+    check_labels(&ascii)?;
+    Ok(Cow::Owned(ascii))
+}
+
+/// The address in an address literal, without its brackets.
+pub fn literal(text: &str) -> Option<IpAddr> {
+    match text.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => text[5..].parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        _ => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
+/// Letters, digits, hyphens and underscores (seen in real mail domains) in labels of 1 to 63 octets.
+fn check_labels(text: &str) -> Result<(), AddressError> {
+    if text.len() > DOMAIN_BYTES_MAX - 2 {
+        return Err(AddressError::DomainTooLong);
+    }
+    for label in text.split('.') {
+        if label.is_empty() {
+            return Err(AddressError::DomainEmpty);
+        }
+        if label.len() > 63 {
+            return Err(AddressError::DomainTooLong);
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(AddressError::DomainSyntax);
+        }
+        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(AddressError::DomainSyntax);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a local part is one.
+///
+/// # Errors
+/// Says which rule of RFC 5321 4.1.2 it breaks.
+pub fn check_local_part(local: &str) -> Result<(), AddressError> {
+    if local.is_empty() {
+        return Err(AddressError::LocalPartEmpty);
+    }
+    if local.len() > LOCAL_PART_BYTES_MAX {
+        return Err(AddressError::LocalPartTooLong);
+    }
+    if let Some(inner) = local.strip_prefix('"') {
+        let inner = inner.strip_suffix('"').ok_or(AddressError::LocalPartSyntax)?;
+        let mut escaped = false;
+        for c in inner.chars() {
+            if c.is_control() || (!escaped && c == '"') {
+                return Err(AddressError::LocalPartSyntax);
+            }
+            escaped = !escaped && c == '\\';
+        }
+        return if escaped { Err(AddressError::LocalPartSyntax) } else { Ok(()) };
+    }
+    if is_dot_string(local) { Ok(()) } else { Err(AddressError::LocalPartSyntax) }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -101,6 +210,7 @@ mod tests {
             ("\"\"@receiver.test", "\"\"@receiver.test"),
             ("\"@receiver.test", "\"\\\"\"@receiver.test"),
             ("\"a\\\"@receiver.test", "\"\\\"a\\\\\\\"\"@receiver.test"),
+            ("Gone@[IPv6:2001:db8::1]", "gone@[IPv6:2001:db8::1]"),
             ("JÜRGEN@xn--bcher-kva.example", "jürgen@xn--bcher-kva.example"),
             ("\"JÜRGEN\"@xn--bcher-kva.example", "jürgen@xn--bcher-kva.example"),
         ] {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use postrail_schema::address::{content, normal_address};
+use postrail_schema::address::{self, content, normal_address};
 use postrail_schema::allocation::{HostName, is_interface};
 use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, SITE_NAME_BYTES_MAX, TIME_MS_MAX};
 
@@ -102,7 +102,16 @@ fn address_as_given(pointer: &'static str, text: &str) -> Result<String, AppErro
     if local.is_empty() || is_long || local.chars().any(char::is_control) {
         return Err(invalid());
     }
-    Ok(format!("{}@{}", local.to_lowercase(), domain(pointer, host, true)?))
+    let host = address::domain(host.strip_suffix('.').unwrap_or(host));
+    let host = host.map_err(|error| AppError::invalid(pointer, error.to_string()))?;
+    Ok(format!("{}@{host}", local.to_lowercase()))
+}
+
+/// Whether mail can be sent to an address: another text would be suppressed for nobody.
+pub(crate) fn check_address(pointer: &'static str, text: &str) -> Result<(), AppError> {
+    let (local, _) = text.trim().rsplit_once('@').unwrap_or((text, ""));
+    address::check_local_part(local)
+        .map_err(|error| AppError::invalid(pointer, format!("{error}: write the address alone, as local-part@domain")))
 }
 
 /// A free text of up to 200 characters on one line.

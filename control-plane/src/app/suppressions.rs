@@ -51,6 +51,7 @@ impl App {
     ) -> Result<(SuppressionRecord, bool), AppError> {
         let tenant = self.tenant_id(tenant)?;
         self.check_home(tenant)?;
+        names::check_address("/address", address)?;
         let record = SuppressionRecord {
             suppression: self.stored(tenant, address)?.0,
             reason: names::reason("/reason", reason)?,

@@ -94,6 +94,34 @@ async fn a_mailbox_has_one_suppression_however_its_address_is_written() {
 }
 
 #[tokio::test]
+async fn whoever_can_be_sent_mail_can_be_suppressed_and_what_is_no_address_is_not_taken_for_one() {
+    let world = World::new();
+    let path = "/v2/suppressions?tenant=default";
+    for (text, normal) in [
+        ("user@[127.0.0.1]", "user@[127.0.0.1]"),
+        ("User@[ipv6:2001:DB8::1]", "user@[IPv6:2001:db8::1]"),
+        ("user@foo_bar.test", "user@foo_bar.test"),
+        ("user@ab--shop.test.", "user@ab--shop.test"),
+        ("\"odd one\"@receiver.test", "\"odd one\"@receiver.test"),
+    ] {
+        let (status, made) = world.operator("POST", path, json!({ "address": text })).await;
+        assert_eq!((status, &made["address"]), (201, &json!(normal)), "{text}: {made}");
+    }
+    for text in [
+        "mailto:bob@receiver.test",
+        "a b@receiver.test",
+        "Gone Person <g@receiver.test",
+        "<g@receiver.test>",
+        "a@b@receiver.test",
+        "g@receiver..test",
+        "receiver.test",
+    ] {
+        let (status, problem) = world.operator("POST", path, json!({ "address": text })).await;
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/address")), "{text}: {problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_suppression_that_an_earlier_version_wrote_in_another_form_holds_and_is_found_and_removed_by_any() {
     let world = World::new();
     world.by_hand("INSERT INTO suppressions VALUES (1, '\"gone\"@x.example', 'left', 5), (1, 'a b@x.example', '', 5)");

@@ -5,32 +5,11 @@
 //! part, domain or address literal, UTF-8 where SMTPUTF8 applies.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use postrail_schema::address::{is_dot_string, normal_local_part};
-use postrail_schema::limits::{DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX};
-
-/// Why text is not an address or a domain.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AddressError {
-    #[error("an address has the form local-part@domain")]
-    MissingAt,
-    #[error("the local part is empty")]
-    LocalPartEmpty,
-    #[error("the local part is longer than {LOCAL_PART_BYTES_MAX} octets")]
-    LocalPartTooLong,
-    #[error("the local part has a character that must be quoted")]
-    LocalPartSyntax,
-    #[error("the domain is empty, or one of its labels is")]
-    DomainEmpty,
-    #[error("the domain or one of its labels is too long")]
-    DomainTooLong,
-    #[error("the domain has a character that no host name has")]
-    DomainSyntax,
-    #[error("the address literal is not an IPv4 or IPv6 address")]
-    Literal,
-}
+pub use postrail_schema::address::AddressError;
+use postrail_schema::address::{check_local_part, domain, literal, normal_local_part};
 
 /// A domain name in lower-case A-label form without a final dot, or an address literal (`[192.0.2.1]`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,28 +21,7 @@ impl Domain {
     /// # Errors
     /// Says which rule of RFC 5321 4.1.2 or RFC 1035 2.3.4 the text breaks.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        if text.len() > DOMAIN_BYTES_MAX {
-            return Err(AddressError::DomainTooLong);
-        }
-        if let Some(literal) = text.strip_prefix('[') {
-            let literal = literal.strip_suffix(']').ok_or(AddressError::Literal)?;
-            let address = parse_literal(literal).ok_or(AddressError::Literal)?;
-            return Ok(match address {
-                IpAddr::V4(v4) => Self(format!("[{v4}]").into()),
-                IpAddr::V6(v6) => Self(format!("[IPv6:{v6}]").into()),
-            });
-        }
-        if text.is_ascii() {
-            check_labels(text)?;
-            return Ok(if text.bytes().any(|b| b.is_ascii_uppercase()) {
-                Self(text.to_ascii_lowercase().into())
-            } else {
-                Self(text.into())
-            });
-        }
-        let ascii = idna::domain_to_ascii(text).map_err(|_| AddressError::DomainSyntax)?;
-        check_labels(&ascii)?;
-        Ok(Self(ascii.into()))
+        Ok(Self(domain(text)?.as_ref().into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -72,7 +30,7 @@ impl Domain {
 
     /// The address of an address literal.
     pub fn literal(&self) -> Option<IpAddr> {
-        parse_literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
+        literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
     }
 }
 
@@ -86,35 +44,6 @@ impl fmt::Debug for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-fn parse_literal(text: &str) -> Option<IpAddr> {
-    match text.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => text[5..].parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        _ => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-    }
-}
-
-/// Letters, digits, hyphens and underscores (seen in real mail domains) in labels of 1 to 63 octets.
-fn check_labels(text: &str) -> Result<(), AddressError> {
-    if text.len() > DOMAIN_BYTES_MAX - 2 {
-        return Err(AddressError::DomainTooLong);
-    }
-    for label in text.split('.') {
-        if label.is_empty() {
-            return Err(AddressError::DomainEmpty);
-        }
-        if label.len() > 63 {
-            return Err(AddressError::DomainTooLong);
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(AddressError::DomainSyntax);
-        }
-        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-            return Err(AddressError::DomainSyntax);
-        }
-    }
-    Ok(())
 }
 
 /// A mailbox address as given, with its parsed domain.
@@ -181,27 +110,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-fn check_local_part(local: &str) -> Result<(), AddressError> {
-    if local.is_empty() {
-        return Err(AddressError::LocalPartEmpty);
-    }
-    if local.len() > LOCAL_PART_BYTES_MAX {
-        return Err(AddressError::LocalPartTooLong);
-    }
-    if let Some(inner) = local.strip_prefix('"') {
-        let inner = inner.strip_suffix('"').ok_or(AddressError::LocalPartSyntax)?;
-        let mut escaped = false;
-        for c in inner.chars() {
-            if c.is_control() || (!escaped && c == '"') {
-                return Err(AddressError::LocalPartSyntax);
-            }
-            escaped = !escaped && c == '\\';
-        }
-        return if escaped { Err(AddressError::LocalPartSyntax) } else { Ok(()) };
-    }
-    if is_dot_string(local) { Ok(()) } else { Err(AddressError::LocalPartSyntax) }
 }
 
 #[cfg(test)]
