@@ -2,7 +2,8 @@
 //!
 //! Time on a shared machine says little about a change of 5%; a count of instructions says it exactly, on any machine of
 //! the same kind. Each case of the bench's `hot` program runs under callgrind N and 2 N times; the difference over N is
-//! a call, free of start-up. `bench/instructions.toml` holds the baseline and the tolerance.
+//! a call, free of start-up. `bench/instructions.toml` holds the baseline and the tolerance. It is built as the tests build
+//! it, without link-time optimisation, so that a count says what changed, and not what a call takes in the release.
 //!
 //! Invariants worth naming: more than the tolerance fails; less only asks for a new baseline, so that the gain is kept;
 //! a case without a baseline, or a baseline without a case, fails. The counts are of one target: on another one, or on
