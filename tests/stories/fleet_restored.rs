@@ -91,7 +91,12 @@ fn when_etcd_goes_back_no_address_is_on_two_hosts_and_what_is_suppressed_since_i
         assert!(host.output().contains("lacks what this host had written"), "{}", host.output());
     }
     world.addresses.iter().for_each(|address| assert_one_after_the_other(&changes, *address));
-    // What was in flight when an address went is tried again after a while, which nobody waits for here.
+    // What was in flight when an address went is tried again after a while, which nobody waits for here. The host that was killed
+    // is asked for it once it is announced, which may be after it sends again.
+    wait::until("both hosts to be asked", || {
+        let hosts = world.fleet.change("GET", "/v2/hosts", &json!(null));
+        hosts["items"].as_array()?.iter().all(|host| host["waiting"].is_u64()).then_some(())
+    });
     world.fleet.change("POST", "/v2/queue/retry", &json!({}));
     let arrived = world.nothing_is_lost(streams);
     let suppressed = |to: &str| ["late", "ran-on", "restarted", "killed"].iter().any(|part| to.starts_with(part));
