@@ -123,6 +123,7 @@ const COMMANDS: &[&str] = &[
     "suppression show gone@receiver.test",
     "suppression set gone@receiver.test --reason letter",
     "suppression remove gone@receiver.test",
+    "suppression clear --tenant default",
     "host list",
     "host show mx1",
     "host drain mx1",

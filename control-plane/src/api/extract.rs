@@ -174,7 +174,7 @@ impl Scope {
             None => Ok(Self(Some(id))),
             Some(_) => {
                 let detail = "name the tenant by tenant or by tenant_id, not by both";
-                Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail))
+                Err(ProblemDocument::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail))
             }
         }
     }

@@ -30,6 +30,7 @@ pub(crate) struct PageParams {
 #[expect(dead_code, reason = "read as `Asked`")]
 pub(crate) struct TenantIdParams {
     /// In place of `tenant`, for operators: the number of a tenant, which may be gone.
+    #[param(value_type = Option<u64>, maximum = 4294967295u32)]
     tenant_id: Option<u32>,
 }
 

@@ -84,8 +84,8 @@ pub(crate) async fn list(
 
 /// Removes all suppressions of a tenant, by its name, or by its number where it is gone.
 #[utoipa::path(delete, path = "/v2/suppressions", tag = "suppressions", params(TenantParams, TenantIdParams),
-    responses((status = 200, body = RemovedView), (status = 400, body = ProblemDocument),
-        (status = 404, body = ProblemDocument)))]
+    responses((status = 200, body = RemovedView), (status = 404, body = ProblemDocument),
+        (status = 422, body = ProblemDocument)))]
 pub(crate) async fn clear(
     State(shared): State<Shared>,
     _: Operator,
@@ -93,7 +93,7 @@ pub(crate) async fn clear(
 ) -> Result<Json<RemovedView>, ProblemDocument> {
     let Some(tenant) = listing.scope.0 else {
         let detail = "name the tenant: tenant, or tenant_id of one that is gone";
-        return Err(ProblemDocument::new(StatusCode::BAD_REQUEST, "invalid_query", detail));
+        return Err(ProblemDocument::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail));
     };
     let removed = shared.run(move |app| app.unsuppress_all(tenant)).await?;
     Ok(Json(RemovedView { removed }))
