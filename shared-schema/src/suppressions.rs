@@ -8,7 +8,8 @@
 //! A change copies one leaf and the list of leaves of its tenant. Invariants worth naming: a total is known with the list,
 //! and goes with it from change to change, so that two lists are compared by it alone; it does not depend on the order;
 //! each suppression holds for all ways to write its address ([`address`](crate::address)), also one that the ledger has in
-//! another form than the normal one, of an earlier version or by a statement. Absent here: numbers of changes (the ledger gives them), and what is kept on disks.
+//! another form than the normal one, of an earlier version or by a statement. Absent here: numbers of changes (the
+//! ledger gives them), and what is kept on disks.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -199,22 +199,39 @@ fn a_wall_clock_that_jumps_moves_no_lease_and_loses_no_mail() {
     world.end();
 }
 
+/// A host of both planes.
+struct Both {
+    host: Member,
+    username: String,
+    secret: String,
+    token: String,
+}
+
+impl Both {
+    /// Starts it, with the way to `receiver` in effect.
+    fn start(place: &Place, etcd: &Etcd, names: &NameServer, receiver: &Receiver) -> Self {
+        let resolver = names.address().to_string();
+        let options = ["--resolver", &resolver, "--shards", "1"];
+        let mut host = Member::start_as(place, etcd, Plan { name: "both", options: &options, ..Plan::default() });
+        host.wait_for(host.api, "/readyz");
+        let (username, secret) = (host.printed("username "), host.printed("secret "));
+        let token = std::fs::read_to_string(host.data.join("operator.token")).expect("the operator's token");
+        let token = token.trim().to_owned();
+        let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
+        let (status, made) = host.control(&token, "POST", "/v2/routes", Some(&route));
+        assert_eq!(status, 201, "{made}");
+        wait::until("the route to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+        Self { host, username, secret, token }
+    }
+}
+
 #[test]
 fn a_host_of_both_planes_that_starts_without_etcd_takes_mail_and_changes_once_etcd_is_back() {
     let place = Place::new("etcd-both-planes");
     let mut etcd = Etcd::start(&place);
     let (names, receiver) = (NameServer::start(&place, &[ZONE]), Receiver::local());
-    let resolver = names.address().to_string();
-    let options = ["--resolver", &resolver, "--shards", "1"];
-    let mut host = Member::start_as(&place, &etcd, Plan { name: "both", options: &options, ..Plan::default() });
-    host.wait_for(host.api, "/readyz");
-    let (username, secret) = (host.printed("username "), host.printed("secret "));
-    let token = std::fs::read_to_string(host.data.join("operator.token")).expect("the operator's token");
-    let token = token.trim();
-    let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
-    let (status, made) = host.control(token, "POST", "/v2/routes", Some(&route));
-    assert_eq!(status, 201, "{made}");
-    wait::until("the route to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+    let Both { mut host, username, secret, token } = Both::start(&place, &etcd, &names, &receiver);
+    let token = token.as_str();
 
     host.stop();
     etcd.kill();
@@ -257,17 +274,8 @@ fn a_host_of_both_planes_that_starts_while_etcd_is_full_takes_mail_and_changes_o
     let place = Place::new("etcd-full-at-start");
     let etcd = Etcd::start_with(&place, "http", &["--quota-backend-bytes", "4000000"], &[]);
     let (names, receiver) = (NameServer::start(&place, &[ZONE]), Receiver::local());
-    let resolver = names.address().to_string();
-    let options = ["--resolver", &resolver, "--shards", "1"];
-    let mut host = Member::start_as(&place, &etcd, Plan { name: "both", options: &options, ..Plan::default() });
-    host.wait_for(host.api, "/readyz");
-    let (username, secret) = (host.printed("username "), host.printed("secret "));
-    let token = std::fs::read_to_string(host.data.join("operator.token")).expect("the operator's token");
-    let token = token.trim();
-    let route = json!({"domain": "*", "port": receiver.address().port(), "allow_private": true});
-    let (status, made) = host.control(token, "POST", "/v2/routes", Some(&route));
-    assert_eq!(status, 201, "{made}");
-    wait::until("the route to be in effect", || (host.revisions()? == [host.published()?]).then_some(()));
+    let Both { mut host, username, secret, token } = Both::start(&place, &etcd, &names, &receiver);
+    let token = token.as_str();
 
     etcd.fill();
     host.stop();

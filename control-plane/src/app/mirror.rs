@@ -10,9 +10,9 @@
 //! A change crosses as one stretch, however long the list is, and neither side remembers the other. What a region has of
 //! its own (of before it had a copy, or before there was a home) is handed over and never removed for not being there.
 //!
-//! Invariants worth naming: of a tenant of a region nothing leaves or enters, nor is where a stretch ends one of its addresses; who has a home and has never had all that is
-//! there gives data planes no list; what was taken over holds while the home is away. Absent here: when it is looked
-//! (`reconcile::mirror`).
+//! Invariants worth naming: of a tenant of a region nothing leaves or enters, nor is where a stretch ends one of its
+//! addresses; who has a home and has never had all that is there gives data planes no list; what was taken over holds while
+//! the home is away. Absent here: when it is looked (`reconcile::mirror`).
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;

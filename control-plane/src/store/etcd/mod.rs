@@ -14,8 +14,9 @@
 //! known one is made.
 //!
 //! All calls go to one member until it fails, so that one which takes connections and answers nothing costs one call its
-//! patience, and not a third of all calls. A listing has that for each page, since what is configured may take many. A transaction is not sent again where the first may still be under way; where
-//! it was refused on the way it is, and a conflict then may be with itself, so that its first error is told.
+//! patience, and not a third of all calls. A listing has that for each page, since what is configured may take many. A
+//! transaction is not sent again where the first may still be under way; where it was refused on the way it is, and a
+//! conflict then may be with itself, so that its first error is told.
 //!
 //! etcd's own bounds: 128 operations and 1.5 MiB a request. A listing is read in pages under one revision; a transaction
 //! is never divided, since that would not be one: [`StoreError::TooLarge`] says so. Absent here: making users and roles,

@@ -284,25 +284,21 @@ fn a_throttled_tenants_urgent_mail_comes_before_its_bulk() {
     assert_eq!(urgent.len(), 5, "{before} of {}: {urgent:?}", seen.mails.len());
 }
 
+/// Another shard hands over its group's mail to one recipient.
+fn hand(world: &mut World, group: u32, job: Arc<Job>) {
+    let (origin, source, recipients) = (ShardId(1), SourceId(1), smallvec::smallvec![RecipientIndex(0)]);
+    let work = Work { origin, group, source, job, entry: 0, recipients, attempts: 0, is_recalled: false };
+    world.input(Input::Hand(Box::new(work)));
+    world.resolve();
+}
+
 #[test]
 fn of_what_another_shard_hands_over_little_waits_here() {
     let mut world = World::new(&["192.0.2.9"], 0, 2);
     world.rule("slow", site("one.test"), |rule| rule.mail_rate = rate("1/min"));
     for group in 0..100 {
         let job = world.job(&["a@one.test"]);
-        let recipients = smallvec::smallvec![RecipientIndex(0)];
-        let work = Work {
-            origin: ShardId(1),
-            group,
-            source: SourceId(1),
-            job,
-            entry: 0,
-            recipients,
-            attempts: 0,
-            is_recalled: false,
-        };
-        world.input(Input::Hand(Box::new(work)));
-        world.resolve();
+        hand(&mut world, group, job);
     }
     let mut waits = Vec::new();
     while let Some(back) = world.take(|output| match output {
@@ -324,19 +320,7 @@ fn what_is_reserved_does_not_go_home_behind_a_flood_that_another_shard_hands_ove
     for group in 0..200 {
         let job = world.job(&["a@one.test"]);
         let job = if group < 100 { job } else { Arc::new(of_reserved(&job)) };
-        let recipients = smallvec::smallvec![RecipientIndex(0)];
-        let work = Work {
-            origin: ShardId(1),
-            group,
-            source: SourceId(1),
-            job,
-            entry: 0,
-            recipients,
-            attempts: 0,
-            is_recalled: false,
-        };
-        world.input(Input::Hand(Box::new(work)));
-        world.resolve();
+        hand(&mut world, group, job);
     }
     let mut waits = Vec::new();
     while let Some(back) = world.take(|output| match output {
